@@ -1,0 +1,1 @@
+"""Ground floor: errors, files, JSON, and an array that can name bfloat16 and block-quantized formats."""

@@ -1,0 +1,82 @@
+"""Files: JSON with bounds, memory maps, and writes that are whole or absent."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pellucid.base.errors import CheckpointError
+
+MAX_JSON_BYTES = 256 * 2**20  # the largest tokenizer.json in use is about 40 MB
+
+
+def read_text(path: str | os.PathLike[str], max_bytes: int = MAX_JSON_BYTES) -> str:
+    """The file as UTF-8 text. Raises: CheckpointError where it is too large or not UTF-8."""
+    path = Path(path)
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise CheckpointError("the file is too large to be read whole", where=path, expected=f"at most {max_bytes} bytes", received=size)
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"the file is not UTF-8 at byte {error.start}", where=path, remedy="download the file again") from None
+
+
+def parse_json(text: str | bytes, where: object) -> Any:
+    """Parsed JSON. Raises: CheckpointError that names the place."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise CheckpointError(f"not valid JSON: {reason}", where=where, remedy="the file may be truncated; download it again") from None
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A JSON object from a file. Raises: CheckpointError where it is not one."""
+    value = parse_json(read_text(path), path)
+    if not isinstance(value, dict):
+        raise CheckpointError("expected a JSON object", where=path, received=type(value).__name__)
+    return value
+
+
+def map_file(path: str | os.PathLike[str]) -> memoryview:
+    """The file's bytes, memory-mapped copy-on-write: writable views, the file itself never changes.
+
+    Raises: CheckpointError for an empty file (it cannot be mapped, and no format here is empty).
+    """
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise CheckpointError("the file is empty", where=path, remedy="download the file again")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file beside ``path``; on success it takes the name, on any error it is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes it 0600; a saved model is no secret
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write JSON as transformers does: indented, readable CJK, a newline at the end; atomically."""
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

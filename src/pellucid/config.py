@@ -1,0 +1,271 @@
+"""The description of a model: what it is made of, in the field's words, without a framework.
+
+A description and a set of named arrays *are* the model; executors run them. Differences between layers are data:
+``ModelConfig.layers`` holds one ``LayerConfig`` a layer. Everything is frozen, keyword-only and checked once, on
+construction, so an executor may believe it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pellucid.base.errors import ConfigError
+
+MAX_SIZE = 2**31 - 1  # a width or a vocabulary beyond this is a damaged or hostile file
+MAX_LAYERS = 4096
+
+
+def _check_size(owner: str, **sizes: int) -> None:
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_SIZE:
+            raise ConfigError(f"{name} must be a positive whole number", where=owner, received=repr(value), remedy="check config.json")
+
+
+def _check_number(owner: str, **numbers: float) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            raise ConfigError(f"{name} must be a positive number", where=owner, received=repr(value), remedy="check config.json")
+
+
+def _check_choice(owner: str, name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} is unknown", where=owner, expected=" or ".join(choices), received=repr(value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormConfig:
+    """Layer normalization, before γ (weight) and β (bias).
+
+    ``layer``: (x − μ) / √(σ² + eps) · γ + β (Ba et al. 2016). ``rms``: x / √(mean(x²) + eps) · γ (Zhang & Sennrich 2019).
+    """
+
+    kind: Literal["layer", "rms"] = "rms"
+    eps: float = 1e-5
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("norm", "kind", self.kind, ("layer", "rms"))
+        _check_number("norm", eps=self.eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary frequencies are stretched beyond the context a model was first trained on.
+
+    ``linear``: positions / factor. ``dynamic``: NTK-aware, θ grows with the request's length. ``llama3``: low frequencies
+    / factor, high ones kept, a ramp between. ``yarn``: Peng et al. 2023. ``longrope``: a factor for every frequency, one
+    list up to ``original_context_len`` and another beyond it. ``factors``: one list always (GGUF's ``rope_freqs``).
+    """
+
+    kind: Literal["linear", "dynamic", "llama3", "yarn", "longrope", "factors"]
+    factor: float = 1.0
+    original_context_len: int | None = None
+    attention_factor: float | None = None  # multiplies cos and sin; None: the kind's own default
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_choice("rope scaling", "kind", self.kind, ("linear", "dynamic", "llama3", "yarn", "longrope", "factors"))
+        _check_number("rope scaling", factor=self.factor)
+        if self.kind in ("dynamic", "llama3", "yarn", "longrope"):
+            _check_size("rope scaling", original_context_len=self.original_context_len or 0)
+
+    @property
+    def by_length(self) -> bool:
+        """True where the frequencies depend on how long the request has become."""
+        return self.kind in ("dynamic", "longrope")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeConfig:
+    """Rotary position embedding (Su et al. 2021) of the first ``dim`` dimensions of each head.
+
+    Pair j turns by position · theta^(−2j/dim). ``half`` pairs dimension j with j + dim/2 (GPT-NeoX, Hugging Face's
+    Llama); ``interleaved`` pairs 2j with 2j + 1 (the paper, GLM).
+    """
+
+    dim: int
+    theta: float = 10000.0
+    layout: Literal["half", "interleaved"] = "half"
+    scaling: RopeScaling | None = None
+
+    def __post_init__(self) -> None:
+        _check_size("rope", dim=self.dim)
+        _check_number("rope", theta=self.theta)
+        _check_choice("rope", "layout", self.layout, ("half", "interleaved"))
+        if self.dim % 2:
+            raise ConfigError("rope rotates pairs of dimensions", where="rope", expected="an even dim", received=self.dim)
+        scaling = self.scaling
+        for name in ("short_factors", "long_factors"):
+            factors = getattr(scaling, name) if scaling and scaling.kind in ("longrope", "factors") else ()
+            if scaling and scaling.kind in ("longrope", "factors") and len(factors) != self.dim // 2:
+                raise ConfigError(f"{name} needs a number for each rotated pair", where="rope", expected=self.dim // 2, received=len(factors))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """softmax(q kᵀ · scale + mask) v, by head; ``num_heads / num_kv_heads`` query heads share a key-value head."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    qkv_bias: bool = False
+    o_bias: bool = False
+    qk_norm: NormConfig | None = None  # normalizes each head's q and k, before rotation
+    rope: RopeConfig | None = None
+    window: int | None = None  # a query sees this many positions, its own included; None: all before it
+    scale: float | None = None  # None: head_dim^-0.5
+    softcap: float | None = None  # scores become softcap · tanh(scores / softcap)
+
+    def __post_init__(self) -> None:
+        _check_size("attention", num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim)
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                "query heads must divide evenly over key-value heads",
+                where="attention",
+                expected=f"num_heads a multiple of num_kv_heads = {self.num_kv_heads}",
+                received=self.num_heads,
+                remedy="check num_attention_heads and num_key_value_heads in config.json",
+            )
+        if self.rope and self.rope.dim > self.head_dim:
+            raise ConfigError(
+                "rope rotates more dimensions than a head has", where="attention", expected=f"≤ {self.head_dim}", received=self.rope.dim
+            )
+        if self.window is not None:
+            _check_size("attention", window=self.window)
+
+    @property
+    def q_dim(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_dim(self) -> int:
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def softmax_scale(self) -> float:
+        return self.head_dim**-0.5 if self.scale is None else self.scale
+
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPConfig:
+    """down(act(up(x))), or gated: down(act(gate(x)) ⊙ up(x)) (Shazeer 2020)."""
+
+    d_ff: int
+    activation: Activation = "silu"
+    gated: bool = True
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        _check_size("mlp", d_ff=self.d_ff)
+        _check_choice("mlp", "activation", self.activation, ("silu", "gelu", "gelu_tanh", "relu"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerConfig:
+    """One layer: attention, then MLP, each added to the residual stream.
+
+    ``norm_order``: ``pre`` is x + f(norm(x)); ``post`` is norm(x + f(x)), as in *Attention Is All You Need*.
+    """
+
+    attention: AttentionConfig
+    mlp: MLPConfig
+    norm: NormConfig
+    norm_order: Literal["pre", "post"] = "pre"
+
+    def __post_init__(self) -> None:
+        _check_choice("layer", "norm_order", self.norm_order, ("pre", "post"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A decoder-only transformer, whole."""
+
+    model_type: str
+    vocab_size: int
+    d_model: int
+    context_len: int
+    layers: tuple[LayerConfig, ...]
+    final_norm: NormConfig | None
+    position: Literal["none", "learned", "sinusoidal"] = "none"  # what is added to embeddings; rotary is per layer
+    embedding_scale: float = 1.0
+    tie_embeddings: bool = False
+    logit_softcap: float | None = None
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+    dtype: str = "float32"
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # config.json's keys that we do not interpret
+
+    def __post_init__(self) -> None:
+        _check_size(self.model_type, vocab_size=self.vocab_size, d_model=self.d_model, context_len=self.context_len)
+        _check_number(self.model_type, embedding_scale=self.embedding_scale)
+        _check_choice(self.model_type, "position", self.position, ("none", "learned", "sinusoidal"))
+        if not 0 < len(self.layers) <= MAX_LAYERS:
+            raise ConfigError("num_layers is out of range", where=self.model_type, expected=f"1 to {MAX_LAYERS}", received=len(self.layers))
+        if self.position == "sinusoidal" and self.d_model % 2:
+            raise ConfigError("sinusoidal positions pair dimensions", where=self.model_type, expected="an even d_model", received=self.d_model)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    def num_parameters(self) -> int:
+        """Parameters, each shared one counted once."""
+        return sum(math.prod(shape) for shape in weight_shapes(self).values())
+
+
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every weight's name and shape, in the order of computation: ``{"layers.0.attention.q_proj.weight": (576, 576), …}``.
+
+    This is the contract between checkpoints and executors. A tied ``lm_head.weight`` is not listed.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    d = config.d_model
+
+    def linear(name: str, out: int, into: int, bias: bool) -> None:
+        shapes[f"{name}.weight"] = (out, into)
+        if bias:
+            shapes[f"{name}.bias"] = (out,)
+
+    def norm(name: str, width: int, its: NormConfig) -> None:
+        shapes[f"{name}.weight"] = (width,)
+        if its.bias:
+            shapes[f"{name}.bias"] = (width,)
+
+    shapes["embed.weight"] = (config.vocab_size, d)
+    if config.position == "learned":
+        shapes["pos_embed.weight"] = (config.context_len, d)
+    for i, layer in enumerate(config.layers):
+        at, attention, mlp = f"layers.{i}", layer.attention, layer.mlp
+        norm(f"{at}.attention_norm", d, layer.norm)
+        linear(f"{at}.attention.q_proj", attention.q_dim, d, attention.qkv_bias)
+        linear(f"{at}.attention.k_proj", attention.kv_dim, d, attention.qkv_bias)
+        linear(f"{at}.attention.v_proj", attention.kv_dim, d, attention.qkv_bias)
+        if attention.qk_norm:
+            norm(f"{at}.attention.q_norm", attention.head_dim, attention.qk_norm)
+            norm(f"{at}.attention.k_norm", attention.head_dim, attention.qk_norm)
+        linear(f"{at}.attention.o_proj", d, attention.q_dim, attention.o_bias)
+        norm(f"{at}.mlp_norm", d, layer.norm)
+        if mlp.gated:
+            linear(f"{at}.mlp.gate_proj", mlp.d_ff, d, mlp.bias)
+        linear(f"{at}.mlp.up_proj", mlp.d_ff, d, mlp.bias)
+        linear(f"{at}.mlp.down_proj", d, mlp.d_ff, mlp.bias)
+    if config.final_norm:
+        norm("final_norm", d, config.final_norm)
+    if not config.tie_embeddings:
+        linear("lm_head", config.vocab_size, d, False)
+    return shapes

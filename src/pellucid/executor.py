@@ -1,0 +1,62 @@
+"""The protocol that runs a description: a ragged step over slots, each slot one sequence with its own cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pellucid.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """The next tokens of one slot. They continue at the slot's length; several are a prefill, one is a decode."""
+
+    slot: int
+    token_ids: Sequence[int]
+    wanted: Sequence[int]  # indices into token_ids whose logits are asked for; often () or (len(token_ids) - 1,)
+
+
+class Logits(Protocol):
+    """Rows of logits, one a wanted position, in the order of the step's inputs; still on the device."""
+
+    def numpy(self) -> np.ndarray:
+        """All of them, float32, shape (N, V)."""
+        ...
+
+    def argmax(self) -> np.ndarray:
+        """The index of each row's largest logit, the lowest index on a tie; shape (N,)."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs one model. Not thread-safe: one owner (an engine) steps it."""
+
+    config: ModelConfig
+
+    def allocate(self, capacity: int) -> int:
+        """A new slot with room for ``capacity`` tokens, allocated once. Returns its number."""
+        ...
+
+    def step(self, inputs: Sequence[StepInput]) -> Logits:
+        """Run the new tokens of several slots in one call. A slot's numbers never depend on the other slots."""
+        ...
+
+    def length(self, slot: int) -> int:
+        """Tokens that the slot holds."""
+        ...
+
+    def fork(self, slot: int, capacity: int) -> int:
+        """A new slot that begins with the same tokens (for several answers to one prompt)."""
+        ...
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget all but the first ``length`` tokens. Raises UnsupportedError where a layer's state cannot go back."""
+        ...
+
+    def free(self, slot: int) -> None:
+        """Give the slot's memory back."""
+        ...

@@ -1,0 +1,186 @@
+"""Weight rules: one reversible table a family, used by load and save alike.
+
+A ``Rule`` pairs *their* names with *ours*; ``{i}`` stands for the layer. Transforms turn the arrays under their names
+into the arrays under ours, and back. All are moves of whole rows, or transposes: the values never change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pellucid.base.array import Array
+from pellucid.base.errors import UnsupportedError, WeightsError
+from pellucid.config import AttentionConfig, LayerConfig, ModelConfig, weight_shapes
+
+
+class Transform(Protocol):
+    def forward(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]: ...
+    def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]: ...
+
+
+class Transpose:
+    """(in, out) ↔ (out, in): GPT-2 stores its projections as ``Conv1D``."""
+
+    def forward(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+        if any(array.is_blocks for array in arrays):
+            raise UnsupportedError("a block-quantized weight cannot be transposed")
+        return [array.with_data(np.ascontiguousarray(array.data.T)) for array in arrays]
+
+    inverse = forward
+
+
+@dataclass(frozen=True)
+class Split:
+    """One array cut along its first axis into several, by sizes that the layer's description gives; back: concatenated."""
+
+    sizes: Callable[[LayerConfig], tuple[int, ...]]
+
+    def forward(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+        (whole,) = arrays
+        assert layer is not None
+        sizes = self.sizes(layer)
+        if whole.shape[0] != sum(sizes):
+            raise WeightsError(
+                "a fused weight has the wrong number of rows",
+                expected=f"{' + '.join(map(str, sizes))} = {sum(sizes)}",
+                received=whole.shape[0],
+                remedy="check the head counts and widths in config.json",
+            )
+        edges = np.cumsum((0, *sizes))
+        return [whole.with_data(whole.data[start:stop]) for start, stop in zip(edges, edges[1:], strict=False)]
+
+    def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+        return [arrays[0].with_data(np.concatenate([array.data for array in arrays]))]
+
+
+@dataclass(frozen=True)
+class PermuteRope:
+    """Rows of q or k from interleaved pairs (2j, 2j+1) to halves (j, j + dim/2); back: the other way.
+
+    llama2.c and GGUF's ``llama`` keep the interleaved order; Hugging Face's Llama the halves.
+    """
+
+    heads: Callable[[AttentionConfig], int]
+
+    def _heads_of(self, array: Array, layer: LayerConfig | None) -> int:
+        assert layer is not None
+        heads = self.heads(layer.attention)
+        if array.shape[0] % (2 * heads):
+            raise WeightsError("rows do not divide into heads", expected=f"a multiple of {2 * heads}", received=array.shape[0])
+        return heads
+
+    def forward(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+        (array,) = arrays
+        rows, rest = array.data.shape[0], array.data.shape[1:]
+        pairs = array.data.reshape(self._heads_of(array, layer), -1, 2, *rest)
+        return [array.with_data(pairs.swapaxes(1, 2).reshape(rows, *rest))]
+
+    def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+        (array,) = arrays
+        rows, rest = array.data.shape[0], array.data.shape[1:]
+        halves = array.data.reshape(self._heads_of(array, layer), 2, -1, *rest)
+        return [array.with_data(halves.swapaxes(1, 2).reshape(rows, *rest))]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``theirs`` ↔ ``ours``; a rule whose ours a model does not have (a bias, a tied head) does not apply to it."""
+
+    theirs: str
+    ours: str | tuple[str, ...]
+    transforms: tuple[Transform, ...] = ()
+
+    def named(self, layer: int) -> tuple[str, tuple[str, ...]]:
+        ours = (self.ours,) if isinstance(self.ours, str) else self.ours
+        return self.theirs.replace("{i}", str(layer)), tuple(name.replace("{i}", str(layer)) for name in ours)
+
+    def forward(self, array: Array, layer: LayerConfig | None) -> list[Array]:
+        arrays = [array]
+        for transform in self.transforms:
+            arrays = transform.forward(arrays, layer)
+        return arrays
+
+    def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> Array:
+        for transform in reversed(self.transforms):
+            arrays = transform.inverse(arrays, layer)
+        (array,) = arrays
+        return array
+
+
+@dataclass(frozen=True)
+class Match:
+    """One rule at one layer: which of their names makes which of ours."""
+
+    rule: Rule
+    theirs: str
+    ours: tuple[str, ...]
+    layer: LayerConfig | None
+
+
+def matches(config: ModelConfig, rules: Iterable[Rule]) -> list[Match]:
+    """Every rule that applies to the model, at every layer. Raises: UnsupportedError where the rules leave a weight out."""
+    needed = weight_shapes(config)
+    found = []
+    for rule in rules:
+        by_layer = "{i}" in rule.theirs
+        for i in range(config.num_layers if by_layer else 1):
+            theirs, ours = rule.named(i)
+            if all(name in needed for name in ours):
+                found.append(Match(rule, theirs, ours, config.layers[i] if by_layer else None))
+    covered = {name for match in found for name in match.ours}
+    if uncovered := [name for name in needed if name not in covered]:
+        raise UnsupportedError(f"this format has no place for {_some(uncovered)}", where=config.model_type)
+    return found
+
+
+def to_ours(config: ModelConfig, rules: Iterable[Rule], arrays: Mapping[str, Array], where: object) -> dict[str, Callable[[], dict[str, Array]]]:
+    """Plan a load: each of our names → a call that makes it (and its siblings of a fused weight) from their arrays.
+
+    Nothing is read or copied until a call is made. Shapes are checked in the call, against ``weight_shapes``.
+    Raises: WeightsError naming what is missing and what is unexpected.
+    """
+    found = matches(config, rules)
+    missing = [match.theirs for match in found if match.theirs not in arrays]
+    used = {match.theirs for match in found}
+    unexpected = [name for name in arrays if name not in used]
+    if missing or unexpected:
+        parts = [f"{len(names)} {kind}: {_some(names)}" for kind, names in (("missing", missing), ("unexpected", unexpected)) if names]
+        raise WeightsError(
+            f"the weights do not fit the config; {'; '.join(parts)}",
+            where=where,
+            remedy="check num_hidden_layers and model_type in config.json, and that every file of the checkpoint is there",
+        )
+    shapes = weight_shapes(config)
+
+    def make(match: Match) -> dict[str, Array]:
+        try:
+            made = match.rule.forward(arrays[match.theirs], match.layer)
+        except WeightsError as error:
+            error.args = (f"{match.theirs}: {error}",)
+            raise
+        for name, array in zip(match.ours, made, strict=True):
+            if array.shape != shapes[name]:
+                raise WeightsError(
+                    f"{match.theirs} has the wrong shape for {name}",
+                    where=where,
+                    expected=list(shapes[name]),
+                    received=list(array.shape),
+                    remedy="check the widths and head counts in config.json",
+                )
+        return dict(zip(match.ours, made, strict=True))
+
+    return {name: (lambda match=match: make(match)) for match in found for name in match.ours}
+
+
+def to_theirs(config: ModelConfig, rules: Iterable[Rule], arrays: Mapping[str, Array]) -> Iterable[tuple[str, Array]]:
+    """Our arrays under their names, one at a time (only a fused or transposed weight is copied)."""
+    for match in matches(config, rules):
+        yield match.theirs, match.rule.inverse([arrays[name] for name in match.ours], match.layer)
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f", … ({len(names) - most} more)" if len(names) > most else "")

@@ -1,0 +1,31 @@
+"""Fixtures shared by all tests: where the real data is, and what to say when it is not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def absent(reason: str) -> None:
+    """Skip with a reason that names the cure; under CI an absence is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real test data, ``../shared/data`` (or PELLUCID_TEST_DATA)."""
+    folder = Path(os.environ.get("PELLUCID_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        absent(f"no test data at {folder}; set PELLUCID_TEST_DATA to the folder that holds stories260K/ and the others")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stories(shared: Path) -> Path:
+    return shared / "stories260K"
