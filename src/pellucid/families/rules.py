@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -51,7 +52,7 @@ class Split:
                 remedy="check the head counts and widths in config.json",
             )
         edges = np.cumsum((0, *sizes))
-        return [whole.with_data(whole.data[start:stop]) for start, stop in zip(edges, edges[1:], strict=False)]
+        return [whole.with_data(whole.data[start:stop]) for start, stop in pairwise(edges)]
 
     def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
         return [arrays[0].with_data(np.concatenate([array.data for array in arrays]))]

@@ -1,0 +1,180 @@
+"""ChatGLM2, ChatGLM3 and GLM-4 as their own code lays them out.
+
+Rotary positions turn the first half of each head's dimensions, pairs interleaved; q, k and v are one projection with bias, with
+two key-value heads; gate and up are one projection. Source: modeling_chatglm.py of THUDM/chatglm3-6b and THUDM/glm-4-9b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pellucid.base.array import Array
+from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig
+from pellucid.families.gguf import GGUF, common_keys
+from pellucid.families.hf import Keys, one_or_many
+from pellucid.families.rules import Rule, Split
+
+
+def config(hf: Mapping[str, Any]) -> ModelConfig:
+    keys = Keys(hf)
+    keys.only("rmsnorm", True)
+    keys.only("apply_residual_connection_post_layernorm", False)
+    keys.only("post_layer_norm", True)  # a final norm, not post-norm layers
+    keys.only("original_rope", True)
+    keys.only("pre_seq_len", None)
+    d_model, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
+    head_dim = keys.size("kv_channels", max(d_model // num_heads, 1))
+    bias = bool(keys.get("add_bias_linear", False))
+    attention = AttentionConfig(
+        num_heads=num_heads,
+        num_kv_heads=keys.size("multi_query_group_num", 1) if keys.get("multi_query_attention", False) else num_heads,
+        head_dim=head_dim,
+        qkv_bias=bias or bool(keys.get("add_qkv_bias", False)),
+        o_bias=bias,
+        rope=RopeConfig(dim=head_dim // 2, theta=10000.0 * keys.get("rope_ratio", 1), layout="interleaved"),
+    )
+    norm = NormConfig(kind="rms", eps=keys.get("layernorm_epsilon", 1e-5))
+    mlp = MLPConfig(d_ff=keys.size("ffn_hidden_size"), activation="silu", bias=bias)
+    return ModelConfig(
+        model_type=keys.get("model_type", "chatglm"),
+        vocab_size=keys.size("padded_vocab_size"),
+        d_model=d_model,
+        context_len=keys.size("seq_length", 2048),
+        layers=(LayerConfig(attention=attention, mlp=mlp, norm=norm),) * keys.num_layers("num_layers"),
+        final_norm=norm,
+        tie_embeddings=bool(keys.get("tie_word_embeddings", False)),
+        bos_token_id=keys.get("bos_token_id"),
+        eos_token_ids=keys.token_ids("eos_token_id"),
+        pad_token_id=keys.get("pad_token_id"),
+        dtype=keys.dtype(),
+        extra=keys.rest(),
+    )
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    layer = config.layers[0]
+    attention = layer.attention
+    assert attention.rope is not None
+    return {
+        **config.extra,
+        "model_type": config.model_type,
+        "architectures": ["ChatGLMForConditionalGeneration"],
+        "padded_vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "ffn_hidden_size": layer.mlp.d_ff,
+        "num_layers": config.num_layers,
+        "num_attention_heads": attention.num_heads,
+        "kv_channels": attention.head_dim,
+        "multi_query_attention": attention.num_kv_heads != attention.num_heads,
+        "multi_query_group_num": attention.num_kv_heads,
+        "seq_length": config.context_len,
+        "layernorm_epsilon": layer.norm.eps,
+        "rope_ratio": attention.rope.theta / 10000.0,
+        "add_bias_linear": attention.o_bias,
+        "add_qkv_bias": attention.qkv_bias,
+        "rmsnorm": True,
+        "post_layer_norm": True,
+        "original_rope": True,
+        "apply_residual_connection_post_layernorm": False,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": one_or_many(config.eos_token_ids),
+        "pad_token_id": config.pad_token_id,
+    }
+
+
+_QKV = Split(lambda layer: (layer.attention.q_dim, layer.attention.kv_dim, layer.attention.kv_dim))
+_GATE_UP = Split(lambda layer: (layer.mlp.d_ff, layer.mlp.d_ff))
+
+
+def _qkv(kind: str) -> tuple[str, ...]:
+    return tuple(f"layers.{{i}}.attention.{name}_proj.{kind}" for name in "qkv")
+
+
+def _gate_up(kind: str) -> tuple[str, ...]:
+    return tuple(f"layers.{{i}}.mlp.{name}_proj.{kind}" for name in ("gate", "up"))
+
+
+def _block(at: str, norm_1: str, qkv: str, o: str, norm_2: str, up: str, down: str) -> tuple[Rule, ...]:
+    return (
+        Rule(f"{at}.{norm_1}.weight", "layers.{i}.attention_norm.weight"),
+        Rule(f"{at}.{qkv}.weight", _qkv("weight"), (_QKV,)),
+        Rule(f"{at}.{qkv}.bias", _qkv("bias"), (_QKV,)),
+        Rule(f"{at}.{o}.weight", "layers.{i}.attention.o_proj.weight"),
+        Rule(f"{at}.{o}.bias", "layers.{i}.attention.o_proj.bias"),
+        Rule(f"{at}.{norm_2}.weight", "layers.{i}.mlp_norm.weight"),
+        Rule(f"{at}.{up}.weight", _gate_up("weight"), (_GATE_UP,)),
+        Rule(f"{at}.{up}.bias", _gate_up("bias"), (_GATE_UP,)),
+        Rule(f"{at}.{down}.weight", "layers.{i}.mlp.down_proj.weight"),
+        Rule(f"{at}.{down}.bias", "layers.{i}.mlp.down_proj.bias"),
+    )
+
+
+WEIGHTS = (
+    Rule("transformer.embedding.word_embeddings.weight", "embed.weight"),
+    *_block(
+        "transformer.encoder.layers.{i}",
+        "input_layernorm",
+        "self_attention.query_key_value",
+        "self_attention.dense",
+        "post_attention_layernorm",
+        "mlp.dense_h_to_4h",
+        "mlp.dense_4h_to_h",
+    ),
+    Rule("transformer.encoder.final_layernorm.weight", "final_norm.weight"),
+    Rule("transformer.output_layer.weight", "lm_head.weight"),
+)
+IGNORED = ("transformer.rotary_pos_emb.inv_freq",)
+
+
+def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
+    common = common_keys("chatglm", metadata, tensors)
+    return {
+        "model_type": "chatglm",
+        "padded_vocab_size": common["vocab_size"],
+        "hidden_size": common["hidden_size"],
+        "ffn_hidden_size": common["intermediate_size"],
+        "num_layers": common["num_hidden_layers"],
+        "num_attention_heads": common["num_attention_heads"],
+        "kv_channels": common["head_dim"],
+        "multi_query_attention": True,
+        "multi_query_group_num": common["num_key_value_heads"],
+        "seq_length": common["max_position_embeddings"],
+        "layernorm_epsilon": common["rms_norm_eps"],
+        "rope_ratio": common["rope_theta"] / 10000.0,
+        "add_qkv_bias": "blk.0.attn_qkv.bias" in tensors,
+        "tie_word_embeddings": common["tie_word_embeddings"],
+        **{name: value for name, value in common.items() if name.endswith("_token_id")},
+    }
+
+
+GGUF = GGUF(
+    architecture="chatglm",
+    hf=gguf_hf,
+    weights=(
+        Rule("token_embd.weight", "embed.weight"),
+        *_block("blk.{i}", "attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down"),
+        Rule("output_norm.weight", "final_norm.weight"),
+        Rule("output.weight", "lm_head.weight"),
+    ),
+    ignored=("rope_freqs.weight",),
+)
+
+TINY = {
+    "model_type": "chatglm",
+    "padded_vocab_size": 96,
+    "hidden_size": 32,
+    "ffn_hidden_size": 48,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "kv_channels": 8,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "seq_length": 64,
+    "layernorm_epsilon": 1.5625e-07,
+    "rope_ratio": 500,
+    "add_qkv_bias": True,
+    "eos_token_id": [2, 3],
+    "pad_token_id": 0,
+}

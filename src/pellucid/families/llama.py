@@ -1,0 +1,150 @@
+"""Llama 1–3, SmolLM2, TinyLlama, and all that call themselves ``llama``; the pattern that its relatives vary.
+
+x + attention(rms(x)), then x + down(silu(gate(x)) ⊙ up(x)); rotary positions on halves; no biases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pellucid.base.array import Array
+from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig
+from pellucid.families.gguf import GGUF, common_keys, llama_rules
+from pellucid.families.hf import Keys, one_or_many, rope, rope_to_hf
+from pellucid.families.rules import PermuteRope, Rule
+
+
+def config(hf: Mapping[str, Any]) -> ModelConfig:
+    keys = Keys(hf)
+    attention_bias = bool(keys.get("attention_bias", False))
+    return build(keys, qkv_bias=attention_bias, o_bias=attention_bias, mlp_bias=bool(keys.get("mlp_bias", False)))
+
+
+def build(
+    keys: Keys,
+    *,
+    qkv_bias: bool,
+    o_bias: bool = False,
+    mlp_bias: bool = False,
+    qk_norm: bool = False,
+    head_dim: int | None = None,
+    windows: tuple[int | None, ...] | None = None,
+) -> ModelConfig:
+    """A decoder of Llama's shape from its config keys; relatives add biases, norms of q and k, windows."""
+    d_model, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
+    head_dim = keys.size("head_dim", head_dim or max(d_model // num_heads, 1))
+    num_layers, context_len = keys.num_layers("num_hidden_layers"), keys.size("max_position_embeddings", 2048)
+    norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6))
+    rotary = rope(keys, head_dim, context_len)
+    mlp = MLPConfig(d_ff=keys.size("intermediate_size"), activation=keys.activation("hidden_act", "silu"), bias=mlp_bias)
+    num_kv_heads = keys.size("num_key_value_heads", num_heads)
+
+    def layer(window: int | None) -> LayerConfig:
+        attention = AttentionConfig(
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            qkv_bias=qkv_bias,
+            o_bias=o_bias,
+            qk_norm=norm if qk_norm else None,
+            rope=rotary,
+            window=window,
+        )
+        return LayerConfig(attention=attention, mlp=mlp, norm=norm)
+
+    return ModelConfig(
+        model_type=keys.get("model_type", "llama"),
+        vocab_size=keys.size("vocab_size"),
+        d_model=d_model,
+        context_len=context_len,
+        layers=tuple(layer(window) for window in windows or (None,) * num_layers),
+        final_norm=norm,
+        tie_embeddings=bool(keys.get("tie_word_embeddings", False)),
+        bos_token_id=keys.get("bos_token_id"),
+        eos_token_ids=keys.token_ids("eos_token_id"),
+        pad_token_id=keys.get("pad_token_id"),
+        dtype=keys.dtype(),
+        extra=keys.rest(),
+    )
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    layer = config.layers[0]
+    return base_to_hf(config) | {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": layer.attention.qkv_bias,
+        "mlp_bias": layer.mlp.bias,
+    }
+
+
+def base_to_hf(config: ModelConfig) -> dict[str, Any]:
+    """The keys that every relative of Llama has."""
+    attention, mlp = config.layers[0].attention, config.layers[0].mlp
+    return {
+        **config.extra,
+        "model_type": config.model_type,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "intermediate_size": mlp.d_ff,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": attention.num_heads,
+        "num_key_value_heads": attention.num_kv_heads,
+        "head_dim": attention.head_dim,
+        "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(mlp.activation, mlp.activation),
+        "max_position_embeddings": config.context_len,
+        "rms_norm_eps": config.layers[0].norm.eps,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": one_or_many(config.eos_token_ids),
+        "pad_token_id": config.pad_token_id,
+        **(rope_to_hf(attention.rope) if attention.rope else {}),
+    }
+
+
+def _linear(theirs: str, ours: str) -> tuple[Rule, Rule]:
+    return Rule(f"{theirs}.weight", f"{ours}.weight"), Rule(f"{theirs}.bias", f"{ours}.bias")
+
+
+WEIGHTS = (
+    Rule("model.embed_tokens.weight", "embed.weight"),
+    Rule("model.layers.{i}.input_layernorm.weight", "layers.{i}.attention_norm.weight"),
+    *_linear("model.layers.{i}.self_attn.q_proj", "layers.{i}.attention.q_proj"),
+    *_linear("model.layers.{i}.self_attn.k_proj", "layers.{i}.attention.k_proj"),
+    *_linear("model.layers.{i}.self_attn.v_proj", "layers.{i}.attention.v_proj"),
+    *_linear("model.layers.{i}.self_attn.o_proj", "layers.{i}.attention.o_proj"),
+    Rule("model.layers.{i}.post_attention_layernorm.weight", "layers.{i}.mlp_norm.weight"),
+    *_linear("model.layers.{i}.mlp.gate_proj", "layers.{i}.mlp.gate_proj"),
+    *_linear("model.layers.{i}.mlp.up_proj", "layers.{i}.mlp.up_proj"),
+    *_linear("model.layers.{i}.mlp.down_proj", "layers.{i}.mlp.down_proj"),
+    Rule("model.norm.weight", "final_norm.weight"),
+    Rule("lm_head.weight", "lm_head.weight"),
+)
+IGNORED = ("*.rotary_emb.inv_freq",)
+
+
+def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
+    return common_keys("llama", metadata, tensors) | {
+        "attention_bias": "blk.0.attn_q.bias" in tensors,
+        "mlp_bias": "blk.0.ffn_up.bias" in tensors,
+    }
+
+
+# llama.cpp's converter interleaves the rotary pairs of q and k for this architecture alone.
+Q_ROWS, K_ROWS = PermuteRope(lambda attention: attention.num_heads), PermuteRope(lambda attention: attention.num_kv_heads)
+GGUF = GGUF(architecture="llama", hf=gguf_hf, weights=llama_rules(q=(Q_ROWS,), k=(K_ROWS,)), ignored=("rope_freqs.weight",))
+
+TINY = {
+    "model_type": "llama",
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
