@@ -1,0 +1,83 @@
+"""Ways to attend: the fused kernel, and the same mathematics step by step with every matrix open to view.
+
+Both take q (B, H, T, E), k and v (B, K, T, E) as rotated and projected, append k and v to the cache if there is one, and return
+z = softmax(q kᵀ · scale + mask) v of shape (B, H, T, E).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pellucid.model.attention import Attention
+    from pellucid.model.context import Context
+
+
+def visible(
+    queries: Int[Tensor, "T"], keys: Int[Tensor, "S"], window: int | None, key_mask: Bool[Tensor, "B S"] | None
+) -> Bool[Tensor, "T S"] | Bool[Tensor, "B 1 T S"]:
+    """Which key a query may see: none after it, none ``window`` or more before it, no padding.
+
+    ``queries`` and ``keys`` are places in the sequence. Every query sees itself, so no row of the softmax is empty.
+    """
+    distance = queries[:, None] - keys[None, :]  # (T, S)
+    seen = distance >= 0
+    if window is not None:
+        seen &= distance < window
+    if key_mask is None:
+        return seen
+    return seen & (key_mask[:, None, None, :] | (distance == 0))  # (B, 1, T, S)
+
+
+def sdpa(attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
+    """The fused kernel (FlashAttention-like: the scores are never in memory as a whole)."""
+    config, (batch, num_heads, num_queries, head_dim) = attention.config, q.shape
+    if config.softcap is not None:
+        return explicit(attention, q, k, v, ctx)
+    k, v, start, first = _with_cached(attention, k, v, ctx)
+    num_keys, groups = k.shape[2], num_heads // k.shape[1]
+    implied = ctx.key_mask is None and num_queries in (1, num_keys) and (config.window is None or num_keys <= config.window)
+    mask = None if implied else _mask(attention, num_queries, num_keys, start, first, ctx)
+    if num_queries == 1 and groups > 1:  # one query: the heads that share a key-value head stand in as its rows; nothing is repeated
+        q = q.view(batch, k.shape[1], groups, head_dim)
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=config.softmax_scale)
+        return z.view(batch, num_heads, 1, head_dim)
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    causal = implied and num_queries > 1
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=config.softmax_scale)
+
+
+def explicit(attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
+    """The equation as written; taps ``scores`` (scaled, capped, masked) and ``pattern``."""
+    config = attention.config
+    k, v, start, first = _with_cached(attention, k, v, ctx)
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, S, E)
+    scores = q @ k.mT * config.softmax_scale  # (B, H, T, S)
+    if config.softcap is not None:
+        scores = config.softcap * torch.tanh(scores / config.softcap)
+    mask = _mask(attention, q.shape[2], k.shape[2], start, first, ctx)
+    scores = ctx.tap(attention, "scores", scores.masked_fill(~mask, float("-inf")))
+    pattern = ctx.tap(attention, "pattern", scores.float().softmax(-1).to(v.dtype))
+    return pattern @ v  # (B, H, T, E)
+
+
+def _with_cached(attention: Attention, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, int, int]:
+    """All keys and values, cached ones first; the place in the sequence of the first new one, and of the first of all."""
+    if ctx.cache is None:
+        return k, v, 0, 0
+    k, v, first = ctx.cache.layers[attention.layer].append(k, v)
+    return k, v, ctx.cache.length, first
+
+
+def _mask(attention: Attention, num_queries: int, num_keys: int, start: int, first: int, ctx: Context) -> Tensor:
+    device = ctx.positions.device
+    queries = torch.arange(start, start + num_queries, device=device)
+    keys = torch.arange(first, first + num_keys, device=device)
+    return visible(queries, keys, attention.config.window, None if ctx.key_mask is None else ctx.key_mask[:, first : first + num_keys])

@@ -1,0 +1,124 @@
+"""The one decoder: every family, from its description."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pellucid.base.errors import ContextLengthError, RequestError
+from pellucid.config import LayerConfig, ModelConfig
+from pellucid.model.attention import Attention
+from pellucid.model.context import Context
+from pellucid.model.mlp import MLP
+from pellucid.model.norm import make_norm
+from pellucid.model.position import rotation, sinusoidal_table
+
+
+class Layer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); with ``post`` order norm(x + attention(x)), then norm(x + mlp(x))."""
+
+    def __init__(self, d_model: int, config: LayerConfig, layer: int) -> None:
+        super().__init__()
+        self.post = config.norm_order == "post"
+        self.attention_norm = make_norm(d_model, config.norm)
+        self.attention = Attention(d_model, config.attention, layer)
+        self.mlp_norm = make_norm(d_model, config.norm)
+        self.mlp = MLP(d_model, config.mlp)
+
+    def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
+        x = ctx.tap(self, "resid_pre", x)
+        if self.post:
+            x = ctx.tap(self, "resid_mid", self.attention_norm(x + self.attention(x, ctx)))
+            return ctx.tap(self, "resid_post", self.mlp_norm(x + self.mlp(x, ctx)))
+        x = ctx.tap(self, "resid_mid", x + self.attention(self.attention_norm(x), ctx))
+        return ctx.tap(self, "resid_post", x + self.mlp(self.mlp_norm(x), ctx))
+
+
+class Decoder(nn.Module):
+    """token ids → embeddings (+ positions) → layers → final norm → logits."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.d_model)
+        self.pos_embed = nn.Embedding(config.context_len, config.d_model) if config.position == "learned" else None
+        if config.position == "sinusoidal":  # derived from the config alone, so in no checkpoint
+            self.register_buffer("sinusoidal", sinusoidal_table(config.context_len, config.d_model), persistent=False)
+        self.layers = nn.ModuleList(Layer(config.d_model, layer, i) for i, layer in enumerate(config.layers))
+        self.final_norm = make_norm(config.d_model, config.final_norm) if config.final_norm else None
+        self.lm_head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.weight.device
+
+    def hidden(self, token_ids: Int[Tensor, "B T"], ctx: Context) -> Float[Tensor, "B T D"]:
+        """The residual stream after the last layer and the final norm.
+
+        Raises: ContextLengthError where a learned or sinusoidal table has no row for a position; RequestError for an id out of range.
+        """
+        self._check(token_ids, ctx)
+        x = self.embed(token_ids)  # (B, T, D)
+        if self.config.embedding_scale != 1.0:
+            x = x * self.config.embedding_scale
+        x = ctx.tap(self, "embed", x)
+        if (table := self._position_table()) is not None:
+            x = x + ctx.tap(self, "pos_embed", table[ctx.positions])
+        lengths = ctx.positions.amax(1, keepdim=True).add(1).expand_as(ctx.positions) if ctx.lengths is None else ctx.lengths
+        ropes = {layer.attention.rope for layer in self.config.layers if layer.attention.rope}
+        ctx.rotations = {rope: rotation(rope, ctx.positions, lengths, x.dtype) for rope in ropes}
+        for layer in self.layers:
+            x = layer(x, ctx)
+        if ctx.cache is not None:
+            ctx.cache.advance(token_ids.shape[1])
+        return ctx.tap(self, "final", x if self.final_norm is None else self.final_norm(x))
+
+    def logits(self, hidden: Float[Tensor, "*rows D"], ctx: Context | None = None) -> Float[Tensor, "*rows V"]:
+        """hidden W_Vᵀ: a score for every token of the vocabulary."""
+        logits = nn.functional.linear(hidden, self.embed.weight) if self.lm_head is None else self.lm_head(hidden)
+        if (cap := self.config.logit_softcap) is not None:
+            logits = cap * torch.tanh(logits / cap)
+        return logits if ctx is None else ctx.tap(self, "logits", logits)
+
+    def forward(self, token_ids: Int[Tensor, "B T"], ctx: Context) -> Float[Tensor, "B T V"]:
+        return self.logits(self.hidden(token_ids, ctx), ctx)
+
+    def _check(self, token_ids: Tensor, ctx: Context) -> None:
+        if torch.compiler.is_compiling() or token_ids.is_meta or token_ids.numel() == 0:
+            return
+        low, high = token_ids.aminmax()
+        if low < 0 or high >= self.config.vocab_size:
+            raise RequestError("a token id is out of range", expected=f"0 to {self.config.vocab_size - 1}", received=f"{int(low)} to {int(high)}")
+        if self.config.position != "none" and (last := int(ctx.positions.max())) >= self.config.context_len:
+            raise ContextLengthError("the model has no row for this position", expected=f"at most {self.config.context_len} tokens", received=last + 1)
+        if ctx.cache is not None:
+            ctx.cache.reserve(token_ids.shape[1])
+
+    def _position_table(self) -> Float[Tensor, "S D"] | None:
+        if self.pos_embed is not None:
+            return self.pos_embed.weight
+        return self.get_buffer("sinusoidal") if self.config.position == "sinusoidal" else None
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator | None = None) -> Decoder:
+        """Fresh weights: N(0, 0.02²), projections into the residual stream divided by √(2·num_layers), γ = 1, β = 0.
+
+        An embedding that is scaled by √d_model starts at N(0, 1/d_model), so that it enters the stream with unit variance.
+        Source: Radford et al. 2019 §2.3 (GPT-2); Vaswani et al. 2017 §3.4.
+        """
+        residual = 0.02 / (2 * self.config.num_layers) ** 0.5
+        for name, parameter in self.named_parameters():
+            if "norm" in name:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+            elif name.endswith("bias"):
+                parameter.zero_()
+            elif name == "embed.weight" and self.config.embedding_scale != 1.0:
+                parameter.normal_(0.0, self.config.embedding_scale**-1, generator=generator)
+            else:
+                parameter.normal_(0.0, residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02, generator=generator)
+        return self

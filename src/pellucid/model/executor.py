@@ -1,0 +1,125 @@
+"""Executor 1: the torch decoder behind the executor protocol.
+
+A step is one forward of batch size 1 over the new tokens of all slots, laid end to end: every linear map sees one matrix, nothing
+is padded to the longest request, and only attention knows which tokens belong together (``Ragged``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pellucid.base.errors import RequestError
+from pellucid.config import ModelConfig
+from pellucid.executor import StepInput
+from pellucid.model.attend import sdpa
+from pellucid.model.attention import Attention
+from pellucid.model.cache import Cache
+from pellucid.model.context import Context
+from pellucid.model.decoder import Decoder
+
+
+@dataclass
+class TorchLogits:
+    """Rows of logits on the device."""
+
+    tensor: Tensor  # (N, V)
+
+    def numpy(self) -> np.ndarray:
+        return self.tensor.float().cpu().numpy()
+
+    def argmax(self) -> np.ndarray:
+        return self.tensor.argmax(-1).cpu().numpy()
+
+
+@dataclass
+class Ragged:
+    """Attends each request to its own cache: ``parts`` are (start, stop, context) over the tokens of the step."""
+
+    parts: Sequence[tuple[int, int, Context]]
+
+    def __call__(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
+        if len(self.parts) == 1 and self.parts[0][1] == q.shape[2]:
+            return sdpa(attention, q, k, v, self.parts[0][2])
+        z = torch.zeros_like(q)  # rows of padding stay zero
+        for start, stop, its in self.parts:
+            z[:, :, start:stop] = sdpa(attention, q[:, :, start:stop], k[:, :, start:stop], v[:, :, start:stop], its)
+        return z
+
+
+class TorchExecutor:
+    """Runs a decoder for an engine; see ``pellucid.executor.Executor``."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self._caches: dict[int, Cache] = {}
+        self._next_slot = 0
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.decoder.config
+
+    def allocate(self, capacity: int) -> int:
+        return self._keep(Cache(self.config, 1, capacity, self.decoder.dtype, self.decoder.device))
+
+    def fork(self, slot: int, capacity: int) -> int:
+        return self._keep(self._caches[slot].fork(capacity))
+
+    def _keep(self, cache: Cache) -> int:
+        slot, self._next_slot = self._next_slot, self._next_slot + 1
+        self._caches[slot] = cache
+        return slot
+
+    def length(self, slot: int) -> int:
+        return self._caches[slot].length
+
+    def truncate(self, slot: int, length: int) -> None:
+        self._caches[slot].truncate(length)
+
+    def free(self, slot: int) -> None:
+        del self._caches[slot]
+
+    @torch.inference_mode()
+    def step(self, inputs: Sequence[StepInput]) -> TorchLogits:
+        """Raises: RequestError for an empty step or an id out of range; ContextLengthError where a slot is full. Nothing is changed then."""
+        if not inputs or any(not given.token_ids for given in inputs):
+            raise RequestError("a step needs at least one token for each of its slots")
+        for given in inputs:
+            self._caches[given.slot].reserve(len(given.token_ids))
+        before = {given.slot: self._caches[given.slot].length for given in inputs}
+        try:
+            return self._step(inputs)
+        except BaseException:
+            for slot, length in before.items():  # layers that had already appended are taken back
+                self._caches[slot].restore(length)
+            raise
+
+    def _step(self, inputs: Sequence[StepInput]) -> TorchLogits:
+        device = self.decoder.device
+        ids, positions, lengths, wanted, parts = [], [], [], [], []
+        for given in inputs:
+            cache, start, count = self._caches[given.slot], len(ids), len(given.token_ids)
+            wanted += [start + i for i in given.wanted]
+            ids += given.token_ids
+            positions += range(cache.length, cache.length + count)
+            lengths += [cache.length + count] * count
+            its = Context(positions=torch.empty(0, device=device), cache=cache)
+            parts.append((start, start + count, its))
+        padding = self._rows(len(ids)) - len(ids)
+        ctx = Context(
+            positions=torch.tensor([positions + [0] * padding], device=device),
+            lengths=torch.tensor([lengths + [1] * padding], device=device),
+            attend=Ragged(parts),
+        )
+        hidden = self.decoder.hidden(torch.tensor([ids + [0] * padding], device=device), ctx)[0]  # (rows, D)
+        for given in inputs:
+            self._caches[given.slot].advance(len(given.token_ids))
+        chosen = hidden[wanted + [0] * (self._rows(len(wanted)) - len(wanted))] if wanted else hidden[:0]
+        return TorchLogits(self.decoder.logits(chosen)[: len(wanted)])
+
+    def _rows(self, count: int) -> int:
+        return count

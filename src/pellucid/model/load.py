@@ -1,0 +1,103 @@
+"""From named arrays to a torch decoder and back: nothing copied that need not be, one weight in memory at a time beside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from pellucid.base.array import STORAGE, Array
+from pellucid.base.errors import ConfigError
+from pellucid.config import ModelConfig, weight_shapes
+from pellucid.model.decoder import Decoder
+from pellucid.quant import dequantize_into
+
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+DTypeName = Literal["auto", "float32", "float16", "bfloat16", "float64"]
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """``auto``: CUDA, else MPS, else CPU."""
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(dtype: str | torch.dtype, stored: str, device: torch.device) -> torch.dtype:
+    """``auto``: the checkpoint's own dtype where the device computes in it at speed.
+
+    A CPU without bfloat16 instructions, and weights that are dequantized on a CPU, get float32; on a GPU block formats become bfloat16.
+    Raises: ConfigError for a dtype that models do not run in.
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype != "auto":
+        if dtype.removeprefix("torch.") not in DTYPES:
+            raise ConfigError(f"dtype {dtype!r} is not one that models run in", expected="auto, " + ", ".join(DTYPES))
+        return DTYPES[dtype.removeprefix("torch.")]
+    if device.type == "cpu":
+        fast = stored == "bfloat16" and torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return DTYPES.get(stored, torch.bfloat16)
+
+
+def to_tensor(array: Array, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """The array as a CPU tensor; a view of its bits where ``dtype`` is its own (or None, for a plain array), else one copy."""
+    name = next((name for name, its in DTYPES.items() if its is dtype), None)
+    if array.dtype in STORAGE and (dtype is None or name == array.dtype):
+        data = array.data if array.data.flags.writeable else array.data.copy()
+        tensor = torch.from_numpy(np.ascontiguousarray(data))
+        return tensor.view(torch.bfloat16) if array.dtype == "bfloat16" else tensor
+    if array.dtype in STORAGE and array.dtype in DTYPES:
+        return to_tensor(array).to(dtype)
+    out = np.empty(array.shape, np.float32)
+    dequantize_into(array, out)
+    return torch.from_numpy(out).to(dtype or torch.float32)
+
+
+def to_array(tensor: torch.Tensor) -> Array:
+    """The tensor's values as an array (a view where it is on the CPU and contiguous)."""
+    tensor = tensor.detach().cpu().contiguous()
+    name = str(tensor.dtype).removeprefix("torch.")
+    data = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return Array(name, tuple(tensor.shape), data)
+
+
+def stored_dtype(weights: Mapping[str, Array]) -> str:
+    """The dtype of most of the weights' bytes; asks for one matrix of the first layer, which stands for all."""
+    return weights["layers.0.mlp.up_proj.weight"].dtype
+
+
+def load_decoder(
+    config: ModelConfig, weights: Mapping[str, Array], dtype: str | torch.dtype = "auto", device: str | torch.device = "auto"
+) -> Decoder:
+    """A decoder with these weights. ``weights`` is asked for each name once, in order, and may make them on the way.
+
+    Shapes are the mapping's to check (``families.rules.to_ours`` does). The result is in eval mode and needs no gradients.
+    """
+    its_device = choose_device(device)
+    its_dtype = choose_dtype(dtype, stored_dtype(weights), its_device)
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    modules = dict(decoder.named_modules())
+    for name in weight_shapes(config):
+        tensor = to_tensor(weights[name], its_dtype).to(its_device)
+        path, _, leaf = name.rpartition(".")
+        setattr(modules[path], leaf, nn.Parameter(tensor, requires_grad=False))
+    for name, buffer in list(decoder.named_buffers()):
+        decoder.register_buffer(name, buffer.to(its_device, its_dtype), persistent=False)
+    return decoder.eval()
+
+
+def weights_of(decoder: Decoder) -> Iterator[tuple[str, Array]]:
+    """The decoder's weights by our names, in the order of computation."""
+    for name in weight_shapes(decoder.config):
+        yield name, to_array(decoder.get_parameter(name))

@@ -1,0 +1,39 @@
+"""The MLP of a layer, gated or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pellucid.config import MLPConfig
+from pellucid.model.context import Context
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+class MLP(nn.Module):
+    """down(act(up(x))), or gated: down(act(gate(x)) ⊙ up(x)). Source: Vaswani et al. 2017 §3.3; Shazeer 2020 (gated)."""
+
+    def __init__(self, d_model: int, config: MLPConfig) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.gate_proj = nn.Linear(d_model, config.d_ff, bias=config.bias) if config.gated else None
+        self.up_proj = nn.Linear(d_model, config.d_ff, bias=config.bias)
+        self.down_proj = nn.Linear(config.d_ff, d_model, bias=config.bias)
+
+    def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
+        x = ctx.tap(self, "mlp_in", x)
+        if self.gate_proj is None:
+            act = self.activation(ctx.tap(self, "mlp_pre", self.up_proj(x)))  # (B, T, F)
+        else:
+            act = self.activation(ctx.tap(self, "mlp_pre", self.gate_proj(x))) * ctx.tap(self, "mlp_up", self.up_proj(x))  # (B, T, F)
+        return ctx.tap(self, "mlp_out", self.down_proj(ctx.tap(self, "mlp_act", act)))

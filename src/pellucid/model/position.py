@@ -1,0 +1,121 @@
+"""Positions: the sinusoidal table that is added to embeddings, and rotary embedding of queries and keys."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pellucid.config import RopeConfig, RopeScaling
+
+
+def sinusoidal_table(length: int, d_model: int) -> Float[Tensor, "length d_model"]:
+    """PE(pos, 2i) = sin(pos / 10000^(2i/d_model)), PE(pos, 2i+1) = cos(pos / 10000^(2i/d_model)).
+
+    Computed in float64, returned in float32. Source: Vaswani et al. 2017, section 3.5.
+    """
+    even = torch.arange(0, d_model, 2, dtype=torch.float64, device="cpu")
+    angle = torch.arange(length, dtype=torch.float64, device="cpu")[:, None] / 10000 ** (even / d_model)  # (length, d_model/2)
+    return torch.stack((angle.sin(), angle.cos()), -1).flatten(1).float()
+
+
+def inverse_frequencies(rope: RopeConfig, lengths: Int[Tensor, "B T"] | None = None) -> Float[Tensor, "*BT R"]:
+    """Radians a position for each rotated pair, R = dim/2; (B, T, R) where scaling depends on the request's length so far.
+
+    Source: Su et al. 2021, eq. 15; for scalings see ``RopeScaling``. Formulas as in transformers' modeling_rope_utils.
+    """
+    device = None if lengths is None else lengths.device
+    exponent = torch.arange(0, rope.dim, 2, dtype=torch.float32, device=device) / rope.dim  # (R,)
+    plain = 1.0 / rope.theta**exponent
+    scaling = rope.scaling
+    if scaling is None:
+        return plain
+    match scaling.kind:
+        case "linear":
+            return plain / scaling.factor
+        case "llama3":
+            return _llama3(plain, scaling)
+        case "yarn":
+            return _yarn(rope, scaling, plain)
+        case "factors":
+            return plain / torch.tensor(scaling.short_factors, device=device)
+    assert lengths is not None
+    assert scaling.original_context_len is not None
+    original = scaling.original_context_len
+    if scaling.kind == "longrope":
+        short, long = torch.tensor(scaling.short_factors, device=device), torch.tensor(scaling.long_factors, device=device)
+        return plain / torch.where(lengths[..., None] > original, long, short)  # (B, T, R)
+    stretch = scaling.factor * lengths.clamp(min=original) / original - (scaling.factor - 1)  # dynamic NTK: (B, T), 1 up to the original length
+    theta = rope.theta * stretch ** (rope.dim / (rope.dim - 2))
+    return 1.0 / theta[..., None] ** exponent
+
+
+def _llama3(plain: Tensor, scaling: RopeScaling) -> Tensor:
+    """Wavelengths beyond the original context are divided by the factor, short ones kept, a ramp between."""
+    assert scaling.original_context_len is not None
+    turns = scaling.original_context_len * plain / (2 * math.pi)  # over the original context
+    keep = ((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
+    return (1 - keep) * plain / scaling.factor + keep * plain
+
+
+def _yarn(rope: RopeConfig, scaling: RopeScaling, plain: Tensor) -> Tensor:
+    """Pairs that turn often are kept, those that turn seldom interpolated, a ramp over dimensions between. Peng et al. 2023."""
+    assert scaling.original_context_len is not None
+    original = scaling.original_context_len
+
+    def dimension(turns: float) -> float:
+        return rope.dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.dim - 1)
+    pair = torch.arange(rope.dim // 2, dtype=torch.float32, device=plain.device)
+    keep = 1 - ((pair - low) / ((high - low) or 0.001)).clamp(0, 1)
+    return (1 - keep) * plain / scaling.factor + keep * plain
+
+
+def rotary_magnitude(rope: RopeConfig) -> float:
+    """What cos and sin are multiplied by (1 without yarn or longrope)."""
+    scaling = rope.scaling
+    if scaling is None or scaling.kind not in ("yarn", "longrope"):
+        return 1.0
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    if scaling.factor <= 1:
+        return 1.0
+    if scaling.kind == "longrope":
+        assert scaling.original_context_len is not None
+        return math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_context_len))
+
+    def magnitude(weight: float) -> float:
+        return 0.1 * weight * math.log(scaling.factor) + 1.0
+
+    if scaling.mscale and scaling.mscale_all_dim:
+        return magnitude(scaling.mscale) / magnitude(scaling.mscale_all_dim)
+    return magnitude(1.0)
+
+
+def rotation(
+    rope: RopeConfig, positions: Int[Tensor, "B T"], lengths: Int[Tensor, "B T"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "B 1 T R"], Float[Tensor, "B 1 T R"]]:
+    """cos and sin of each pair's angle at each position, for all heads."""
+    frequencies = inverse_frequencies(rope, lengths if rope.scaling and rope.scaling.by_length else None).to(positions.device)
+    angle = (positions[..., None].float() * frequencies)[:, None]  # (B, 1, T, R)
+    magnitude = rotary_magnitude(rope)
+    return (angle.cos() * magnitude).to(dtype), (angle.sin() * magnitude).to(dtype)
+
+
+def rotate(x: Float[Tensor, "B H T E"], cos: Float[Tensor, "B 1 T R"], sin: Float[Tensor, "B 1 T R"], layout: str) -> Float[Tensor, "B H T E"]:
+    """Turn each pair (a, b) of the first 2R dimensions: (a cos − b sin, b cos + a sin); the rest pass through."""
+    pairs = cos.shape[-1]
+    turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+    if layout == "half":
+        a, b = turned[..., :pairs], turned[..., pairs:]
+        turned = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+    else:
+        a, b = turned[..., 0::2], turned[..., 1::2]
+        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+    return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
