@@ -1,0 +1,116 @@
+"""Reference implementations of every family, with the weights of one of our decoders: transformers, or torch's own transformer."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.families import FAMILIES
+from pellucid.families.rules import to_theirs
+from pellucid.model.decoder import Decoder
+from pellucid.model.load import to_tensor, weights_of
+from pellucid.model.position import sinusoidal_table
+
+
+@cache
+def tiny(family: str) -> Decoder:
+    """The family's tiny model. Weights are larger than a fresh model's and biases are not zero, so that every term counts."""
+    decoder = Decoder(FAMILIES[family].config(FAMILIES[family].TINY))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in decoder.named_parameters():
+            parameter.normal_(1.0 if "norm.weight" in name else 0.0, 0.2, generator=generator)
+    return decoder.requires_grad_(False).eval()
+
+
+def reference_logits(decoder: Decoder, token_ids: Tensor) -> Tensor:
+    """(B, T) ids -> (B, T, V) logits of the reference."""
+    if decoder.config.model_type == "vanilla":
+        return _torch_transformer(decoder, token_ids)
+    return reference_model(decoder)(token_ids).logits
+
+
+def reference_model(decoder: Decoder) -> nn.Module:
+    """transformers' model of the same family, config and weights."""
+    import transformers
+
+    family = FAMILIES[decoder.config.model_type]
+    theirs = {name: to_tensor(array).clone() for name, array in to_theirs(decoder.config, family.WEIGHTS, dict(weights_of(decoder)))}
+    hf = family.to_hf(decoder.config)
+    if decoder.config.model_type == "chatglm":  # transformers knows it as ``glm``, under other names
+        config, theirs = _as_glm(decoder, theirs)
+    else:
+        config = transformers.AutoConfig.for_model(**hf)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    missing, unexpected = model.load_state_dict(theirs, strict=False)
+    assert not unexpected, unexpected
+    assert all(name == "lm_head.weight" for name in missing), missing
+    model.tie_weights()
+    return model.requires_grad_(False)
+
+
+def _as_glm(decoder: Decoder, theirs: dict[str, Tensor]) -> tuple:
+    """ChatGLM's own layout → transformers' ``glm``: other names, q, k, v apart."""
+    import transformers
+
+    config, attention = decoder.config, decoder.config.layers[0].attention
+    assert attention.rope
+    glm = transformers.GlmConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.d_model,
+        intermediate_size=config.layers[0].mlp.d_ff,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=attention.num_heads,
+        num_key_value_heads=attention.num_kv_heads,
+        head_dim=attention.head_dim,
+        rope_theta=attention.rope.theta,
+        partial_rotary_factor=0.5,
+        rms_norm_eps=config.layers[0].norm.eps,
+        attention_bias=True,
+        max_position_embeddings=config.context_len,
+        pad_token_id=0,
+        eos_token_id=[2],
+    )
+    renamed = {}
+    for name, value in theirs.items():
+        for old, new in (
+            ("transformer.embedding.word_embeddings", "model.embed_tokens"),
+            ("transformer.encoder.final_layernorm", "model.norm"),
+            ("transformer.output_layer", "lm_head"),
+            ("transformer.encoder.", "model."),
+            ("self_attention.dense", "self_attn.o_proj"),
+            ("mlp.dense_h_to_4h", "mlp.gate_up_proj"),
+            ("mlp.dense_4h_to_h", "mlp.down_proj"),
+        ):
+            name = name.replace(old, new)
+        if "query_key_value" in name:
+            parts = value.split((attention.q_dim, attention.kv_dim, attention.kv_dim))
+            renamed |= {name.replace("self_attention.query_key_value", f"self_attn.{x}_proj"): part for x, part in zip("qkv", parts, strict=True)}
+        else:
+            renamed[name] = value
+    return glm, renamed
+
+
+def _torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
+    """``vanilla`` with torch's nn.TransformerEncoderLayer and a causal mask."""
+    config, layer = decoder.config, decoder.config.layers[0]
+    x = decoder.embed(token_ids) * config.embedding_scale + sinusoidal_table(token_ids.shape[1], config.d_model)
+    mask = nn.Transformer.generate_square_subsequent_mask(token_ids.shape[1])
+    for ours in decoder.layers:
+        theirs = nn.TransformerEncoderLayer(
+            config.d_model, layer.attention.num_heads, layer.mlp.d_ff, 0.0, layer.mlp.activation, layer.norm.eps, True, layer.norm_order == "pre"
+        ).eval()
+        attention = theirs.self_attn
+        projections = (ours.attention.q_proj, ours.attention.k_proj, ours.attention.v_proj)
+        attention.in_proj_weight.data = torch.cat([p.weight for p in projections])
+        attention.in_proj_bias.data = torch.cat([p.bias for p in projections])
+        attention.out_proj.load_state_dict(ours.attention.o_proj.state_dict())
+        theirs.linear1.load_state_dict(ours.mlp.up_proj.state_dict())
+        theirs.linear2.load_state_dict(ours.mlp.down_proj.state_dict())
+        theirs.norm1.load_state_dict(ours.attention_norm.state_dict())
+        theirs.norm2.load_state_dict(ours.mlp_norm.state_dict())
+        x = theirs(x, src_mask=mask, is_causal=True)
+    x = x if decoder.final_norm is None else decoder.final_norm(x)
+    return x @ (decoder.embed.weight if decoder.lm_head is None else decoder.lm_head.weight).T
