@@ -1,0 +1,60 @@
+# Pellucid's front door. `make help` says what is here; nothing below needs more than make and Python 3.11 or newer.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV_PYTHON := .venv/bin/python
+JOBS ?= 2
+TESTS ?= tests
+
+# Taken literally ($ and quotes included) and handed on in the environment, so that no shell reads them.
+override PROMPT := $(value PROMPT)
+override MODEL := $(value MODEL)
+export PROMPT MODEL
+
+SET_UP := command -v "$(PYTHON)" >/dev/null || { \
+	echo "No $(PYTHON) here. Install Python 3.11 or newer (https://www.python.org/downloads/), or: make demo PYTHON=/path/to/python3" >&2; \
+	exit 1; }; "$(PYTHON)" dev/setup_env.py
+
+# A worker a core; each keeps to one thread, so that timings and sums do not depend on its neighbours.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
+	$(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile -rs
+
+.PHONY: help setup setup-dev demo test test-all check format lock clean
+
+help: ## what can be made (this list)
+	@echo "Pellucid. make …"
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | awk -F '	' '{ printf "  %-10s %s\n", $$1, $$2 }'
+	@echo 'Another Python: make demo PYTHON=/path/to/python3. Tests of one file: make test TESTS=tests/test_x.py'
+
+setup: ## .venv with what Pellucid needs; quick when there is nothing to do
+	@$(SET_UP)
+
+setup-dev: ## the same, and what tests and checks need
+	@$(SET_UP) --dev
+
+demo: setup ## an answer in this terminal: make demo [PROMPT="…"] [MODEL=path]
+	@$(VENV_PYTHON) -m pellucid.cli.demo
+
+test: setup-dev ## all tests but the long ones, within 15 minutes
+	-@$(VENV_PYTHON) -m pellucid pull smollm2 --quiet
+	@$(PYTEST) -m "not slow" $(TESTS)
+
+test-all: setup-dev ## the long ones, too
+	-@$(VENV_PYTHON) -m pellucid pull smollm2 --quiet
+	@$(PYTEST) $(TESTS)
+
+check: setup-dev ## format, lint, types
+	@$(VENV_PYTHON) -m ruff format --check .
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m pyright
+
+format: setup-dev ## put the code into its format
+	@$(VENV_PYTHON) -m ruff format .
+	@$(VENV_PYTHON) -m ruff check --fix .
+
+lock: setup-dev ## resolve pyproject.toml into requirements/*.lock anew
+	@$(VENV_PYTHON) dev/lock.py
+
+clean: ## remove .venv and caches; models stay where they are
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
