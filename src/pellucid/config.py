@@ -218,6 +218,8 @@ class ModelConfig:
             raise ConfigError("num_layers is out of range", where=self.model_type, expected=f"1 to {MAX_LAYERS}", received=len(self.layers))
         if self.position == "sinusoidal" and self.d_model % 2:
             raise ConfigError("sinusoidal positions pair dimensions", where=self.model_type, expected="an even d_model", received=self.d_model)
+        if self.position == "sinusoidal" and self.context_len * self.d_model > MAX_SIZE:
+            raise ConfigError("the position table would be too large", where=self.model_type, expected=f"at most {MAX_SIZE} cells")
 
     @property
     def num_layers(self) -> int:

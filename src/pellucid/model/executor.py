@@ -85,20 +85,15 @@ class TorchExecutor:
 
     @torch.inference_mode()
     def step(self, inputs: Sequence[StepInput]) -> TorchLogits:
-        """Raises: RequestError for an empty step or an id out of range; ContextLengthError where a slot is full. Nothing is changed then."""
+        """One forward over all new tokens.
+
+        Raises: RequestError for an empty step or an id out of range, ContextLengthError where a slot is full; both before any slot
+        has changed. After any other exception (Ctrl-C in a layer) the slots of this step are to be freed.
+        """
         if not inputs or any(not given.token_ids for given in inputs):
             raise RequestError("a step needs at least one token for each of its slots")
         for given in inputs:
             self._caches[given.slot].reserve(len(given.token_ids))
-        before = {given.slot: self._caches[given.slot].length for given in inputs}
-        try:
-            return self._step(inputs)
-        except BaseException:
-            for slot, length in before.items():  # layers that had already appended are taken back
-                self._caches[slot].restore(length)
-            raise
-
-    def _step(self, inputs: Sequence[StepInput]) -> TorchLogits:
         device = self.decoder.device
         ids, positions, lengths, wanted, parts = [], [], [], [], []
         for given in inputs:
