@@ -1,0 +1,26 @@
+"""``Lazy``: name → Array, each made when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from pellucid.base.array import Array
+
+
+class Lazy(Mapping[str, Array]):
+    """Names, and for each a call that makes its Array: most often a view of a mapped file, which costs nothing."""
+
+    def __init__(self, make: Mapping[str, Callable[[], Array]]) -> None:
+        self._make = make
+
+    def __getitem__(self, name: str) -> Array:
+        return self._make[name]()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._make  # Mapping's own would make the Array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._make)
+
+    def __len__(self) -> int:
+        return len(self._make)

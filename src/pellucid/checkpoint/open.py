@@ -1,0 +1,155 @@
+"""A checkpoint on disk → its description and its weights, whatever the format.
+
+Nothing but headers is read: a weight's bytes come from the disk when someone looks at them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pellucid.base.array import Array
+from pellucid.base.errors import ConfigError, ModelNotFoundError, PellucidError, UnsupportedError
+from pellucid.base.files import read_json
+from pellucid.checkpoint import llama2c
+from pellucid.checkpoint.find import Found, Kind, find
+from pellucid.checkpoint.gguf import GGUFFile
+from pellucid.checkpoint.safetensors import SafetensorsFile
+from pellucid.checkpoint.shards import open_sharded
+from pellucid.checkpoint.torch_bin import open_torch_bin
+from pellucid.checkpoint.weights import our_weights
+from pellucid.config import ModelConfig
+from pellucid.families import family_of, family_of_gguf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model on disk.
+
+    ``stored`` is what the files hold: their names, dtypes and shapes. ``weights`` is what an executor takes: our names,
+    each Array made when it is asked for, and its shape checked then.
+    """
+
+    path: Path
+    kind: Kind
+    config: ModelConfig
+    weights: Mapping[str, Array] = field(repr=False)
+    stored: Mapping[str, Array] = field(repr=False)
+    files: Mapping[Path, int]  # the files that hold the weights, and their sizes in bytes
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)  # GGUF's, its tokenizer with them; else empty
+    tokenizer_path: Path | None = None  # a Hugging Face folder, or llama2.c's tok*.bin; None where the metadata hold it
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """The checkpoint in a folder or file.
+
+    Raises: ModelNotFoundError where there is none; CheckpointError, WeightsError, ConfigError or UnsupportedError, with the
+    place, for one that is damaged, contradicts itself, or holds what this version cannot run.
+    """
+    path = Path(path)
+    found = find(path)
+    if found.kind == "gguf":
+        return _open_gguf(path, found)
+    if found.kind == "llama2c":
+        return _open_llama2c(path, found)
+    return _open_hugging_face(path, found)
+
+
+def open_config(path: str | Path) -> ModelConfig:
+    """The description alone. A folder needs no weights for it."""
+    path = Path(path)
+    if (path / "config.json").is_file():
+        return _hugging_face_config(path / "config.json")[1]
+    found = find(path)
+    if found.kind == "gguf":
+        return _gguf_config(GGUFFile(found.weights))[1]
+    if found.kind == "llama2c":
+        return _llama2c_config(llama2c.Llama2cFile(found.weights))
+    return _hugging_face_config(found.config_file)[1]
+
+
+def _open_hugging_face(path: Path, found: Found) -> Checkpoint:
+    family, config = _hugging_face_config(found.config_file)
+    open_file = SafetensorsFile if found.kind == "safetensors" else open_torch_bin
+    stored, files = open_sharded(found.weights, open_file) if found.is_index else (open_file(found.weights), [found.weights])
+    prefixes = getattr(family, "PREFIXES", ())
+    folder = found.weights.parent
+    generation = folder / "generation_config.json"
+    return Checkpoint(
+        path=path,
+        kind=found.kind,
+        config=config,
+        weights=our_weights(config, family.WEIGHTS, stored, found.weights, ignored=family.IGNORED, prefixes=prefixes),
+        stored=stored,
+        files=_sizes(files),
+        generation_config=read_json(generation) if generation.is_file() else {},
+        tokenizer_path=folder,
+    )
+
+
+def _open_gguf(path: Path, found: Found) -> Checkpoint:
+    file = GGUFFile(found.weights)
+    family, config = _gguf_config(file)
+    return Checkpoint(
+        path=path,
+        kind=found.kind,
+        config=config,
+        weights=our_weights(config, family.GGUF.weights, file.tensors, found.weights, ignored=family.GGUF.ignored),
+        stored=file.tensors,
+        files=_sizes(file.paths),
+        metadata=file.metadata,
+    )
+
+
+def _open_llama2c(path: Path, found: Found) -> Checkpoint:
+    file = llama2c.Llama2cFile(found.weights)
+    config = _llama2c_config(file)
+    return Checkpoint(
+        path=path,
+        kind=found.kind,
+        config=config,
+        weights=our_weights(config, llama2c.WEIGHTS, file, found.weights, ignored=llama2c.IGNORED),
+        stored=file,
+        files=_sizes([found.weights]),
+        tokenizer_path=llama2c.find_tokenizer(found.weights),
+    )
+
+
+def _hugging_face_config(file: Path) -> tuple[ModuleType, ModelConfig]:
+    if not file.is_file():
+        raise ModelNotFoundError(
+            "there is no config.json beside the weights", where=file.parent, remedy="download it from where the weights come from"
+        )
+    hf = read_json(file)
+    if quantization := hf.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise UnsupportedError(f"weights quantized by {method!r}", where=file, remedy="take the unquantized model, or a GGUF file of it")
+    family = family_of(hf.get("model_type"), file)
+    return family, _described(lambda: family.config(hf), file)
+
+
+def _gguf_config(file: GGUFFile) -> tuple[ModuleType, ModelConfig]:
+    family = family_of_gguf(file.metadata.get("general.architecture"), file.path)
+    return family, _described(lambda: family.config(family.GGUF.hf(file.metadata, file.tensors)), file.path)
+
+
+def _llama2c_config(file: llama2c.Llama2cFile) -> ModelConfig:
+    return _described(lambda: family_of("llama", file.path).config(file.hf_config), file.path)
+
+
+def _described(translate: Callable[[], ModelConfig], where: Path) -> ModelConfig:
+    """A family's translation; a value of a type that it does not expect is the file's fault, and said so."""
+    try:
+        return translate()
+    except PellucidError:
+        raise
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        raise ConfigError(f"the description holds a value that cannot be: {error}", where=where, remedy="the file may be damaged") from error
+
+
+def _sizes(files: Iterable[Path]) -> dict[Path, int]:
+    return {file: file.stat().st_size for file in files}

@@ -1,0 +1,63 @@
+"""A description and its weights → a folder that transformers, and we, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pellucid.base.array import Array
+from pellucid.base.errors import WeightsError
+from pellucid.checkpoint.lazy import Lazy
+from pellucid.checkpoint.safetensors_write import MAX_SHARD_BYTES, stage_safetensors
+from pellucid.checkpoint.staging import Staging
+from pellucid.config import ModelConfig, weight_shapes
+from pellucid.families import family_of
+from pellucid.families.rules import Match, matches
+from pellucid.quant import convert
+
+
+def save_checkpoint(
+    folder: str | Path,
+    config: ModelConfig,
+    weights: Mapping[str, Array],
+    *,
+    generation_config: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write ``config.json``, ``model.safetensors`` (or shards and their index), and ``generation_config.json`` where given.
+
+    ``weights`` are ours, by our names; a mapping may make them as they are asked for, and one at a time is held.
+    ``dtype`` converts them (what is block-quantized must be converted). A folder saved to before keeps its files until all
+    the new ones are written whole.
+
+    Raises: WeightsError for weights that do not fit the config; CheckpointError for a full disk, with the folder as it was.
+    """
+    folder, family = Path(folder), family_of(config.model_type, folder)
+    shapes = weight_shapes(config)
+    if absent := shapes.keys() - weights.keys():
+        raise WeightsError(f"{len(absent)} weights are missing, {min(absent)} among them", where=folder)
+    if extra := weights.keys() - shapes.keys():
+        raise WeightsError(f"{len(extra)} weights have no place in the config, {min(extra)} among them", where=folder)
+
+    def ours(name: str) -> Array:
+        array = weights[name]
+        if array.shape != shapes[name]:
+            raise WeightsError(f"{name} has the wrong shape", where=folder, expected=list(shapes[name]), received=list(array.shape))
+        return convert(array, dtype) if dtype else array
+
+    def theirs(match: Match) -> Callable[[], Array]:
+        return lambda: match.rule.inverse([ours(name) for name in match.ours], match.layer)
+
+    place = {name: number for number, name in enumerate(shapes)}
+    in_order = sorted(matches(config, family.WEIGHTS), key=lambda match: place[match.ours[0]])  # layer by layer, as they are read
+    arrays = Lazy({match.theirs: theirs(match) for match in in_order})
+    written_dtype = dtype or weights["embed.weight"].dtype
+    description = {**family.to_hf(config), "torch_dtype": written_dtype}
+    with Staging(folder) as staging:
+        steps = stage_safetensors(staging, "model.safetensors", arrays, {"format": "pt"}, max_shard_bytes)
+        if generation_config:
+            steps.append((staging.json(dict(generation_config)), "generation_config.json"))
+        steps.append((staging.json(description), "config.json"))
+        staging.commit(steps)

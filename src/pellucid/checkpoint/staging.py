@@ -1,0 +1,62 @@
+"""Saving several files so that a failure leaves the folder as it was: all are written first, then all take their names."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from pellucid.base.errors import CheckpointError
+
+
+class Staging:
+    """A save in progress. ``with Staging(folder) as staging:``; what was not committed is removed on the way out.
+
+    Raises: CheckpointError, on the way out, for a full disk and any other failure to write.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._staged: list[BinaryIO] = []
+
+    def __enter__(self) -> Staging:
+        return self
+
+    def open(self) -> BinaryIO:
+        """A new file beside the others, under a temporary name; it stays open until the commit, or the end."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = open(self.folder / f".pellucid-{secrets.token_hex(6)}.tmp", "xb")  # noqa: SIM115  closed by commit or __exit__
+        self._staged.append(file)
+        return file
+
+    def json(self, value: Any) -> BinaryIO:
+        """A staged file of JSON, written as transformers writes it."""
+        file = self.open()
+        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+        return file
+
+    def commit(self, steps: Iterable[tuple[BinaryIO, str] | str]) -> None:
+        """Give the files their names, in order; a bare name among the steps is a file to remove then, if it is there."""
+        for file in self._staged:
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        for step in steps:
+            if isinstance(step, str):
+                (self.folder / step).unlink(missing_ok=True)
+            else:
+                os.replace(step[0].name, self.folder / step[1])
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for file in self._staged:
+            with contextlib.suppress(OSError):  # a full disk fails again when buffers are flushed
+                file.close()
+            Path(file.name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise CheckpointError(f"could not save: {reason}", where=self.folder, remedy="free space, or save elsewhere") from error
