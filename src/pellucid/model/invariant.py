@@ -1,0 +1,125 @@
+"""Rows that do not depend on their neighbours: linear maps and activations for float32 on a CPU, without gradients.
+
+A matrix product computes a row by one order of additions when it is alone and by another beside others: BLAS picks its inner loop by
+the number of rows. The difference is a rounding error, yet enough to make a request's greedy tokens change with the batch it is in.
+Here a row's result is *defined* as what a kernel gives in a call of its ``base`` rows; a call with more rows is used only after a check,
+made the first time each GEMM shape is met, has found it bit-equal to that. Where it is not, the rows are cut in two and tried again.
+
+Measured (dev/LOG.md, "Row invariance of torch's F.linear on CPU"): oneDNN's float32 linear gives equal rows for every count from 2 up;
+MKL's (``F.linear``) for multiples of 4 only. Activations: ``silu``, ``gelu_tanh`` (as torch fuses them), ``sigmoid`` and ``pow`` round
+differently in a vector loop's body and in its tail, so an element's place decides; ``exp``, ``tanh``, ``erf``, ``sin``, ``cos``, norms,
+softmax and arithmetic do not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+MAX_ROWS = 256  # of one call: beyond this a call is no faster a row, and there are fewer shapes to check
+
+LinearCall = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A way to compute x Wᵀ + b; its rows are defined by calls of ``base`` rows."""
+
+    call: LinearCall
+    base: int
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+BLAS, ONE_ROW = Kernel(F.linear, 4), Kernel(F.linear, 1)  # one row a call: slow, and right by definition
+KERNELS = (Kernel(_onednn, 2), BLAS, ONE_ROW) if torch.backends.mkldnn.is_available() else (BLAS, ONE_ROW)
+
+# Facts found out about this machine: the kernel for a map, and whether its call of so many rows is exact.
+_Map = tuple[torch.Size, bool, int]  # shape of the weight, has bias, threads
+_chosen: dict[_Map, Kernel] = {}
+_exact: dict[tuple[_Map, int], bool] = {}
+
+
+def rows_invariant_linear(
+    x: Float[Tensor, "*rows K"], weight: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None = None
+) -> Float[Tensor, "*rows N"]:
+    """x Wᵀ + b, each row bit-equal to what it is alone, at any place, beside any others. Inference only: no gradient flows.
+
+    Row counts that ``padded_rows`` leaves alone need no copy of ``x``.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    return _linear(rows, weight, bias).view(*x.shape[:-1], weight.shape[0])
+
+
+def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    count = rows.shape[0]
+    if count == 0:
+        return rows.new_empty(0, weight.shape[0])
+    kernel = _kernel(weight, bias)
+    size = kernel.base if count <= kernel.base else padded_rows(count)
+    if size > MAX_ROWS:
+        cut = MAX_ROWS
+    elif _is_exact(kernel, weight, bias, size):
+        return kernel.call(rows if count == size else F.pad(rows, (0, 0, 0, size - count)), weight, bias)[:count]
+    else:
+        cut = size // 2
+    return torch.cat([_linear(part, weight, bias) for part in (rows[:cut], rows[cut:])])
+
+
+def padded_rows(count: int) -> int:
+    """The number of rows to compute for ``count``: 2, then multiples of 4 up to 16, then of 16.
+
+    A coarse grid, because each new shape costs a compilation (oneDNN) and a check: 1 → 2, 3 → 4, 13 → 16, 17 → 32.
+    """
+    if count <= 2:
+        return 2
+    step = 4 if count <= 16 else 16
+    return math.ceil(count / step) * step
+
+
+def _kernel(weight: Tensor, bias: Tensor | None) -> Kernel:
+    """The first kernel in whose calls of ``base`` rows a row's place does not matter."""
+    key = (weight.shape, bias is not None, torch.get_num_threads())
+    if key not in _chosen:
+        _chosen[key] = next(kernel for kernel in KERNELS if probe(kernel, weight, bias, kernel.base))
+    return _chosen[key]
+
+
+def _is_exact(kernel: Kernel, weight: Tensor, bias: Tensor | None, size: int) -> bool:
+    if size == kernel.base:
+        return True
+    key = ((weight.shape, bias is not None, torch.get_num_threads()), size)
+    if key not in _exact:
+        _exact[key] = probe(kernel, weight, bias, size)
+    return _exact[key]
+
+
+def probe(kernel: Kernel, weight: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None, size: int) -> bool:
+    """Whether a call of ``size`` rows (a multiple of the base) equals calls of ``base`` rows bit for bit, wherever a row stands.
+
+    Costs about one such call.
+    """
+    noise = torch.randn(kernel.base, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    expected = kernel.call(noise, weight, bias)
+    turned = kernel.call(noise.roll(1, 0), weight, bias)
+    repeated = kernel.call(noise.repeat(size // kernel.base, 1), weight, bias)
+    return torch.equal(turned.roll(-1, 0), expected) and torch.equal(repeated.view(-1, *expected.shape), expected.expand(size // kernel.base, -1, -1))
+
+
+def rows_invariant_silu(x: Tensor) -> Tensor:
+    """x / (1 + e^−x), in steps that round alike at every place."""
+    return x / torch.exp(-x).add_(1)
+
+
+def rows_invariant_gelu_tanh(x: Tensor) -> Tensor:
+    """½ x (1 + tanh(√(2/π) (x + 0.044715 x³))), in steps that round alike at every place."""
+    inner = (x * x * x).mul_(0.044715).add_(x).mul_(math.sqrt(2 / math.pi))
+    return inner.tanh_().add_(1).mul_(x).mul_(0.5)
