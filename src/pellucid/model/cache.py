@@ -75,7 +75,9 @@ class WindowCache:
 
     def truncate(self, length: int) -> None:
         if self.first and length < self.first + self.kept:
-            raise UnsupportedError("a sliding-window cache has dropped what this truncation needs", expected=f"at least {self.first + self.kept} tokens")
+            raise UnsupportedError(
+                "a sliding-window cache has dropped what this truncation needs", expected=f"at least {self.first + self.kept} tokens"
+            )
         self.stop = length - self.first
 
     def copy_from(self, other: WindowCache) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -10,6 +11,8 @@ from pellucid.base.errors import ContextLengthError, RequestError
 from pellucid.config import LayerConfig, ModelConfig
 from pellucid.model.attention import Attention
 from pellucid.model.context import Context
+from pellucid.model.invariant import rows_invariant_linear
+from pellucid.model.linear import Linear
 from pellucid.model.mlp import MLP
 from pellucid.model.norm import make_norm
 from pellucid.model.position import rotation, sinusoidal_table
@@ -47,7 +50,7 @@ class Decoder(nn.Module):
             self.register_buffer("sinusoidal", sinusoidal_table(config.context_len, config.d_model), persistent=False)
         self.layers = nn.ModuleList(Layer(config.d_model, layer, i) for i, layer in enumerate(config.layers))
         self.final_norm = make_norm(config.d_model, config.final_norm) if config.final_norm else None
-        self.lm_head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, bias=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,12 +81,13 @@ class Decoder(nn.Module):
             ctx.cache.advance(token_ids.shape[1])
         return ctx.tap(self, "final", x if self.final_norm is None else self.final_norm(x))
 
-    def logits(self, hidden: Float[Tensor, "*rows D"], ctx: Context | None = None) -> Float[Tensor, "*rows V"]:
-        """hidden W_Vᵀ: a score for every token of the vocabulary."""
-        logits = nn.functional.linear(hidden, self.embed.weight) if self.lm_head is None else self.lm_head(hidden)
+    def logits(self, hidden: Float[Tensor, "*rows D"], ctx: Context) -> Float[Tensor, "*rows V"]:
+        """hidden W_Vᵀ: a score for every token of the vocabulary; tied, W_V is the embedding table."""
+        linear = rows_invariant_linear if ctx.rows_invariant else F.linear
+        logits = linear(hidden, self.embed.weight) if self.lm_head is None else self.lm_head(hidden, ctx)
         if (cap := self.config.logit_softcap) is not None:
             logits = cap * torch.tanh(logits / cap)
-        return logits if ctx is None else ctx.tap(self, "logits", logits)
+        return ctx.tap(self, "logits", logits)
 
     def forward(self, token_ids: Int[Tensor, "B T"], ctx: Context) -> Float[Tensor, "B T V"]:
         return self.logits(self.hidden(token_ids, ctx), ctx)
@@ -95,7 +99,9 @@ class Decoder(nn.Module):
         if low < 0 or high >= self.config.vocab_size:
             raise RequestError("a token id is out of range", expected=f"0 to {self.config.vocab_size - 1}", received=f"{int(low)} to {int(high)}")
         if self.config.position != "none" and (last := int(ctx.positions.max())) >= self.config.context_len:
-            raise ContextLengthError("the model has no row for this position", expected=f"at most {self.config.context_len} tokens", received=last + 1)
+            raise ContextLengthError(
+                "the model has no row for this position", expected=f"at most {self.config.context_len} tokens", received=last + 1
+            )
         if ctx.cache is not None:
             ctx.cache.reserve(token_ids.shape[1])
 

@@ -21,6 +21,7 @@ from pellucid.model.attention import Attention
 from pellucid.model.cache import Cache
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
+from pellucid.model.invariant import padded_rows
 
 
 @dataclass
@@ -104,17 +105,23 @@ class TorchExecutor:
             lengths += [cache.length + count] * count
             its = Context(positions=torch.empty(0, device=device), cache=cache)
             parts.append((start, start + count, its))
-        padding = self._rows(len(ids)) - len(ids)
+        invariant = self.rows_invariant
+        padding = padded_rows(len(ids)) - len(ids) if invariant else 0  # here, once, rather than in every linear map
         ctx = Context(
             positions=torch.tensor([positions + [0] * padding], device=device),
             lengths=torch.tensor([lengths + [1] * padding], device=device),
             attend=Ragged(parts),
+            rows_invariant=invariant,
         )
         hidden = self.decoder.hidden(torch.tensor([ids + [0] * padding], device=device), ctx)[0]  # (rows, D)
         for given in inputs:
             self._caches[given.slot].advance(len(given.token_ids))
-        chosen = hidden[wanted + [0] * (self._rows(len(wanted)) - len(wanted))] if wanted else hidden[:0]
-        return TorchLogits(self.decoder.logits(chosen)[: len(wanted)])
+        return TorchLogits(self.decoder.logits(hidden[wanted], ctx))
 
-    def _rows(self, count: int) -> int:
-        return count
+    @property
+    def rows_invariant(self) -> bool:
+        """Whether a request's numbers are bit-equal alone and in any batch: in float32 on a CPU they are.
+
+        Elsewhere (bfloat16, GPUs) the kernels are the libraries' fastest, and rows may differ in the last bits with the batch.
+        """
+        return self.decoder.dtype == torch.float32 and self.decoder.device.type == "cpu"

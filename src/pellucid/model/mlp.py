@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from pellucid.config import MLPConfig
 from pellucid.model.context import Context
+from pellucid.model.invariant import rows_invariant_gelu_tanh, rows_invariant_silu
+from pellucid.model.linear import Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -18,6 +20,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
 }
+ROWS_INVARIANT = ACTIVATIONS | {"silu": rows_invariant_silu, "gelu_tanh": rows_invariant_gelu_tanh}
 
 
 class MLP(nn.Module):
@@ -25,15 +28,16 @@ class MLP(nn.Module):
 
     def __init__(self, d_model: int, config: MLPConfig) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[config.activation]
-        self.gate_proj = nn.Linear(d_model, config.d_ff, bias=config.bias) if config.gated else None
-        self.up_proj = nn.Linear(d_model, config.d_ff, bias=config.bias)
-        self.down_proj = nn.Linear(config.d_ff, d_model, bias=config.bias)
+        self.activation = config.activation
+        self.gate_proj = Linear(d_model, config.d_ff, bias=config.bias) if config.gated else None
+        self.up_proj = Linear(d_model, config.d_ff, bias=config.bias)
+        self.down_proj = Linear(config.d_ff, d_model, bias=config.bias)
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         x = ctx.tap(self, "mlp_in", x)
+        activation = (ROWS_INVARIANT if ctx.rows_invariant else ACTIVATIONS)[self.activation]
         if self.gate_proj is None:
-            act = self.activation(ctx.tap(self, "mlp_pre", self.up_proj(x)))  # (B, T, F)
+            act = activation(ctx.tap(self, "mlp_pre", self.up_proj(x, ctx)))  # (B, T, F)
         else:
-            act = self.activation(ctx.tap(self, "mlp_pre", self.gate_proj(x))) * ctx.tap(self, "mlp_up", self.up_proj(x))  # (B, T, F)
-        return ctx.tap(self, "mlp_out", self.down_proj(ctx.tap(self, "mlp_act", act)))
+            act = activation(ctx.tap(self, "mlp_pre", self.gate_proj(x, ctx))) * ctx.tap(self, "mlp_up", self.up_proj(x, ctx))  # (B, T, F)
+        return ctx.tap(self, "mlp_out", self.down_proj(ctx.tap(self, "mlp_act", act), ctx))
