@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,9 @@ class LayerCache(Protocol):
 
     def truncate(self, length: int) -> None: ...
 
-    def copy_from(self, other: LayerCache) -> None: ...
+    def copy_from(self, other: Any) -> None:
+        """Take over what an empty cache's twin of the same kind and window holds."""
+        ...
 
 
 class FullCache:
