@@ -1,0 +1,104 @@
+"""What a trace reads: one text or many, or ids, as one table with its mask; and how a token reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid.base.errors import RequestError
+from pellucid.explain.edits import SwapToken
+from pellucid.model.decoder import Decoder
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """(B, T) ids, True where they are tokens, and the place of each in its own text."""
+
+    token_ids: Tensor
+    mask: Tensor
+    position_ids: Tensor
+    texts: list[str] | None
+    tokenizer: Any
+    _pieces: dict[int, str] = field(default_factory=dict, repr=False)
+
+    def piece(self, token_id: int) -> str:
+        if token_id not in self._pieces:
+            self._pieces[token_id] = str(token_id) if self.tokenizer is None else piece_of(self.tokenizer, token_id)
+        return self._pieces[token_id]
+
+
+def read_prompt(model: Decoder, tokenizer: Any, text: Any, swaps: Sequence[SwapToken] = ()) -> Prompt:
+    """Raises: RequestError where there is nothing to read, or text without a tokenizer."""
+    rows, mask, texts = _rows(tokenizer, text)
+    if not rows or not any(rows):
+        raise RequestError("there is nothing to trace", expected="a text of at least one token, or token ids")
+    token_ids, mask = torch.tensor(rows, device=model.device), torch.tensor(mask, dtype=torch.bool, device=model.device)
+    for swap in swaps:
+        _swap(token_ids, tokenizer, swap)
+    return Prompt(token_ids, mask, (mask.cumsum(1) - 1).clamp(min=0), None if swaps else texts, tokenizer)
+
+
+def _rows(tokenizer: Any, text: Any) -> tuple[list[list[int]], list[list[bool]], list[str] | None]:
+    if isinstance(text, Tensor):
+        text = text.tolist()
+    many = list(text) if not isinstance(text, str) else [text]
+    if many and isinstance(many[0], str):
+        if tokenizer is None:
+            raise RequestError("a text needs a tokenizer", remedy="pass the model's tokenizer, or token ids")
+        encoded = tokenizer(many, padding=len(many) > 1 and tokenizer.pad_token_id is not None)
+        rows, masks = encoded["input_ids"], encoded.get("attention_mask")
+        if masks is not None and len({len(row) for row in rows}) == 1:
+            return rows, [[bool(seen) for seen in row] for row in masks], many
+        return *_padded(rows), many
+    rows = [many] if many and isinstance(many[0], int) else [list(row) for row in many]
+    return *_padded(rows), None
+
+
+def _padded(rows: list[list[int]]) -> tuple[list[list[int]], list[list[bool]]]:
+    """On the right, with id 0: what padding reads never matters, since nothing looks at it."""
+    length = max((len(row) for row in rows), default=0)
+    if any(not row for row in rows):
+        raise RequestError("a text of the batch has no tokens")
+    return [row + [0] * (length - len(row)) for row in rows], [[True] * len(row) + [False] * (length - len(row)) for row in rows]
+
+
+def _swap(token_ids: Tensor, tokenizer: Any, swap: SwapToken) -> None:
+    length = token_ids.shape[1]
+    if not -length <= swap.position < length:
+        raise RequestError("there is no such position to swap", expected=f"{-length} to {length - 1}", received=swap.position)
+    token = swap.token
+    if isinstance(token, str):
+        ids = tokenizer(token, add_special_tokens=False)["input_ids"] if tokenizer is not None else []
+        if len(ids) != 1:
+            raise RequestError(f"{token!r} is not one token", received=ids, remedy="give a token id, or a text that is one token (a space may count)")
+        token = ids[0]
+    if swap.row is None:
+        token_ids[:, swap.position] = token
+    else:
+        token_ids[swap.row, swap.position] = token
+
+
+def piece_of(tokenizer: Any, token_id: int) -> str:
+    """How a token reads inside a text, its leading space included; bytes that are no whole character as ``<0xE4>``."""
+    if token_id >= len(tokenizer):
+        return f"[{token_id}]"  # the output layer may be wider than the vocabulary
+    alone = tokenizer.decode([token_id])
+    text = tokenizer.decode([token_id, token_id])[len(alone) :]  # the first token of a text may lose its space
+    if text and "\ufffd" not in text:
+        return text
+    token = tokenizer.convert_ids_to_tokens(token_id)
+    return _bytes_of(token) or token
+
+
+def _bytes_of(token: str) -> str | None:
+    """A byte-level token that is part of a character, as its bytes."""
+    from pellucid.text.byte_level import BYTE_OF_CHAR
+
+    if any(char not in BYTE_OF_CHAR for char in token):
+        return None
+    text = bytes(BYTE_OF_CHAR[char] for char in token).decode("utf-8", "surrogateescape")
+    return "".join(f"<0x{ord(char) - 0xDC00:02X}>" if 0xDC80 <= ord(char) <= 0xDCFF else char for char in text)

@@ -1,0 +1,170 @@
+"""What each tap is called and what it means, in plain words: English and 中文, each written for its own reader."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Words(NamedTuple):
+    """A title and two or three sentences, in two languages."""
+
+    title: str
+    title_zh: str
+    meaning: str
+    meaning_zh: str
+
+
+WORDS: dict[str, Words] = {
+    "embed": Words(
+        "Word embedding",
+        "词嵌入",
+        "Each token id picks one row of the embedding table. That row is what the model knows about the token before it has seen any context. "
+        "Where the model scales its embeddings, the factor is in the equation.",
+        "每个词元的编号从词嵌入表中取出一行。这一行就是模型在看到上下文之前对这个词元的全部了解。有的模型还会乘上一个固定的倍数，公式里写明了它。",
+    ),
+    "pos_embed": Words(
+        "Positional encoding",
+        "位置编码",
+        "A vector that depends on the place in the text and not on the token. It is added "
+        "to the embedding, because attention by itself does not know the order of words.",
+        "只与词元在文中的位置有关、与词元本身无关的向量。注意力本身分不清先后，所以把它加到词嵌入上，让模型知道次序。",
+    ),
+    "resid_pre": Words(
+        "Residual stream, entering the layer",
+        "进入本层的残差流",
+        "The vector that each position carries through the model. Layers read from it and add to it; this is what it holds as this layer begins.",
+        "每个位置都带着一个向量穿过整个模型，各层从中读取，再把结果加回去。这里是它进入本层时的样子。",
+    ),
+    "attn_in": Words(
+        "Attention's input",
+        "注意力的输入",
+        "What attention reads. In most models it is the stream brought to a common "
+        "scale by a norm, so that no position is loud only because its vector is long; "
+        "in models that normalize after each sum it is the stream itself.",
+        "注意力读到的内容。多数模型先对残差流做归一化，使各位置的向量长短相当，不会谁长谁就占优；而在“先相加、后归一化”的模型里，它就是残差流本身。",
+    ),
+    "q": Words(
+        "Queries",
+        "查询 Q",
+        "What each position is looking for, one short vector for each head.",
+        "每个位置“想找什么”：每个注意力头一个短向量。",
+    ),
+    "k": Words(
+        "Keys",
+        "键 K",
+        "What each position offers to be found by. A query that points the same way as a key gives a high score.",
+        "每个位置“凭什么被找到”。查询与键的方向越接近，得分越高。",
+    ),
+    "v": Words(
+        "Values",
+        "值 V",
+        "What each position hands over when it is attended to.",
+        "一个位置被关注时，它交出去的内容。",
+    ),
+    "q_norm": Words(
+        "Queries, normalized",
+        "归一化后的查询",
+        "Each head's query brought to a common length before it is compared with keys, so that scores cannot grow without bound.",
+        "在与键比较之前，把每个头的查询缩放到相当的长度，得分便不会无限增大。",
+    ),
+    "k_norm": Words(
+        "Keys, normalized",
+        "归一化后的键",
+        "Each head's key brought to a common length before it is compared with queries.",
+        "在与查询比较之前，把每个头的键缩放到相当的长度。",
+    ),
+    "q_rot": Words(
+        "Queries, rotated by position",
+        "按位置旋转后的查询",
+        "Pairs of numbers turned by an angle that grows with the position. After queries "
+        "and keys are both turned, their product depends on how far apart they stand.",
+        "把数两两成对，按位置转过一个角度。查询和键都转过之后，二者的内积只取决于它们相隔多远。",
+    ),
+    "k_rot": Words(
+        "Keys, rotated by position",
+        "按位置旋转后的键",
+        "Keys turned in the same way as queries. Fast pairs tell near neighbours apart, slow ones measure long distances.",
+        "键以与查询相同的方式旋转。转得快的维度分辨近邻，转得慢的维度衡量远距离。",
+    ),
+    "scores": Words(
+        "Attention scores",
+        "注意力得分",
+        "How well each query matches each key: their dot product, scaled. Places that "
+        "must not be seen (later tokens, padding, anything outside the window) get −∞.",
+        "每个查询与每个键的匹配程度：二者的内积乘以缩放系数。不许看的地方（后面的词元、填充、窗口之外）记为 −∞。",
+    ),
+    "pattern": Words(
+        "Attention pattern",
+        "注意力权重",
+        "The scores of a row turned into shares that sum to 1: how much of its attention this position gives to each earlier one.",
+        "把一行得分变成总和为 1 的份额：这个位置把多少注意力分给前面的每个位置。",
+    ),
+    "z": Words(
+        "Heads' results",
+        "各头的结果",
+        "For each head, the values of the positions attended to, mixed in the shares of the pattern.",
+        "每个头按注意力权重，把被关注位置的值加权混合。",
+    ),
+    "attn_out": Words(
+        "What attention adds",
+        "注意力的输出",
+        "The heads' results laid side by side and mapped back to the width of the stream. This is added to the residual stream.",
+        "把各头的结果并排拼起来，再映射回残差流的宽度。它将被加到残差流上。",
+    ),
+    "resid_mid": Words(
+        "Residual stream, after attention",
+        "注意力之后的残差流",
+        "The stream with attention's contribution added; in models that normalize after each sum, normalized.",
+        "加上注意力输出之后的残差流；“先相加、后归一化”的模型在此再做一次归一化。",
+    ),
+    "mlp_in": Words(
+        "The MLP's input",
+        "MLP 的输入",
+        "What the MLP reads: the stream after attention, normalized where the model normalizes first.",
+        "MLP 读到的内容：注意力之后的残差流；先归一化的模型在此处归一化。",
+    ),
+    "mlp_pre": Words(
+        "Neurons, before the activation",
+        "激活之前的神经元",
+        "Each neuron compares the input with a direction of its own. The result says how strongly that direction is present.",
+        "每个神经元把输入与自己的一个方向作比较，得到这个方向在输入中有多强。",
+    ),
+    "mlp_up": Words(
+        "The gated branch",
+        "被门控的分支",
+        "A second map of the same input. Each of its numbers is let through as far as the neuron's gate opens.",
+        "同一输入的另一个映射。每个数能通过多少，由对应神经元的门决定。",
+    ),
+    "mlp_act": Words(
+        "Neurons, after the activation",
+        "激活之后的神经元",
+        "The activation silences most negative values, which is what makes the layer "
+        "more than one linear map; with a gate, the result multiplies the second branch.",
+        "激活函数压低大部分负值，使这一层不只是一个线性映射；有门控时，再与另一分支逐个相乘。",
+    ),
+    "mlp_out": Words(
+        "What the MLP adds",
+        "MLP 的输出",
+        "Each active neuron writes its own direction into the stream, as strongly as it is active. This is the sum.",
+        "每个激活的神经元按自己的强度，往残差流里写入它的方向；这里是它们的总和。",
+    ),
+    "resid_post": Words(
+        "Residual stream, leaving the layer",
+        "离开本层的残差流",
+        "What the next layer receives: the stream with the MLP's contribution added, normalized where the model normalizes after each sum.",
+        "交给下一层的内容：残差流加上 MLP 的输出；“先相加、后归一化”的模型再做归一化。",
+    ),
+    "final": Words(
+        "Final hidden state",
+        "最终隐藏状态",
+        "The stream after the last layer, normalized where the model has a final norm. From this vector alone the next token is predicted.",
+        "最后一层之后的残差流；有末端归一化的模型在此归一化。预测下一个词元，靠的就是这个向量。",
+    ),
+    "logits": Words(
+        "Logits",
+        "未归一化得分 logits",
+        "A score for every token of the vocabulary: how well the final vector matches "
+        "that token's row. Softmax turns scores into probabilities of the next token.",
+        "词表中每个词元的得分：最终向量与该词元那一行的匹配程度。经过 softmax，得分就变成下一个词元的概率。",
+    ),
+}
