@@ -1,0 +1,117 @@
+// api.h: opening a model, its slots, and the step; what a program that loads this as a library calls.
+#define EXPORT __attribute__((visibility("default")))
+enum { OK, NO_FILE, WRONG_FILE, NO_MEMORY, BAD_TOKEN, SLOT_FULL };
+
+EXPORT void pellucid_close(Model *m) {
+    if (!m) return;
+    if (m->team.size) team_stop(&m->team);
+    if (m->parameters) munmap((void *)(uintptr_t)m->parameters, m->size);
+    free(m->x), free(m->q), free(m->k), free(m->v), free(m->z), free(m->act), free(m->final), free(m->cosine), free(m->sine);
+    free(m->scratch), free(m->attention), free(m->runs);
+    free_panels(&m->shared);
+    if (m->own)
+        for (int i = 0; i < m->team.size; i++) free_panels(&m->own[i]);
+    free(m->own);
+    free(m);
+}
+
+static bool make_buffers(Model *m, int threads) {
+    m->x = zeroed((size_t)MAX_ROWS * D_ROW, sizeof(float));
+    m->q = zeroed((size_t)MAX_ROWS * Q_ROW, sizeof(float));
+    m->k = zeroed((size_t)MAX_ROWS * KV_ROW, sizeof(float));
+    m->v = zeroed((size_t)MAX_ROWS * KV_ROW, sizeof(float));
+    m->z = zeroed((size_t)MAX_ROWS * Q_ROW, sizeof(float));
+    m->act = zeroed((size_t)MAX_ROWS * FF_ROW, sizeof(float));
+    m->final = zeroed((size_t)MAX_ROWS * D_ROW, sizeof(float));
+    m->cosine = zeroed((size_t)MAX_ROWS * ROTARY_PAIRS, sizeof(float));
+    m->sine = zeroed((size_t)MAX_ROWS * ROTARY_PAIRS, sizeof(float));
+    m->scratch = zeroed((size_t)threads * WIDEST, sizeof(float));
+    m->attention = zeroed((size_t)threads, sizeof(Attention));
+    m->runs = zeroed(MAX_ROWS, sizeof(Run));
+    m->own = zeroed((size_t)threads, sizeof(Panels));
+    bool made = m->x && m->q && m->k && m->v && m->z && m->act && m->final && m->cosine && m->sine && m->scratch && m->attention && m->runs && m->own;
+    made = made && make_panels(&m->shared, MAX_ROWS, WIDEST);
+    for (int i = 0; i < threads && made; i++) made = make_panels(&m->own[i], 1, WIDEST);
+    return made;
+}
+
+// The parameters file was made for this program alone: its first 32 bytes and its size say so.
+EXPORT int pellucid_open(const char *path, int threads, Model **made) {
+    *made = NULL;
+    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat facts;
+    if (file < 0) return NO_FILE;
+    if (fstat(file, &facts) || (size_t)facts.st_size != PARAMETERS_SIZE) {
+        close(file);
+        return WRONG_FILE;
+    }
+    void *mapped = mmap(NULL, PARAMETERS_SIZE, PROT_READ, MAP_SHARED, file, 0);
+    close(file);
+    if (mapped == MAP_FAILED) return NO_MEMORY;
+    static const uint8_t expected[32] = PARAMETERS_KEY;
+    if (memcmp(mapped, expected, 32)) {
+        munmap(mapped, PARAMETERS_SIZE);
+        return WRONG_FILE;
+    }
+    Model *m = calloc(1, sizeof *m);
+    if (!m) {
+        munmap(mapped, PARAMETERS_SIZE);
+        return NO_MEMORY;
+    }
+    m->parameters = mapped;
+    m->size = PARAMETERS_SIZE;
+    if (!team_start(&m->team, threads)) m->team.size = 0;
+    if (!m->team.size || !make_buffers(m, threads)) {
+        pellucid_close(m);
+        return NO_MEMORY;
+    }
+    *made = m;
+    return OK;
+}
+
+// Room for `capacity` tokens; NULL where there is no memory.
+EXPORT Slot *pellucid_slot(int capacity) {
+    Slot *slot = calloc(1, sizeof *slot);
+    if (!slot) return NULL;
+    slot->capacity = (capacity + TILE - 1) / TILE * TILE;
+    const size_t positions = (size_t)NUM_LAYERS * NUM_KV_HEADS * slot->capacity;
+    slot->keys = calloc(positions * HEAD_DIM, sizeof(Cached)); // pages are given when first written
+    slot->values = calloc(positions * V_ROW, sizeof(Cached));
+    if (slot->keys && slot->values) return slot;
+    free(slot->keys), free(slot->values), free(slot);
+    return NULL;
+}
+EXPORT void pellucid_free_slot(Slot *slot) {
+    if (slot) free(slot->keys), free(slot->values), free(slot);
+}
+// The first `length` tokens of one slot, into another that has room for them.
+EXPORT void pellucid_copy_slot(Slot *to, const Slot *from, int length) {
+    const size_t tiles = ((size_t)length + TILE - 1) / TILE;
+    for (int i = 0; i < NUM_LAYERS; i++)
+        for (int head = 0; head < NUM_KV_HEADS; head++) {
+            memcpy(keys_of(to, i, head), keys_of(from, i, head), tiles * HEAD_DIM * TILE * sizeof(Cached));
+            memcpy(values_of(to, i, head), values_of(from, i, head), (size_t)length * V_ROW * sizeof(Cached));
+        }
+}
+
+// One step of at most MAX_ROWS tokens: row r is token_ids[r] at positions[r] of slots[r]; a slot's rows are consecutive and in order.
+// The logits of rows wanted[0 …] go to `logits`, [num_wanted][VOCAB_SIZE].
+EXPORT int pellucid_step(Model *m, int rows, const int32_t *token_ids, const int32_t *positions, Slot *const *slots, int num_wanted,
+                         const int32_t *wanted, float *logits) {
+    for (int r = 0; r < rows; r++) {
+        if (token_ids[r] < 0 || token_ids[r] >= VOCAB_SIZE) return BAD_TOKEN;
+        if (positions[r] < 0 || positions[r] >= slots[r]->capacity || positions[r] >= MAX_POSITIONS) return SLOT_FULL;
+    }
+    m->rows = rows, m->token_ids = token_ids, m->positions = positions, m->slots = slots;
+    m->num_wanted = num_wanted, m->wanted = wanted, m->logits = logits;
+    const int longest = MAX_QUERIES * NUM_KV_HEADS / NUM_HEADS > 1 ? MAX_QUERIES * NUM_KV_HEADS / NUM_HEADS : 1;
+    m->num_runs = 0;
+    for (int r = 0; r < rows; r++) {
+        Run *run = m->num_runs ? &m->runs[m->num_runs - 1] : NULL;
+        if (run && slots[r] == slots[run->first] && run->count < longest) run->count++;
+        else m->runs[m->num_runs++] = (Run){r, 1};
+    }
+    run(&m->team, forward, m);
+    return OK;
+}
+EXPORT int pellucid_max_rows(void) { return MAX_ROWS; }

@@ -1,0 +1,132 @@
+// attention.h: z = softmax(q kᵀ · scale) v over what a slot has cached.
+//
+// Keys lie in tiles of 16 positions, [position / 16][HEAD_DIM][16], so that a vector is one dimension of 16 keys; values lie
+// [position][V_ROW]. Positions are worked on in chunks whose bounds are fixed places in the sequence; each chunk's softmax is merged into
+// the result so far (Milakov & Gimelshein 2018), so a row's numbers depend on its own position only, never on how rows were grouped.
+#define CHUNK 512
+#define MAX_QUERIES (LANES == 16 ? 8 : LANES == 8 ? 4 : 2) // worked on at a time: a key or value, once loaded, serves all of them
+#define V_ROW ((HEAD_DIM + TILE - 1) / TILE * TILE)
+
+#if HALF_CACHE
+typedef uint16_t Cached;
+INLINE Floats load_cached(const Cached *p) { return load_halves(p); }
+INLINE Cached to_cached(float x) { return float_to_half(x); }
+#else
+typedef float Cached;
+INLINE Floats load_cached(const Cached *p) { return load(p); }
+INLINE Cached to_cached(float x) { return x; }
+#endif
+
+typedef struct {
+    int capacity;    // positions, a multiple of 16
+    Cached *keys;    // [NUM_LAYERS][NUM_KV_HEADS][capacity / 16][HEAD_DIM][16]
+    Cached *values;  // [NUM_LAYERS][NUM_KV_HEADS][capacity][V_ROW]
+} Slot;
+
+INLINE Cached *keys_of(const Slot *slot, int layer, int head) {
+    return slot->keys + ((size_t)layer * NUM_KV_HEADS + head) * slot->capacity * HEAD_DIM;
+}
+INLINE Cached *values_of(const Slot *slot, int layer, int head) {
+    return slot->values + ((size_t)layer * NUM_KV_HEADS + head) * slot->capacity * V_ROW;
+}
+
+static void append(const Slot *slot, int layer, int head, int position, const float *k, const float *v) {
+    Cached *key = keys_of(slot, layer, head) + (size_t)(position / TILE) * HEAD_DIM * TILE + position % TILE;
+    Cached *value = values_of(slot, layer, head) + (size_t)position * V_ROW;
+    for (int d = 0; d < HEAD_DIM; d++) {
+        key[d * TILE] = to_cached(k[d]);
+        value[d] = to_cached(v[d]);
+    }
+}
+
+// Working space of one thread.
+typedef struct {
+    float q[MAX_QUERIES][HEAD_DIM];
+    float scores[MAX_QUERIES][CHUNK];
+    float z[MAX_QUERIES][V_ROW];
+    float most[MAX_QUERIES], total[MAX_QUERIES]; // the largest score so far; Σ e^(score − most)
+} Attention;
+
+// `count` queries, in w->q; query r sees positions from[r] to until[r] − 1. Result in w->z.
+INLINE void attend_queries(const int count, Attention *w, const Cached *keys, const Cached *values, float scale, const int *from, const int *until) {
+    int first = from[0], last = until[0];
+    for (int r = 0; r < count; r++) {
+        first = from[r] < first ? from[r] : first;
+        last = until[r] > last ? until[r] : last;
+        w->most[r] = -1e30f, w->total[r] = 0;
+        memset(w->z[r], 0, sizeof w->z[r]);
+    }
+    for (int chunk = first / CHUNK * CHUNK; chunk < last; chunk += CHUNK) {
+        const int begin = chunk > first ? chunk : first / TILE * TILE, end = chunk + CHUNK < last ? chunk + CHUNK : last;
+        Floats most[MAX_QUERIES];
+        for (int r = 0; r < count; r++) most[r] = splat(-1e30f);
+        for (int at = begin; at < end; at += TILE) { // scores of 16 positions
+            const Cached *tile = keys + (size_t)at * HEAD_DIM;
+            for (int g = 0; g < GROUPS; g++) {
+                Floats sum[MAX_QUERIES];
+#pragma GCC unroll 8
+                for (int r = 0; r < count; r++) sum[r] = splat(0);
+                for (int d = 0; d < HEAD_DIM; d++) {
+                    const Floats k = load_cached(tile + d * TILE + g * LANES);
+#pragma GCC unroll 8
+                    for (int r = 0; r < count; r++) sum[r] = fma_(k, splat(w->q[r][d]), sum[r]);
+                }
+                Ints place = splat_int(at + g * LANES);
+                for (int i = 0; i < LANES; i++) place[i] += i;
+#pragma GCC unroll 8
+                for (int r = 0; r < count; r++) {
+                    Floats score = sum[r] * scale;
+                    if (ATTENTION_SOFTCAP > 0) score = ATTENTION_SOFTCAP * tanh_(score / ATTENTION_SOFTCAP);
+                    score = choose((place >= from[r]) & (place < until[r]), score, splat(-INFINITY));
+                    most[r] = max_(most[r], score);
+                    store(w->scores[r] + (at - chunk) + g * LANES, score);
+                }
+            }
+        }
+        for (int r = 0; r < count; r++) { // scores → e^(score − most); what there was is scaled to the new maximum
+            const float here = max_lanes(most[r]), before = w->most[r], now = here > before ? here : before;
+            Floats sum = splat(0);
+            for (int i = begin - chunk; i < end - chunk; i += LANES) {
+                const Floats score = load(w->scores[r] + i), e = choose(score > -1e30f, exp_(score - now), splat(0));
+                store(w->scores[r] + i, e);
+                sum += e;
+            }
+            const float rescale = before == now ? 1.0f : expf(before - now);
+            w->total[r] = w->total[r] * rescale + sum_lanes(sum);
+            w->most[r] = now;
+            for (int d = 0; d < V_ROW; d += LANES) store(w->z[r] + d, load(w->z[r] + d) * rescale);
+        }
+        for (int d = 0; d < V_ROW; d += LANES) { // z += Σ e · v
+            Floats sum[MAX_QUERIES];
+#pragma GCC unroll 8
+            for (int r = 0; r < count; r++) sum[r] = load(w->z[r] + d);
+            for (int at = begin; at < end; at++) {
+                const Floats v = load_cached(values + (size_t)at * V_ROW + d);
+#pragma GCC unroll 8
+                for (int r = 0; r < count; r++) sum[r] = fma_(v, splat(w->scores[r][at - chunk]), sum[r]);
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < count; r++) store(w->z[r] + d, sum[r]);
+        }
+    }
+    for (int r = 0; r < count; r++)
+        for (int d = 0; d < V_ROW; d += LANES) store(w->z[r] + d, load(w->z[r] + d) / w->total[r]);
+}
+
+static void attend(int count, Attention *w, const Cached *keys, const Cached *values, float scale, const int *from, const int *until) {
+    switch (count) {
+    case 1: attend_queries(1, w, keys, values, scale, from, until); break;
+    case 2: attend_queries(2, w, keys, values, scale, from, until); break;
+#if MAX_QUERIES > 2
+    case 3: attend_queries(3, w, keys, values, scale, from, until); break;
+    case 4: attend_queries(4, w, keys, values, scale, from, until); break;
+#endif
+#if MAX_QUERIES > 4
+    case 5: attend_queries(5, w, keys, values, scale, from, until); break;
+    case 6: attend_queries(6, w, keys, values, scale, from, until); break;
+    case 7: attend_queries(7, w, keys, values, scale, from, until); break;
+    case 8: attend_queries(8, w, keys, values, scale, from, until); break;
+#endif
+    default: break;
+    }
+}

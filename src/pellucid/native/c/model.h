@@ -1,0 +1,66 @@
+// model.h: where the weights are, the buffers that a step works in, and the step itself.
+typedef struct {
+    Matrix q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
+    size_t attention_norm, attention_norm_bias, mlp_norm, mlp_norm_bias, q_norm, q_norm_bias, k_norm, k_norm_bias; // offsets; 0: absent
+    size_t q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
+    float scale; // of scores
+    int window;  // positions that a query sees, its own included
+    int rotary;  // whether q and k are rotated
+} Layer;
+
+typedef struct { int first, count; } Run; // consecutive rows of one slot
+
+typedef struct {
+    const uint8_t *parameters; // mapped
+    size_t size;
+    Team team;
+    float *x, *q, *k, *v, *z, *act;   // [MAX_ROWS][…_ROW]: residual stream; by head; the MLP's inner activations
+    float *final;                     // [MAX_ROWS][D_ROW]: the wanted rows
+    float *cosine, *sine;             // [MAX_ROWS][ROTARY_PAIRS]
+    Panels shared, *own;              // activations as products take them: of all rows; of a single row, each thread for itself
+    float *scratch;                   // [threads][WIDEST]: a normalized row
+    Attention *attention;             // [threads]
+    Run *runs;
+    int num_runs;
+    // The step that is being run:
+    int rows, num_wanted;
+    const int32_t *token_ids, *positions, *wanted;
+    Slot *const *slots;
+    float *logits;
+} Model;
+
+INLINE const float *numbers(const Model *m, size_t offset) { return offset ? (const float *)(const void *)(m->parameters + offset) : NULL; }
+
+static void *zeroed(size_t count, size_t size) { // 64-byte aligned; NULL where there is no memory
+    size_t bytes = (count * size + 63) / 64 * 64 + 64;
+    void *p = NULL;
+    if (posix_memalign(&p, 64, bytes)) return NULL;
+    memset(p, 0, bytes);
+    return p;
+}
+static bool make_panels(Panels *p, size_t rows, int columns) {
+    p->columns = columns;
+    p->floats = zeroed(rows * columns, sizeof(float));
+    p->bf16 = BF16_PRODUCTS ? zeroed(rows * columns, sizeof(uint16_t)) : NULL;
+    p->bytes = zeroed(rows * columns, 1);
+    p->sums = zeroed(rows * columns / 32, sizeof(Sums));
+    return p->floats && (p->bf16 || !BF16_PRODUCTS) && p->bytes && p->sums;
+}
+static void free_panels(Panels *p) { free(p->floats), free(p->bf16), free(p->bytes), free(p->sums); }
+
+
+// ---- taps: compiled with -DTRACE, a step writes every value that has a name, for those who want to see it ----------------------------
+#ifdef TRACE
+static FILE *trace_file;
+// "name layer rows width\n", then the floats.
+static void tap(Model *m, int thread, const char *name, int layer, const float *values, int row_size, int width) {
+    if (thread == 0 && trace_file) {
+        fprintf(trace_file, "%s %d %d %d\n", name, layer, m->rows, width);
+        for (int r = 0; r < m->rows; r++) fwrite(values + (size_t)r * row_size, sizeof(float), (size_t)width, trace_file);
+    }
+    barrier(&m->team);
+}
+#define TAP(name, layer, values, row_size, width) tap(m, thread, name, layer, values, row_size, width)
+#else
+#define TAP(name, layer, values, row_size, width) ((void)0)
+#endif

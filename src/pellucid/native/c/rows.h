@@ -1,0 +1,64 @@
+// rows.h: what is done to one row of activations at a time: norms, rotation, the MLP's activation function.
+//
+// Rows are as long as a multiple of 64; beyond the model's width they are zero, and stay so.
+enum { NO_NORM, RMS_NORM, LAYER_NORM };
+
+typedef struct {
+    int kind;
+    float eps;
+    const float *weight, *bias; // γ and β; β may be absent
+} Norm;
+
+// RMS: x / √(mean(x²) + eps) · γ. Layer: (x − μ) / √(σ² + eps) · γ + β. `out` may be x itself.
+static void normalize(const Norm *norm, const float *x, int width, int padded, float *out) {
+    float mean = 0, square = 0;
+    Floats sum = splat(0);
+    if (norm->kind == LAYER_NORM) {
+        for (int i = 0; i < padded; i += LANES) sum += load(x + i);
+        mean = sum_lanes(sum) / (float)width;
+        sum = splat(0);
+    }
+    const int whole = width / LANES * LANES;
+    for (int i = 0; i < whole; i += LANES) {
+        Floats centred = load(x + i) - mean;
+        sum = fma_(centred, centred, sum);
+    }
+    square = sum_lanes(sum);
+    for (int i = whole; i < width; i++) square += (x[i] - mean) * (x[i] - mean);
+    const float scale = 1.0f / sqrtf(square / (float)width + norm->eps);
+    for (int i = 0; i < padded; i += LANES) {
+        Floats y = (load(x + i) - mean) * scale * load(norm->weight + i);
+        store(out + i, norm->bias ? y + load(norm->bias + i) : y);
+    }
+}
+
+// One head's q or k: the same, over a width that need not be a multiple of anything.
+static void normalize_head(const Norm *norm, float *x, int width) {
+    float mean = 0, square = 0;
+    if (norm->kind == LAYER_NORM) {
+        for (int i = 0; i < width; i++) mean += x[i];
+        mean /= (float)width;
+    }
+    for (int i = 0; i < width; i++) square += (x[i] - mean) * (x[i] - mean);
+    const float scale = 1.0f / sqrtf(square / (float)width + norm->eps);
+    for (int i = 0; i < width; i++) x[i] = (x[i] - mean) * scale * norm->weight[i] + (norm->bias ? norm->bias[i] : 0);
+}
+
+// Turn each pair (a, b) of a head's first dimensions: (a cos − b sin, b cos + a sin). `apart`: from a to b; `step`: from pair to pair.
+static void rotate(float *x, const float *cosine, const float *sine, int pairs, int apart, int step) {
+    for (int j = 0; j < pairs; j++) {
+        float *a = x + j * step, *b = a + apart, turned = *a * cosine[j] - *b * sine[j];
+        *b = *b * cosine[j] + *a * sine[j];
+        *a = turned;
+    }
+}
+
+enum { SILU, GELU, GELU_TANH, RELU };
+
+INLINE Floats activate(const int kind, Floats x) {
+    if (kind == SILU) return x / (1.0f + exp_(-x));
+    if (kind == RELU) return max_(x, splat(0));
+    if (kind == GELU_TANH) return 0.5f * x * (1.0f + tanh_(0.79788456080f * fma_(x * x * x, splat(0.044715f), x)));
+    for (int i = 0; i < LANES; i++) x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f)); // GELU: x Φ(x)
+    return x;
+}

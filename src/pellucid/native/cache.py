@@ -1,0 +1,33 @@
+"""Pellucid's private cache folder: compiled programs and packed parameters, readable by their owner alone."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from pellucid.base.errors import PellucidError
+
+
+class NativeError(PellucidError, RuntimeError):
+    """The native executor cannot be made here; torch can run the model instead."""
+
+
+def folder(name: str) -> Path:
+    """``$XDG_CACHE_HOME/pellucid/native/<name>`` (or ``~/.cache/…``), mode 0700.
+
+    Code is loaded from here, so a folder of somebody else's, or one that others may write to, is refused.
+    Raises: NativeError.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = base / "pellucid" / "native"
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for part in (path, path / name):
+            part.mkdir(exist_ok=True, mode=0o700)
+            facts = part.lstat()
+            if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+                raise NativeError("the cache folder is not private", where=part, expected="a folder of your own, mode 0700", remedy=f"chmod 700 {part}")
+    except OSError as error:
+        raise NativeError(f"no cache folder can be made: {error.strerror}", where=path, remedy="set XDG_CACHE_HOME to a folder of yours") from None
+    return path / name

@@ -1,0 +1,248 @@
+"""Executor 2 behind the executor protocol: slots and steps over the compiled program."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pellucid.base.array import Array
+from pellucid.base.errors import ContextLengthError, RequestError, UnsupportedError
+from pellucid.base.files import atomic_write, read_json, write_json
+from pellucid.config import ModelConfig
+from pellucid.executor import StepInput
+from pellucid.native import build, pack
+from pellucid.native.cache import NativeError, folder
+from pellucid.native.formats import FORMATS
+from pellucid.native.layout import plan
+from pellucid.native.program import MAX_ROWS, program_key, source, supports
+
+PACKING = 1  # raise when the file's layout changes
+_ERRORS = {1: "the parameters file cannot be opened", 2: "the parameters file is not the one this program was made for"}
+
+
+@dataclass
+class NativeLogits:
+    """Rows of logits, (N, V) float32."""
+
+    values: np.ndarray
+
+    def numpy(self) -> np.ndarray:
+        return self.values
+
+    def argmax(self) -> np.ndarray:
+        return self.values.argmax(-1)
+
+
+@dataclass
+class _Slot:
+    handle: int  # Slot *
+    capacity: int
+    length: int = 0
+
+
+class NativeExecutor:
+    """Runs a model for an engine; see ``pellucid.executor.Executor``.
+
+    ``weights`` are our names; matrices run in their own format, or with ``quantize`` ("q8", "q4") in fewer bits. ``source_id`` names the
+    checkpoint's state (path, size, time): the packed parameters are then kept in the user's cache, and a later start maps and runs.
+    Raises: UnsupportedError for a mechanism it lacks, NativeError where the program cannot be made.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Array],
+        *,
+        threads: int | None = None,
+        quantize: str | None = None,
+        source_id: str | None = None,
+        half_cache: bool | None = None,
+        flags: tuple[str, ...] = (),
+    ) -> None:
+        if reason := supports(config):
+            raise UnsupportedError(f"the native executor lacks {reason}", where=config.model_type, remedy="run with the torch executor")
+        self.config = config
+        self.threads = threads or physical_cores()
+        self._slots: dict[int, _Slot] = {}
+        self._next_slot = 0
+        self._model = ctypes.c_void_p()
+        formats, parameters = _parameters(config, weights, quantize, source_id)
+        layout = plan(config, formats)
+        if half_cache is None:  # keys and values as exact as the weights are
+            half_cache = "float32" not in formats.values()
+        self._library = _load(build.library(source(config, layout, half_cache=half_cache), flags=flags))
+        with parameters as path:
+            code = self._library.pellucid_open(os.fsencode(path), self.threads, ctypes.byref(self._model))
+        if code:
+            raise MemoryError("no memory for the model") if code == 3 else NativeError(_ERRORS[code], where=path)
+
+    def allocate(self, capacity: int) -> int:
+        """Raises: MemoryError where the cache has no room."""
+        handle = self._library.pellucid_slot(capacity)
+        if not handle:
+            raise MemoryError(f"no memory for a KV cache of {capacity} tokens")
+        slot, self._next_slot = self._next_slot, self._next_slot + 1
+        self._slots[slot] = _Slot(handle, capacity)
+        return slot
+
+    def fork(self, slot: int, capacity: int) -> int:
+        its = self._slots[slot]
+        if its.length > capacity:
+            raise ContextLengthError("the KV cache is full", expected=f"at most {capacity} tokens", received=its.length)
+        copy = self.allocate(capacity)
+        self._library.pellucid_copy_slot(self._slots[copy].handle, its.handle, its.length)
+        self._slots[copy].length = its.length
+        return copy
+
+    def length(self, slot: int) -> int:
+        return self._slots[slot].length
+
+    def truncate(self, slot: int, length: int) -> None:
+        its = self._slots[slot]
+        if not 0 <= length <= its.length:
+            raise ContextLengthError("cannot truncate a cache to more than it holds", expected=f"0 to {its.length}", received=length)
+        its.length = length
+
+    def free(self, slot: int) -> None:
+        self._library.pellucid_free_slot(self._slots.pop(slot).handle)
+
+    def step(self, inputs: Sequence[StepInput]) -> NativeLogits:
+        """Run the new tokens, ``MAX_ROWS`` at a time; between these Ctrl-C takes effect, and no slot has changed then.
+
+        Raises: RequestError for an empty step or an id out of range, ContextLengthError where a slot is full; nothing has changed then.
+        """
+        ids, positions, handles, wanted = self._rows(inputs)
+        logits = np.empty((len(wanted), self.config.vocab_size), np.float32)
+        done = 0
+        for start in range(0, len(ids), MAX_ROWS):
+            stop = min(start + MAX_ROWS, len(ids))
+            here = wanted[done : done + int(np.searchsorted(wanted[done:], stop))] - start
+            self._run(ids[start:stop], positions[start:stop], handles[start:stop], here.astype(np.int32), logits[done : done + len(here)])
+            done += len(here)
+        for given in inputs:
+            self._slots[given.slot].length += len(given.token_ids)
+        return NativeLogits(logits)
+
+    def _rows(self, inputs: Sequence[StepInput]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The step as rows: token ids, positions, slots; and the rows whose logits are wanted."""
+        if not inputs or any(not len(given.token_ids) for given in inputs):
+            raise RequestError("a step needs at least one token for each of its slots")
+        ids: list[int] = []
+        positions: list[int] = []
+        handles: list[int] = []
+        wanted: list[int] = []
+        for given in inputs:
+            slot, count = self._slots[given.slot], len(given.token_ids)
+            if slot.length + count > slot.capacity:
+                raise ContextLengthError("the KV cache is full", expected=f"at most {slot.capacity} tokens", received=slot.length + count)
+            if self.config.position != "none" and slot.length + count > self.config.context_len:
+                raise ContextLengthError(
+                    "the model has no row for this position", expected=f"at most {self.config.context_len} tokens", received=slot.length + count
+                )
+            wanted += [len(ids) + i for i in given.wanted]
+            ids += given.token_ids
+            positions += range(slot.length, slot.length + count)
+            handles += [slot.handle] * count
+        if not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
+            raise RequestError("a token id is out of range", expected=f"0 to {self.config.vocab_size - 1}", received=f"{min(ids)} to {max(ids)}")
+        return np.array(ids, np.int32), np.array(positions, np.int32), np.array(handles, np.uintp), np.array(wanted, np.int64)
+
+    def _run(self, ids: np.ndarray, positions: np.ndarray, handles: np.ndarray, wanted: np.ndarray, logits: np.ndarray) -> None:
+        code = self._library.pellucid_step(
+            self._model, len(ids), ids.ctypes.data, positions.ctypes.data, handles.ctypes.data, len(wanted), wanted.ctypes.data, logits.ctypes.data
+        )
+        assert code == 0, f"a step that was checked failed with code {code}"
+
+    def close(self) -> None:
+        """Give everything back; the executor cannot be used any more."""
+        for slot in list(self._slots):
+            self.free(slot)
+        if self._model:
+            self._library.pellucid_close(self._model)
+            self._model = ctypes.c_void_p()
+
+    def __del__(self) -> None:
+        if getattr(self, "_library", None) is not None:
+            self.close()
+
+
+def physical_cores() -> int:
+    """Cores this process may use; two hyperthreads of one core count once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = set()
+    for cpu in allowed:
+        try:
+            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
+        except OSError:
+            cores.add(str(cpu))
+    return max(len(cores), 1)
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    for name, result, arguments in (
+        ("open", number, (ctypes.c_char_p, number, pointer)),
+        ("close", None, (pointer,)),
+        ("slot", pointer, (number,)),
+        ("free_slot", None, (pointer,)),
+        ("copy_slot", None, (pointer, pointer, number)),
+        ("step", number, (pointer, number, pointer, pointer, pointer, number, pointer, pointer)),
+    ):
+        function = getattr(library, f"pellucid_{name}")
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+class _Kept:
+    """A parameters file that stays."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class _Fleeting(_Kept):
+    """A parameters file that nobody will ask for again: once it is mapped its name goes, and with the process its bytes."""
+
+    def __exit__(self, *_: object) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def _parameters(config: ModelConfig, weights: Mapping[str, Array], quantize: str | None, source_id: str | None) -> tuple[dict[str, str], _Kept]:
+    """Each matrix's format, and the packed file: from the cache, or made now."""
+    if source_id is None:
+        formats = pack.formats_of(config, weights, quantize)
+        handle, name = tempfile.mkstemp(prefix=".parameters.", dir=folder("parameters"))
+        with os.fdopen(handle, "wb") as file:
+            _write(file, config, formats, weights)
+        return formats, _Fleeting(Path(name))
+    key = hashlib.sha256(f"{PACKING}\0{source_id}\0{quantize}".encode()).hexdigest()[:32]
+    path, index = folder("parameters") / key, folder("parameters") / f"{key}.json"
+    if path.exists() and index.exists():
+        formats = read_json(index)
+        if all(form in FORMATS for form in formats.values()):
+            return formats, _Kept(path)
+    formats = pack.formats_of(config, weights, quantize)
+    with atomic_write(path) as file:
+        _write(file, config, formats, weights)
+    path.chmod(0o600)
+    write_json(index, formats)
+    return formats, _Kept(path)
+
+
+def _write(file, config: ModelConfig, formats: dict[str, str], weights: Mapping[str, Array]) -> None:
+    layout = plan(config, formats)
+    pack.write_parameters(file, config, layout, weights, program_key(config, layout))

@@ -1,0 +1,67 @@
+"""Where each weight lies in the parameters file, and in which format: the plan that packing writes and the generated program reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pellucid.config import ModelConfig, weight_shapes
+from pellucid.native.formats import FORMATS, VECTOR
+
+HEADER_BYTES = 4096  # the key of the program that the file belongs to, then nothing
+ALIGNMENT = 64  # bytes: a vector of AVX-512
+ROW_MULTIPLE = 64  # rows of activations are padded to this many floats
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One weight in the file. A matrix has ``rows`` × ``columns`` as padded; a vector or table has rows of padded floats."""
+
+    name: str
+    format: str
+    rows: int
+    columns: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    entries: Mapping[str, Stored]
+    size: int  # of the whole file, bytes
+
+
+def padded(count: int, multiple: int = ROW_MULTIPLE) -> int:
+    return -(-count // multiple) * multiple
+
+
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Matrices are tiled; biases, norms and position tables are rows of float32."""
+    return len(shape) == 2 and name != "pos_embed.weight"
+
+
+def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The model's weights, and what is derived from the description alone: rotary frequencies, the sinusoidal table."""
+    shapes = dict(weight_shapes(config))
+    if config.position == "sinusoidal":
+        shapes["pos_embed.weight"] = (config.context_len, config.d_model)
+    ropes = [layer.attention.rope for layer in config.layers if layer.attention.rope]
+    if ropes:
+        shapes["rotary.frequencies"] = (ropes[0].dim // 2,)
+    return shapes
+
+
+def plan(config: ModelConfig, formats: Mapping[str, str]) -> Layout:
+    """Lay the weights out in the order of computation; ``formats`` names each matrix's format."""
+    entries, offset = {}, HEADER_BYTES
+    for name, shape in shapes_of(config).items():
+        if is_matrix(name, shape):
+            form = FORMATS[formats[name]]
+            rows, columns = padded(shape[0], 16), padded(shape[1], form.columns)
+            stored = Stored(name, formats[name], rows, columns, offset, rows // 16 * form.tile_bytes(columns))
+        else:
+            rows, columns = (1, *shape)[-2], padded(shape[-1])
+            stored = Stored(name, VECTOR, rows, columns, offset, rows * columns * 4)
+        entries[name] = stored
+        offset = padded(offset + stored.size, ALIGNMENT)
+    return Layout(entries, offset)

@@ -1,0 +1,68 @@
+"""Writing the parameters file: every weight in its format's tiles, one weight in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import IO
+
+import numpy as np
+
+from pellucid.base.array import Array
+from pellucid.config import ModelConfig
+from pellucid.native import rotary
+from pellucid.native.formats import FORMATS, own_format, to_tiles
+from pellucid.native.layout import HEADER_BYTES, Layout, is_matrix, shapes_of
+from pellucid.quant import dequantize
+
+QUANTIZED = {"q8": "q8_0", "q4": "q4_0"}
+
+
+def formats_of(config: ModelConfig, weights: Mapping[str, Array], quantize: str | None) -> dict[str, str]:
+    """Each matrix's format: its own, or with ``quantize`` q8 or q4 that of 8 or 4 bits, embeddings and head at 8.
+
+    Matrices that are in blocks already, or whose rows are no whole blocks, stay as they are.
+    """
+    found = {}
+    for name, shape in shapes_of(config).items():
+        if not is_matrix(name, shape):
+            continue
+        array = weights[name]
+        found[name] = own_format(array)
+        if quantize and not array.is_blocks and shape[1] % 32 == 0:
+            found[name] = "q8_0" if name in ("embed.weight", "lm_head.weight") else QUANTIZED[quantize]
+    return found
+
+
+def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weights: Mapping[str, Array], key: bytes) -> None:
+    """The whole file, in order, without seeking."""
+    file.write(key.ljust(HEADER_BYTES, b"\0"))
+    at = HEADER_BYTES
+    for entry in layout.entries.values():
+        file.write(bytes(entry.offset - at))
+        if entry.format in FORMATS:
+            values = to_tiles(weights[entry.name], entry.format, entry.rows, entry.columns)
+        else:
+            values = _table(config, weights, entry.name, entry.rows, entry.columns)
+        file.write(values.data if values.flags.c_contiguous else values.tobytes())
+        at = entry.offset + entry.size
+    file.write(bytes(layout.size - at))
+
+
+def _table(config: ModelConfig, weights: Mapping[str, Array], name: str, rows: int, columns: int) -> np.ndarray:
+    """A vector or position table as rows of float32, padded with zeros."""
+    if name == "rotary.frequencies":
+        values = rotary.frequencies(next(layer.attention.rope for layer in config.layers if layer.attention.rope))
+    elif name == "pos_embed.weight" and config.position == "sinusoidal":
+        values = sinusoidal_table(rows, config.d_model)
+    else:
+        values = dequantize(weights[name])
+    out = np.zeros((rows, columns), np.float32)
+    out[:, : values.shape[-1]] = values
+    return out
+
+
+def sinusoidal_table(length: int, d_model: int) -> np.ndarray:
+    """PE(pos, 2i) = sin(pos / 10000^(2i/d_model)), PE(pos, 2i+1) = cos(…). Source: Vaswani et al. 2017, section 3.5."""
+    even = np.arange(0, d_model, 2, dtype=np.float64)
+    angle = np.arange(length, dtype=np.float64)[:, None] / 10000 ** (even / d_model)
+    return np.stack((np.sin(angle), np.cos(angle)), -1).reshape(length, d_model).astype(np.float32)

@@ -1,0 +1,206 @@
+"""The model's own C program: its constants in place, its steps in order, named by the tap names.
+
+``source`` puts together the files of ``c/`` (what all models share) and what is written here for this model alone: its sizes, the table
+of its layers, and ``forward``, of whose steps only those that this model has are kept. Nothing but numbers enters the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import string
+from importlib import resources
+
+from pellucid.config import LayerConfig, ModelConfig, NormConfig, RopeConfig
+from pellucid.native.formats import FORMATS
+from pellucid.native.layout import Layout, padded
+from pellucid.native.rotary import magnitude
+
+MAX_ROWS = 256  # tokens that one step computes at a time
+ACTIVATIONS = {"silu": "SILU", "gelu": "GELU", "gelu_tanh": "GELU_TANH", "relu": "RELU"}
+INCLUDES = "stdatomic stdbool stdint stdio stdlib string math limits pthread sched unistd fcntl errno sys/mman sys/stat"
+
+
+def supports(config: ModelConfig) -> str | None:
+    """Why this executor cannot run the model; None where it can."""
+    first, rope = config.layers[0], _rope(config)
+    for layer in config.layers:
+        its = layer.attention.rope
+        if its and its.scaling and its.scaling.by_length:
+            return f"rope scaling {its.scaling.kind!r}, whose frequencies depend on the request's length"
+        if _shared(layer) != _shared(first) or (its and its != rope):
+            return "layers of different shapes"
+    return None
+
+
+def source(config: ModelConfig, layout: Layout, *, half_cache: bool) -> str:
+    """run.c as text. ``half_cache``: keys and values are kept as f16, else as float32."""
+    return _source(config, layout, half_cache, program_key(config, layout))
+
+
+def program_key(config: ModelConfig, layout: Layout) -> bytes:
+    """32 bytes that stand for this layout of this model: with them the parameters file begins, and the program expects them."""
+    return hashlib.sha256((_sizes(config, layout, True, b"") + _layers(config, layout)).encode()).digest()
+
+
+def _source(config: ModelConfig, layout: Layout, half_cache: bool, key: bytes) -> str:
+    used = [form.c_name for name, form in FORMATS.items() if any(entry.format == name for entry in layout.entries.values())]
+    products = "".join(f"TILES({name})\n" for name in used)
+    table = ", ".join(f"[{name}] = ROW_OF_TILES({name})" for name in used)
+    parts = [
+        _heading(config),
+        "#define _GNU_SOURCE\n" + "\n".join(f"#include <{name}.h>" for name in INCLUDES.split()),
+        _sizes(config, layout, half_cache, key),
+        *(_file(name) for name in ("vector.h", "threads.h", "formats.h", "activations.h", "product.h")),
+        f"// The formats of this model's weights.\n{products}static TileProduct *const PRODUCTS[][4] = {{{table}}};",
+        *(_file(name) for name in ("rows.h", "attention.h", "model.h", "stages.h")),
+        _layers(config, layout),
+        _forward(config),
+        _file("api.h"),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _file(name: str) -> str:
+    return (resources.files("pellucid.native") / "c" / name).read_text(encoding="utf-8")
+
+
+def _rope(config: ModelConfig) -> RopeConfig | None:
+    return next((layer.attention.rope for layer in config.layers if layer.attention.rope), None)
+
+
+def _shared(layer: LayerConfig) -> tuple:
+    """What all layers must have in common; windows, scales, and whether q and k are rotated, may differ."""
+    a = layer.attention
+    return (a.num_heads, a.num_kv_heads, a.head_dim, a.qkv_bias, a.o_bias, a.qk_norm, a.softcap, layer.mlp, layer.norm, layer.norm_order)
+
+
+def _heading(config: ModelConfig) -> str:
+    heads = config.layers[0].attention.num_heads
+    return f"""
+// run.c: a transformer of {config.num_layers} layers, {heads} heads and {config.num_parameters():,} parameters, as one program.
+//
+// Read it from the end: forward() is the model, step by step; each of its steps is a function further up. The parameters are in a file of
+// their own, which is mapped into memory. Written by Pellucid from the model's description."""
+
+
+def _real(value: float) -> str:
+    """A float constant of C, exact."""
+    return f"{float(value).hex()}f"
+
+
+def _sizes(config: ModelConfig, layout: Layout, half_cache: bool, key: bytes) -> str:
+    layer = config.layers[0]
+    a, rope = layer.attention, _rope(config)
+    pairs = rope.dim // 2 if rope else 1
+    half = rope is None or rope.layout == "half"
+    rows = {"D_ROW": config.d_model, "Q_ROW": a.q_dim, "KV_ROW": a.kv_dim, "FF_ROW": layer.mlp.d_ff}
+    row_sizes = "\n".join(f"    {name} = {padded(width)}," for name, width in rows.items())
+    offsets = {"POS_EMBED": "pos_embed.weight", "ROTARY_FREQUENCIES": "rotary.frequencies"}
+    offsets |= {"FINAL_NORM": "final_norm.weight", "FINAL_NORM_BIAS": "final_norm.bias"}
+    places = "\n".join(f"#define {name} ((size_t){layout.entries[its].offset})" for name, its in offsets.items() if its in layout.entries)
+    return f"""
+enum {{
+    VOCAB_SIZE = {config.vocab_size},
+    D_MODEL = {config.d_model},
+    NUM_LAYERS = {config.num_layers},
+    NUM_HEADS = {a.num_heads},
+    NUM_KV_HEADS = {a.num_kv_heads},
+    HEAD_DIM = {a.head_dim},
+    D_FF = {layer.mlp.d_ff},
+    MAX_POSITIONS = {config.context_len if config.position != "none" else 2**31 - 1},
+    ROTARY_PAIRS = {pairs}, // pair j is a head's dimensions {f"j and j + {pairs}" if half else "2j and 2j + 1"}
+    ROTARY_APART = {pairs if half else 1},
+    ROTARY_STEP = {1 if half else 2},
+    MAX_ROWS = {MAX_ROWS}, // tokens worked on at a time
+    // rows of activations, padded to a multiple of 64 floats:
+{row_sizes}
+    WIDEST = {max(padded(width) for width in rows.values())},
+}};
+#define ACTIVATION {ACTIVATIONS[layer.mlp.activation]}
+#define ATTENTION_SOFTCAP {_real(a.softcap or 0)} // 0: none
+#define HALF_CACHE {int(half_cache)} // keys and values as f16, or as floats
+{places}
+#define PARAMETERS_SIZE ((size_t){layout.size})
+#define PARAMETERS_KEY {{{", ".join(str(byte) for byte in key)}}}"""
+
+
+def _matrix(layout: Layout, name: str) -> str:
+    entry = layout.entries[name]
+    return f"{{{FORMATS[entry.format].c_name}, {entry.rows}, {entry.columns}, {entry.offset}}}"
+
+
+def _layers(config: ModelConfig, layout: Layout) -> str:
+    """The table of where each weight lies."""
+
+    def fields(i: int, layer: LayerConfig) -> str:
+        found = []
+        for path in ("attention.q", "attention.k", "attention.v", "attention.o", "mlp.gate", "mlp.up", "mlp.down"):
+            stem, field = f"layers.{i}.{path}_proj", path.partition(".")[2]
+            if f"{stem}.weight" in layout.entries:
+                found.append(f".{field}_proj = {_matrix(layout, f'{stem}.weight')}")
+            if bias := layout.entries.get(f"{stem}.bias"):
+                found.append(f".{field}_bias = {bias.offset}")
+        for path in ("attention_norm", "mlp_norm", "attention.q_norm", "attention.k_norm"):
+            for kind, suffix in (("weight", ""), ("bias", "_bias")):
+                if entry := layout.entries.get(f"layers.{i}.{path}.{kind}"):
+                    found.append(f".{path.removeprefix('attention.')}{suffix} = {entry.offset}")
+        a = layer.attention
+        found += [f".scale = {_real(a.softmax_scale)}", f".window = {a.window or 'INT_MAX'}", f".rotary = {int(a.rope is not None)}"]
+        return "    {" + ", ".join(found) + "},"
+
+    table = "\n".join(fields(i, layer) for i, layer in enumerate(config.layers))
+    head = _matrix(layout, "embed.weight") + "; // the embedding once more" if config.tie_embeddings else _matrix(layout, "lm_head.weight") + ";"
+    return f"""
+// Where each weight lies in the parameters file: {{format, rows, columns, offset in bytes}}, or an offset alone.
+static const Layer LAYERS[NUM_LAYERS] = {{
+{table}
+}};
+static const Matrix EMBED = {_matrix(layout, "embed.weight")};
+static const Matrix LM_HEAD = {head}"""
+
+
+def _norm(norm: NormConfig | None, weight: str, bias: str) -> str:
+    if norm is None:
+        return "{NO_NORM, 0, NULL, NULL}"
+    kind = "RMS_NORM" if norm.kind == "rms" else "LAYER_NORM"
+    return f"{{{kind}, {_real(norm.eps)}, numbers(m, {weight}), {f'numbers(m, {bias})' if norm.bias else 'NULL'}}}"
+
+
+def _forward(config: ModelConfig) -> str:
+    layer, rope = config.layers[0], _rope(config)
+    values = {
+        "embedding_scale": _real(config.embedding_scale),
+        "magnitude": _real(magnitude(rope)) if rope else "",
+        "attention_norm": _norm(layer.norm, "layer->attention_norm", "layer->attention_norm_bias"),
+        "mlp_norm": _norm(layer.norm, "layer->mlp_norm", "layer->mlp_norm_bias"),
+        "q_norm": _norm(layer.attention.qk_norm, "layer->q_norm", "layer->q_norm_bias"),
+        "k_norm": _norm(layer.attention.qk_norm, "layer->k_norm", "layer->k_norm_bias"),
+        "final_norm": _norm(config.final_norm, "FINAL_NORM", "FINAL_NORM_BIAS"),
+        "logit_softcap": _real(config.logit_softcap or 0),
+    }
+    conditions = {
+        "embedding_scale": config.embedding_scale != 1.0,
+        "positions": config.position != "none",
+        "rope": rope is not None,
+        "pre": layer.norm_order == "pre",
+        "post": layer.norm_order == "post",
+        "qk_norm": layer.attention.qk_norm is not None,
+        "gated": layer.mlp.gated,
+        "logit_softcap": config.logit_softcap is not None,
+    }
+    return string.Template(_keep(_file("forward.c.in"), conditions)).substitute(values)
+
+
+def _keep(template: str, conditions: dict[str, bool]) -> str:
+    """The lines whose condition holds; conditions stand between ``//[if name]``, ``//[else]`` and ``//[end]``, and do not nest."""
+    kept, keeping = [], True
+    for line in template.splitlines():
+        if line.startswith("//[if "):
+            keeping = conditions[line.removeprefix("//[if ").removesuffix("]")]
+        elif line == "//[else]":
+            keeping = not keeping
+        elif line == "//[end]":
+            keeping = True
+        elif keeping:
+            kept.append(line)
+    return "\n".join(kept)
