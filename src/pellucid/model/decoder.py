@@ -12,7 +12,7 @@ from pellucid.config import LayerConfig, ModelConfig
 from pellucid.model.attention import Attention
 from pellucid.model.context import Context
 from pellucid.model.invariant import rows_invariant_linear
-from pellucid.model.linear import Linear
+from pellucid.model.linear import Embedding, Linear
 from pellucid.model.mlp import MLP
 from pellucid.model.norm import make_norm
 from pellucid.model.position import rotation, sinusoidal_table
@@ -44,8 +44,8 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.d_model)
-        self.pos_embed = nn.Embedding(config.context_len, config.d_model) if config.position == "learned" else None
+        self.embed = Embedding(config.vocab_size, config.d_model)
+        self.pos_embed = Embedding(config.context_len, config.d_model) if config.position == "learned" else None
         if config.position == "sinusoidal":  # derived from the config alone, so in no checkpoint
             self.register_buffer("sinusoidal", sinusoidal_table(config.context_len, config.d_model), persistent=False)
         self.layers = nn.ModuleList(Layer(config.d_model, layer, i) for i, layer in enumerate(config.layers))
