@@ -1,9 +1,35 @@
 """See through a model: every number of every step of a real run, with its equation, its operands, and what would happen without it."""
 
+from pellucid.explain.attribution import Attribution, attribution
 from pellucid.explain.checks import Check, Checks
+from pellucid.explain.compare import Comparison, compare
 from pellucid.explain.edits import Ablate, Edit, Patch, SwapToken
+from pellucid.explain.lens import Lens, lens
 from pellucid.explain.operands import Cell, Operands, Term, operands
 from pellucid.explain.step import Step
+from pellucid.explain.surprise import Surprise, surprise
 from pellucid.explain.trace import Trace, trace
 
-__all__ = ["Ablate", "Cell", "Check", "Checks", "Edit", "Operands", "Patch", "Step", "SwapToken", "Term", "Trace", "operands", "trace"]
+__all__ = [
+    "Ablate",
+    "Attribution",
+    "Cell",
+    "Check",
+    "Checks",
+    "Comparison",
+    "Edit",
+    "Lens",
+    "Operands",
+    "Patch",
+    "Step",
+    "Surprise",
+    "SwapToken",
+    "Term",
+    "Trace",
+    "attribution",
+    "compare",
+    "lens",
+    "operands",
+    "surprise",
+    "trace",
+]

@@ -45,8 +45,9 @@ FORMULAS = {
 }
 # Of the largest value. Rounding alone gives about 1e-6 in float32, 1e-3 in float16, 1e-2 in bfloat16.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
-# Positions that are recomputed of each text: linear maps cost a pass over the weights a position, attention one over all keys.
-SAMPLED = {"linear": 8, "scores": 64, "softmax": 64, "mix": 64}
+# Positions of each text that are recomputed: a linear map costs a pass over its weights for each.
+SAMPLED = {"linear": 8}
+SAMPLED_ELSE = 32
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _checks(trace: Trace) -> Iterator[Check]:
             continue
         if tap.kind == "norm":
             yield _normalized(trace, tap, tolerance)
-        columns = _sample(trace, SAMPLED.get(tap.kind))
+        columns = _sample(trace, SAMPLED.get(tap.kind, SAMPLED_ELSE))
         error = difference(values(trace, path, columns), recompute(trace, path, columns))
         yield Check(path, tap.kind, tap.latex, error, tolerance, len(columns))
         if tap.kind == "softmax":
@@ -143,7 +144,7 @@ def _checks(trace: Trace) -> Iterator[Check]:
 
 
 def _normalized(trace: Trace, tap: Tap, tolerance: float) -> Check:
-    columns, config = _sample(trace, None), norm_of(trace, tap.path)
+    columns, config = _sample(trace, SAMPLED_ELSE), norm_of(trace, tap.path)
     x = sum((values(trace, source, columns) for source in tap.inputs[1:]), values(trace, tap.inputs[0], columns))
     wide, hat = x.double(), without_scale_and_shift(x, config).double()
     if config.kind == "rms":
@@ -156,10 +157,10 @@ def _normalized(trace: Trace, tap: Tap, tolerance: float) -> Check:
     return Check(tap.path, "normalized", FORMULAS["normalized"], error, tolerance, len(columns))
 
 
-def _sample(trace: Trace, most: int | None) -> Tensor:
+def _sample(trace: Trace, most: int) -> Tensor:
     """Indices into the kept positions: all, or ``most`` of them evenly, the first and the last included."""
     count = len(trace.positions)
-    if most is None or count <= most:
+    if count <= most:
         return torch.arange(count, device=trace.model.device)
     return torch.linspace(0, count - 1, most, device=trace.model.device).round().long()
 
@@ -167,11 +168,11 @@ def _sample(trace: Trace, most: int | None) -> Tensor:
 def difference(recorded: Tensor, recomputed: Tensor) -> float:
     """The largest difference, as a share of the largest value; −∞ must meet −∞."""
     recorded = recorded.double()
-    infinite = recorded.isinf() | recomputed.isinf()
-    if not torch.equal(recorded[infinite], recomputed[infinite]):
+    masked = recorded == -torch.inf
+    if not torch.equal(masked, recomputed == -torch.inf):
         return float("inf")
-    gap = torch.where(infinite, 0.0, recorded - recomputed).abs().max()
-    scale = torch.where(infinite, 0.0, recomputed).abs().max()
+    gap = (recorded - recomputed).abs().masked_fill_(masked, 0.0).max()
+    scale = recomputed.abs().masked_fill(masked, 0.0).max()
     return float(gap / scale) if scale > 0 else float(gap)
 
 

@@ -122,9 +122,10 @@ def sinusoidal(positions: Tensor, d_model: int) -> Tensor:
 
 def angles(trace: Trace, rope: RopeConfig, places: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin that the model used at these places, (B, 1, T, R)."""
-    lengths = trace.position_ids.amax(1, keepdim=True).add(1).expand_as(trace.position_ids)
-    cos, sin = rotation(rope, trace.position_ids, lengths, trace.model.dtype)
-    return cos[:, :, places].double(), sin[:, :, places].double()
+    positions = trace.position_ids[:, places]
+    lengths = trace.position_ids.amax(1, keepdim=True).add(1).expand_as(positions)
+    cos, sin = rotation(rope, positions, lengths, trace.model.dtype)
+    return cos.double(), sin.double()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
