@@ -33,7 +33,7 @@ static void normalize(const Norm *norm, const float *x, int width, int padded, f
 }
 
 // One head's q or k: the same, over a width that need not be a multiple of anything.
-static void normalize_head(const Norm *norm, float *x, int width) {
+SOME void normalize_head(const Norm *norm, float *x, int width) {
     float mean = 0, square = 0;
     if (norm->kind == LAYER_NORM) {
         for (int i = 0; i < width; i++) mean += x[i];
@@ -45,7 +45,7 @@ static void normalize_head(const Norm *norm, float *x, int width) {
 }
 
 // Turn each pair (a, b) of a head's first dimensions: (a cos − b sin, b cos + a sin). `apart`: from a to b; `step`: from pair to pair.
-static void rotate(float *x, const float *cosine, const float *sine, int pairs, int apart, int step) {
+SOME void rotate(float *x, const float *cosine, const float *sine, int pairs, int apart, int step) {
     for (int j = 0; j < pairs; j++) {
         float *a = x + j * step, *b = a + apart, turned = *a * cosine[j] - *b * sine[j];
         *b = *b * cosine[j] + *a * sine[j];

@@ -96,7 +96,7 @@ static void read_row(const Model *m, const Matrix *w, int row, int width, float 
 }
 
 // Rows of the residual stream replaced by their norm.
-static void normalize_rows(Model *m, int thread, const Norm *norm) {
+SOME void normalize_rows(Model *m, int thread, const Norm *norm) {
     for (int r = thread; r < m->rows; r += m->team.size) normalize(norm, m->x + (size_t)r * D_ROW, D_MODEL, D_ROW, m->x + (size_t)r * D_ROW);
     barrier(&m->team);
 }
@@ -107,12 +107,12 @@ INLINE float *head_of(const Model *m, int unit) {
     const int r = unit / HEADS, head = unit % HEADS;
     return head < NUM_HEADS ? m->q + (size_t)r * Q_ROW + head * HEAD_DIM : m->k + (size_t)r * KV_ROW + (head - NUM_HEADS) * HEAD_DIM;
 }
-static void normalize_heads(Model *m, int thread, const Norm *q_norm, const Norm *k_norm) {
+SOME void normalize_heads(Model *m, int thread, const Norm *q_norm, const Norm *k_norm) {
     for (int unit = thread; unit < m->rows * HEADS; unit += m->team.size)
         normalize_head(unit % HEADS < NUM_HEADS ? q_norm : k_norm, head_of(m, unit), HEAD_DIM);
     barrier(&m->team);
 }
-static void rotate_heads(Model *m, int thread) {
+SOME void rotate_heads(Model *m, int thread) {
     for (int unit = thread; unit < m->rows * HEADS; unit += m->team.size) {
         const size_t at = (size_t)(unit / HEADS) * ROTARY_PAIRS;
         rotate(head_of(m, unit), m->cosine + at, m->sine + at, ROTARY_PAIRS, ROTARY_APART, ROTARY_STEP);

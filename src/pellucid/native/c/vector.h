@@ -27,6 +27,7 @@
 #define TILE 16 // rows of a tile of weights; positions of a tile of keys
 #define GROUPS (TILE / LANES)
 #define INLINE static inline __attribute__((always_inline, unused))
+#define SOME static __attribute__((unused)) // what only some models need
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));

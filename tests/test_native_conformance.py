@@ -1,0 +1,161 @@
+"""The native executor beside torch: every family's tiny model, step by step, alone and together."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from reference import tiny
+
+from pellucid.base.errors import ContextLengthError, RequestError
+from pellucid.executor import Executor, StepInput
+from pellucid.families import FAMILIES
+from pellucid.model.executor import TorchExecutor
+from pellucid.model.load import weights_of
+from pellucid.native.build import compiler
+from pellucid.native.executor import NativeExecutor
+from pellucid.native.program import supports
+
+EVERY = pytest.mark.parametrize("family", FAMILIES)
+LENGTH = 40
+pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Programs are compiled anew in every run, not taken from the developer's cache."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@cache
+def native(family: str, threads: int = 2) -> NativeExecutor:
+    decoder = tiny(family)
+    return NativeExecutor(decoder.config, dict(weights_of(decoder)), threads=threads, flags=("-O1",))  # -O1: compiles in a third of the time
+
+
+def token_ids(count: int = LENGTH, seed: int = 7) -> list[int]:
+    return torch.randint(0, 96, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def run(executor: Executor, ids: list[int], cuts: list[int]) -> np.ndarray:
+    """The logits of every position, computed in pieces that end at ``cuts``."""
+    slot, rows = executor.allocate(len(ids)), []
+    for start, stop in zip([0, *cuts], [*cuts, len(ids)], strict=True):
+        rows.append(executor.step([StepInput(slot, ids[start:stop], range(stop - start))]).numpy())
+    executor.free(slot)
+    return np.concatenate(rows)
+
+
+@EVERY
+def test_logits_equal_torch(family: str) -> None:
+    """Within 1e-5 of the logit scale: float32 sums in another order. The prefill, small steps, then token by token."""
+    ids, cuts = token_ids(), [20, 23, *range(24, LENGTH)]
+    expected = run(TorchExecutor(tiny(family)), ids, cuts)
+    assert np.abs(run(native(family), ids, cuts) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@EVERY
+def test_numbers_do_not_depend_on_how_tokens_are_split_into_steps_bit_for_bit(family: str) -> None:
+    ids = token_ids()
+    whole = run(native(family), ids, [])
+    for cuts in ([1], [20, 23], list(range(1, LENGTH)), [7, 8, 17]):
+        np.testing.assert_array_equal(run(native(family), ids, cuts), whole)
+
+
+@EVERY
+def test_a_request_in_a_ragged_batch_equals_the_request_alone_bit_for_bit(family: str) -> None:
+    executor = native(family)
+    requests = [token_ids(8 + 5 * i, seed=i) for i in range(5)]
+    alone = [run(executor, ids, [4]) for ids in requests]
+    slots = [executor.allocate(LENGTH) for _ in requests]
+    got: list[list[np.ndarray]] = [[] for _ in requests]
+    for step in range(LENGTH):  # request r joins at step r with four tokens, while the others are decoding
+        inputs = []
+        for r, ids in enumerate(requests):
+            done = executor.length(slots[r])
+            if step >= r and done < len(ids):
+                new = ids[done : done + (1 if done else 4)]
+                inputs.append((r, StepInput(slots[r], new, range(len(new)))))
+        if inputs:
+            rows = iter(executor.step([given for _, given in inputs]).numpy())
+            for r, given in inputs:
+                got[r] += [next(rows) for _ in given.wanted]
+    for mine, expected in zip(got, alone, strict=True):
+        np.testing.assert_array_equal(np.array(mine), expected)
+
+
+def test_numbers_do_not_depend_on_the_number_of_threads_bit_for_bit() -> None:
+    ids = token_ids()
+    np.testing.assert_array_equal(run(native("llama", 1), ids, [9, 10]), run(native("llama", 3), ids, [9, 10]))
+
+
+def test_a_fork_continues_like_its_origin_and_leaves_it_alone() -> None:
+    executor, ids = native("qwen3"), token_ids()
+    whole = run(executor, ids, [])
+    slot = executor.allocate(LENGTH)
+    executor.step([StepInput(slot, ids[:21], ())])
+    fork = executor.fork(slot, LENGTH)
+    executor.step([StepInput(fork, [5, 6, 7], ())])
+    executor.truncate(fork, 21)
+    for its in (fork, slot):
+        np.testing.assert_array_equal(executor.step([StepInput(its, ids[21:], (18,))]).numpy()[0], whole[-1])
+        assert executor.length(its) == LENGTH
+
+
+def test_argmax_is_the_lowest_index_on_a_tie() -> None:
+    executor = native("llama")
+    logits = executor.step([StepInput(executor.allocate(4), [1, 2], (1,))])
+    assert logits.argmax()[0] == int(np.argmax(logits.numpy()[0]))
+
+
+def test_a_step_that_is_refused_changes_nothing() -> None:
+    executor = native("gpt2")
+    slot = executor.allocate(8)
+    executor.step([StepInput(slot, [1, 2, 3], ())])
+    for ids, error in (([4, 96], RequestError), ([-1], RequestError), ([], RequestError), ([1] * 6, ContextLengthError)):
+        with pytest.raises(error):
+            executor.step([StepInput(slot, ids, ())])
+    long = executor.allocate(200)
+    with pytest.raises(ContextLengthError):  # 64 learned positions
+        executor.step([StepInput(long, [1] * 65, ())])
+    with pytest.raises(ContextLengthError):
+        executor.truncate(slot, 4)
+    assert executor.length(slot) == 3
+    assert executor.length(long) == 0
+
+
+def test_a_prefill_longer_than_a_step_equals_torch() -> None:
+    """300 tokens: more than MAX_ROWS, and no multiple of anything; rotary positions have no end."""
+    ids = token_ids(300)
+    expected = run(TorchExecutor(tiny("qwen2")), ids, [])
+    got = run(native("qwen2"), ids, [])
+    assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_a_mechanism_that_is_lacking_is_named() -> None:
+    scaling = {"rope_type": "dynamic", "factor": 2.0}
+    config = FAMILIES["llama"].config(FAMILIES["llama"].TINY | {"rope_scaling": scaling})
+    assert "dynamic" in (supports(config) or "")
+    assert supports(tiny("llama").config) is None
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "linear", "factor": 4.0},
+        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+    ],
+    ids=lambda scaling: scaling["rope_type"],
+)
+def test_rope_scalings_equal_torch(scaling: dict) -> None:
+    from pellucid.model.position import inverse_frequencies, rotary_magnitude
+    from pellucid.native.rotary import frequencies, magnitude
+
+    rope = FAMILIES["llama"].config(FAMILIES["llama"].TINY | {"rope_scaling": scaling, "head_dim": 64}).layers[0].attention.rope
+    assert rope is not None
+    np.testing.assert_allclose(frequencies(rope), inverse_frequencies(rope).numpy(), rtol=2e-6)
+    assert magnitude(rope) == pytest.approx(rotary_magnitude(rope), rel=1e-12)
