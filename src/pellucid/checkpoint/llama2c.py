@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,19 +57,22 @@ class Llama2cFile(Lazy):
         sizes = _read_header(buffer, self.path)
         self.hf_config = _hf_config(*sizes)
         data = buffer[HEADER.size :]
-        make: dict[str, Callable[[], Array]] = {}
-        end = 0
-        for name, shape in _layout(*sizes):
-            start, end = end, end + 4 * math.prod(shape)
-            make[name] = partial(Array.from_buffer, "float32", shape, data[start:end])
-        if end != len(data):
+        layout = _layout(*sizes)
+        floats = sum((num_layers or 1) * math.prod(shape) for _, num_layers, shape in layout)
+        if 4 * floats != len(data):
             raise CheckpointError(
                 "the file's length does not fit its header",
                 where=self.path,
-                expected=f"{HEADER.size + end} bytes",
+                expected=f"{HEADER.size + 4 * floats} bytes",
                 received=len(buffer),
                 remedy="no llama2.c checkpoint of version 0, or an incomplete download",
             )
+        make: dict[str, Callable[[], Array]] = {}
+        end = 0
+        for stacked, num_layers, shape in layout:
+            for name in [f"{stacked}.{i}" for i in range(num_layers)] or [stacked]:
+                start, end = end, end + 4 * math.prod(shape)
+                make[name] = partial(Array.from_buffer, "float32", shape, data[start:end])
         super().__init__(make)
 
 
@@ -103,28 +106,32 @@ def _read_header(buffer: memoryview, where: Path) -> tuple[int, ...]:
     return sizes
 
 
-def _layout(dim: int, hidden_dim: int, num_layers: int, num_heads: int, num_kv_heads: int, vocab_size: int, seq_len: int) -> Iterator[Any]:
-    """(name, shape) of every array in the order of the file. Weights of a projection are (out, in)."""
+def _layout(
+    dim: int, hidden_dim: int, num_layers: int, num_heads: int, num_kv_heads: int, vocab_size: int, seq_len: int
+) -> list[tuple[str, int, tuple[int, ...]]]:
+    """(name, how many are stacked, or 0 for one that is not, shape of each), in the order of the file.
+
+    Weights of a projection are (out, in).
+    """
     head_dim = dim // num_heads
     kv_dim = num_kv_heads * head_dim
-    yield "token_embedding_table", (abs(vocab_size), dim)
-    for name, shape in (
-        ("rms_att_weight", (dim,)),
-        ("wq", (dim, dim)),
-        ("wk", (kv_dim, dim)),
-        ("wv", (kv_dim, dim)),
-        ("wo", (dim, dim)),
-        ("rms_ffn_weight", (dim,)),
-        ("w1", (hidden_dim, dim)),
-        ("w2", (dim, hidden_dim)),
-        ("w3", (hidden_dim, dim)),
-    ):
-        yield from ((f"{name}.{i}", shape) for i in range(num_layers))
-    yield "rms_final_weight", (dim,)
-    yield "freq_cis_real", (seq_len, head_dim // 2)
-    yield "freq_cis_imag", (seq_len, head_dim // 2)
-    if vocab_size < 0:
-        yield "wcls", (-vocab_size, dim)
+    classifier: list[tuple[str, int, tuple[int, ...]]] = [("wcls", 0, (-vocab_size, dim))] if vocab_size < 0 else []
+    return [
+        ("token_embedding_table", 0, (abs(vocab_size), dim)),
+        ("rms_att_weight", num_layers, (dim,)),
+        ("wq", num_layers, (dim, dim)),
+        ("wk", num_layers, (kv_dim, dim)),
+        ("wv", num_layers, (kv_dim, dim)),
+        ("wo", num_layers, (dim, dim)),
+        ("rms_ffn_weight", num_layers, (dim,)),
+        ("w1", num_layers, (hidden_dim, dim)),
+        ("w2", num_layers, (dim, hidden_dim)),
+        ("w3", num_layers, (hidden_dim, dim)),
+        ("rms_final_weight", 0, (dim,)),
+        ("freq_cis_real", 0, (seq_len, head_dim // 2)),
+        ("freq_cis_imag", 0, (seq_len, head_dim // 2)),
+        *classifier,
+    ]
 
 
 def _hf_config(dim: int, hidden_dim: int, num_layers: int, num_heads: int, num_kv_heads: int, vocab_size: int, seq_len: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pellucid.checkpoint.gguf import GGUFFile
 from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.checkpoint.shards import open_sharded
 from pellucid.checkpoint.torch_bin import open_torch_bin
-from pellucid.checkpoint.weights import our_weights
+from pellucid.checkpoint.weights import Weights
 from pellucid.config import ModelConfig
 from pellucid.families import family_of, family_of_gguf
 
@@ -36,7 +36,7 @@ class Checkpoint:
     path: Path
     kind: Kind
     config: ModelConfig
-    weights: Mapping[str, Array] = field(repr=False)
+    weights: Weights = field(repr=False)
     stored: Mapping[str, Array] = field(repr=False)
     files: Mapping[Path, int]  # the files that hold the weights, and their sizes in bytes
     generation_config: Mapping[str, Any] = field(default_factory=dict)
@@ -83,7 +83,7 @@ def _open_hugging_face(path: Path, found: Found) -> Checkpoint:
         path=path,
         kind=found.kind,
         config=config,
-        weights=our_weights(config, family.WEIGHTS, stored, found.weights, ignored=family.IGNORED, prefixes=prefixes),
+        weights=Weights(config, family.WEIGHTS, stored, found.weights, ignored=family.IGNORED, prefixes=prefixes),
         stored=stored,
         files=_sizes(files),
         generation_config=read_json(generation) if generation.is_file() else {},
@@ -98,7 +98,7 @@ def _open_gguf(path: Path, found: Found) -> Checkpoint:
         path=path,
         kind=found.kind,
         config=config,
-        weights=our_weights(config, family.GGUF.weights, file.tensors, found.weights, ignored=family.GGUF.ignored),
+        weights=Weights(config, family.GGUF.weights, file.tensors, found.weights, ignored=family.GGUF.ignored),
         stored=file.tensors,
         files=_sizes(file.paths),
         metadata=file.metadata,
@@ -112,7 +112,7 @@ def _open_llama2c(path: Path, found: Found) -> Checkpoint:
         path=path,
         kind=found.kind,
         config=config,
-        weights=our_weights(config, llama2c.WEIGHTS, file, found.weights, ignored=llama2c.IGNORED),
+        weights=Weights(config, llama2c.WEIGHTS, file, found.weights, ignored=llama2c.IGNORED),
         stored=file,
         files=_sizes([found.weights]),
         tokenizer_path=llama2c.find_tokenizer(found.weights),
@@ -138,7 +138,7 @@ def _gguf_config(file: GGUFFile) -> tuple[ModuleType, ModelConfig]:
 
 
 def _llama2c_config(file: llama2c.Llama2cFile) -> ModelConfig:
-    return _described(lambda: family_of("llama", file.path).config(file.hf_config), file.path)
+    return _described(lambda: family_of(file.hf_config["model_type"], file.path).config(file.hf_config), file.path)
 
 
 def _described(translate: Callable[[], ModelConfig], where: Path) -> ModelConfig:

@@ -10,42 +10,48 @@ from pellucid.base.array import BLOCKS, Array
 from pellucid.base.errors import WeightsError
 from pellucid.checkpoint.lazy import Lazy
 from pellucid.config import ModelConfig, weight_shapes
-from pellucid.families.rules import Rule, to_ours
+from pellucid.families.rules import Rule, matches, to_ours
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 HEAD = "lm_head.weight"
 KEPT = 8  # pieces of fused weights kept for the next requests
 
 
-def our_weights(
-    config: ModelConfig,
-    rules: tuple[Rule, ...],
-    stored: Mapping[str, Array],
-    where: object,
-    *,
-    ignored: Iterable[str] = (),
-    prefixes: Iterable[str] = (),
-) -> Lazy:
+class Weights(Lazy):
     """Our name → Array, in the order of computation. A plain rename costs nothing: the Array is a view of the file.
 
     ``ignored`` are patterns of their known buffers; ``prefixes`` may be absent from names in the file. With tied embeddings a
-    head in the file is left unread.
+    head in the file is left unread. ``stored_names`` says which name in the file each of ours is made of.
 
     Raises: WeightsError that names what is missing and what is unexpected; on access, for a shape or dtype that cannot be.
     """
-    names = _their_names(config, rules, stored, tuple(ignored), tuple(prefixes))
-    head = next((rule.theirs for rule in rules if rule.ours == HEAD), HEAD)
-    if config.tie_embeddings:
-        names.pop(head, None)
-    elif head not in names:
-        raise WeightsError(
-            f"{head} is missing, and the config does not tie it to the embeddings",
-            where=where,
-            remedy="if the model shares them, set tie_word_embeddings to true in config.json; else a file of the checkpoint is missing",
-        )
-    plan = to_ours(config, rules, Lazy({full: partial(stored.__getitem__, name) for full, name in names.items()}), where)
-    waiting: dict[str, Array] = {}
-    return Lazy({name: partial(_one, name, plan[name], waiting, where) for name in weight_shapes(config)})
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        rules: tuple[Rule, ...],
+        stored: Mapping[str, Array],
+        where: object,
+        *,
+        ignored: Iterable[str] = (),
+        prefixes: Iterable[str] = (),
+    ) -> None:
+        if len(stored) < config.num_layers:  # before anything is planned for each layer that a damaged header claims
+            raise WeightsError(f"{len(stored)} tensors cannot be a model of {config.num_layers} layers", where=where, remedy="a file may be missing")
+        names = _their_names(config, rules, stored, tuple(ignored), tuple(prefixes))
+        head = next((rule.theirs for rule in rules if rule.ours == HEAD), HEAD)
+        if config.tie_embeddings:
+            names.pop(head, None)
+        elif head not in names:
+            raise WeightsError(
+                f"{head} is missing, and the config does not tie it to the embeddings",
+                where=where,
+                remedy="if the model shares them, set tie_word_embeddings to true in config.json; else a file of the checkpoint is missing",
+            )
+        plan = to_ours(config, rules, Lazy({full: partial(stored.__getitem__, name) for full, name in names.items()}), where)
+        waiting: dict[str, Array] = {}
+        super().__init__({name: partial(_one, name, plan[name], waiting, where) for name in weight_shapes(config)})
+        self.stored_names = {ours: names[match.theirs] for match in matches(config, rules) for ours in match.ours}
 
 
 def _one(name: str, make: Callable[[], dict[str, Array]], waiting: dict[str, Array], where: object) -> Array:
