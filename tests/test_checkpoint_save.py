@@ -142,8 +142,8 @@ def test_a_full_device_is_reported_as_full(tmp_path: Path, monkeypatch: pytest.M
     before = earlier_save(tmp_path)
 
     def open_full(self: Staging) -> Any:
-        self._staged.append(file := open("/dev/full", "r+b", buffering=1 << 16))  # noqa: SIM115
-        monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # /dev/full itself must stay
+        (link := self.folder / ".full.tmp").symlink_to("/dev/full")
+        self._staged.append(file := open(link, "r+b"))  # noqa: SIM115
         return file
 
     monkeypatch.setattr(Staging, "open", open_full)
