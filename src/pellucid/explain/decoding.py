@@ -90,6 +90,6 @@ class Decoding:
         start, device = self._cache.length, self.decoder.device
         clock = time.perf_counter()
         positions = torch.arange(start, start + len(ids), device=device)[None]
-        hidden = self.decoder.hidden(torch.tensor([list(ids)], device=device), Context(positions, cache=self._cache))
-        self._logits = self.decoder.logits(hidden[0, -1])
+        ctx = Context(positions, cache=self._cache)
+        self._logits = self.decoder.logits(self.decoder.hidden(torch.tensor([list(ids)], device=device), ctx)[0, -1], ctx)
         return (time.perf_counter() - clock) * 1000

@@ -175,8 +175,8 @@ class View:
     def _add(self, found: Trace, traced_ms: float, text: str | None = None) -> Run:
         ids = found.token_ids
         start = time.perf_counter()
-        hidden = self.subject.decoder.hidden(ids, Context(found.position_ids))
-        self.subject.decoder.logits(hidden[:, -1:])
+        ctx = Context(found.position_ids)
+        self.subject.decoder.logits(self.subject.decoder.hidden(ids, ctx)[:, -1:], ctx)
         plain_ms = (time.perf_counter() - start) * 1000
         if text is None:
             texts = found.prompt.texts
@@ -309,8 +309,9 @@ class View:
         if not added:
             raise RequestError("the continuation has no tokens")
         ids = torch.tensor([run.trace.tokens[0] + added], device=self.subject.decoder.device)
-        hidden = self.subject.decoder.hidden(ids, Context(torch.arange(ids.shape[1], device=ids.device)[None]))
-        logits = self.subject.decoder.logits(hidden[0, run.length - 1 : -1]).float()
+        ctx = Context(torch.arange(ids.shape[1], device=ids.device)[None])
+        hidden = self.subject.decoder.hidden(ids, ctx)
+        logits = self.subject.decoder.logits(hidden[0, run.length - 1 : -1], ctx).float()
         nats = F.cross_entropy(logits, ids[0, run.length :], reduction="none").tolist()
         return {
             "mean": sum(nats) / len(nats),

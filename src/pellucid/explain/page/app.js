@@ -1,0 +1,126 @@
+// The page's state, kept in the address bar, and what sections share: words, numbers, the chosen token, layer, head and cell.
+
+import { math, number, visible } from "./dom.js";
+import { Tip } from "./matrix.js";
+import { en } from "./words.en.js";
+import { zh } from "./words.zh.js";
+
+const WORDS = { en, zh };
+const NUMBERS = ["layer", "head", "pos"];
+const KEYS = ["at", "layer", "head", "pos", "step", "cell", "text", "lang", "view", "theme"];
+
+export class App {
+  constructor(source) {
+    this.source = source;
+    this.watchers = [];
+    this.model = null; // what the model is
+    this.run = null; // what this run made: tokens, steps, checks, next tokens
+    this.state = { at: "", layer: 0, head: 0, pos: 0, step: "", cell: "", text: "", lang: "", view: "story", theme: "" };
+    Object.assign(this.state, readSettings(), readAddress());
+    this.state.lang ||= (navigator.language || "en").startsWith("zh") ? "zh" : "en";
+    this.tip = new Tip(this);
+  }
+
+  /** The text of ``key`` in the reader's language; entries may be functions of their arguments. */
+  t(key, ...values) {
+    const entry = WORDS[this.state.lang][key] ?? WORDS.en[key];
+    return typeof entry === "function" ? entry(...values) : (entry ?? key);
+  }
+
+  /** Changes the state, the address, and whatever watches these keys. */
+  set(changes) {
+    const changed = Object.keys(changes).filter((key) => this.state[key] !== changes[key]);
+    if (!changed.length) return;
+    Object.assign(this.state, changes);
+    this.keep();
+    this.tell(changed);
+  }
+
+  tell(changed) {
+    for (const watcher of [...this.watchers]) if (watcher.keys.some((key) => changed.includes(key))) watcher.tell(this.state);
+  }
+
+  /** Calls ``tell`` now and after each change of ``keys``, as long as ``owner`` is on the page. */
+  watch(owner, keys, tell) {
+    this.watchers = this.watchers.filter((watcher) => watcher.owner.isConnected || watcher.fresh);
+    const watcher = { owner, keys, tell, fresh: true };
+    this.watchers.push(watcher);
+    requestAnimationFrame(() => (watcher.fresh = false));
+    tell(this.state);
+  }
+
+  /** The address bar holds what is seen; settings are remembered beside it. */
+  keep() {
+    const { state } = this, parts = KEYS.filter((key) => state[key] !== "" && !(key === "theme")).map((key) => `${key}=${encodeURIComponent(state[key])}`);
+    history.replaceState(null, "", `#${parts.join("&")}`);
+    try {
+      localStorage.setItem("pellucid", JSON.stringify({ lang: state.lang, view: state.view, theme: state.theme }));
+    } catch { /* a browser may refuse storage to a local file */ }
+  }
+
+  layerConfig(layer = this.state.layer) {
+    return this.model.layers[layer];
+  }
+
+  token(position) {
+    return visible(this.run.tokens[position]?.text ?? "");
+  }
+
+  /** What the trace holds under this name, or undefined: {name, shape}. */
+  step(name) {
+    return this.run.steps.find((step) => step.name === name);
+  }
+
+  has(name) {
+    return this.step(name) !== undefined;
+  }
+
+  /** "Why this value?": opens the panel on a cell. */
+  ask(name, index, run) {
+    this.set({ step: name, cell: index.join(",") });
+    this.why?.open(name, index, run);
+  }
+
+  /** An answer to "why" in one line, for the tip. */
+  shortly(why) {
+    const terms = why.terms.slice(0, 3).map((term) => number(term.value, 3)), rest = why.terms.length + (why.rest_count ?? 0) - terms.length;
+    if (why.masked) return [this.t(`masked_${why.masked}`)];
+    if (!terms.length) return why.numbers ? [math(`<mrow><mo>=</mo>${why.numbers}</mrow>`, "inline")] : [];
+    return [`= ${terms.join(" + ").replaceAll("+ −", "− ")}${rest > 0 ? ` + ${this.t("smaller_terms", rest)}` : ""}`];
+  }
+
+  /** Carries the page to a section, opened where the state points. */
+  go(id) {
+    this.set({ at: id });
+    document.getElementById(id)?.scrollIntoView({ block: "start" });
+  }
+}
+
+export function readAddress(hash = location.hash) {
+  const state = {};
+  for (const part of hash.replace(/^#/, "").split("&")) {
+    const [key, value = ""] = part.split("=");
+    if (!KEYS.includes(key)) continue;
+    const text = decode(value);
+    state[key] = NUMBERS.includes(key) ? Math.max(0, parseInt(text, 10) || 0) : text;
+  }
+  if (state.lang && !WORDS[state.lang]) delete state.lang;
+  return state;
+}
+
+function decode(value) {
+  try {
+    return decodeURIComponent(value);
+  } catch {
+    return "";
+  }
+}
+
+function readSettings() {
+  try {
+    const { lang = "", view = "story", theme = "" } = JSON.parse(localStorage.getItem("pellucid") ?? "{}");
+    return { lang: WORDS[lang] ? lang : "", view: view === "numbers" ? view : "story", theme };
+  } catch {
+    return {};
+  }
+}

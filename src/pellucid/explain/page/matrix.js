@@ -1,0 +1,272 @@
+// A matrix as a picture: a canvas heat map with rulers on both sides, a lens for cells too small to read, and a cursor that keys move.
+
+import { colour, css, ink, legend, limitOf } from "./colour.js";
+import { eachFrame, h, number } from "./dom.js";
+import { LeftOut } from "./source.js";
+
+const WHOLE = 400_000; // values that are fetched at once; a larger matrix comes as a thumbnail, its lens from exact tiles
+
+export class Matrix {
+  /**
+   * ``tensor``: {name, at, rows, cols}, two axes of a step or a weight. Options: scale ("signed" or "probability"), rowLabel(i),
+   * colLabel(j), square (cells as wide as high), limit (the end of the scale, else from the values), small (a map without rulers),
+   * rowHeight, note.
+   */
+  constructor(app, tensor, options = {}) {
+    Object.assign(this, { app, options: { scale: "signed", ...options }, cursor: null, marked: null });
+    this.canvas = h("canvas", { class: "matrix-canvas", "aria-hidden": "true" });
+    this.foot = h("div", { class: "matrix-foot" });
+    this.element = h("div", { class: options.small ? "matrix small" : "matrix", tabindex: options.small ? null : 0, role: options.small ? null : "application" },
+      h("div", { class: "matrix-scroll" }, this.canvas), this.foot);
+    this.draw = eachFrame(() => this.paint());
+    if (!options.small) {
+      this.canvas.addEventListener("pointermove", (event) => event.pointerType === "mouse" && this.hover(this.cellAt(event), event));
+      this.canvas.addEventListener("pointerleave", () => app.tip.hide());
+      this.canvas.addEventListener("click", (event) => this.pick(this.cellAt(event)));
+      this.element.addEventListener("keydown", (event) => this.key(event));
+      this.element.addEventListener("blur", () => app.tip.hide());
+    }
+    new ResizeObserver(() => this.tile && this.width() !== this.drawnWidth && this.draw()).observe(this.element);
+    this.show(tensor);
+  }
+
+  /** Another matrix in the same frame. */
+  async show(tensor) {
+    this.tensor = { at: [], ...tensor };
+    const { name, at, rows, cols, run } = this.tensor, wanted = this.tensor;
+    this.element.setAttribute("aria-label", `${name}, ${rows} × ${cols}`);
+    this.element.dataset.name = name;
+    this.element.dataset.at = at.join(",");
+    const most = rows * cols > WHOLE ? 384 : 0;
+    try {
+      const tile = tensor.values ? { data: tensor.values, rows, cols, rowStep: 1, colStep: 1 } : await this.app.source.tile(name, { at, most, run: run ?? this.app.run?.run });
+      if (wanted !== this.tensor) return;
+      this.tile = tile;
+      this.limit = this.options.limit ?? limitOf(tile.data, this.options.scale);
+      this.element.classList.remove("left-out");
+      this.paint();
+    } catch (error) {
+      if (wanted === this.tensor) this.fail(error);
+    }
+  }
+
+  fail(error) {
+    this.element.classList.add("left-out");
+    this.foot.replaceChildren(error instanceof LeftOut ? this.app.t("left_out_here") : String(error.message));
+  }
+
+  /** Outlines a row, e.g. that of the chosen token. */
+  mark(row) {
+    this.marked = row;
+    if (this.tile) this.draw();
+  }
+
+  width() {
+    return Math.max(40, this.element.clientWidth);
+  }
+
+  layout() {
+    const { tile, options } = this, { rows, cols } = tile, context = this.canvas.getContext("2d");
+    context.font = FONT;
+    const labels = options.rowLabel && !options.small ? Array.from({ length: rows }, (_, i) => options.rowLabel(i * tile.rowStep)) : null;
+    const left = labels ? Math.min(120, 10 + Math.max(...labels.slice(0, 400).map((label) => context.measureText(label).width))) : options.small ? 0 : 36;
+    const top = options.small ? 0 : options.square && options.colLabel ? 14 : 18, room = this.width() - left - 1;
+    let cell = room / cols;
+    if (options.square) cell = Math.min(cell, options.small ? 1e9 : Math.max(3, Math.min(26, 560 / rows)));
+    else cell = Math.min(cell, 64);
+    const height = options.square ? cell : (options.rowHeight ?? Math.max(2, Math.min(22, 420 / rows)));
+    return { left, top, cell, height, width: cell * cols, tall: height * rows, labels };
+  }
+
+  paint() {
+    this.drawnWidth = this.width();
+    const { tile, options, canvas } = this, at = (this.at = this.layout()), ratio = Math.min(3, devicePixelRatio || 1);
+    canvas.width = Math.round((at.left + at.width + 1) * ratio);
+    canvas.height = Math.round((at.top + at.tall + 1) * ratio);
+    canvas.style.width = `${canvas.width / ratio}px`;
+    canvas.style.height = `${canvas.height / ratio}px`;
+    const context = canvas.getContext("2d");
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const image = new ImageData(tile.cols, tile.rows), pixels = new Uint32Array(image.data.buffer);
+    for (let i = 0; i < pixels.length; i++) pixels[i] = colour(tile.data[i], this.limit, options.scale);
+    const small = new OffscreenCanvas(tile.cols, tile.rows);
+    small.getContext("2d").putImageData(image, 0, 0);
+    context.imageSmoothingEnabled = at.cell * ratio < 1 || at.height * ratio < 1;
+    context.drawImage(small, at.left, at.top, at.width, at.tall);
+    if (at.cell >= 40 && at.height >= 15) this.paintNumbers(context);
+    const style = getComputedStyle(this.element);
+    if (!options.small) this.paintRulers(context, style.getPropertyValue("--ink-soft"));
+    const box = (row, col, rows, cols, tone, width) => {
+      context.strokeStyle = tone;
+      context.lineWidth = width;
+      context.strokeRect(at.left + col * at.cell, at.top + row * at.height, Math.max(2, cols * at.cell), Math.max(2, rows * at.height));
+    };
+    if (this.marked !== null && this.marked < tile.rows * tile.rowStep) box(this.marked / tile.rowStep, 0, 1, tile.cols, style.getPropertyValue("--accent"), 1.5);
+    if (this.cursor) {
+      const [i, j] = this.cursor, row = Math.floor(i / tile.rowStep), col = Math.floor(j / tile.colStep);
+      box(row, col, 1, 1, "#fff", 4);
+      box(row, col, 1, 1, "#000", 2);
+    }
+    if (!options.small) this.foot.replaceChildren(legend(this.limit, options.scale, options.scale === "signed" && options.limit === undefined),
+      tile.rowStep * tile.colStep > 1 ? h("span", { class: "sampled" }, this.app.t("thumbnail", tile)) : "", options.note ?? "");
+  }
+
+  paintNumbers(context) {
+    const { tile, at, options } = this;
+    context.font = FONT;
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    for (let i = 0; i < tile.rows; i++)
+      for (let j = 0; j < tile.cols; j++) {
+        const value = tile.data[i * tile.cols + j];
+        context.fillStyle = ink(value, this.limit, options.scale);
+        context.fillText(number(value, 3), at.left + (j + 0.5) * at.cell, at.top + (i + 0.5) * at.height);
+      }
+  }
+
+  paintRulers(context, tone) {
+    const { tile, at, options } = this;
+    context.font = FONT;
+    context.fillStyle = tone;
+    context.textBaseline = "middle";
+    context.textAlign = "right";
+    const every = Math.max(1, Math.ceil(11 / at.height)), skip = every === 1 ? 1 : niceStep(every);
+    for (let i = 0; i < tile.rows; i += skip)
+      context.fillText(at.labels ? at.labels[i] : String(i * tile.rowStep), at.left - 5, at.top + (i + 0.5) * at.height, at.left - 6);
+    context.textBaseline = "alphabetic";
+    if (options.colLabel && at.cell >= 11) {
+      context.textAlign = "left";
+      for (let j = 0; j < tile.cols; j++) {
+        const label = options.colLabel(j * tile.colStep);
+        context.fillText([...label][0] === "␣" && [...label].length > 1 ? [...label][1] : [...label][0] ?? "", at.left + j * at.cell + at.cell / 2 - 4, at.top - 4, at.cell);
+      }
+      return;
+    }
+    context.textAlign = "left";
+    const step = niceStep((tile.cols * tile.colStep) / Math.max(2, at.width / 56));
+    for (let j = 0; j < tile.cols * tile.colStep; j += step) {
+      const x = at.left + (j / tile.colStep) * at.cell;
+      context.fillRect(x, at.top - 4, 1, 4);
+      if (x + 24 < at.left + at.width || j === 0) context.fillText(String(j), x + 3, at.top - 6);
+    }
+  }
+
+  cellAt(event) {
+    const box = this.canvas.getBoundingClientRect(), { at, tile } = this;
+    if (!at) return null;
+    const i = Math.floor((event.clientY - box.top - at.top) / at.height), j = Math.floor((event.clientX - box.left - at.left) / at.cell);
+    if (i < 0 || j < 0 || i >= tile.rows || j >= tile.cols) return null;
+    return this.largest(i, j);
+  }
+
+  /** In a thumbnail a pixel stands for a block; the block's first cell stands for it here. */
+  largest(i, j) {
+    return [Math.min(i * this.tile.rowStep, this.tensor.rows - 1), Math.min(j * this.tile.colStep, this.tensor.cols - 1)];
+  }
+
+  hover(cell, event) {
+    if (!cell) return this.app.tip.hide();
+    this.app.tip.show(this, cell, { x: event.clientX, y: event.clientY });
+  }
+
+  /** Exact values around a cell, for the lens: {data, rows, cols, top, left}. */
+  async around([i, j], tall, wide) {
+    const { rows, cols, name, at, run } = this.tensor;
+    const top = Math.max(0, Math.min(i - (tall >> 1), rows - tall)), left = Math.max(0, Math.min(j - (wide >> 1), cols - wide));
+    const bottom = Math.min(rows, top + tall), right = Math.min(cols, left + wide);
+    if (this.tile.rowStep * this.tile.colStep > 1) {
+      const tile = await this.app.source.tile(name, { at, rows: [top, bottom], cols: [left, right], run });
+      return { ...tile, top, left };
+    }
+    const data = new Float32Array((bottom - top) * (right - left));
+    for (let row = top; row < bottom; row++) data.set(this.tile.data.subarray(row * cols + left, row * cols + right), (row - top) * (right - left));
+    return { data, rows: bottom - top, cols: right - left, top, left };
+  }
+
+  pick(cell) {
+    if (!cell) return;
+    this.cursor = cell;
+    this.draw();
+    this.app.tip.hide();
+    this.options.onPick?.(cell);
+    if (!this.tensor.values) this.app.ask(this.tensor.name, [...this.tensor.at, ...cell], this.tensor.run);
+  }
+
+  key(event) {
+    const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }, move = moves[event.key], { rows, cols } = this.tensor;
+    if (!this.tile || (!move && event.key !== "Enter" && event.key !== " ")) return;
+    event.preventDefault();
+    const [i, j] = this.cursor ?? [0, 0], by = event.shiftKey ? 10 : 1;
+    if (move && this.cursor) this.cursor = [Math.max(0, Math.min(rows - 1, i + by * move[0])), Math.max(0, Math.min(cols - 1, j + by * move[1]))];
+    else if (!this.cursor) this.cursor = [this.marked ?? 0, 0];
+    else return this.pick(this.cursor);
+    this.draw();
+    const box = this.canvas.getBoundingClientRect(), { at, tile } = this;
+    this.app.tip.show(this, this.cursor, { x: box.left + at.left + ((this.cursor[1] + 1) / tile.colStep) * at.cell, y: box.top + at.top + ((this.cursor[0] + 1) / tile.rowStep) * at.height });
+    if (this.app.state.cell) this.app.ask(this.tensor.name, [...this.tensor.at, ...this.cursor], this.tensor.run);
+  }
+}
+
+const FONT = '11px ui-sans-serif, system-ui, "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif';
+
+function niceStep(least) {
+  const unit = 10 ** Math.floor(Math.log10(Math.max(1, least)));
+  return [1, 2, 5, 10].map((times) => times * unit).find((step) => step >= least) ?? unit * 10;
+}
+
+/** The small window that follows the pointer: a cell's place, value, neighbours and, after a moment, its equation. */
+export class Tip {
+  constructor(app) {
+    this.app = app;
+    this.canvas = h("canvas", { class: "tip-lens" });
+    this.head = h("div", { class: "tip-head" });
+    this.line = h("div", { class: "tip-line" });
+    this.element = h("div", { class: "tip", hidden: true, role: "status" }, this.head, this.canvas, this.line);
+    document.body.append(this.element);
+  }
+
+  hide() {
+    this.element.hidden = true;
+    clearTimeout(this.timer);
+    this.asked = null;
+  }
+
+  async show(matrix, cell, { x, y }) {
+    const [i, j] = cell, { name, at, run } = matrix.tensor, key = `${name} ${at} ${cell}`;
+    const { left, top } = { left: Math.min(x + 16, innerWidth - 330), top: y + 18 + 190 > innerHeight ? y - 190 : y + 18 };
+    this.element.style.transform = `translate(${Math.max(4, left)}px, ${Math.max(4, top)}px)`;
+    if (this.asked === key) return;
+    this.asked = key;
+    const near = await matrix.around(cell, 5, 6).catch(() => null);
+    if (this.asked !== key || !near) return;
+    this.element.hidden = false;
+    const value = near.data[(i - near.top) * near.cols + (j - near.left)], row = matrix.options.rowLabel?.(i), col = matrix.options.colLabel?.(j);
+    this.head.replaceChildren(h("span", {}, `${name}[${[...at, i, j].join(", ")}]`), h("b", { class: "tip-value" }, number(value)), h("small", {}, [row, col].filter(Boolean).join(" → ")));
+    this.line.replaceChildren();
+    this.canvas.hidden = matrix.at.cell >= 40;
+    this.lens(matrix, near, cell);
+    clearTimeout(this.timer);
+    this.timer = setTimeout(async () => {
+      const why = await this.app.source.get(`cell/${name}`, { index: [...at, i, j].join(","), run }).catch(() => null);
+      if (why && this.asked === key) this.line.replaceChildren(...this.app.shortly(why));
+    }, 140);
+  }
+
+  lens(matrix, near, [i, j]) {
+    const wide = 50, tall = 18, ratio = Math.min(3, devicePixelRatio || 1), context = this.canvas.getContext("2d");
+    Object.assign(this.canvas, { width: near.cols * wide * ratio, height: near.rows * tall * ratio });
+    Object.assign(this.canvas.style, { width: `${near.cols * wide}px`, height: `${near.rows * tall}px` });
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    Object.assign(context, { font: FONT, textAlign: "center", textBaseline: "middle" });
+    near.data.forEach((value, at) => {
+      const x = (at % near.cols) * wide, y = Math.floor(at / near.cols) * tall;
+      context.fillStyle = css(value, matrix.limit, matrix.options.scale);
+      context.fillRect(x, y, wide, tall);
+      context.fillStyle = ink(value, matrix.limit, matrix.options.scale);
+      context.fillText(number(value, 3), x + wide / 2, y + tall / 2);
+    });
+    context.strokeStyle = "#000";
+    context.lineWidth = 2;
+    context.strokeRect((j - near.left) * wide + 1, (i - near.top) * tall + 1, wide - 2, tall - 2);
+  }
+}

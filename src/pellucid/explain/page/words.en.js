@@ -1,0 +1,118 @@
+// The page's words in English. Marks: *a term where it is explained*, [text](#section), {q} a symbol in its colour, `code`.
+
+const s = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
+
+export const en = {
+  // the frame
+  story: "Story", numbers: "Numbers", help: "Keys and help", theme: "Light or dark", language: "中文", why_title: "Why this value?", pin: "Keep this cell in view", unpin: "Let go", close: "Close", pinned: "Kept cells", run: "Run it",
+  running: "Running …", prompt_label: "Your sentence", skip: "To the text", layer: "Layer", head: "Head", position: "Position", dimension: "dimension", step: "Step", of: (what, i, n) => `${what} ${i} of 0–${n - 1}`,
+  layer_short: "ℓ", heads: "heads", neuron: "neuron", key: "Key", shape: "shape", dtype: "dtype", range: "range", norm: "norm", weights: "weights", code: "code", check: "checked", bytes: "Bytes", parameters: "Parameters", weight: "Weight",
+  min: "min", max: "max", mean: "mean", std: "std", greedy: "greedy", off: "off", numbers_only: "numbers",
+  nav: { files: "Two files", text: "Text → ids", embed: "Embedding, position", model: "Map of the model", cell: "Any cell", attention: "Attention", mlp: "Norm, MLP", residual: "Residual stream", output: "Output", decode: "Decoding", whatif: "What if", training: "Training" },
+  left_out_here: "This file does not hold these numbers. Open the page from a live model to see them.", left_out_cell: "The operands of this cell are not in this file; pinned cells are. Open the page from a live model to see them all.",
+  needs_live: "This needs the live model: pellucid explain --open.", thumbnail: (tile) => `A thumbnail: each pixel stands for ${tile.rowStep} × ${tile.colStep} cells and shows the largest of them; the lens shows exact values.`,
+  thread_some: (first, last, n) => `(tokens ${first}–${last} of ${n})`, offline_says: (text) => `This is an offline file. ${text}`,
+  checks_ok: (n, error) => `${n} identities of this run were recomputed and hold; the largest error is ${error}.`, checks_bad: (names) => `A check failed: ${names}. Do not trust what is drawn below until it is explained.`,
+  speed: (fast, traced) => `plain run ${fast} ms, this run with every number kept ${traced} ms`, edited_run: (label) => `You are looking at an edited run: ${label}.`, back_to_plain: "Back to the unedited run",
+  help_rows: [["Tab", "to the next picture or control"], ["← ↑ ↓ →", "move between the cells of a picture (Shift: ten at a time)"], ["Enter", "ask why the cell has its value"], ["Esc", "close the panel"], ["[ ]", "previous, next token"], ["j k", "next, previous section"], ["n", "story or numbers"], ["?", "this list"]],
+  help_colours: "Signed numbers are blue below zero, orange above, white at zero. Probabilities go from white to purple. Grey is masked. The address bar always holds a link to exactly what you see.",
+  hero_title: (name) => `What ${name} does with your sentence`,
+  hero: (m, run) => [`Every picture below was drawn from one run of this model on the sentence here. Every number is one that the model computed. Touch any of them and it shows where it came from; follow its terms and you walk from the predicted word back to the letters you typed.`,
+    `The sentence became ${s(run.tokens.length, "token")}. After them, the model thinks the likeliest continuation is “${run.next[0].text.replaceAll("\n", "↵")}”. How it came to that is the story of this page.`],
+
+  // 1
+  files_title: "Two files",
+  files_story: (m) => [`A language model on disk is two things: a short description of its shape, and a long list of numbers. The numbers are its *parameters* (or weights): here ${m.total_parameters.toLocaleString("en")} of them, in ${Math.round(m.total_bytes / 1e4) / 100} MB. Training set each of them; running the model never changes one.`],
+  to_scale: "The two files, areas to scale", the_description: "the description", the_weights: "the weights",
+  sizes_caption: "The description, in short: the sizes that every shape below follows from.",
+  size_vocab_size: "tokens it knows; each has an id from 0 up", size_d_model: "numbers that stand for one token inside the model", size_num_layers: "times the same two-part treatment is repeated, each with weights of its own", size_num_heads: "attention heads in a layer, each looking for something else", size_num_kv_heads: "sets of keys and values; heads may share one", size_head_dim: "numbers in one head's query, key and value", size_d_ff: "neurons in each layer's MLP", size_context_len: "tokens it was made to read at once",
+  files_map_story: () => [`The numbers come in blocks. A block with a shape is a *tensor*: a list has one axis, a table two, a stack of tables three. Below, area shows how much each part takes. Touch a part to go inside it, down to a single tensor and its numbers.`],
+  treemap_caption: "Where the numbers are", all_weights: "all", part_embed: "embedding", part_attention: "attention", part_mlp: "MLP", part_norm: "norms", part_output: "output", part_embed_is: "a row for each token", part_attention_is: "which tokens look at which", part_mlp_is: "what is made of each token", part_norm_is: "keeping sizes in bounds", part_output_is: "a score for each token",
+  weight_title: "The values of a weight", histogram: "Histogram of the weight's values", histogram_is: (n) => `${n} values in 64 bins`,
+
+  // 2
+  text_title: "From text to ids",
+  text_story: (m) => [`The model cannot read letters. A *tokenizer* cuts the text into *tokens*, pieces from a fixed list of ${m.config.vocab_size.toLocaleString("en")}, and gives each its place in that list, its *id*. Common words are one token, rare ones several. A space is part of the token that follows it (␣).`],
+  letters_caption: (letters, tokens) => `${letters} characters, cut into ${tokens} tokens`, thread_ids: "Tokens and their ids",
+  merges_title: "How a word is put together", merges_story: () => [`The list of tokens was itself learned, from text, by *byte-pair encoding*: start with single characters, join the pair that occurs most often, and repeat. Reading plays those merges again in the order in which they were learned. Move the slider.`],
+  merge: "Merge", merge_start: "Before any merge: single characters.", merge_rule: (i, n, rule) => `Merge ${i} of ${n}${rule ? `: ${rule}` : ""}`,
+  special_title: "Tokens that no text contains", special_story: () => [`*Special tokens* mark things rather than spell them: where a text begins or ends, whose turn it is in a conversation. Nobody can type them by accident.`],
+  template_title: "A conversation as one text", template_story: () => [`A chat model sees a conversation as a single text. Its *chat template* writes the turns one after another between special tokens, and ends where the model should go on.`], no_template: "This model has no chat template: it continues text.",
+  batch_title: "Several texts as one table", batch_story: (rows, cols) => [`Many texts can be run at once, as a *batch*: here ${rows} texts of up to ${cols} tokens. A table needs rows of equal length, so short ones are filled with *padding* (grey), and a *mask* keeps attention from looking at it.`],
+
+  // 3
+  embed_title: "A row for each token",
+  embed_story: (m) => [`The id is only a place in a list. The first thing the model does is look it up: row number *id* of a table with ${m.config.vocab_size.toLocaleString("en")} rows and ${m.config.d_model} columns. The row is the token's *embedding*: ${m.config.d_model} numbers, learned, in which tokens used alike have come to lie close together.`, ...(m.config.embedding_scale !== 1 ? [`In this model each row is then multiplied by √D = ${m.config.embedding_scale.toPrecision(4)}.`] : [])],
+  lookup_caption: (id, text, rows) => `Token “${text}” has id ${id}: that row of ${rows.toLocaleString("en")} is copied out`, a_row_of: (n) => `its row: ${n} numbers (the first few)`, thread_rows: "The sentence is now rows of numbers",
+  position_title: "Where each token stands",
+  sinusoidal_story: () => [`A row says which token it is, not where it stands. This model adds a second table, the *position encoding*, made of sines and cosines: fast waves in the first columns, slow ones in the last, so that each position has a pattern of its own and neighbours are alike. Nothing in it is learned. Move over it to see a cell's own term.`],
+  sinusoidal_title: "Sinusoidal position table", sinusoidal_caption: (n, d) => `The first ${n} positions (down) and all ${d} dimensions (across). The picture is recomputed here from the formula; the rows used in this run are below it.`, wave: (j) => `Dimension ${j} over the positions`,
+  learned_story: (m) => [`A row says which token it is, not where it stands. This model adds a second learned table, with one row for each of ${m.config.context_len} positions.`], position_sum_story: () => [`Token row plus position row: this sum is what the first layer reads.`],
+  rotary_title: "Rotary positions",
+  rotary_story: (rope) => [`A row says which token it is, not where it stands. This model adds nothing to the rows. Instead, inside attention, it turns each [query and key](#attention) by an angle that grows with the position: *rotary position embedding*. Numbers are taken in pairs, each pair is an arrow in a plane, and pair *j* turns by ω per position, fast for the first pairs, slow for the last. Two arrows turned alike keep their angle, so a product of {q} and {k} depends only on how far apart the tokens are.`],
+  rotary_caption: (half) => `One pair of dimensions of a query and of a key, before and after turning (pairs are ${half ? "j and j + half" : "2j and 2j + 1"})`, pair: "Pair", key_position: "Key at", dashed_before: "dashed: as projected", solid_after: "solid: turned by its position",
+  rotary_said: (r) => `Pair ${r.pair} is dimensions ${r.a} and ${r.b}. The query at position ${r.pos} turns by ${r.degrees}°, from (${r.x}, ${r.y}) to (${r.rx}, ${r.ry}); the key at ${r.key} by ${r.turn}°.`,
+  no_position_story: () => [`This model adds no position: order enters only through the mask, which lets a token see those before it.`],
+
+  // 4
+  model_title: "The model from above",
+  model_story: (m) => [`Here is the whole machine, drawn from its description; read it from the bottom up. A vertical line runs through: the *residual stream*, one row of ${m.config.d_model} numbers for each token. ${s(m.layers.length, "layer")} in turn read from it and add to it. In each, [attention](#attention) brings in what other tokens know, and the [MLP](#mlp) works on each token by itself. What has gathered at the top is compared with every token of the vocabulary.`],
+  map_caption: "Touch a part to go to its numbers.", map_output: "logits", map_output_is: (v, tied) => `${v} scores${tied ? ", with the embedding table" : ""}`, map_norm: "final norm", map_more: (n, from, to) => `${s(n, "layer")} (${from === to ? from : `${from}–${to}`})`, map_mlp: "MLP", gated: "gate", map_attention: "attention", map_rotary: "rotary", map_window: (n) => `window ${n}`, map_router: (n) => `router, ${n} experts`, map_position_sinusoidal: "+ sines and cosines", map_position_learned: "+ learned positions", map_embed: "embedding", map_text: "text → ids",
+  head_of_group: (h, g) => `head ${h}, keys and values ${g}`, layers_table: "Every layer as the config has it",
+
+  // 5
+  cell_title: "Why this value?",
+  cell_story: () => [`Nothing here is more than sums, products and a few functions, and each can be opened. Choose a step, point at a cell, press it. The panel shows the equation with that cell's own numbers, its terms from the largest down, and where each came from; press one to go on to it. Walked far enough, every path ends at a weight or at a token you typed.`],
+  cell_hint: "With the keyboard: Tab to the picture, arrows to move, Enter to ask.", smaller_terms: (n) => `${n} smaller`, and_smaller: (n) => `… and ${s(n, "smaller term")}`, terms_by_size: (n) => (n === 1 ? "One term" : `${n} terms, the largest first`), recomputed: (value, error) => `Recomputed in double precision from these operands: ${value} (differs by ${error}).`,
+  part_of: { mu: "mean μ", sigma: "spread σ", eps: "ε", max: "row's maximum", sum: "sum", numerator: "numerator", logsumexp: "logsumexp", scale: "scale", angle: "angle", dot: "q·k", unmasked: "before the mask", activation: "activation", gamma: "γ", beta: "β", position: "position" }, token_ids: "Token id", position_ids: "Position",
+  weight_cell: "A weight. Training put this number here; nothing in this run computed it.", token_cell: "A token of the sentence: here the walk ends.", masked_later: "Masked: this key comes after the query.", masked_window: "Masked: this key is further back than the window.", masked_padding: "Masked: this key is padding.",
+
+  // 6
+  attention_title: "Attention: who looks at whom",
+  attention_story: (l) => [`So far each token knows only itself. In *attention*, each looks back at those before it and takes in what it finds. It does so ${l.num_heads} times in parallel, in ${s(l.num_heads, "*head*")} with weights of their own.`], thread_stream: "The stream as this layer finds it",
+  heads_title: "All heads of the layer", heads_story: () => [`Each small map is one head: rows look, columns are looked at, darker is more. The upper right is empty, since no token sees what comes after it. Many heads park their attention on the first token when they have nothing to find: an *attention sink*.`], sink: (sink, before) => `first ${sink}, previous ${before}`,
+  arcs_title: "One head, one query", arcs_story: () => [`Choose a token. The arcs show where it looks, as thick as the weight; weights under 2 % fade. All weights together make 100 %.`], arcs_caption: (token, best) => `“${token}” looks at: ${best}`, arcs_hidden: (n, p) => `(the first ${n} tokens, not drawn, get ${p})`, not_yet: "not yet",
+  qkv_title: "Query, key, value", qkv_story: (l) => [`How is it decided who looks where? Each token's row is multiplied by three tables. The first gives its *query* {q}, what it looks for; the second its *key* {k}, what it can be found by; the third its *value* {v}, what it hands over when found.${l.num_kv_heads < l.num_heads ? ` Here ${l.num_heads} heads share ${l.num_kv_heads} sets of keys and values.` : ""}${l.rope ? " Queries and keys are then turned by their [position](#position)." : ""}`],
+  stages_title: "From products to weights", stages_story: (l) => [`A query and a key that point the same way have a large product. It is scaled by ${l.scale.toPrecision(3)}, so that sums over ${l.head_dim} numbers do not grow with their count. The *mask* then rules out later tokens with −∞, and *softmax* turns scores into shares: e to the power of each, divided by their sum.`],
+  stage_raw: "q·k", stage_scaled: (scale) => `× ${scale}`, stage_masked: "masked", stage_softmax: "softmax", stages_some: (n, all) => `The ${n} of ${all} keys that matter most, in order.`, stages_recomputed: (cap) => `The first two columns are recomputed here from q and k; the others are the run's own.${cap ? ` This model also caps scores at ±${cap}.` : ""}`,
+  mix_title: "What is brought back", mix_story: () => [`With the shares, the values are mixed: {z} is the sum of each looked-at {v} times its share. The heads' results are laid side by side, multiplied by one more table, and added to the stream.`],
+
+  // 7
+  mlp_title: "Layer norm and MLP",
+  norm_story: (l) => [l.norm.kind === "layer" ? `Before and after the heavy work, sizes are brought into bounds. *Layer norm* takes a token's row, subtracts its mean μ, divides by its spread σ, then stretches and shifts each dimension by two learned numbers, γ and β.` : `Before each part reads the stream, sizes are brought into bounds. *RMSNorm*, the plain kind of *layer norm*, divides a token's row by its root mean square, then stretches each dimension by a learned number γ. There is no mean to subtract and no β.`,
+    l.norm_order === "post" ? "In this model the norm comes after each sum, as in the paper of 2017." : "In this model the norm comes before each part; the stream itself is left as it is."],
+  norm_caption: "One row, before and after", before_attention: "attention's norm", before_mlp: "the MLP's norm", norm_before: "x, the row as it comes", norm_between: "(x − μ) / σ", norm_between_rms: "x / rms", norm_gain: "γ, learned", norm_shift: "β, learned", norm_after: "the result", norm_hover: "Move over a band to follow one dimension through.",
+  mlp_h3: "The MLP: each token by itself", mlp_story: (c, l) => [`The *MLP* works on each token alone. It compares the row with ${l.mlp.d_ff.toLocaleString("en")} learned patterns, its *neurons*; ${l.mlp.activation.replace("_tanh", "").toUpperCase()} lets strong matches through and holds the others near zero${l.mlp.gated ? ", and a second match, the *gate*, scales each" : ""}. Every neuron that answers adds its own learned row back to the stream.`],
+  neurons_caption: (token, n, active) => `The neurons that answer most to “${token}”: of ${n.toLocaleString("en")}, ${active} reach a tenth of the strongest`,
+
+  // 8
+  residual_title: "The residual stream",
+  residual_story: (m) => [`Each layer adds; none overwrites. The row that started as a token's embedding gathers ${2 * m.layers.length} additions on its way up: a *residual* stream. Below is how long the row becomes (its norm, on a logarithmic scale).`], thread_end: "The stream after the last layer",
+  norms_caption: (token, from, to) => `Length of the row at “${token}”: ${from} at first, ${to} at the end; other positions in grey`,
+  lens_title: "What it would say now", lens_story: () => [`Take the row as it is after some layer and treat it as if it were the last: apply the final norm, compare with every token. This *logit lens* shows a guess forming, from the bottom up.`], lens_caption: "The likeliest token after each layer; darker is surer. Press a cell to go to its layer and position.",
+  attribution_title: "Who wrote the answer", attribution_story: () => [`Since the stream is a sum, the score of a token is a sum too: so much from the embedding, so much from each layer's attention and MLP. Positive parts speak for the token, negative ones against it. The final norm's scale is kept as it was in the run.`], by_part: "by part", by_head: "by head",
+  attribution_said: (token, logit, at) => `Logit of “${token}” after “${at}”: ${logit}`, attribution_note: (total, logit, error) => `The parts add up to ${total}; the run's logit is ${logit} (differs by ${error}).`, attribution_heads_note: "Each head's share of what its layer's attention wrote.",
+  part_name: (p) => (p.what === "embed" ? "embedding" : p.what === "position" ? "position" : p.what === "bias" ? "biases" : p.head !== undefined ? `layer ${p.layer}, head ${p.head}` : `layer ${p.layer}, ${p.what === "mlp" ? "MLP" : "attention"}`),
+
+  // 9
+  output_title: "From scores to a token",
+  output_story: (m) => [`The last row is compared with every token of the vocabulary: one dot product each, ${m.config.vocab_size.toLocaleString("en")} scores, the *logits*. Softmax makes them probabilities. Then one is drawn, and the rules of the draw are yours: *temperature* sharpens (below 1) or flattens (above) the whole; *top-k* keeps the k likeliest; *top-p* the fewest that together reach p; *min-p* those that reach a fraction of the best.`], thread_final: "The rows after the final norm",
+  temperature: "Temperature", top_k: "top-k", top_p: "top-p", min_p: "min-p", draw: "Draw a token", drawn: "Drawn:", sampler_said: (r) => `${r.kept.toLocaleString("en")} of ${r.of.toLocaleString("en")} tokens are left in the draw; before the cut they held ${r.left}. Entropy ${r.entropy} bits.`, rest_cut: (n) => `This file holds the top logits only; ${n.toLocaleString("en")} others are left out, so shares are slightly too large.`,
+  entropy_title: "How surprised it was", entropy_story: () => [`At every position the model had a guess, and the text had an answer. The *cross-entropy* is −log of the probability that it gave to the answer: 0 if it was certain and right, large if it was caught out. Training is nothing but making this number smaller, on average, over much text.`],
+  surprise_caption: (mean, ppl) => `−log p of each token, in nats: mean ${mean}, perplexity ${ppl}`, target_label: "A continuation of your own", target_placeholder: "Type a continuation, e.g. how you would go on", score: "How likely?", target_caption: (mean, p) => `Your continuation: ${mean} nats a token, probability of the whole ${p}`,
+
+  // 10
+  decode_title: "One token longer",
+  decode_story: () => [`The drawn token is put at the end of the sentence, and everything starts again: that is all that writing is. But the rows of the earlier tokens would come out the same, so their keys and values are kept, in the *KV cache*. Reading the prompt (*prefill*) handles all its tokens at once; each new one (*decode*) is a single row.`],
+  one_more: "One more token", eight_more: "Eight more", start_again: "Start again", look_inside: "Look inside the longer sentence", sampled_08: "sampled, T = 0.8", next_caption: "What may come next (press one to choose it)", cache_caption: (c) => `KV cache: ${c.length} tokens in ${c.bytes}, ${c.each} for each`, cache_axes: (n, step) => `Columns are positions, rows are ${n} layers${step > 1 ? ` (every ${step}th)` : ""}: keys above, values below.`, cache_some: (n) => `The last ${n} positions are drawn.`,
+  times_caption: "What each step took, on this machine", prefill: (n) => `prefill ${n}`, times_said: (a, b) => `Prefill ${a} tokens a second; decode ${b}.`,
+
+  // 11
+  whatif_title: "What if?",
+  whatif_story: () => [`To know what a part does, take it away. Silence a head, or put in what the same place held for another sentence, or let the model read another token; the rest runs as before, through the same code.`], ablate_head: "Silence a head", ablate_part: "Silence a part", patch: "Patch from another sentence", swap: "Swap a token", everywhere: "everywhere", at_position: (i) => `only at position ${i}`, try_it: "Try it",
+  patch_placeholder: "Another sentence, with as many tokens up to the patched one", swap_placeholder: "A text that is one token, or an id", before: "As it was", after: "With the change", open_edited: "Look inside the changed run",
+  whatif_said: (w) => `${w.label}. Before: “${w.before}” (${w.p}); after: “${w.after}” (${w.q}). The distributions differ by ${w.kl} nats (Kullback–Leibler).`, change: "change", change_caption: "Where the stream changed: the length of the difference, as a share of the row's own length. Everything left of or below the change is as it was.",
+  compare_title: "Two models side by side", compare_story: () => [`The same text through two models, or two checkpoints of one.`], compare_absent: "Open the page with a second model to compare: pellucid explain -m MODEL --compare OTHER --open.", compare_said: (a, x, b, y) => `Mean surprise on this text: ${a} ${x} nats, ${b} ${y} nats.`, compare_positions: "Surprise at each token, the difference (right: the second model was more surprised)",
+
+  training_title: "Training", training_story: () => [`Where do the numbers come from? From making [cross-entropy](#output) smaller, step by step. This place is for that story.`],
+};

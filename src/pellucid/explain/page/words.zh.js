@@ -1,0 +1,118 @@
+// 页面的中文。标记：*术语*在解释它的地方，[文字](#章节)，{q} 带颜色的符号，`代码`。
+
+const n = (value) => value.toLocaleString("en");
+
+export const zh = {
+  // 框架
+  story: "讲解", numbers: "数字", help: "按键与帮助", theme: "浅色或深色", language: "English", why_title: "这个数怎么来的？", pin: "把这一格留在眼前", unpin: "放开", close: "关闭", pinned: "留下的格子", run: "运行",
+  running: "正在运行……", prompt_label: "你的句子", skip: "跳到正文", layer: "层", head: "头", position: "位置", dimension: "维度", step: "步骤", of: (what, i, all) => `${what} ${i}（0–${all - 1}）`,
+  layer_short: "ℓ", heads: "个头", neuron: "神经元", key: "键", shape: "形状", dtype: "类型", range: "范围", norm: "模长", weights: "权重", code: "代码", check: "核对", bytes: "字节", parameters: "参数", weight: "权重",
+  min: "最小", max: "最大", mean: "均值", std: "标准差", greedy: "贪心", off: "不用", numbers_only: "数字",
+  nav: { files: "两个文件", text: "文本 → 编号", embed: "词嵌入与位置", model: "模型全图", cell: "任意一格", attention: "注意力", mlp: "层归一化与 MLP", residual: "残差流", output: "输出", decode: "逐词生成", whatif: "假如……", training: "训练" },
+  left_out_here: "这份离线文件里没有这些数。用运行中的模型打开页面就能看到。", left_out_cell: "这份文件里没有这一格的算式，只有钉住的那些。用运行中的模型打开页面，每一格都能看。",
+  needs_live: "这里需要运行中的模型：pellucid explain --open。", thumbnail: (tile) => `这是缩略图：一个像素代表 ${tile.rowStep} × ${tile.colStep} 格，取其中绝对值最大的；放大镜里是准确的值。`,
+  thread_some: (first, last, all) => `（共 ${all} 个词元，这里是 ${first}–${last}）`, offline_says: (text) => `这是一份离线文件。${text}`,
+  checks_ok: (count, error) => `这次运行的 ${count} 条恒等式都已重新算过，全部成立；最大误差 ${error}。`, checks_bad: (names) => `有一项核对没有通过：${names}。在弄清原因之前，下面的图不可信。`,
+  speed: (fast, traced) => `普通运行 ${fast} 毫秒，记下每个数的这次运行 ${traced} 毫秒`, edited_run: (label) => `眼前是一次改动过的运行：${label}。`, back_to_plain: "回到没有改动的运行",
+  help_rows: [["Tab", "到下一张图或下一个控件"], ["← ↑ ↓ →", "在图的格子之间移动（加 Shift 一次十格）"], ["Enter", "问这一格的数怎么来的"], ["Esc", "关闭面板"], ["[ ]", "前一个、后一个词元"], ["j k", "下一节、上一节"], ["n", "讲解或数字"], ["?", "这张表"]],
+  help_colours: "有正负的数：蓝色小于零，橙色大于零，白色是零。概率从白到紫。灰色是被遮住的。地址栏里永远是眼前这一幕的链接。",
+  hero_title: (name) => `${name} 怎样读你的句子`,
+  hero: (m, run) => [`下面每一张图，都来自这个模型读这句话的一次真实运行；每一个数，都是模型自己算出来的。碰一碰任何一个数，它会告诉你自己从哪里来；顺着它的各项往回走，就能从预测的词一直走回你打下的字。`,
+    `这句话成了 ${run.tokens.length} 个词元。模型认为最可能的下一个是“${run.next[0].text.replaceAll("\n", "↵")}”。它怎么得出这个结果，就是这一页要讲的事。`],
+
+  // 1
+  files_title: "两个文件",
+  files_story: (m) => [`存在磁盘上的语言模型只有两样东西：一份简短的说明，写着它的形状；一长串数，就是它的*参数*（也叫权重）。这个模型有 ${n(m.total_parameters)} 个参数，占 ${Math.round(m.total_bytes / 1e4) / 100} MB。每个数都是训练定下来的，运行时一个也不会变。`],
+  to_scale: "两个文件，面积按比例", the_description: "说明", the_weights: "权重",
+  sizes_caption: "说明里最要紧的几个数，后面所有的形状都由它们决定。",
+  size_vocab_size: "认得多少个词元，编号从 0 起", size_d_model: "在模型里面，一个词元用多少个数表示", size_num_layers: "同样的两步做多少遍，每遍有自己的权重", size_num_heads: "一层有多少个注意力头，各找各的", size_num_kv_heads: "有多少组键和值，几个头可以合用一组", size_head_dim: "一个头的查询、键、值各有多少个数", size_d_ff: "每层 MLP 有多少个神经元", size_context_len: "设计上一次最多读多少个词元",
+  files_map_story: () => [`这些数是一块一块存的。有形状的一块数叫*张量*：一列数有一根轴，一张表有两根，一叠表有三根。下图用面积表示每一部分有多大。点一下就走进去，一直可以走到单独一个张量和它的每个数。`],
+  treemap_caption: "数都放在哪里", all_weights: "全部", part_embed: "词嵌入", part_attention: "注意力", part_mlp: "MLP", part_norm: "归一化", part_output: "输出层", part_embed_is: "每个词元一行", part_attention_is: "哪个词看哪个词", part_mlp_is: "对每个词元单独加工", part_norm_is: "让数的大小不失控", part_output_is: "给每个词元打分",
+  weight_title: "一个权重里的数", histogram: "权重的直方图", histogram_is: (count) => `${count} 个数，分 64 格`,
+
+  // 2
+  text_title: "从文本到编号",
+  text_story: (m) => [`模型不认字。*分词*器把文本切成一个个*词元*，每个词元都在一张 ${n(m.config.vocab_size)} 个词元的固定名单上，它在名单上的序号就是它的*编号*（id）。常见的词自成一个词元，少见的要拆成几个。空格算在它后面的词元里（写作 ␣）。`],
+  letters_caption: (letters, tokens) => `${letters} 个字符，切成 ${tokens} 个词元`, thread_ids: "词元与编号",
+  merges_title: "一个词是怎样拼起来的", merges_story: () => [`名单本身也是从文本里学来的，方法叫*字节对编码*（BPE）：从单个字符开始，把最常相邻的一对合成一个，再重复。读文本时，就按学到的先后把这些合并再做一遍。拖动滑块看看。`],
+  merge: "合并", merge_start: "还没有合并：都是单个字符。", merge_rule: (i, all, rule) => `第 ${i} 次合并，共 ${all} 次${rule ? `：${rule}` : ""}`,
+  special_title: "文本里不会出现的词元", special_story: () => [`*特殊词元*不拼写任何文字，只做记号：文本从哪里开始、到哪里结束、对话轮到谁说。谁也不会无意中打出它们。`],
+  template_title: "把对话写成一段文本", template_story: () => [`在对话模型眼里，一场对话就是一段文本。*对话模板*把每一轮依次写下来，用特殊词元隔开，并停在该模型接着说的地方。`], no_template: "这个模型没有对话模板，它只会接着写。",
+  batch_title: "把几段文本排成一张表", batch_story: (rows, cols) => [`几段文本可以一起算，叫一个*批*（batch）：这里是 ${rows} 段，最长 ${cols} 个词元。表的每行要一样长，短的用*填充*（灰色）补齐，再用*掩码*告诉注意力不要看它们。`],
+
+  // 3
+  embed_title: "每个词元查一行",
+  embed_story: (m) => [`编号只是名单上的序号。模型做的第一件事是查表：一张 ${n(m.config.vocab_size)} 行、${m.config.d_model} 列的表，取出第“编号”行。这一行就是词元的*词嵌入*：${m.config.d_model} 个学来的数，用法相近的词元，行也相近。`, ...(m.config.embedding_scale !== 1 ? [`在这个模型里，每一行还要乘以 √D = ${m.config.embedding_scale.toPrecision(4)}。`] : [])],
+  lookup_caption: (id, text, rows) => `词元“${text}”的编号是 ${id}：从 ${n(rows)} 行里取出这一行`, a_row_of: (count) => `它那一行：${count} 个数（画出前几个）`, thread_rows: "现在，句子成了一行行的数",
+  position_title: "站在哪个位置",
+  sinusoidal_story: () => [`一行数只说明是哪个词元，没说它站在哪里。这个模型再加上一张表，叫*位置编码*，由正弦和余弦组成：前面的列变化快，后面的列变化慢，于是每个位置都有自己的花样，相邻的位置又彼此相似。表里没有一个数是学来的。把指针移上去，看一格自己的算式。`],
+  sinusoidal_title: "正弦位置表", sinusoidal_caption: (rows, d) => `前 ${rows} 个位置（竖）与全部 ${d} 个维度（横）。这张图是页面按公式重新算的；下面是这次运行真正用到的几行。`, wave: (j) => `维度 ${j} 随位置的变化`,
+  learned_story: (m) => [`一行数只说明是哪个词元，没说它站在哪里。这个模型再加上另一张学来的表，${m.config.context_len} 个位置每个一行。`], position_sum_story: () => [`词元的行加上位置的行，就是第一层读到的东西。`],
+  rotary_title: "旋转位置",
+  rotary_story: () => [`一行数只说明是哪个词元，没说它站在哪里。这个模型不往行里加东西，而是在注意力里把[查询和键](#attention)转一个角度，位置越靠后转得越多，这叫*旋转位置编码*（RoPE）。把数两两配成对，每一对就是平面上的一支箭头；第 j 对每个位置转 ω，前面的对转得快，后面的转得慢。两支箭头转过同样的角度，夹角不变，所以 {q} 与 {k} 的乘积只取决于两个词元隔多远。`],
+  rotary_caption: (half) => `一个查询和一个键的同一对维度，转之前与转之后（配对方式：${half ? "j 与 j + 一半" : "2j 与 2j + 1"}）`, pair: "第几对", key_position: "键在", dashed_before: "虚线：刚投影出来", solid_after: "实线：按位置转过",
+  rotary_said: (r) => `第 ${r.pair} 对是维度 ${r.a} 和 ${r.b}。位置 ${r.pos} 的查询转了 ${r.degrees}°，从 (${r.x}, ${r.y}) 到 (${r.rx}, ${r.ry})；位置 ${r.key} 的键转了 ${r.turn}°。`,
+  no_position_story: () => [`这个模型不加位置：先后次序只由掩码带进来，它只让词元看自己前面的词元。`],
+
+  // 4
+  model_title: "模型全图",
+  model_story: (m) => [`这是整台机器，按它的说明画成，从下往上读。一条竖线贯穿始终，叫*残差流*：每个词元一行，${m.config.d_model} 个数。${m.layers.length} 层依次从它那里读，再把结果加回去。每层里，[注意力](#attention)带来别的词元知道的事，[MLP](#mlp) 则对每个词元单独加工。到了顶上，攒下的这一行与词表里的每个词元比一比。`],
+  map_caption: "点任何一部分，去看它的数。", map_output: "logits", map_output_is: (v, tied) => `${v} 个分数${tied ? "，用的就是词嵌入表" : ""}`, map_norm: "末端归一化", map_more: (count, from, to) => `${count} 层（${from === to ? from : `${from}–${to}`}）`, map_mlp: "MLP", gated: "门", map_attention: "注意力", map_rotary: "旋转位置", map_window: (count) => `窗口 ${count}`, map_router: (count) => `路由，${count} 个专家`, map_position_sinusoidal: "加正弦余弦", map_position_learned: "加学来的位置", map_embed: "词嵌入", map_text: "文本 → 编号",
+  head_of_group: (h, g) => `头 ${h}，用第 ${g} 组键和值`, layers_table: "说明里的每一层",
+
+  // 5
+  cell_title: "这个数怎么来的？",
+  cell_story: () => [`这里面没有别的，只有加、乘和几个函数，而且样样都能打开看。选一个步骤，指着一格，按下去。面板里是这一格自己的算式：各项由大到小，每项从哪里来；再按一项，就走到那一格。一直走下去，每条路的尽头不是一个权重，就是你打的一个词。`],
+  cell_hint: "用键盘：Tab 到图上，方向键移动，回车提问。", smaller_terms: (count) => `更小的 ${count} 项`, and_smaller: (count) => `……还有更小的 ${count} 项`, terms_by_size: (count) => `共 ${count} 项，由大到小`, recomputed: (value, error) => `用这些数以双精度重算：${value}（相差 ${error}）。`,
+  part_of: { mu: "均值 μ", sigma: "标准差 σ", eps: "ε", max: "行最大值", sum: "总和", numerator: "分子", logsumexp: "logsumexp", scale: "缩放", angle: "角度", dot: "q·k", unmasked: "掩码之前", activation: "激活值", gamma: "γ", beta: "β", position: "位置" }, token_ids: "词元编号", position_ids: "位置",
+  weight_cell: "这是一个权重：训练把它定成这个数，这次运行没有算过它。", token_cell: "这是句子里的一个词元：路走到头了。", masked_later: "被遮住：这个键在查询之后。", masked_window: "被遮住：这个键在窗口之外。", masked_padding: "被遮住：这个键是填充。",
+
+  // 6
+  attention_title: "注意力：谁在看谁",
+  attention_story: (l) => [`到现在为止，每个词元只知道自己。在*注意力*里，每个词元回头看前面的词元，把找到的东西取过来。这样的事同时做 ${l.num_heads} 份，由 ${l.num_heads} 个*头*来做，各有各的权重。`], thread_stream: "这一层读到的残差流",
+  heads_title: "这一层所有的头", heads_story: () => [`每张小图是一个头：行在看，列被看，颜色越深看得越多。右上角是空的，因为谁也看不到自己后面的词。许多头找不到要找的东西时，就把注意力停在第一个词元上，这叫*注意力汇*。`], sink: (sink, before) => `首个 ${sink}，前一个 ${before}`,
+  arcs_title: "一个头，一个查询", arcs_story: () => [`选一个词元。弧线指向它看的地方，权重越大弧越粗，不到 2 % 的就淡下去。所有权重加起来是 100 %。`], arcs_caption: (token, best) => `“${token}”看向：${best}`, arcs_hidden: (count, p) => `（最前面的 ${count} 个词元没有画，共占 ${p}）`, not_yet: "还看不到",
+  qkv_title: "查询、键、值", qkv_story: (l) => [`谁看谁，是怎么定的？每个词元的行要乘三张表。第一张得出*查询* {q}：它在找什么；第二张得出*键* {k}：凭什么找到它；第三张得出*值* {v}：被找到时交出什么。${l.num_kv_heads < l.num_heads ? `这里 ${l.num_heads} 个头合用 ${l.num_kv_heads} 组键和值。` : ""}${l.rope ? "查询和键随后按[位置](#position)转过角度。" : ""}`],
+  stages_title: "从乘积到权重", stages_story: (l) => [`查询和键方向一致，乘积就大。先乘以 ${l.scale.toPrecision(3)}，免得 ${l.head_dim} 个数相加越加越大；*掩码*再用 −∞ 把后面的词排除；最后 *softmax* 把分数变成份额：各取 e 的幂，再除以总和。`],
+  stage_raw: "q·k", stage_scaled: (scale) => `× ${scale}`, stage_masked: "掩码后", stage_softmax: "softmax", stages_some: (count, all) => `从 ${all} 个键里取最要紧的 ${count} 个，按位置排列。`, stages_recomputed: (cap) => `前两列是页面用 q 和 k 重算的，后两列是运行时的数。${cap ? `这个模型还把分数限制在 ±${cap} 以内。` : ""}`,
+  mix_title: "带回来什么", mix_story: () => [`有了份额，就按份额把值混在一起：{z} 是每个被看到的 {v} 乘以它的份额，再相加。各个头的结果并排放好，乘最后一张表，加回残差流。`],
+
+  // 7
+  mlp_title: "层归一化与 MLP",
+  norm_story: (l) => [l.norm.kind === "layer" ? `重活的前后，要先把数的大小收拢。*层归一化*取一个词元的行，减去均值 μ，除以标准差 σ，再用两个学来的数 γ 和 β 对每一维伸缩、平移。` : `每一部分读残差流之前，要先把数的大小收拢。*RMSNorm* 是*层归一化*的简化：把一行除以它的均方根，再用学来的 γ 对每一维伸缩；不减均值，也没有 β。`,
+    l.norm_order === "post" ? "在这个模型里，归一化放在每次相加之后，和 2017 年的论文一样。" : "在这个模型里，归一化放在每一部分之前，残差流本身不动。"],
+  norm_caption: "同一行，之前与之后", before_attention: "注意力的归一化", before_mlp: "MLP 的归一化", norm_before: "x，进来的一行", norm_between: "(x − μ) / σ", norm_between_rms: "x / 均方根", norm_gain: "γ，学来的", norm_shift: "β，学来的", norm_after: "结果", norm_hover: "把指针移到色带上，跟着一个维度走一遍。",
+  mlp_h3: "MLP：对每个词元单独加工", mlp_story: (c, l) => [`*MLP* 只看一个词元自己。它把这一行与 ${n(l.mlp.d_ff)} 个学来的花样相比，每个花样是一个*神经元*；${l.mlp.activation.replace("_tanh", "").toUpperCase()} 让对得上的通过，把其余的压到零附近${l.mlp.gated ? "，另有一次比较作为*门*，给每个神经元定大小" : ""}。每个有反应的神经元，都把自己学来的一行加回残差流。`],
+  neurons_caption: (token, count, active) => `对“${token}”反应最强的神经元：${n(count)} 个里，有 ${active} 个达到最强者的十分之一`,
+
+  // 8
+  residual_title: "残差流",
+  residual_story: (m) => [`每一层都只是加，从不覆盖。一行数从词嵌入开始，一路上被加了 ${2 * m.layers.length} 次，这就是*残差*流。下图是这一行变得多长（模长，对数坐标）。`], thread_end: "最后一层之后的残差流",
+  norms_caption: (token, from, to) => `“${token}”那一行的模长：起初 ${from}，最后 ${to}；灰线是其他位置`,
+  lens_title: "如果现在就开口", lens_story: () => [`取某一层之后的行，当它就是最后一层：做末端归一化，再与每个词元相比。这种*logit 透镜*能看到猜测从下往上渐渐成形。`], lens_caption: "每一层之后最可能的词元，颜色越深越肯定。点一格，就去那一层、那个位置。",
+  attribution_title: "答案是谁写的", attribution_story: () => [`残差流是一个和，所以一个词元的分数也是一个和：词嵌入占多少，每层的注意力和 MLP 各占多少。正的替它说话，负的反对它。末端归一化的缩放取这次运行里的值。`], by_part: "按部分", by_head: "按头",
+  attribution_said: (token, logit, at) => `在“${at}”之后，“${token}”的 logit 是 ${logit}`, attribution_note: (total, logit, error) => `各部分相加是 ${total}，运行时的 logit 是 ${logit}（相差 ${error}）。`, attribution_heads_note: "每个头在本层注意力写入中的份额。",
+  part_name: (p) => (p.what === "embed" ? "词嵌入" : p.what === "position" ? "位置" : p.what === "bias" ? "偏置" : p.head !== undefined ? `第 ${p.layer} 层，头 ${p.head}` : `第 ${p.layer} 层，${p.what === "mlp" ? "MLP" : "注意力"}`),
+
+  // 9
+  output_title: "从分数到词元",
+  output_story: (m) => [`最后一行要和词表里的每个词元比：每个做一次点积，得到 ${n(m.config.vocab_size)} 个分数，叫 *logits*。softmax 把它们变成概率，再从中抽一个。怎么抽由你定：*温度*小于 1 更集中，大于 1 更平坦；*top-k* 只留最可能的 k 个；*top-p* 留加起来达到 p 的最少几个；*min-p* 留概率达到最大者一定比例的那些。`], thread_final: "末端归一化之后的各行",
+  temperature: "温度", top_k: "top-k", top_p: "top-p", min_p: "min-p", draw: "抽一个词元", drawn: "抽到：", sampler_said: (r) => `${n(r.of)} 个词元里留下 ${n(r.kept)} 个参加抽取，裁剪之前它们共占 ${r.left}。熵 ${r.entropy} 比特。`, rest_cut: (count) => `这份文件只有分数最高的一些，另外 ${n(count)} 个没有放进来，所以份额略微偏大。`,
+  entropy_title: "它有多意外", entropy_story: () => [`在每个位置上，模型有它的猜测，文本有它的答案。*交叉熵*就是模型给答案的概率取对数再加负号：猜得又准又肯定就是 0，措手不及就很大。训练要做的，只是让这个数在大量文本上平均起来越来越小。`],
+  surprise_caption: (mean, ppl) => `每个词元的 −log p（奈特）：平均 ${mean}，困惑度 ${ppl}`, target_label: "你自己写的下文", target_placeholder: "打一段下文，看看模型觉得有多可能", score: "有多可能？", target_caption: (mean, p) => `你的下文：每个词元 ${mean} 奈特，整段的概率 ${p}`,
+
+  // 10
+  decode_title: "多一个词元",
+  decode_story: () => [`把抽到的词元接在句子后面，一切从头再来：所谓写作，不过如此。不过前面那些词元的行算出来还是一样，所以把它们的键和值留着，叫 *KV 缓存*。读提示时所有词元一起算（*预填充*），之后每个新词元只算一行（*解码*）。`],
+  one_more: "再来一个", eight_more: "再来八个", start_again: "重新开始", look_inside: "看看变长之后的里面", sampled_08: "抽样，T = 0.8", next_caption: "接下来可能是什么（点一个就选它）", cache_caption: (c) => `KV 缓存：${c.length} 个词元，共 ${c.bytes}，每个 ${c.each}`, cache_axes: (count, step) => `横向是位置，纵向是 ${count} 层${step > 1 ? `（每 ${step} 层画一层）` : ""}：上面是键，下面是值。`, cache_some: (count) => `只画最后 ${count} 个位置。`,
+  times_caption: "每一步用了多少时间（在这台机器上）", prefill: (count) => `预填充 ${count}`, times_said: (a, b) => `预填充每秒 ${a} 个词元，解码每秒 ${b} 个。`,
+
+  // 11
+  whatif_title: "假如……",
+  whatif_story: () => [`想知道一个部件有什么用，就把它拿掉。让一个头沉默，或者换上另一句话在同一处的数，或者让模型读另一个词元；其余照旧，走的是同一份代码。`], ablate_head: "让一个头沉默", ablate_part: "让一部分沉默", patch: "从另一句话移植", swap: "换一个词元", everywhere: "所有位置", at_position: (i) => `只在位置 ${i}`, try_it: "试一试",
+  patch_placeholder: "另一句话；到被移植的位置为止，词元数要一样", swap_placeholder: "恰好是一个词元的文字，或一个编号", before: "原来", after: "改动之后", open_edited: "看看改动后的里面",
+  whatif_said: (w) => `${w.label}。原来：“${w.before}”（${w.p}）；改动之后：“${w.after}”（${w.q}）。两个分布相差 ${w.kl} 奈特（KL 散度）。`, change: "变化", change_caption: "残差流在哪里变了：差的模长与这一行模长之比。改动之前的层和左边的位置都和原来一样。",
+  compare_title: "两个模型并排看", compare_story: () => [`同一段文本，给两个模型，或者同一个模型的两个检查点。`], compare_absent: "要对比，请带上第二个模型打开页面：pellucid explain -m MODEL --compare OTHER --open。", compare_said: (a, x, b, y) => `这段文本的平均意外程度：${a} ${x} 奈特，${b} ${y} 奈特。`, compare_positions: "每个词元的意外程度之差（向右：第二个模型更意外）",
+
+  training_title: "训练", training_story: () => [`这些数从哪里来？来自一步一步地把[交叉熵](#output)变小。这里留给那个故事。`],
+};
