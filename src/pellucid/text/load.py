@@ -1,0 +1,125 @@
+"""From files to a tokenizer: look at what is there, and let the one backend that reads it do so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pellucid.base.errors import ModelNotFoundError, TokenizerError
+from pellucid.text.tokenizer import Tokenizer
+from pellucid.text.tokenizer_config import TOKENIZER_CONFIG_FILE, get_tokenizer_config, read_tokenizer_config
+from pellucid.text.tokenizer_files import read_bytes
+
+__all__ = ["TOKENIZER_CONFIG_FILE", "get_tokenizer_config", "load_tokenizer"]
+
+_MAX_MODEL_BYTES = 64 * 2**20
+# Pre-tokenizers of the classes that keep vocab.json + merges.txt; the other classes need their tokenizer.json.
+_BPE_CLASSES = {"GPT2Tokenizer": "gpt-2", "GPT2TokenizerFast": "gpt-2", "Qwen2Tokenizer": "qwen2", "Qwen2TokenizerFast": "qwen2"}
+_LEFT_PADDED = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")  # as transformers pads them
+
+
+def load_tokenizer(path: str | os.PathLike[str], *, vocab_size: int | None = None) -> Tokenizer:
+    """The tokenizer of a folder, or of one file: ``tokenizer.json``, ``tokenizer.model``, llama2.c's ``tok*.bin``.
+
+    ``vocab_size`` is the model's; llama2.c's files are checked against it. GGUF files, the catalogue and the hub are
+    resolved above; no code from a folder is ever run.
+
+    Raises: ModelNotFoundError where there is no such path; TokenizerError where there is no tokenizer, or a broken one.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _load_folder(path, vocab_size)
+    if not path.is_file():
+        raise ModelNotFoundError("no such file or folder", where=path)
+    if path.suffix == ".bin":
+        return _llama2c(path, vocab_size)
+    reader = _READERS.get(path.name)
+    if reader is None:
+        raise TokenizerError("not a tokenizer's file", where=path, expected=f"{', '.join(_READERS)} or tok*.bin")
+    return reader(path.parent, _config(path.parent))
+
+
+def _load_folder(folder: Path, vocab_size: int | None) -> Tokenizer:
+    config = _config(folder)
+    for name, reader in _READERS.items():
+        if (folder / name).is_file():
+            return reader(folder, config)
+    files = [*sorted(folder.glob("tok*.bin"))]
+    if len(files) == 1:
+        return _llama2c(files[0], vocab_size)
+    raise TokenizerError(
+        "there is no tokenizer" if not files else "there are several tokenizers",
+        where=folder,
+        expected=f"{', '.join(_READERS)} or tok*.bin",
+        received=", ".join(file.name for file in files) or None,
+        remedy="name the file" if files else "a checkpoint without its tokenizer: give the tokenizer's folder as well",
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config = read_tokenizer_config(folder)
+    if "padding_side" not in config and str(config.get("tokenizer_class")).removesuffix("Fast") in _LEFT_PADDED:
+        config["padding_side"] = "left"
+    return config
+
+
+def _read_json(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    from pellucid.text.tokenizer_json import JsonTokenizer
+
+    return JsonTokenizer.from_file(folder / "tokenizer.json", config)
+
+
+def _read_model(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    path = folder / "tokenizer.model"
+    kind = config.get("tokenizer_class")
+    if kind in ("ChatGLMTokenizer", "ChatGLM4Tokenizer"):
+        from pellucid.text import chatglm
+
+        if kind == "ChatGLM4Tokenizer":
+            return chatglm.load_chatglm4(path, config)
+        return chatglm.ChatGLMTokenizer(read_bytes(path, _MAX_MODEL_BYTES), config, path)
+    if config.get("llama2c"):
+        from pellucid.text.llama2c import Llama2cTokenizer
+
+        return Llama2cTokenizer(read_bytes(path, _MAX_MODEL_BYTES), config, path)
+    from pellucid.text.sentencepiece_model import SentencePieceTokenizer
+
+    return SentencePieceTokenizer(read_bytes(path, _MAX_MODEL_BYTES), config, path)
+
+
+def _read_vocab(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    from pellucid.text.byte_level_bpe import build_bpe, read_merges, read_vocab
+    from pellucid.text.pre_tokenizers import PRE_TOKENIZERS
+    from pellucid.text.tokenizer_json import JsonTokenizer
+
+    kind = config.get("tokenizer_class") or "GPT2Tokenizer"
+    path = folder / "vocab.json"
+    if kind not in _BPE_CLASSES:
+        raise TokenizerError(
+            f"vocab.json and merges.txt do not say how {kind} cuts text into words",
+            where=folder,
+            expected=" or ".join(_BPE_CLASSES),
+            remedy="get the model's tokenizer.json, which does",
+        )
+    if not (folder / "merges.txt").is_file():
+        raise TokenizerError("merges.txt is missing beside vocab.json", where=folder)
+    vocab = read_vocab(path)
+    backend = build_bpe(vocab, read_merges(folder / "merges.txt"), PRE_TOKENIZERS[_BPE_CLASSES[kind]], path)
+    end = "<|endoftext|>"
+    defaults = {"bos_token": end, "eos_token": end, "unk_token": end} if kind.startswith("GPT2") and end in vocab else {}
+    return JsonTokenizer(backend, {**defaults, **config}, path)
+
+
+def _llama2c(path: Path, vocab_size: int | None) -> Tokenizer:
+    from pellucid.text.llama2c import load_llama2c
+
+    return load_llama2c(path, vocab_size)
+
+
+_READERS: dict[str, Callable[[Path, Mapping[str, Any]], Tokenizer]] = {
+    "tokenizer.json": _read_json,
+    "tokenizer.model": _read_model,
+    "vocab.json": _read_vocab,
+}

@@ -1,0 +1,136 @@
+"""The files beside a vocabulary: tokenizer_config.json, special and added tokens, chat templates; read as one config.
+
+``chat_template.jinja`` and ``additional_chat_templates/*.jinja`` beat the config's templates, as in transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pellucid.base.errors import TokenizerError
+from pellucid.base.files import atomic_write, write_json
+from pellucid.text.added_tokens import AddedToken, as_added_token
+from pellucid.text.tokenizer_files import read_json, read_text
+
+if TYPE_CHECKING:
+    from pellucid.text.tokenizer import Tokenizer
+
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_MAP_FILE = "special_tokens_map.json"
+ADDED_TOKENS_FILE = "added_tokens.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+CHAT_TEMPLATE_FOLDER = "additional_chat_templates"
+GENERATION_CONFIG_FILE = "generation_config.json"
+
+
+def get_tokenizer_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """tokenizer_config.json of a folder (or the file itself) as it is; ``{}`` where there is none, as in transformers.
+
+    Raises: TokenizerError where it is no JSON object.
+    """
+    path = Path(path)
+    file = path / TOKENIZER_CONFIG_FILE if path.is_dir() else path
+    return read_json(file) if file.is_file() else {}
+
+
+def read_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """All that the folder says about its tokenizer beside the vocabulary.
+
+    ``added_tokens_decoder`` becomes ``{id: AddedToken}``, ``chat_template`` a string, a dict by name, or None, and
+    ``stop_token_ids`` the generation config's ends, if it names any.
+
+    Raises: TokenizerError where a file contradicts its format.
+    """
+    where = folder / TOKENIZER_CONFIG_FILE
+    config = get_tokenizer_config(folder)
+    if "added_tokens_decoder" in config:
+        config["added_tokens_decoder"] = _added_tokens(config["added_tokens_decoder"], where)
+    else:
+        if (folder / SPECIAL_TOKENS_MAP_FILE).is_file():
+            config |= read_json(folder / SPECIAL_TOKENS_MAP_FILE)
+        if (folder / ADDED_TOKENS_FILE).is_file():
+            config["added_tokens_decoder"] = _legacy_added_tokens(folder / ADDED_TOKENS_FILE, config)
+    length = config.get("model_max_length")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, (int, float)) or not 0 < length < float("inf")):
+        raise TokenizerError("model_max_length must be a positive number", where=where, received=repr(length)[:80])
+    config["chat_template"] = _chat_template(folder, config.get("chat_template"), where)
+    if stops := _stop_token_ids(folder):
+        config["stop_token_ids"] = stops
+    return config
+
+
+def _added_tokens(listed: Any, where: object) -> dict[int, AddedToken]:
+    if not isinstance(listed, Mapping) or not all(str(i).isdecimal() for i in listed):
+        raise TokenizerError("added_tokens_decoder must map ids to tokens", where=where, received=repr(listed)[:80])
+    return {int(i): as_added_token(token, where) for i, token in listed.items()}
+
+
+def _legacy_added_tokens(path: Path, config: Mapping[str, Any]) -> dict[int, AddedToken]:
+    """added_tokens.json: token → id; those that the config names are special."""
+    listed = read_json(path)
+    if not all(isinstance(i, int) and i >= 0 for i in listed.values()):
+        raise TokenizerError("added tokens must map to ids", where=path)
+    values = [value for name, value in config.items() if name.endswith("_token")]
+    values += list(config.get("extra_special_tokens") or config.get("additional_special_tokens") or [])
+    special = {value.get("content") if isinstance(value, Mapping) else value for value in values if isinstance(value, (str, Mapping))}
+    return {i: as_added_token(token, path, special=token in special) for token, i in listed.items()}
+
+
+def _chat_template(folder: Path, configured: Any, where: object) -> str | dict[str, str] | None:
+    files = {"default": folder / CHAT_TEMPLATE_FILE} if (folder / CHAT_TEMPLATE_FILE).is_file() else {}
+    files |= {file.stem: file for file in sorted((folder / CHAT_TEMPLATE_FOLDER).glob("*.jinja"))}
+    if files:
+        templates = {name: read_text(file) for name, file in files.items()}
+        return templates["default"] if list(templates) == ["default"] else templates
+    if configured is None or isinstance(configured, str):
+        return configured
+    if isinstance(configured, list) and all(isinstance(one, Mapping) for one in configured):
+        configured = {one.get("name"): one.get("template") for one in configured}
+    if not isinstance(configured, dict) or not all(isinstance(text, str) for pair in configured.items() for text in pair):
+        raise TokenizerError("chat_template is neither a string nor a list of named ones", where=where, received=repr(configured)[:80])
+    return configured
+
+
+def _stop_token_ids(folder: Path) -> list[int]:
+    """generation_config.json's ``eos_token_id``: one id, or several."""
+    path = folder / GENERATION_CONFIG_FILE
+    if not path.is_file():
+        return []
+    ends = read_json(path).get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    return [end for end in ends if isinstance(end, int) and not isinstance(end, bool) and end >= 0]
+
+
+def save_config(tokenizer: Tokenizer, folder: Path) -> Iterable[Path]:
+    """Write tokenizer_config.json and the chat templates; returns their paths."""
+    templates = tokenizer.chat_template
+    by_name = {"default": templates} if isinstance(templates, str) else dict(templates or {})
+    for name in by_name:
+        if not name or name != os.path.basename(name) or name.startswith("."):
+            raise TokenizerError("the name of a chat template cannot be a file's", where=tokenizer.where, received=repr(name))
+    written = {name: folder / CHAT_TEMPLATE_FOLDER / f"{name}.jinja" for name in by_name if name != "default"}
+    if "default" in by_name:
+        written["default"] = folder / CHAT_TEMPLATE_FILE
+    for name, path in written.items():
+        with atomic_write(path, "w") as file:
+            file.write(by_name[name])
+    path = folder / TOKENIZER_CONFIG_FILE
+    write_json(path, json.loads(json.dumps(tokenizer.saved_config())))
+    return [*written.values(), path]
+
+
+def refuse_rivals(folder: Path, tokenizer: Tokenizer) -> None:
+    """Raises: TokenizerError where the folder already holds files that would be read instead of those about to be written."""
+    rivals = ["tokenizer.json"] if tokenizer.vocabulary_file != "tokenizer.json" else []
+    rivals += [CHAT_TEMPLATE_FILE] if tokenizer.chat_template is None else []
+    found = [name for name in rivals if (folder / name).exists()]
+    if found:
+        raise TokenizerError(
+            f"{', '.join(found)} of another tokenizer is there and would be read instead",
+            where=folder,
+            remedy="save to an empty folder, or remove it first",
+        )
