@@ -84,3 +84,16 @@ def test_scalings_equal_transformers_step_by_step_past_the_original_length(kind:
         past = out.past_key_values
         ours = decoder(step, Context(torch.arange(start, stop)[None], cache=cache))
         assert (ours - out.logits).abs().max() <= 2e-5 * out.logits.abs().max(), f"{kind} at {start}"
+
+
+@torch.no_grad()
+def test_factors_of_a_gguf_file_survive_a_save_for_transformers() -> None:
+    """llama.cpp's converter writes Llama 3.1's scaling as a factor for each pair; transformers has it as longrope with one list."""
+    config = llama.config(llama.TINY | {"rope_scaling": {"rope_type": "factors", "short_factor": [1.0, 1.5, 4.0, 8.0]}})
+    decoder = Decoder(config).initialize(torch.Generator().manual_seed(0)).eval()
+    token_ids = torch.randint(0, config.vocab_size, (1, 40), generator=torch.Generator().manual_seed(1))
+    plain = Decoder(llama.config(llama.TINY)).eval()
+    plain.load_state_dict(decoder.state_dict())
+    ours, theirs = decoder(token_ids, Context(torch.arange(40)[None])), reference_model(decoder)(token_ids).logits
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+    assert (ours - plain(token_ids, Context(torch.arange(40)[None]))).abs().max() > 1e-3 * theirs.abs().max(), "the factors count"

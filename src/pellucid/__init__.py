@@ -1,3 +1,53 @@
-"""Pellucid: a transformer library you can see through."""
+"""Pellucid: a transformer library you can see through.
+
+    from pellucid import AutoTokenizer, AutoModelForCausalLM, trace
+
+Names are imported when they are first used, so that ``import pellucid`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pellucid.auto import AutoConfig, AutoTokenizer
+    from pellucid.causal_lm import AutoModelForCausalLM
+    from pellucid.config import ModelConfig
+    from pellucid.explain.trace import trace
+    from pellucid.generate.engine import Engine
+    from pellucid.sampling import SamplingParams
 
 __version__ = "0.1.0"
+
+_WHERE = {
+    "AutoConfig": "pellucid.auto",
+    "AutoModelForCausalLM": "pellucid.causal_lm",
+    "AutoTokenizer": "pellucid.auto",
+    "Engine": "pellucid.generate.engine",
+    "ModelConfig": "pellucid.config",
+    "SamplingParams": "pellucid.sampling",
+    "trace": "pellucid.explain.trace",
+}
+__all__ = [
+    "AutoConfig",
+    "AutoModelForCausalLM",
+    "AutoTokenizer",
+    "Engine",
+    "ModelConfig",
+    "SamplingParams",
+    "__version__",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

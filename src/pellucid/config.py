@@ -106,10 +106,13 @@ class RopeConfig:
         if self.dim % 2:
             raise ConfigError("rope rotates pairs of dimensions", where="rope", expected="an even dim", received=self.dim)
         scaling = self.scaling
-        for name in ("short_factors", "long_factors"):
-            factors = getattr(scaling, name) if scaling and scaling.kind in ("longrope", "factors") else ()
-            if scaling and scaling.kind in ("longrope", "factors") and len(factors) != self.dim // 2:
-                raise ConfigError(f"{name} needs a number for each rotated pair", where="rope", expected=self.dim // 2, received=len(factors))
+        lists = {"longrope": ("short_factors", "long_factors"), "factors": ("short_factors",)}
+        for name in lists.get(scaling.kind, ()) if scaling else ():
+            factors = getattr(scaling, name)
+            if len(factors) != self.dim // 2 or not all(factor > 0 for factor in factors):
+                raise ConfigError(
+                    f"{name} needs a positive number for each rotated pair", where="rope", expected=self.dim // 2, received=len(factors)
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,8 @@ class Logits(Protocol):
 class Executor(Protocol):
     """Runs one model. Not thread-safe: one owner (an engine) steps it."""
 
-    config: ModelConfig
+    @property
+    def config(self) -> ModelConfig: ...
 
     def allocate(self, capacity: int) -> int:
         """A new slot with room for ``capacity`` tokens, allocated once. Returns its number."""

@@ -88,14 +88,14 @@ def rope(keys: Keys, dim: int, context_len: int, *, default_theta: float = 10000
     outside = keys.get("original_max_position_embeddings")
     if kind == "default":
         return RopeConfig(dim=dim, theta=theta)
-    if kind not in ("linear", "dynamic", "llama3", "yarn", "longrope"):
+    if kind not in ("linear", "dynamic", "llama3", "yarn", "longrope", "factors"):
         raise UnsupportedError(f"rope_type {kind!r} is not implemented", where=keys.where)
     original = outside or given.get("original_max_position_embeddings") or context_len
     if kind == "dynamic":
         original = context_len  # transformers compares with max_position_embeddings here
     factor = given.get("factor")
     if factor is None:
-        if kind not in ("yarn", "longrope"):
+        if kind not in ("yarn", "longrope", "factors"):
             raise ConfigError(f"rope_type {kind!r} needs a factor", where=keys.where)
         factor = context_len / original
     optional = {
@@ -130,7 +130,7 @@ def rope_to_hf(rope: RopeConfig) -> dict[str, Any]:
         return {"rope_theta": rope.theta, "rope_scaling": None}
     written: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
     if scaling.kind == "factors":  # what transformers calls longrope, with one list for every length
-        written |= {"rope_type": "longrope", "original_max_position_embeddings": 2**31 - 1, "attention_factor": 1.0}
+        written |= {"rope_type": "longrope", "original_max_position_embeddings": scaling.original_context_len, "attention_factor": 1.0}
         written |= {"short_factor": list(scaling.short_factors), "long_factor": list(scaling.short_factors)}
     if scaling.kind in ("llama3", "yarn", "longrope"):
         written["original_max_position_embeddings"] = scaling.original_context_len

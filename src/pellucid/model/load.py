@@ -11,6 +11,7 @@ from torch import nn
 
 from pellucid.base.array import STORAGE, Array
 from pellucid.base.errors import ConfigError
+from pellucid.checkpoint.release import release
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.model.decoder import Decoder
 from pellucid.quant import dequantize_into
@@ -79,22 +80,31 @@ def stored_dtype(weights: Mapping[str, Array]) -> str:
 def load_decoder(
     config: ModelConfig, weights: Mapping[str, Array], dtype: str | torch.dtype = "auto", device: str | torch.device = "auto"
 ) -> Decoder:
-    """A decoder with these weights. ``weights`` is asked for each name once, in order, and may make them on the way.
+    """A decoder with these weights; see ``load_weights``."""
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    load_weights(decoder, weights, dtype, device)
+    return decoder
 
-    Shapes are the mapping's to check (``families.rules.to_ours`` does). The result is in eval mode and needs no gradients.
+
+def load_weights(decoder: Decoder, weights: Mapping[str, Array], dtype: str | torch.dtype = "auto", device: str | torch.device = "auto") -> None:
+    """Give a decoder on the meta device its weights. ``weights`` is asked for each name once, in order, and may make them on the way.
+
+    Shapes are the mapping's to check (``families.rules.to_ours`` does). The decoder is then in eval mode and needs no gradients.
     """
     its_device = choose_device(device)
     its_dtype = choose_dtype(dtype, stored_dtype(weights), its_device)
-    with torch.device("meta"):
-        decoder = Decoder(config)
     modules = dict(decoder.named_modules())
-    for name in weight_shapes(config):
-        tensor = to_tensor(weights[name], its_dtype).to(its_device)
+    for name in weight_shapes(decoder.config):
+        array = weights[name]
+        tensor = to_tensor(array, its_dtype).to(its_device)
+        if array.dtype != str(its_dtype).removeprefix("torch.") or its_device.type != "cpu":
+            release(array)  # converted: the file's pages need not stay in memory beside the copy
         path, _, leaf = name.rpartition(".")
         setattr(modules[path], leaf, nn.Parameter(tensor, requires_grad=False))
     for name, buffer in list(decoder.named_buffers()):
         decoder.register_buffer(name, buffer.to(its_device, its_dtype), persistent=False)
-    return decoder.eval()
+    decoder.eval()
 
 
 def weights_of(decoder: Decoder) -> Iterator[tuple[str, Array]]:

@@ -1,0 +1,136 @@
+"""The front door, without torch: a name becomes a checkpoint, a tokenizer, a config, or an executor.
+
+A model is named by a folder, a file (``.gguf``, ``.safetensors``, ``.bin``), a catalogue alias, or a hub id (``org/name[@revision]``).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pellucid.base.errors import ConfigError, TokenizerError
+from pellucid.checkpoint.open import Checkpoint, open_checkpoint
+from pellucid.checkpoint.resolve import resolve
+from pellucid.config import ModelConfig
+from pellucid.text.load import load_tokenizer
+
+if TYPE_CHECKING:
+    from pellucid.executor import Executor
+    from pellucid.text.tokenizer import Tokenizer
+
+Name = str | os.PathLike[str]
+
+
+def open_model(name: Name, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
+    """The checkpoint behind a name: headers read, weights mapped, nothing computed yet."""
+    return open_checkpoint(locate(name, revision=revision, offline=offline))
+
+
+def locate(name: Name, *, revision: str | None = None, offline: bool = False) -> Path:
+    """The folder or file behind a name, fetched if need be."""
+    return resolve(f"{name}@{revision}" if revision else name, offline=offline)
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer that belongs to a checkpoint: beside its weights, or inside its GGUF.
+
+    Raises: TokenizerError where there is none.
+    """
+    if checkpoint.kind == "gguf" and "tokenizer.ggml.model" in checkpoint.metadata:
+        from pellucid.text.gguf import tokenizer_from_gguf
+
+        return tokenizer_from_gguf(checkpoint.metadata)
+    if checkpoint.tokenizer_path is None:
+        raise TokenizerError(
+            "there is no tokenizer here",
+            where=checkpoint.path,
+            expected="tokenizer.json, tokenizer.model, or tok*.bin",
+            remedy="put the tokenizer's files beside the weights",
+        )
+    return load_tokenizer(checkpoint.tokenizer_path)
+
+
+class AutoTokenizer:
+    """``from_pretrained`` as Hugging Face users know it."""
+
+    @staticmethod
+    def from_pretrained(
+        name: Name, *, trust_remote_code: bool = False, revision: str | None = None, offline: bool = False, **settings: Any
+    ) -> Tokenizer:
+        """The tokenizer of a model, or of a folder that holds only a tokenizer.
+
+        ``trust_remote_code`` is accepted and never needed: no code from a model folder is executed. ``settings`` such as
+        ``padding_side="left"`` are set on the tokenizer.
+        """
+        path = locate(name, revision=revision, offline=offline)
+        if (path.is_dir() and not any(path.glob("*.gguf"))) or (path.suffix == ".bin" and path.name.startswith("tok")):
+            tokenizer = load_tokenizer(path)
+        else:
+            tokenizer = tokenizer_of(open_checkpoint(path))
+        for setting, value in settings.items():
+            if not hasattr(tokenizer, setting):
+                raise TokenizerError(f"a tokenizer has no setting {setting!r}", where="AutoTokenizer.from_pretrained")
+            setattr(tokenizer, setting, value)
+        return tokenizer
+
+
+class AutoConfig:
+    """A model's description from its name, or from a Hugging Face config as a dict."""
+
+    @staticmethod
+    def from_pretrained(name: Name, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False) -> ModelConfig:
+        return open_model(name, revision=revision, offline=offline).config
+
+    @staticmethod
+    def for_model(model_type: str, **keys: Any) -> ModelConfig:
+        """``AutoConfig.for_model("llama", vocab_size=512, hidden_size=64, …)``: config.json's keys of that family."""
+        from pellucid.families import family_of
+
+        return family_of(model_type, "AutoConfig.for_model").config({"model_type": model_type, **keys})
+
+
+def open_executor(
+    checkpoint: Checkpoint, *, executor: str = "auto", dtype: str = "auto", device: str = "auto", threads: int | None = None
+) -> Executor:
+    """What runs the checkpoint: ``native`` (compiled for this CPU), ``torch``, or the better one.
+
+    ``auto`` is native where the machine has no GPU, a C compiler is there, native has the model's mechanisms, and neither a dtype nor a
+    device is asked for; else torch. Where only the compiler is missing, one line on stderr says what is missed.
+    Raises: ConfigError for an executor there is not.
+    """
+    if executor not in ("auto", "torch", "native"):
+        raise ConfigError(f"there is no executor {executor!r}", expected="auto, torch or native")
+    if executor == "native" or (executor == "auto" and dtype == "auto" and device in ("auto", "cpu") and not (device == "auto" and _has_gpu())):
+        from pellucid.native.cache import NativeError
+        from pellucid.native.executor import NativeExecutor
+        from pellucid.native.program import supports
+
+        try:
+            if executor == "native" or not supports(checkpoint.config):
+                return NativeExecutor(checkpoint.config, checkpoint.weights, threads=threads, source_id=_state_of(checkpoint))
+        except NativeError as error:
+            if executor == "native":
+                raise
+            print(f"running with torch, which is slower here: {error}", file=sys.stderr)
+    import torch
+
+    from pellucid.model.executor import TorchExecutor
+    from pellucid.model.load import load_decoder
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return TorchExecutor(load_decoder(checkpoint.config, checkpoint.weights, dtype, device))
+
+
+def _has_gpu() -> bool:
+    """Whether torch would find a GPU, told without importing it (which takes seconds)."""
+    return sys.platform == "darwin" or shutil.which("nvidia-smi") is not None or Path("/dev/kfd").exists()
+
+
+def _state_of(checkpoint: Checkpoint) -> str:
+    """Changes when a file of the checkpoint does."""
+    files = sorted((str(path.resolve()), size, path.stat().st_mtime_ns) for path, size in checkpoint.files.items())
+    return repr(files)

@@ -1,0 +1,202 @@
+"""``AutoModelForCausalLM``: the torch decoder with the methods that Hugging Face users know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pellucid.auto import Name, open_model
+from pellucid.base.errors import RequestError, UnsupportedError
+from pellucid.checkpoint.safetensors_write import MAX_SHARD_BYTES
+from pellucid.checkpoint.save import save_checkpoint
+from pellucid.config import ModelConfig
+from pellucid.families import family_of
+from pellucid.generate.engine import Engine
+from pellucid.generate.request import Request
+from pellucid.model.context import Context
+from pellucid.model.decoder import Decoder
+from pellucid.model.executor import TorchExecutor
+from pellucid.model.load import choose_device, choose_dtype, load_weights, weights_of
+from pellucid.sampling import SamplingParams
+
+
+class Streamer(Protocol):
+    """transformers' streamer: ids as they come, the prompt first."""
+
+    def put(self, value: Tensor) -> None: ...
+    def end(self) -> None: ...
+
+
+@dataclass
+class CausalLMOutput:
+    """What a forward pass returns: ``logits`` (B, T, V), and ``loss``, a scalar, where labels were given."""
+
+    logits: Float[Tensor, "B T V"]
+    loss: Float[Tensor, ""] | None = None
+
+
+class CausalLM(Decoder):
+    """A decoder that is called with ids and a mask, generates, and saves itself."""
+
+    generation_config: Mapping[str, Any] = {}
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  # Hugging Face's signature; a Context goes to hidden() and logits()
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "B T"] | None = None,
+        labels: Int[Tensor, "B T"] | None = None,
+    ) -> CausalLMOutput:
+        """Logits of every position; with ``labels`` (−100: not counted), the mean cross-entropy of each next token.
+
+        ``labels`` are shifted here: position t is scored on labels[t + 1], as in transformers. Rows may be padded on either side.
+        """
+        mask = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
+        if position_ids is None:
+            counted = torch.ones_like(input_ids) if mask is None else mask
+            position_ids = (counted.cumsum(1) - 1).clamp(min=0)
+        ctx = Context(position_ids, key_mask=mask)
+        logits = self.logits(self.hidden(input_ids, ctx), ctx)
+        if labels is None:
+            return CausalLMOutput(logits)
+        return CausalLMOutput(logits, F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()))
+
+    def generate(
+        self,
+        input_ids: Int[Tensor, "B T"] | Sequence[int],
+        attention_mask: Tensor | None = None,
+        *,
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        stop: str | Sequence[str] | None = None,
+        stop_token_ids: Collection[int] | None = None,
+        pad_token_id: int | None = None,
+        seed: int | None = None,
+        streamer: Streamer | None = None,
+        tokenizer: Any = None,
+    ) -> Int[Tensor, "B T_new"]:
+        """The prompts and what follows them. Prompts of a batch are padded on the left and masked; rows that end early, on the right.
+
+        Runs these weights as they are now. ``stop_token_ids`` None: the model's end-of-text ids; ``stop`` strings need the ``tokenizer``.
+        Row r draws with ``seed + r``. ``streamer`` takes one prompt at a time.
+
+        Raises: RequestError for arguments out of range or padding on the right; ContextLengthError naming prompt and context lengths.
+        """
+        ids = torch.atleast_2d(torch.as_tensor(input_ids))
+        if streamer is not None and len(ids) > 1:
+            raise RequestError("a streamer follows one prompt", expected="a batch of 1", received=len(ids))
+        requests = [
+            Request(
+                prompt_ids=prompt,
+                max_new_tokens=max_new_tokens,
+                sampling=SamplingParams(
+                    do_sample=do_sample,
+                    temperature=temperature,
+                    top_k=top_k,
+                    top_p=top_p,
+                    min_p=min_p,
+                    repetition_penalty=repetition_penalty,
+                    seed=None if seed is None else seed + row,
+                ),
+                stop=stop or (),
+                stop_token_ids=stop_token_ids,
+            )
+            for row, prompt in enumerate(_without_padding(ids, attention_mask))
+        ]
+        engine = Engine(TorchExecutor(self), tokenizer, max_batch=max(len(requests), 1))
+        if streamer is None:
+            answers = [list(result.token_ids) for result in engine.run(requests)]
+        else:
+            answers = [_streamed(engine, requests[0], streamer)]
+        pad = pad_token_id if pad_token_id is not None else self.config.pad_token_id
+        if pad is None:
+            pad = self.config.eos_token_ids[0] if self.config.eos_token_ids else 0
+        longest = max(map(len, answers), default=0)
+        rows = [answer + [pad] * (longest - len(answer)) for answer in answers]
+        return torch.cat((ids, torch.tensor(rows, dtype=ids.dtype, device=ids.device).reshape(len(ids), longest)), 1)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, max_shard_size: int = MAX_SHARD_BYTES) -> None:
+        """Write config.json, safetensors (in shards of at most ``max_shard_size`` bytes) and generation_config.json.
+
+        A folder that is saved to again keeps its old files until the new ones are whole.
+        """
+        weights = dict(weights_of(self))
+        save_checkpoint(os.fspath(folder), self.config, weights, generation_config=self.generation_config, max_shard_bytes=max_shard_size)
+
+
+class AutoModelForCausalLM:
+    """``from_pretrained`` and ``from_config`` as Hugging Face users know them."""
+
+    @staticmethod
+    def from_pretrained(
+        name: Name,
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "auto",
+        quantize: None = None,
+        revision: str | None = None,
+        offline: bool = False,
+        trust_remote_code: bool = False,
+    ) -> CausalLM:
+        """The model behind a name, in eval mode; its weights need no gradients until ``requires_grad_()``.
+
+        ``trust_remote_code`` is accepted and never needed: no code from a model folder is executed.
+        Raises: ModelNotFoundError, CheckpointError, WeightsError, UnsupportedError or ConfigError, each with place and remedy.
+        """
+        if quantize is not None:
+            raise UnsupportedError(f"quantize={quantize!r} is not implemented for the torch model", remedy="load a GGUF file of the quantized model")
+        checkpoint = open_model(name, revision=revision, offline=offline)
+        with torch.device("meta"):
+            model = CausalLM(checkpoint.config)
+        load_weights(model, checkpoint.weights, dtype, device)
+        model.generation_config = checkpoint.generation_config
+        return model
+
+    @staticmethod
+    def from_config(
+        config: ModelConfig | Mapping[str, Any],
+        *,
+        dtype: str | torch.dtype = "float32",
+        device: str | torch.device = "auto",
+        seed: int | None = None,
+    ) -> CausalLM:
+        """A model with fresh weights (see ``Decoder.initialize``), in train mode. A dict is read as a config.json."""
+        description = config if isinstance(config, ModelConfig) else family_of(config.get("model_type"), "from_config").config(config)
+        its_device = choose_device(device)
+        its_dtype = choose_dtype(dtype, description.dtype, its_device)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        model = CausalLM(description)
+        model.initialize(generator)
+        return model.to(its_device, its_dtype)
+
+
+def _without_padding(ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
+    if attention_mask is None:
+        return ids.tolist()
+    mask = attention_mask.bool()
+    if mask.shape != ids.shape or not torch.equal(mask, mask.cummax(1).values if mask.numel() else mask):
+        raise RequestError("attention_mask must be zeros, then ones, in each row: the answer follows the last token", remedy="pad on the left")
+    return [row[its].tolist() for row, its in zip(ids, mask, strict=True)]
+
+
+def _streamed(engine: Engine, request: Request, streamer: Streamer) -> list[int]:
+    streamer.put(torch.tensor(request.prompt_ids))
+    answer: list[int] = []
+    for event in engine.stream(request):
+        if event.token_id is not None:
+            answer.append(event.token_id)
+            streamer.put(torch.tensor([event.token_id]))
+    streamer.end()
+    return answer
