@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import reference_model
 
-from pellucid.config import RopeConfig
+from pellucid.config import ModelConfig, RopeConfig
 from pellucid.families import llama
 from pellucid.model.cache import Cache
 from pellucid.model.context import Context
@@ -66,15 +66,22 @@ SCALINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@torch.no_grad()
+def loud(config: ModelConfig) -> Decoder:
+    """A fresh model with weights ten times larger, so that attention is far from uniform and rotations count."""
+    decoder = Decoder(config).initialize(torch.Generator().manual_seed(0)).eval()
+    for parameter in decoder.parameters():
+        if parameter.ndim == 2:
+            parameter.mul_(10)
+    return decoder
+
+
 @pytest.mark.parametrize("kind", SCALINGS)
 @torch.no_grad()
 def test_scalings_equal_transformers_step_by_step_past_the_original_length(kind: str) -> None:
     config = llama.config(llama.TINY | {"max_position_embeddings": 16, "rope_scaling": SCALINGS[kind]})
     assert llama.config(llama.to_hf(config)) == config
-    decoder = Decoder(config).initialize(torch.Generator().manual_seed(0)).eval()
-    for parameter in decoder.parameters():
-        if parameter.ndim == 2:
-            parameter.mul_(10)
+    decoder = loud(config)
     theirs = reference_model(decoder)
     token_ids = torch.randint(0, config.vocab_size, (1, 40), generator=torch.Generator().manual_seed(1))
     cache, past = Cache(config, 1, 40, torch.float32), None
@@ -90,7 +97,7 @@ def test_scalings_equal_transformers_step_by_step_past_the_original_length(kind:
 def test_factors_of_a_gguf_file_survive_a_save_for_transformers() -> None:
     """llama.cpp's converter writes Llama 3.1's scaling as a factor for each pair; transformers has it as longrope with one list."""
     config = llama.config(llama.TINY | {"rope_scaling": {"rope_type": "factors", "short_factor": [1.0, 1.5, 4.0, 8.0]}})
-    decoder = Decoder(config).initialize(torch.Generator().manual_seed(0)).eval()
+    decoder = loud(config)
     token_ids = torch.randint(0, config.vocab_size, (1, 40), generator=torch.Generator().manual_seed(1))
     plain = Decoder(llama.config(llama.TINY)).eval()
     plain.load_state_dict(decoder.state_dict())
