@@ -1,0 +1,62 @@
+"""The program: its commands, and how each kind of failure leaves it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from pellucid import __version__
+from pellucid.base.errors import PellucidError
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses; 130 is the shell's for Ctrl-C
+COMMANDS = ("chat", "generate", "tokenize", "inspect", "pull", "list")
+
+
+class Commands(click.Group):
+    """Imports a command's file when the command is asked for: ``cli/NAME.py`` holds the command ``NAME``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return import_module(f"pellucid.cli.{cmd_name}").command if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        from difflib import get_close_matches
+
+        if args[0] not in COMMANDS and (close := get_close_matches(args[0], COMMANDS)):
+            ctx.fail(f"There is no command {args[0]!r}. Did you mean {' or '.join(close)}?")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.version_option(__version__, message="pellucid %(version)s")
+def app() -> None:
+    """A transformer library you can see through: real checkpoints in, text out."""
+
+
+def run() -> None:
+    """Run the program and leave it: bad input is one message and status 2, Ctrl-C 130; a closed pipe is silent."""
+    try:
+        status = app(prog_name="pellucid", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except click.Abort as error:
+        status = INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else FAILED
+    except PellucidError as error:
+        if os.environ.get("PELLUCID_DEBUG") == "1":
+            raise
+        complain(str(error))
+        status = BAD_INPUT
+    sys.exit(status)
+
+
+def complain(message: str) -> None:
+    """The message on stderr, its first line in red on a terminal."""
+    first, *rest = message.splitlines() or [""]
+    red = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    print(click.style(f"Error: {first}", fg="red") if red else f"Error: {first}", *rest, sep="\n", file=sys.stderr)

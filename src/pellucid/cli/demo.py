@@ -1,0 +1,85 @@
+"""What `make demo` shows once everything is installed: a model is fetched, and answers.
+
+It is made of the commands that a person would type next, and says which; PROMPT and MODEL come from the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+from pellucid.base.errors import ModelNotFoundError, PellucidError, TemplateError
+from pellucid.cli.options import DEFAULT_MODEL
+
+PROMPT = "Why is the sky blue?"
+NEW_TOKENS = 200
+
+
+def demo(model: str, prompt: str) -> None:
+    """Fetch, load, answer, and say where to go next. Raises: PellucidError."""
+    from pellucid.cli.console import notice, status
+    from pellucid.cli.generate import write_one
+    from pellucid.cli.pull import pull
+    from pellucid.cli.session import open_session
+    from pellucid.sampling import GREEDY
+
+    named = [] if model == DEFAULT_MODEL else ["-m", model]
+    if not os.path.exists(model):
+        _echo("pull", model)
+        pull(model)
+    with status(f"loading {model} …"):
+        session = open_session(model)
+    try:
+        ids, how = session.encode_chat([{"role": "user", "content": prompt}], None), ["--chat"]
+    except TemplateError:  # a model that was never taught to chat continues the text
+        ids, how = session.encode(prompt), []
+    _echo("generate", *named, *how, "-p", prompt)
+    print()
+    write_one(session, session.request(ids, GREEDY, max_new_tokens=None, usual=NEW_TOKENS), quiet=False)
+    print()
+    notice("Where to go next:")
+    for what, words in (
+        ("talk with it", ("chat", *named)),
+        ("see its tokens", ("tokenize", *named, "Hello, world")),
+        ("see its parts", ("inspect", *named)),
+        ("other models", ("list",)),
+        ("everything else", ("--help",)),
+    ):
+        print(f"  {what:<16} {_line(words)}", file=sys.stderr)
+
+
+def _line(words: Sequence[str]) -> str:
+    """A command as it can be typed in the folder of the Makefile."""
+    return shlex.join([".venv/bin/pellucid", *words])
+
+
+def _echo(*words: str) -> None:
+    from pellucid.cli.console import notice
+
+    notice(f"$ {_line(words)}")
+
+
+def main() -> int:
+    """The demo, with exit statuses as the program's."""
+    from pellucid.cli.app import BAD_INPUT, INTERRUPTED, complain
+
+    model = os.environ.get("MODEL") or DEFAULT_MODEL
+    try:
+        demo(model, os.environ.get("PROMPT") or PROMPT)
+    except ModelNotFoundError as error:
+        complain(str(error))
+        print("Not fetched: the model. With one on disk: make demo MODEL=path (a folder, or a .gguf file)", file=sys.stderr)
+        return BAD_INPUT
+    except PellucidError as error:
+        complain(str(error))
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print()
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""``pellucid explain``: the walk through a run, one step of it, one cell of it, or the page."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pellucid.base.errors import RequestError
+from pellucid.cli import options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pellucid.explain.trace import Trace
+
+
+@options.command("explain")
+@click.argument("text", metavar="[PROMPT]", required=False)
+@options.model
+@options.option(
+    "--dtype", type=click.Choice(options.DTYPES), metavar="NAME", default="auto", help="auto, float32, bfloat16 or float16.", heading="Model"
+)
+@options.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", heading="Model")
+@options.option("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: one a core.", heading="Model")
+@options.offline
+@options.prompt
+@options.option("--chat", is_flag=True, help="The prompt as a user's message, in the chat template.", heading="Prompt")
+@options.system
+@options.option("--layer", type=int, metavar="N", help="Only this layer, every step of it.", heading="What to show")
+@options.option("--step", metavar="STEP", help="One step: layers.3.pattern, logits, …", heading="What to show")
+@options.option("--cell", metavar="I,J,…", help="One number of --step, with its operands; the text's row is left out.", heading="What to show")
+@options.option("--position", type=int, default=-1, metavar="N", help="The token to look from; default: the last.", heading="What to show")
+@options.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write the page, one file that works offline.", heading="The page")
+@options.option(
+    "--max-size", type=click.FloatRange(min=0, min_open=True), default=20.0, metavar="MB", help="Of --html; default: 20.", heading="The page"
+)
+@options.option("--open", "open_page", is_flag=True, help="Open the page in the browser, served from this machine.", heading="The page")
+@options.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Of --open; default: a free one.", heading="The page")
+@options.as_json
+def command(
+    text: str | None,
+    model: str,
+    prompt: str | None,
+    layer: int | None,
+    step: str | None,
+    cell: str | None,
+    position: int,
+    html: str | None,
+    max_size: float,
+    open_page: bool,
+    port: int,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Show the run of a prompt through a model: its tokens, what each layer adds, says and looks at, the prediction.
+
+    Every number comes from the model's own forward pass, and the last line says how well all of them agree with their
+    equations. Without PROMPT, or -p, what is piped in is read.
+    """
+    from pellucid.cli import explain_print as show
+    from pellucid.cli.console import status
+    from pellucid.cli.prompts import read_stdin
+
+    if cell is not None and step is None:
+        raise RequestError("--cell is a number of one step", remedy="name it: --step layers.3.z --cell 0,5,3")
+    text = text if text is not None else prompt if prompt is not None else read_stdin()
+    with status(f"loading {model} …") as say:
+        decoder, tokenizer, path = _load(model, flags)
+        if flags["chat"] or flags["system"] is not None:
+            text = _in_template(tokenizer, text, flags["system"])
+        if open_page:
+            say("")
+            return _open(decoder, tokenizer, text, path, port)
+        say("running …")
+        trace = _trace(decoder, tokenizer, text, position, layer, step, whole=html is not None)
+        if html is not None:
+            say("writing the page …")
+            return _write(trace, html, max_size)
+        if step is None and layer is None:
+            say("checking …")
+            assert trace.checks is not None
+    if step is not None:
+        (show.print_cell if cell is not None else show.print_step)(trace, step, *(() if cell is None else (_index(cell),)), position, as_json)
+    elif layer is not None:
+        show.print_layer(trace, layer, position, as_json)
+    else:
+        show.print_walk(trace, path, position, as_json)
+    return None
+
+
+def _load(name: str, flags: dict[str, Any]) -> tuple[Any, Any, Path]:
+    from pellucid.auto import open_model, tokenizer_of
+    from pellucid.model.load import load_decoder
+
+    if flags["threads"] is not None:
+        import torch
+
+        torch.set_num_threads(flags["threads"])
+    checkpoint = open_model(name, offline=flags["offline"])
+    tokenizer = tokenizer_of(checkpoint)
+    return load_decoder(checkpoint.config, checkpoint.weights, flags["dtype"], flags["device"]), tokenizer, checkpoint.path
+
+
+def _in_template(tokenizer: Any, text: str, system: str | None) -> list[int]:
+    from pellucid.cli.prompts import chat_messages
+
+    return tokenizer.apply_chat_template(chat_messages(text, system), add_generation_prompt=True, return_dict=False)
+
+
+def _trace(decoder: Any, tokenizer: Any, text: Any, position: int, layer: int | None, step: str | None, whole: bool) -> Trace:
+    """The run, with all its steps where memory allows; else with what was asked for, at one position."""
+    from pellucid.explain.trace import TooLargeError, trace
+    from pellucid.explain.walk import STEPS
+
+    try:
+        return trace(decoder, tokenizer, text)
+    except TooLargeError:
+        if whole:
+            raise
+        steps = [step] if step else None if layer is not None else STEPS
+        return trace(decoder, tokenizer, text, positions=[position], layers=None if layer is None else [layer], steps=steps)
+
+
+def _index(cell: str) -> tuple[int, ...]:
+    try:
+        return (0, *(int(part) for part in cell.split(",")))
+    except ValueError:
+        raise RequestError("a cell is named by whole numbers", where="--cell", expected="I,J,…", received=repr(cell)) from None
+
+
+def _write(trace: Trace, file: str, max_size: float) -> None:
+    from pathlib import Path
+
+    from pellucid.cli.console import notice
+    from pellucid.explain.html import write_page
+
+    write_page(trace, Path(file), max_bytes=int(max_size * 1e6))
+    notice(f"{file}: {Path(file).stat().st_size / 1e6:.1f} MB")
+
+
+def _open(decoder: Any, tokenizer: Any, text: Any, path: Path, port: int) -> None:
+    from pellucid.explain.server import serve
+
+    serve(decoder, tokenizer, text, port=port, open_browser=True)

@@ -1,0 +1,238 @@
+"""How ``pellucid explain`` prints: tables of 80 columns, or JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from pellucid.cli.console import results, visible
+from pellucid.explain.operands import Cell, operands
+from pellucid.explain.walk import Guess, walk
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rich.table import Table
+
+    from pellucid.explain.trace import Trace
+
+SHOWN = 6  # numbers of a row
+ROWS = 12
+
+
+def print_walk(trace: Trace, path: Path, position: int, as_json: bool) -> None:
+    """Tokens, layers, the prediction, checks."""
+    its = walk(trace, position)
+    if as_json:
+        tokens = [{"position": i, "id": token, "piece": piece} for i, (token, piece) in enumerate(zip(trace.tokens[0], trace.pieces[0], strict=True))]
+        checks = [check.to_json() for check in trace.checks.worst()]
+        return _json({"model": str(path), **trace.model_summary, "tokens": tokens, **its.to_json(), "checks": checks, "ok": trace.checks.ok})
+    console, summary = results(), trace.model_summary
+    shared = "" if summary["num_kv_heads"] == summary["num_heads"] else f" ({summary['num_kv_heads']} for keys and values)"
+    console.print(f"[bold]{path.name}[/]: {summary['model_type']}, {summary['num_layers']} layers, d_model {summary['d_model']}, "
+                  f"{summary['num_heads']} heads{shared}, vocabulary {summary['vocab_size']}, {summary['dtype']}")  # fmt: skip
+    console.print()
+    console.print(_tokens(trace))
+    length = trace.token_ids.shape[1]
+    console.print(f"\n{length} tokens → embed {_shape(trace, 'embed')} → {summary['num_layers']} layers → logits {_shape(trace, 'logits')}")
+    console.print(f"\nFrom token {its.position} {_quoted(trace.pieces[0][its.position])}, layer by layer:\n")
+    table = _table(("layer", "r"), ("|stream|", "r"), ("+attn", "r"), ("+mlp", "r"), ("would say", ""), ("", "r"), ("looks most at", ""))
+    for row in its.layers:
+        name = "embed" if row.layer is None else str(row.layer)
+        added = [f"{row.attention:.1f}", f"{row.mlp:.1f}"] if row.attention is not None and row.mlp is not None else ["", ""]
+        looks = "  ".join(f"{_quoted(look.piece, 9)} {look.share:.0%}" for look in row.looks[:2])
+        table.add_row(name, f"{row.stream:.1f}", *added, _quoted(row.guesses[0].piece, 14), f"{row.guesses[0].probability:.0%}", looks)
+    console.print(table)
+    console.print(f"\nWhat comes next (entropy {its.entropy_bits:.2f} bits):\n")
+    console.print(_guesses(its.distribution))
+    console.print()
+    worst = max(trace.checks, key=lambda check: check.error / check.tolerance)
+    verdict = "all hold" if trace.checks.ok else f"[bold red]{len(trace.checks.failed)} FAIL[/]"
+    console.print(f"Checks: {len(trace.checks)} identities, {verdict}; the worst error is {worst.error:.0e} of the largest value, at {worst.name}.")
+    for check in trace.checks.failed[:5]:
+        console.print(f"  [red]{check.name}: {check.title}: {check.error:.1e}, at most {check.tolerance:.0e}[/]")
+    return None
+
+
+def print_layer(trace: Trace, layer: int, position: int, as_json: bool) -> None:
+    """Every step of one layer, and where each head looks."""
+    layer = layer % trace.config.num_layers if -trace.config.num_layers <= layer < trace.config.num_layers else layer
+    steps = [trace.step(path) for path in trace if trace.tap(path).layer == layer]
+    if not steps:
+        trace.tap(f"layers.{layer}.resid_pre")  # raises, naming the layers there are
+    column = trace.column("logits", position)
+    heads = []
+    for head, shares in enumerate(trace[f"layers.{layer}.pattern"][0, :, column].float()):
+        top = shares.topk(min(3, trace.positions[column] + 1))
+        looks = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        heads.append({"head": head, "looks": [{"position": j, "piece": trace.pieces[0][j], "share": share} for j, share in looks]})
+    if as_json:
+        return _json({"layer": layer, "steps": [step.to_json() for step in steps], "heads": heads})
+    console = results()
+    table = _table(("step", ""), ("what", ""), ("shape", ""), ("min", "r"), ("max", "r"), ("norm", "r"))
+    for step in steps:
+        shape = "×".join(map(str, step.shape))
+        table.add_row(step.name.rpartition(".")[2], step.title, shape, f"{step.min:.2f}", f"{step.max:.2f}", f"{step.norm:.1f}")
+    console.print(f"[bold]Layer {layer}[/]\n")
+    console.print(table)
+    console.print(f"\nWhere token {trace.positions[column]} {_quoted(trace.pieces[0][trace.positions[column]])} looks:\n")
+    table = _table(("head", "r"), ("looks most at", ""))
+    for its in heads:
+        table.add_row(str(its["head"]), "  ".join(f"{_quoted(look['piece'])} {look['share']:.0%}" for look in its["looks"]))
+    console.print(table)
+    return None
+
+
+def print_step(trace: Trace, path: str, position: int, as_json: bool) -> None:
+    """One step in full, with a small table of its numbers."""
+    step, column = trace.step(path), trace.column(path, position)
+    axis = step.axes.index("position" if "position" in step.axes else "key")
+    seen = trace[path].select(axis, column)[0].float()
+    if as_json:
+        values = seen.masked_fill(~seen.isfinite(), float("nan")).tolist()
+        return _json(step.to_json() | {"position": position, "values": _without_nan(values)})
+    console = results()
+    console.print(f"[bold]{step.name}: {step.title}[/]\n")
+    console.print(step.meaning)
+    console.print(f"\n  {_plain_formula(step.latex)}\n", markup=False)
+    facts = _table(("", ""), ("", ""))
+    facts.add_row("shape", " × ".join(f"{axis} {size}" for axis, size in zip(step.axes, step.shape, strict=True)))
+    facts.add_row("numbers", f"{step.dtype}, from {step.min:.4g} to {step.max:.4g}, norm {step.norm:.4g}")
+    if step.inputs:
+        facts.add_row("from", ", ".join(step.inputs))
+    for weight in step.weights:
+        facts.add_row("weight", f"{weight.name} {list(weight.shape)}")
+    facts.add_row("code", step.code)
+    facts.show_header = False
+    console.print(facts)
+    console.print()
+    console.print(_numbers(trace, path, column))
+    return None
+
+
+def print_cell(trace: Trace, path: str, index: tuple[int, ...], position: int, as_json: bool) -> None:
+    """One number with its operands."""
+    found = operands(trace, path, index)
+    if as_json:
+        return _json(found.to_json())
+    console = results()
+    place = ", ".join(map(str, found.index[1:]))
+    console.print(f"[bold]{path}\\[{place}] = {found.value:.6g}[/]\n")
+    console.print(f"  {_plain_formula(trace.tap(path).latex)}", markup=False)
+    console.print(f"  = {_plain_formula(found.latex)}" + (f"   ({found.masked})" if found.masked else "") + "\n", markup=False)
+    if found.parts:
+        console.print("  " + ", ".join(f"{name} {value:.6g}" for name, value in found.parts.items()), markup=False)
+    table = _table(("term", "r"), ("made of", ""))
+    for cell in found.leads:
+        table.add_row("", _cell(cell))
+    for term in found.terms:
+        table.add_row(f"{term.value:.5f}", " × ".join(_cell(cell) for cell in term.cells))
+    if found.rest_count:
+        table.add_row(f"{found.rest_sum:.5f}", f"… {found.rest_count} smaller terms")
+    console.print(table)
+    console.print(f"\nrecomputed {found.recomputed:.8g}, recorded {found.value:.8g}")
+    return None
+
+
+def _tokens(trace: Trace) -> Table:
+    """Ids and pieces, in as many columns as 80 characters hold."""
+    tokens = list(zip(trace.tokens[0], trace.pieces[0], strict=True))
+    across = 3
+    down = -(-len(tokens) // across)
+    table = _table(*([("", "r"), ("id", "r"), ("token", "")] * across))
+    for i in range(down):
+        cells: list[str] = []
+        for n in range(i, len(tokens), down):
+            cells += [str(n), str(tokens[n][0]), _quoted(tokens[n][1], 12)]
+        table.add_row(*cells)
+    return table
+
+
+def _numbers(trace: Trace, path: str, column: int) -> Table:
+    """Some of a step's numbers: the likeliest tokens, the position's row by head, or the last rows of a table."""
+    step, value = trace.tap(path), trace[path][0].float()
+    if path == "logits":
+        row = value[column]
+        best, probabilities = row.topk(min(10, len(row))), row.softmax(-1)
+        table = _table(("token", ""), ("id", "r"), ("logit", "r"), ("probability", "r"))
+        for logit, token in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            table.add_row(_quoted(trace.piece(token)), str(token), f"{logit:.3f}", f"{probabilities[token]:.4f}")
+        return table
+    if value.ndim == 3:
+        rows, across = value[:, column], step.axes[-1]
+        last = trace.column(path, -1) if across != "key" else min(column if not trace.is_partial else trace.positions[column], value.shape[-1] - 1)
+        shown = range(max(last - SHOWN + 1, 0), last + 1) if across == "key" else range(min(SHOWN, value.shape[-1]))
+        names = [_quoted(trace.pieces[0][j], 8) for j in shown] if across == "key" else [f"{across.removeprefix('head_')} {j}" for j in shown]
+        table = _table(("head", "r"), *((name, "r") for name in names), ("", ""))
+        for head, row in enumerate(rows.tolist()):
+            table.add_row(str(head), *(f"{row[j]:.3f}" for j in shown), "…" if len(row) > len(shown) else "")
+        return table
+    table = _table(("token", ""), *((f"{j}", "r") for j in range(min(SHOWN, value.shape[-1]))), ("", ""))
+    first = max(column - ROWS + 1, 0)
+    for n in range(first, column + 1):
+        row = value[n].tolist()
+        table.add_row(_quoted(trace.pieces[0][trace.positions[n]], 14), *(f"{number:.3f}" for number in row[:SHOWN]), "…" if len(row) > SHOWN else "")
+    return table
+
+
+def _guesses(guesses: Sequence[Guess]) -> Table:
+    table = _table(("token", ""), ("id", "r"), ("probability", "r"), ("surprise", "r"), ("", ""))
+    for guess in guesses:
+        bar = "█" * round(30 * guess.probability)
+        table.add_row(_quoted(guess.piece), str(guess.token), f"{guess.probability:.2%}", f"{guess.bits:.2f} bits", bar)
+    return table
+
+
+def _table(*columns: tuple[str, str]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for title, side in columns:
+        table.add_column(title, justify="right" if side == "r" else "left", no_wrap=True, overflow="ellipsis")
+    return table
+
+
+def _cell(cell: Cell) -> str:
+    place = ",".join(map(str, cell.index[1:] if cell.source != "weight" else cell.index))
+    return f"{cell.name}\\[{place}] {cell.value:.5g}" if cell.source != "token" else f"{cell.name}\\[{place}] {int(cell.value)}"
+
+
+def _shape(trace: Trace, path: str) -> str:
+    return "×".join(map(str, trace[path].shape))
+
+
+def _quoted(piece: str, most: int = 24) -> str:
+    """A token in quotes, cut to ``most`` columns; nothing in it is markup or a terminal's command."""
+    from rich.cells import cell_len, set_cell_size
+    from rich.markup import escape
+
+    text = f'"{visible(piece)}"'
+    return escape(text if cell_len(text) <= most else set_cell_size(text, most - 1).rstrip() + "…")
+
+
+_WORDS = {"odot": "⊙", "cdot": "·", "top": "ᵀ", "gamma": "γ", "beta": "β", "mu": "μ", "sigma": "σ", "epsilon": "ε", "theta": "θ", "ell": "ℓ", "infty": "∞",
+          "le": "≤", "mapsto": "→", "lfloor": "⌊", "rfloor": "⌋", "dots": "…", "sum": "Σ", "quad": "  ", "hat": "^", "left": "", "right": "", "text": "",
+          "operatorname": "", ";": " ", ",": " "}  # fmt: skip
+
+
+def _plain_formula(latex: str) -> str:
+    """LaTeX as a terminal can show it: ``γ ⊙ (x - μ) / √(σ^2 + ε)``."""
+    while (flat := re.sub(r"\\frac\{((?:[^{}]|\{[^{}]*\})*)\}\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}", r"(\1) / (\2)", latex)) != latex:
+        latex = flat
+    latex = re.sub(r"\\sqrt\{((?:[^{}]|\{[^{}]*\})*)\}", r"√(\1)", latex)
+    latex = re.sub(r"\\([A-Za-z]+|[;,])", lambda match: _WORDS.get(match[1], match[1]), latex)
+    latex = re.sub(r"([_^])\{([^{}]*)\}", lambda match: f"{match[1]}{match[2]}" if len(match[2]) == 1 else f"{match[1]}({match[2]})", latex)
+    return re.sub(r" +", " ", latex.replace("{", "").replace("}", "").replace("^ᵀ", "ᵀ"))
+
+
+def _json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def _without_nan(values: Any) -> Any:
+    """−∞ has no JSON; null stands for it."""
+    if isinstance(values, list):
+        return [_without_nan(value) for value in values]
+    return None if values != values else values

@@ -1,0 +1,142 @@
+"""``pellucid generate``: answers to one prompt, as it is written, or to many, together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pellucid.base.errors import PellucidError, RequestError
+from pellucid.cli import options
+
+if TYPE_CHECKING:
+    from pellucid.cli.session import Session
+    from pellucid.generate.request import Request
+    from pellucid.generate.result import Answer
+
+
+@options.command("generate")
+@options.model
+@options.running
+@options.prompt
+@options.option("--prompts", metavar="FILE", help="Many prompts: one a line, or JSON lines; - is standard input.", heading="Prompt")
+@options.option("--chat/--raw", default=False, help="Apply the chat template, or continue the text.  [default: raw]", heading="Prompt")
+@options.system
+@options.chat_template
+@options.sampling
+@options.as_json
+@options.quiet
+def command(
+    model: str,
+    prompt: str | None,
+    prompts: str | None,
+    chat: bool,
+    system: str | None,
+    chat_template: str | None,
+    max_new_tokens: int | None,
+    stop: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Write an answer to a prompt, or to many.
+
+    A plain prompt is continued; with --chat (or -sys, --chat-template) it is a user's message. Without a prompt the model
+    begins a text of its own. Tokens are chosen greedily unless a sampling flag, or the model's own generation_config.json,
+    says otherwise.
+    """
+    from pellucid.cli.console import status
+    from pellucid.cli.prompts import chat_messages, read_prompts, read_template
+    from pellucid.cli.session import open_session, sampling_params
+
+    if prompt is not None and prompts is not None:
+        raise RequestError("--prompt and --prompts exclude each other", remedy="put all prompts into the file")
+    asked = [prompt or ""] if prompts is None else read_prompts(prompts)
+    template = read_template(chat_template)
+    chat = chat or system is not None or template is not None
+    with status("" if quiet else f"loading {model} …"):
+        session = open_session(model, flags)
+    sampling = sampling_params(session.checkpoint, flags)
+
+    def request_for(one: Any) -> Request:
+        ids = session.encode_chat(chat_messages(one, system), template) if chat or not isinstance(one, str) else session.encode(one)
+        return session.request(ids, sampling, max_new_tokens=max_new_tokens, stop=stop)
+
+    if prompts is None and not as_json:
+        write_one(session, request_for(asked[0]), quiet)
+    else:
+        _write_many(session, [_numbered(number, request_for, one) for number, one in enumerate(asked, 1)], asked, as_json, quiet)
+
+
+def _numbered(number: int, request_for: Callable[[Any], Request], prompt: Any) -> Request:
+    """The request for one of many prompts; what is wrong with it names it, before any is answered."""
+    try:
+        return request_for(prompt)
+    except PellucidError as error:
+        raise RequestError(f"prompt {number}: {error}") from None
+
+
+def write_one(session: Session, request: Request, quiet: bool) -> Answer:
+    """Stream an answer to stdout; its figures go to stderr. Raises: what went wrong in the engine."""
+    from pellucid.cli.console import figures, notice, writer
+
+    write, answer = writer(), None
+    for event in session.engine.stream(request):
+        write(event.text)
+        answer = event.answer
+    assert answer is not None
+    write("\n")
+    if answer.error is not None:
+        raise answer.error
+    if not quiet:
+        notice(figures(answer))
+    return answer
+
+
+def _write_many(session: Session, requests: list[Request], asked: list[Any], as_json: bool, quiet: bool) -> None:
+    """Answer all requests together; each answer is written as soon as those before it are."""
+    from pellucid.cli.console import notice, status, visible
+
+    places = {session.engine.add(request): place for place, request in enumerate(requests)}
+    answers: dict[int, Answer] = {}
+    written = new_tokens = 0
+    with status("") as say:
+        while session.engine.has_work:
+            for event in session.engine.step():
+                new_tokens += event.token_id is not None
+                if event.answer is not None:
+                    answers[places[event.request_id]] = event.answer
+            while written in answers:
+                say("")
+                answer = answers[written]
+                if not quiet and not as_json and len(requests) > 1:
+                    notice(f"{written + 1}. {visible(str(asked[written]))[:70]}")
+                if answer.error is not None:
+                    raise answer.error
+                print(json.dumps(_as_dict(asked[written], answer), ensure_ascii=False) if as_json else answer.text, flush=True)
+                written += 1
+                if not as_json and written < len(requests):
+                    print()  # an empty line between answers
+            if not quiet and len(requests) > 1:
+                say(f"{len(answers)} of {len(requests)} answered, {new_tokens:,} tokens")
+    if not quiet and len(requests) > 1:
+        notice(f"{len(requests)} answers, {new_tokens:,} tokens")
+
+
+def _as_dict(prompt: Any, answer: Answer) -> dict[str, Any]:
+    timings = answer.timings
+    return {
+        "prompt": prompt,
+        "text": answer.text,
+        "token_ids": answer.token_ids,
+        "finish_reason": answer.finish_reason,
+        "stopped_by": answer.stopped_by,
+        "seed": answer.seed,
+        "timings": {
+            "prompt_tokens": timings.prompt_tokens,
+            "new_tokens": timings.new_tokens,
+            "time_to_first_token": round(timings.time_to_first_token, 4),
+            "prefill_tokens_per_second": round(timings.prefill_tokens_per_second, 2),
+            "decode_tokens_per_second": round(timings.decode_tokens_per_second, 2),
+        },
+    }

@@ -1,0 +1,212 @@
+"""``pellucid inspect``: what a model is made of, from headers alone."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pellucid.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pellucid.checkpoint.open import Checkpoint
+    from pellucid.cli.anatomy import LayerGroup, Weight
+
+
+@options.command("inspect")
+@click.argument("name", metavar="[MODEL]", required=False)
+@options.model
+@options.context_size
+@options.offline
+@options.as_json
+def command(name: str | None, model: str, context_len: int | None, offline: bool, as_json: bool) -> None:
+    """Show what a model is made of.
+
+    Its description in plain words, its parts with their shapes and sizes, its tokenizer, the memory that it needs. Only
+    headers are read, so it takes no longer for a large model. MODEL can be given with -m, too.
+    """
+    from pellucid.checkpoint.open import open_checkpoint
+    from pellucid.checkpoint.resolve import resolve
+
+    facts = Facts(open_checkpoint(resolve(name or model, offline=offline)), context_len)
+    if as_json:
+        print(json.dumps(facts.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        facts.show()
+
+
+class Facts:
+    """All that is shown, gathered once."""
+
+    def __init__(self, checkpoint: Checkpoint, context_len: int | None) -> None:
+        from pellucid.cli.anatomy import layer_groups, weights_of
+        from pellucid.cli.words import describe_tokenizer
+
+        self.checkpoint, self.config = checkpoint, checkpoint.config
+        self.weights = weights_of(checkpoint)
+        self.groups = layer_groups(self.weights)
+        self.context_len = min(context_len or self.config.context_len, self.config.context_len)
+        self.tokenizer = describe_tokenizer(checkpoint)
+
+    # --- totals
+
+    def by(self, key: str) -> dict[str, tuple[int, int]]:
+        """(parameters, bytes) by ``part`` or ``dtype``."""
+        totals: dict[str, tuple[int, int]] = {}
+        for weight in self.weights:
+            parameters, nbytes = totals.get(getattr(weight, key), (0, 0))
+            totals[getattr(weight, key)] = parameters + weight.num_parameters, nbytes + weight.nbytes
+        return totals
+
+    def memory(self) -> dict[str, tuple[int, int]]:
+        """dtype to run in → (bytes of weights, bytes of the cache of one request of the context's length)."""
+        from pellucid.cli.anatomy import BYTES_OF, cache_bytes
+
+        parameters = self.config.num_parameters()
+        return {dtype: (parameters * BYTES_OF[dtype], cache_bytes(self.config, self.context_len, dtype)) for dtype in ("float32", "bfloat16")}
+
+    # --- for a program
+
+    def as_dict(self) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        return {
+            "path": str(self.checkpoint.path),
+            "format": self.checkpoint.kind,
+            "files": {str(path): size for path, size in self.checkpoint.files.items()},
+            "num_parameters": self.config.num_parameters(),
+            "config": asdict(self.config),
+            "parts": {part: {"parameters": parameters, "bytes": nbytes} for part, (parameters, nbytes) in self.by("part").items()},
+            "dtypes": {dtype: {"parameters": parameters, "bytes": nbytes} for dtype, (parameters, nbytes) in self.by("dtype").items()},
+            "tokenizer": self.tokenizer,
+            "memory": {
+                "context_len": self.context_len,
+                **{dtype: {"weights": weights, "cache": cache} for dtype, (weights, cache) in self.memory().items()},
+            },
+            "weights": [{"name": its.name, "shape": its.shape, "dtype": its.dtype, "bytes": its.nbytes} for its in self.weights],
+        }
+
+    # --- for a person
+
+    def show(self) -> None:
+        from rich.text import Text
+
+        from pellucid.cli.console import results
+        from pellucid.cli.numbers import size
+        from pellucid.cli.words import describe, headline
+
+        console = results()
+        console.print(Text(self.checkpoint.path.name, "bold"), f"({self.checkpoint.kind}, {size(sum(self.checkpoint.files.values()))} on disk)")
+        console.print(headline(self.config))
+        console.print()
+        console.print(_two_columns(describe(self.config)))
+        console.print()
+        console.print(self._tree())
+        console.print()
+        console.print(self._totals())
+        console.print()
+        console.print(_two_columns(self._closing()))
+
+    def _tree(self) -> Any:
+        from rich.table import Table
+
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        table.add_column("weights", no_wrap=True)
+        for title in ("shape", "parameters", "bytes"):
+            table.add_column(title, justify="right", no_wrap=True)
+        table.add_column("stored as", no_wrap=True)
+        for row in _tree_rows(self.weights, self.groups):
+            table.add_row(*row)
+        if self.config.tie_embeddings:
+            table.add_row("lm_head", "= embed", style="dim")
+        return table
+
+    def _totals(self) -> Any:
+        from rich.table import Table
+
+        from pellucid.cli.anatomy import PARTS
+        from pellucid.cli.numbers import count, size
+
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        table.add_column("by part", no_wrap=True)
+        for title in ("parameters", "bytes"):
+            table.add_column(title, justify="right", no_wrap=True)
+        table.add_column("share of bytes", no_wrap=True)
+        whole = sum(weight.nbytes for weight in self.weights)
+        by_part = self.by("part")
+        for part in PARTS:
+            if part in by_part:
+                parameters, nbytes = by_part[part]
+                share = nbytes / whole
+                table.add_row(part, count(parameters), size(nbytes), f"{'█' * round(30 * share)} {share:.1%}")
+        table.add_row("all", count(self.config.num_parameters()), size(whole), ", ".join(self._mix()), style="bold")
+        return table
+
+    def _mix(self) -> Iterator[str]:
+        """``q4_1 99.8 %``, the largest first; all of one kind: its name."""
+        by_dtype = self.by("dtype")
+        whole = sum(nbytes for _, nbytes in by_dtype.values())
+        for dtype, (_, nbytes) in sorted(by_dtype.items(), key=lambda item: -item[1][1]):
+            yield dtype if len(by_dtype) == 1 else f"{dtype} {nbytes / whole:.1%}"
+
+    def _closing(self) -> Iterator[tuple[str, str]]:
+        from pellucid.cli.numbers import size
+
+        for label, text in self.tokenizer.items():
+            yield label, str(text)
+        for dtype, (weights, cache) in self.memory().items():
+            yield "memory", f"{dtype}: {size(weights + cache)} = weights {size(weights)} + cache {size(cache)} ({self.context_len:,} tokens)"
+
+
+def _tree_rows(weights: list[Weight], groups: list[LayerGroup]) -> Iterator[tuple[str, ...]]:
+    """Rows of the tree: what comes before the layers, each kind of layer once, what comes after."""
+    from pellucid.cli.numbers import ranges, size
+
+    def row(label: str, its: Weight) -> tuple[str, ...]:
+        return label, " × ".join(map(str, its.shape)), f"{its.num_parameters:,}", size(its.nbytes), its.dtype
+
+    before = True
+    for weight in weights:
+        if not weight.name.startswith("layers."):
+            yield row(weight.name.removesuffix(".weight"), weight)
+        elif before:
+            before = False
+            for group in groups:
+                parameters = sum(its.num_parameters for its in group.weights)
+                times = f"{len(group.layers)} × " if len(group.layers) > 1 else ""
+                yield f"layers {ranges(group.layers)}", "", f"{times}{parameters:,}", times + size(sum(its.nbytes for its in group.weights)), ""
+                yield from (row(label, its) if its else (label,) for label, its in _branches(group.weights))
+
+
+def _branches(weights: Iterable[Weight]) -> list[tuple[str, Weight | None]]:
+    """A layer's weights as the branches of a tree, two deep."""
+    tree: dict[str, list[tuple[str, Weight]]] = {}
+    for weight in weights:
+        room, _, leaf = weight.name.removesuffix(".weight").partition(".")
+        tree.setdefault(room, []).append((leaf, weight))
+    lines: list[tuple[str, Weight | None]] = []
+    for i, (room, leaves) in enumerate(tree.items()):
+        last = i == len(tree) - 1
+        branch, stem = ("└ ", "  ") if last else ("├ ", "│ ")
+        if leaves == [("", leaves[0][1])]:
+            lines.append((branch + room, leaves[0][1]))
+            continue
+        lines.append((branch + room, None))
+        lines += [(stem + ("└ " if j == len(leaves) - 1 else "├ ") + leaf, its) for j, (leaf, its) in enumerate(leaves)]
+    return lines
+
+
+def _two_columns(lines: Iterable[tuple[str, str]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column()
+    before = ""
+    for label, text in lines:
+        table.add_row("" if label == before else label, text)
+        before = label
+    return table

@@ -1,0 +1,45 @@
+"""``pellucid pull``: fetch a model once, to use it without a network afterwards."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from pellucid.cli import options
+
+
+@options.command("pull")
+@click.argument("name", metavar="MODEL")
+@options.option("--verify", is_flag=True, help="Hash what is cached, and fetch it again if it is damaged.")
+@options.offline
+@options.quiet
+def command(name: str, verify: bool, offline: bool, quiet: bool) -> None:
+    """Fetch MODEL, once, and print where it lies.
+
+    MODEL is a name from `pellucid list`, or org/name[@revision] on the hub.
+    """
+    path = pull(name, verify=verify, offline=offline, quiet=quiet)
+    if not quiet:
+        print(path)
+
+
+def pull(name: str, *, verify: bool = False, offline: bool = False, quiet: bool = False) -> Path:
+    """The model's path, fetched if need be; what is going on is said on stderr. Raises: ModelNotFoundError, CheckpointError."""
+    from pellucid.checkpoint.catalogue import fetch_entry, find_entry
+    from pellucid.checkpoint.resolve import resolve
+    from pellucid.cli.numbers import duration, size
+
+    entry = find_entry(name)
+    cached = entry is not None and entry.is_cached()
+    if entry and not quiet:
+        state = "in the cache already" if cached else f"fetching {size(entry.size)}"
+        print(f"{entry.name}: {state} · {entry.about} · {entry.licence}", file=sys.stderr)
+    started = time.monotonic()
+    progress = False if quiet else None
+    path = fetch_entry(entry, offline=offline, progress=progress, verify=verify) if entry else resolve(name, offline=offline, progress=progress)
+    if not (quiet or cached):
+        print(f"fetched in {duration(time.monotonic() - started)}", file=sys.stderr)
+    return path
