@@ -27,5 +27,23 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2's GGUF file: the cached one, the one PELLUCID_TEST_SMOLLM2 names, or fetched as a user would (98 MB, once)."""
+    from pellucid.base.errors import PellucidError
+    from pellucid.checkpoint.catalogue import fetch_entry, find_entry
+
+    entry = find_entry("smollm2")
+    assert entry is not None
+    named = Path(os.environ.get("PELLUCID_TEST_SMOLLM2", ""))
+    if named.is_file() and not entry.is_cached():
+        return named
+    try:
+        return fetch_entry(entry, offline=bool(os.environ.get("PELLUCID_OFFLINE")) and os.environ.get("CI") != "true")
+    except PellucidError as error:
+        absent(f"no SmolLM2: {error}\nset PELLUCID_TEST_SMOLLM2 to SmolLM2-135M-Instruct.Q4_1.gguf, or run: pellucid pull smollm2")
+        raise
+
+
+@pytest.fixture(scope="session")
 def stories(shared: Path) -> Path:
     return shared / "stories260K"

@@ -1,0 +1,173 @@
+"""Models on the Hugging Face hub, through ``huggingface_hub``: only the files needed, and what is cached works without it.
+
+``huggingface_hub`` does the transfers: it goes on after a connection that breaks off, verifies sizes, keeps the cache, and
+honours ``HF_HOME``, ``HF_HUB_CACHE``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``HF_ENDPOINT``. It is imported when first needed.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from errno import ENOSPC
+from glob import escape
+from pathlib import Path
+
+from pellucid.base.errors import ModelNotFoundError, PellucidError
+from pellucid.checkpoint.hub_files import Needed, needed
+from pellucid.checkpoint.shards import read_index
+
+TIMEOUT = 10.0  # seconds for the hub to answer, before the cache is used
+_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?(?::(?P<pick>[^:\\]+))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class HubName:
+    """``org/name[@revision][:pick]``: a repository, at a branch, tag or commit, and one GGUF file of it."""
+
+    repo: str
+    revision: str | None = None
+    pick: str | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> HubName | None:
+        """None where the text is no hub id."""
+        found = _NAME.fullmatch(name)
+        if not found or ".." in name:  # the parts become names of folders in the cache
+            return None
+        return cls(found["repo"], found["revision"], found["pick"])
+
+    def __str__(self) -> str:
+        return self.repo + (f"@{self.revision}" if self.revision else "") + (f":{self.pick}" if self.pick else "")
+
+
+def fetch(name: HubName, *, weights: bool = True, offline: bool = False, progress: bool | None = None) -> Path:
+    """The model's folder in the hub's cache (for GGUF: the file), brought up to date where the hub can be reached.
+
+    ``weights=False`` leaves the weights where they are: for a tokenizer or a config. ``progress``: bars on stderr; None, where
+    that is a terminal.
+
+    Raises: ModelNotFoundError for a model that is neither to be had nor cached whole, saying what was tried and what to do.
+    """
+    from huggingface_hub import constants, errors
+
+    # Every way in which a transfer fails; HTTPError is httpx's or httpx2's, and Xet's error came with version 1.
+    failures = (errors.HTTPError, OSError, RuntimeError, ValueError, getattr(errors, "XetDownloadError", OSError))  # pyright: ignore
+    problem: Exception | None = None
+    if not offline and not constants.HF_HUB_OFFLINE:
+        try:
+            with _progress(progress):
+                return _download(name, weights)
+        except PellucidError:
+            raise
+        except errors.RevisionNotFoundError as error:
+            raise _explained(name, error) from None
+        except failures as error:
+            problem = error
+    found = cached(name, weights=weights)
+    if found is None:
+        raise _explained(name, problem) from problem
+    return found
+
+
+def cached(name: HubName, *, weights: bool = True) -> Path | None:
+    """The model in the cache, where it is there whole; None where it is not."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        # asked for config.json alone, it does not mind that other files of the repository were never fetched
+        folder = Path(snapshot_download(name.repo, revision=name.revision, local_files_only=True, allow_patterns="config.json"))
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        files = needed(names, lambda index: read_index(folder / index).values(), name, name.pick, weights)
+    except (LocalEntryNotFoundError, HFValidationError, PellucidError):
+        return None
+    if files.main is not None:
+        return folder / files.main
+    return folder if files.small else None
+
+
+def _download(name: HubName, weights: bool) -> Path:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    info = HfApi().model_info(name.repo, revision=name.revision, timeout=TIMEOUT)
+    names = [file.rfilename for file in info.siblings or []]
+
+    def shards(index: str) -> list[str]:
+        return list(read_index(Path(hf_hub_download(name.repo, index, revision=name.revision))).values())
+
+    files = needed(names, shards, name, name.pick, weights)
+    folder = _in_cache(name, info.sha, files) or _bring(name, files)
+    return folder / files.main if files.main is not None else folder
+
+
+def _in_cache(name: HubName, commit: str | None, files: Needed) -> Path | None:
+    """The folder of the commit, where it holds all the files."""
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = None
+    for file in (*files.small, *files.weights):
+        path = try_to_load_from_cache(name.repo, file, revision=commit)
+        if not isinstance(path, str):
+            return None
+        folder = Path(path).parents[file.count("/")]
+    return folder
+
+
+def _bring(name: HubName, files: Needed) -> Path:
+    from huggingface_hub import snapshot_download
+
+    folder = ""
+    for group in filter(None, (files.small, files.weights)):
+        folder = snapshot_download(name.repo, revision=name.revision, etag_timeout=TIMEOUT, allow_patterns=[escape(file) for file in group])
+    return Path(folder)
+
+
+@contextmanager
+def _progress(wanted: bool | None) -> Iterator[None]:
+    """huggingface_hub's own bars, or none."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hide = not (sys.stderr.isatty() if wanted is None else wanted) and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
+
+
+def _explained(name: HubName, problem: Exception | None) -> ModelNotFoundError:
+    """What went wrong, and the cure."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    page = f"{constants.ENDPOINT}/{name.repo}"
+    if problem is None:
+        cause = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "offline was asked for"
+        what, remedy = (
+            f"the model is not cached whole, and {cause}",
+            f"go online once: pellucid pull {name}; or name a folder or a .gguf file on disk",
+        )
+        return ModelNotFoundError(what, where=name, expected=f"a snapshot in {constants.HF_HUB_CACHE}", remedy=remedy)
+    if isinstance(problem, GatedRepoError):
+        what, remedy = (
+            "the model is gated: its authors want their terms accepted first",
+            f"accept them at {page}, then set HF_TOKEN, or run: hf auth login",
+        )
+    elif isinstance(problem, RevisionNotFoundError):
+        what, remedy = f"the model has no revision {name.revision or 'main'!r}", f"see {page}/commits/main"
+    elif isinstance(problem, RepositoryNotFoundError):
+        what, remedy = "the hub has no such model, or it is private", "check the spelling; for a private model set HF_TOKEN, or run: hf auth login"
+    elif isinstance(problem, HfHubHTTPError) and problem.response is not None and problem.response.status_code in (401, 403):
+        what, remedy = "the hub refuses to give the model out", "check HF_TOKEN, or run: hf auth login"
+    elif isinstance(problem, OSError) and problem.errno == ENOSPC:
+        what, remedy = "the model does not fit on the disk", f"free space in {constants.HF_HUB_CACHE}, or set HF_HOME to a folder elsewhere"
+    else:
+        what = "the hub could not be reached, or broke off, and the model is not cached whole"
+        remedy = "try again (files that came whole are kept), set HF_ENDPOINT to a mirror, or name a folder or a .gguf file on disk"
+    lines = str(problem).strip().splitlines() or [type(problem).__name__]
+    return ModelNotFoundError(what, where=name, expected=page, received=lines[0][:300], remedy=remedy)

@@ -1,0 +1,60 @@
+"""A model's name → where it lies on disk: a folder, a file, a catalogue alias, or a hub id, in that order."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+from pellucid.base.errors import ModelNotFoundError
+from pellucid.checkpoint.catalogue import fetch_entry, find_entry, names
+from pellucid.checkpoint.hub import HubName, fetch
+
+SUFFIXES = (".gguf", ".safetensors", ".bin")
+EXPECTED = "a folder, a .gguf, .safetensors or .bin file, a name from `pellucid list`, or a hub id (org/name)"
+
+
+def resolve(name: str | os.PathLike[str], *, offline: bool = False, progress: bool | None = None, weights: bool = True) -> Path:
+    """The folder or file that ``name`` stands for, fetched if need be.
+
+    ``offline`` forbids the network. ``progress``: a bar on stderr; None, where that is a terminal. ``weights=False``, for a
+    tokenizer or a config, spares the weights of a hub id.
+
+    Raises: ModelNotFoundError that suggests what may have been meant.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    text = os.fspath(name)
+    if isinstance(name, os.PathLike) or _looks_like_a_path(text):
+        raise _no_such_file(text, path)
+    if entry := find_entry(text):
+        return fetch_entry(entry, weights=weights, offline=offline, progress=progress)
+    if hub := HubName.parse(text):
+        return fetch(hub, weights=weights, offline=offline, progress=progress)
+    raise _error(text, "there is no model of that name", get_close_matches(text.lower(), names(), 3, 0.5))
+
+
+def _looks_like_a_path(text: str) -> bool:
+    """Whether the text is meant for a path, and cannot be a hub id (``org/name:file.gguf`` is one)."""
+    if text.startswith(("/", ".", "~")) or "\\" in text:
+        return True
+    return (text.endswith(SUFFIXES) and ":" not in text) or ("/" in text and HubName.parse(text) is None)
+
+
+def _no_such_file(text: str, path: Path) -> ModelNotFoundError:
+    """An error that goes by what is in the nearest folder that there is."""
+    missing = path
+    while not missing.parent.exists():
+        missing = missing.parent
+    try:
+        present = [entry.name for entry in missing.parent.iterdir()]
+    except OSError:
+        present = []
+    close = [str(missing.with_name(match)) for match in get_close_matches(missing.name, present, 3, 0.5)]
+    what = "there is no such file or folder" if missing == path else f"there is no such folder: {missing}"
+    return _error(text, what, close)
+
+
+def _error(text: str, what: str, close: list[str]) -> ModelNotFoundError:
+    return ModelNotFoundError(what, where=repr(text), expected=EXPECTED, remedy=f"did you mean {' or '.join(close)}?" if close else None)
