@@ -42,7 +42,7 @@ def print_walk(trace: Trace, path: Path, position: int, as_json: bool) -> None:
     for row in its.layers:
         name = "embed" if row.layer is None else str(row.layer)
         added = [f"{row.attention:.1f}", f"{row.mlp:.1f}"] if row.attention is not None and row.mlp is not None else ["", ""]
-        looks = "  ".join(f"{_quoted(look.piece, 9)} {look.share:.0%}" for look in row.looks[:2])
+        looks = "  ".join(f"{_quoted(look.piece, 10)} {look.share:.0%}" for look in row.looks)
         table.add_row(name, f"{row.stream:.1f}", *added, _quoted(row.guesses[0].piece, 14), f"{row.guesses[0].probability:.0%}", looks)
     console.print(table)
     console.print(f"\nWhat comes next (entropy {its.entropy_bits:.2f} bits):\n")
@@ -74,7 +74,7 @@ def print_layer(trace: Trace, layer: int, position: int, as_json: bool) -> None:
     table = _table(("step", ""), ("what", ""), ("shape", ""), ("min", "r"), ("max", "r"), ("norm", "r"))
     for step in steps:
         shape = "×".join(map(str, step.shape))
-        table.add_row(step.name.rpartition(".")[2], step.title, shape, f"{step.min:.2f}", f"{step.max:.2f}", f"{step.norm:.1f}")
+        table.add_row(step.name.rpartition(".")[2], step.title, shape, f"{step.min:.2f}", f"{step.max:.2f}", f"{step.norm:.4g}")
     console.print(f"[bold]Layer {layer}[/]\n")
     console.print(table)
     console.print(f"\nWhere token {trace.positions[column]} {_quoted(trace.pieces[0][trace.positions[column]])} looks:\n")
@@ -124,15 +124,18 @@ def print_cell(trace: Trace, path: str, index: tuple[int, ...], position: int, a
     console.print(f"  = {_plain_formula(found.latex)}" + (f"   ({found.masked})" if found.masked else "") + "\n", markup=False)
     if found.parts:
         console.print("  " + ", ".join(f"{name} {value:.6g}" for name, value in found.parts.items()), markup=False)
-    table = _table(("term", "r"), ("made of", ""))
+    table = _table(("term", "r"), *([("", ""), ("", "r")] * max([len(term.cells) for term in found.terms], default=1)))
     for cell in found.leads:
-        table.add_row("", _cell(cell))
+        table.add_row("", *_cell(cell))
     for term in found.terms:
-        table.add_row(f"{term.value:.5f}", " × ".join(_cell(cell) for cell in term.cells))
+        table.add_row(f"{term.value:.5f}", *(part for cell in term.cells for part in _cell(cell)))
     if found.rest_count:
-        table.add_row(f"{found.rest_sum:.5f}", f"… {found.rest_count} smaller terms")
+        table.add_row(f"{found.rest_sum:.5f}", f"… {found.rest_count} smaller")
     console.print(table)
-    console.print(f"\nrecomputed {found.recomputed:.8g}, recorded {found.value:.8g}")
+    sources = dict.fromkeys(cell.name for cell in found.cells if "." in cell.name)
+    if sources:
+        console.print("\nfrom " + ", ".join(sources))
+    console.print(f"recomputed {found.recomputed:.8g}, recorded {found.value:.8g}")
     return None
 
 
@@ -190,13 +193,16 @@ def _table(*columns: tuple[str, str]) -> Table:
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for title, side in columns:
-        table.add_column(title, justify="right" if side == "r" else "left", no_wrap=True, overflow="ellipsis")
+        # Numbers keep their width; words give way, on a second line if need be.
+        table.add_column(title, justify="right" if side == "r" else "left", no_wrap=side == "r", overflow="fold")
     return table
 
 
-def _cell(cell: Cell) -> str:
-    place = ",".join(map(str, cell.index[1:] if cell.source != "weight" else cell.index))
-    return f"{cell.name}\\[{place}] {cell.value:.5g}" if cell.source != "token" else f"{cell.name}\\[{place}] {int(cell.value)}"
+def _cell(cell: Cell) -> tuple[str, str]:
+    """A cell by its short name, and its value."""
+    place = ",".join(map(str, cell.index if cell.source == "weight" else cell.index[1:]))
+    name = cell.name.removesuffix(".weight").rpartition(".")[2] if not cell.name.endswith(".bias") else "bias"
+    return f"{name}\\[{place}]", str(int(cell.value)) if cell.source == "token" else f"{cell.value:.5f}"
 
 
 def _shape(trace: Trace, path: str) -> str:
@@ -212,9 +218,11 @@ def _quoted(piece: str, most: int = 24) -> str:
     return escape(text if cell_len(text) <= most else set_cell_size(text, most - 1).rstrip() + "…")
 
 
-_WORDS = {"odot": "⊙", "cdot": "·", "top": "ᵀ", "gamma": "γ", "beta": "β", "mu": "μ", "sigma": "σ", "epsilon": "ε", "theta": "θ", "ell": "ℓ", "infty": "∞",
-          "le": "≤", "mapsto": "→", "lfloor": "⌊", "rfloor": "⌋", "dots": "…", "sum": "Σ", "quad": "  ", "hat": "^", "left": "", "right": "", "text": "",
-          "operatorname": "", ";": " ", ",": " "}  # fmt: skip
+_WORDS = {
+    "odot": "⊙", "cdot": "·", "top": "ᵀ", "gamma": "γ", "beta": "β", "mu": "μ", "sigma": "σ", "epsilon": "ε", "theta": "θ", "ell": "ℓ",
+    "infty": "∞", "le": "≤", "mapsto": "→", "lfloor": "⌊", "rfloor": "⌋", "dots": "…", "sum": "Σ", "quad": "  ", "hat": "^", "left": "",
+    "right": "", "text": "", "operatorname": "", ";": " ", ",": " ",
+}  # fmt: skip
 
 
 def _plain_formula(latex: str) -> str:

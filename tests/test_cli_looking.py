@@ -1,0 +1,218 @@
+"""The commands that only look: ``tokenize``, ``inspect``, ``list``, ``pull`` of what is here; and the demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from pellucid.base.array import Array
+from pellucid.checkpoint.open import open_checkpoint
+from pellucid.checkpoint.save import save_checkpoint
+from pellucid.cli.anatomy import cache_bytes, layer_groups, weights_of
+from pellucid.cli.app import app
+from pellucid.cli.console import printable, visible
+from pellucid.cli.numbers import count, duration, ranges, size
+from pellucid.config import weight_shapes
+from pellucid.families import FAMILIES
+
+
+def invoke(*arguments: object, status: int = 0, **settings: Any) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False, **settings)
+    assert result.exit_code == status, result.output
+    return result
+
+
+# --- tokenize
+
+
+def test_pieces_cover_the_text_byte_by_byte(smollm2: Path) -> None:
+    text = "Hello 龘 world, naïve café\n"
+    pieces = json.loads(invoke("tokenize", "-m", smollm2, text, "--json").stdout)
+    at = 0
+    for piece in pieces:
+        start, end = piece["byte_range"]
+        assert start == at
+        assert piece["text"] == text[slice(*piece["char_range"])]
+        at = end
+    assert at == len(text.encode())
+    assert sum(piece["text"] == "龘" for piece in pieces) == 2, "one character in several tokens"
+
+
+def test_the_table_shows_the_notes_example(shared: Path) -> None:
+    result = invoke("tokenize", "-m", shared / "chatglm3_tokenizer", "Using a Transformer network is simple")
+    rows = [line.split() for line in result.stdout.splitlines()[1:]]
+    assert [row[1] for row in rows] == ["64790", "64792", "6316", "260", "3107", "17639", "2804", "323", "2718"]
+    assert "former" in rows[5]
+    assert "9 tokens" in result.stderr
+
+
+def test_ids_alone_are_one_line(stories: Path) -> None:
+    assert invoke("tokenize", "-m", stories / "tok512.bin", "--ids", "Once upon").stdout == "1 403 407\n"
+    assert invoke("tokenize", "-m", stories / "tok512.bin", "--ids", "--no-special", "Once upon").stdout == "403 407\n"
+
+
+def test_text_is_read_from_a_pipe(stories: Path) -> None:
+    assert invoke("tokenize", "-m", stories / "tok512.bin", "--ids", input="Once upon\n").stdout == "1 403 407\n"
+
+
+def test_a_chat_is_shown_with_its_template(smollm2: Path, shared: Path) -> None:
+    tokens = [piece["token"] for piece in json.loads(invoke("tokenize", "-m", smollm2, "--chat", "Hi", "-sys", "Be brief.", "--json").stdout)]
+    assert tokens[:2] == ["<|im_start|>", "system"]
+    assert tokens.count("<|im_start|>") == 3
+    native = [piece["token"] for piece in json.loads(invoke("tokenize", "-m", shared / "chatglm3_tokenizer", "--chat", "Hi", "--json").stdout)]
+    assert native[:3] == ["[gMASK]", "sop", "<|user|>"]
+    assert native[-1] == "<|assistant|>"
+
+
+def test_what_a_terminal_would_obey_is_spelled_out() -> None:
+    assert visible("a\x1b[31mb\n\u202e") == "a\\x1b[31mb\\n\\u202e"
+    assert printable("a\x1b[31mb\n\tc\x07\x9b") == "a[31mb\n\tc"
+
+
+# --- inspect
+
+
+def test_parts_add_up_to_the_whole(stories: Path, smollm2: Path) -> None:
+    for path in (stories / "stories260K.bin", stories / "hf", smollm2):
+        facts = json.loads(invoke("inspect", path, "--json").stdout)
+        assert sum(part["parameters"] for part in facts["parts"].values()) == facts["num_parameters"]
+        assert sum(part["bytes"] for part in facts["parts"].values()) == sum(weight["bytes"] for weight in facts["weights"])
+        assert sum(weight["bytes"] for weight in facts["weights"]) <= sum(facts["files"].values())
+
+
+def test_smollm2_reads_as_it_is(smollm2: Path) -> None:
+    text = invoke("inspect", "-m", smollm2, "-c", 2048).stdout
+    for part in (
+        "135 M parameters",
+        "9 heads of 64, 3 key-value heads (each serves 3)",
+        "576 → 1,536 → 576, gated SiLU",
+        "layers 0–29",
+        "lm_head",
+        "q4_1 68.7%, q8_0 31.1%",
+        "BPE, 49,152 tokens",
+        "(2,048 tokens)",
+    ):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_cache_takes_what_the_formula_says(stories: Path) -> None:
+    config = open_checkpoint(stories / "stories260K.bin").config  # 5 layers, 4 key-value heads of 8
+    assert cache_bytes(config, 100, "float32") == 2 * 5 * 100 * 4 * 8 * 4
+    assert cache_bytes(config, 100, "bfloat16") == 2 * 5 * 100 * 4 * 8 * 2
+
+
+def test_layers_alike_are_shown_once(stories: Path) -> None:
+    (group,) = layer_groups(weights_of(open_checkpoint(stories / "hf")))
+    assert group.layers == (0, 1, 2, 3, 4)
+    assert group.weights[0].name == "attention_norm.weight"
+
+
+def test_fused_and_renamed_weights_are_found_in_every_family(tmp_path: Path) -> None:
+    for name, family in FAMILIES.items():
+        config = family.config({"model_type": name, **family.TINY})
+        arrays = {name: Array.from_numpy(np.zeros(shape, np.float32)) for name, shape in weight_shapes(config).items()}
+        save_checkpoint(tmp_path / name, config, arrays)
+        weights = weights_of(open_checkpoint(tmp_path / name))
+        assert {its.name: its.shape for its in weights} == weight_shapes(config)
+        assert all(its.nbytes == 4 * its.num_parameters for its in weights)
+
+
+def test_nothing_but_headers_is_read(tmp_path: Path) -> None:
+    """A safetensors file of 16 GB whose data are a hole: reading them would take far longer than the test may."""
+    config = {"model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 20}
+    config |= {"num_attention_heads": 32, "num_key_value_heads": 32, "tie_word_embeddings": True, "torch_dtype": "float32"}
+    d, f = 4096, 11008
+    shapes = {"model.embed_tokens.weight": [32000, d], "model.norm.weight": [d]}
+    for i in range(20):
+        at = f"model.layers.{i}"
+        shapes |= {f"{at}.self_attn.{name}_proj.weight": [d, d] for name in "qkvo"}
+        shapes |= {f"{at}.mlp.gate_proj.weight": [f, d], f"{at}.mlp.up_proj.weight": [f, d], f"{at}.mlp.down_proj.weight": [d, f]}
+        shapes |= {f"{at}.input_layernorm.weight": [d], f"{at}.post_attention_layernorm.weight": [d]}
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        nbytes = 4 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + nbytes]}
+        end += nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with open(tmp_path / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    command = [sys.executable, "-m", "pellucid", "inspect", str(tmp_path), "--json"]
+    facts = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=20).stdout)
+    assert facts["num_parameters"] == 4_178_743_296
+    assert sum(facts["files"].values()) > 16e9
+    assert (tmp_path / "model.safetensors").stat().st_blocks * 512 < 1e6
+    assert facts["tokenizer"]["tokenizer"].startswith("none")
+
+
+# --- list and pull
+
+
+def test_list_names_the_default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PELLUCID_CACHE", str(tmp_path))
+    row = next(row for row in json.loads(invoke("list", "--json").stdout) if row["name"] == "smollm2")
+    assert (row["cached"], row["licence"]) == (False, "Apache-2.0")
+    assert "smollm2" in invoke("list").stdout
+
+
+def test_pull_offline_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PELLUCID_CACHE", str(tmp_path))
+    result = subprocess.run([sys.executable, "-m", "pellucid", "pull", "smollm2", "--offline"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert "offline" in result.stderr
+    assert result.stdout == ""
+
+
+def test_pull_prints_where_a_cached_model_lies(smollm2: Path) -> None:
+    if smollm2.parent.name != "smollm2":
+        pytest.skip("SmolLM2 is not in the cache; run: pellucid pull smollm2")
+    result = invoke("pull", "SmolLM2", "--offline")
+    assert result.stdout.strip() == str(smollm2)
+    assert "in the cache already" in result.stderr
+
+
+# --- the demo
+
+
+def demo(**variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pellucid.cli.demo"]
+    return subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=120)
+
+
+def test_the_demo_answers_and_says_where_to_go(stories: Path) -> None:
+    result = demo(MODEL=str(stories / "stories260K.bin"), PROMPT="Once upon a $time's \"end")
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.strip()) > 100
+    assert "tokens/s" in result.stderr
+    assert "$ .venv/bin/pellucid generate" in result.stderr
+    assert ".venv/bin/pellucid chat" in result.stderr
+
+
+def test_the_demo_without_its_model_tells_of_models_on_disk(tmp_path: Path) -> None:
+    result = demo(MODEL=str(tmp_path / "absent.gguf"))
+    assert result.returncode == 2
+    assert "make demo MODEL=path" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# --- numbers
+
+
+def test_numbers_read_well() -> None:
+    assert [size(n) for n in (0, 999, 1000, 98_362_432, 2.2e9)] == ["0 bytes", "999 bytes", "1 kB", "98.4 MB", "2.2 GB"]
+    assert [count(n) for n in (260_032, 134_515_008, 7e9)] == ["260 K", "135 M", "7 B"]
+    assert [duration(s) for s in (0.1234, 12.3, 200)] == ["0.12 s", "12 s", "3 min 20 s"]
+    assert ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"
+    assert ranges([]) == ""
