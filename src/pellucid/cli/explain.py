@@ -53,7 +53,9 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Show the run of a prompt through a model: its tokens, what each layer adds, says and looks at, the prediction.
+    """Show every step of a run.
+
+    The walk: the prompt's tokens, what each layer adds, would say and looks at, the prediction. Or one layer, one step, one cell.
 
     Every number comes from the model's own forward pass, and the last line says how well all of them agree with their
     equations. Without PROMPT, or -p, what is piped in is read.

@@ -7,8 +7,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pellucid.cli.console import results, visible
-from pellucid.explain.operands import Cell, operands
-from pellucid.explain.walk import Guess, walk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +14,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from pellucid.explain.operands import Cell
     from pellucid.explain.trace import Trace
+    from pellucid.explain.walk import Guess
 
 SHOWN = 6  # numbers of a row
 ROWS = 12
@@ -24,6 +24,8 @@ ROWS = 12
 
 def print_walk(trace: Trace, path: Path, position: int, as_json: bool) -> None:
     """Tokens, layers, the prediction, checks."""
+    from pellucid.explain.walk import walk
+
     its = walk(trace, position)
     if as_json:
         tokens = [{"position": i, "id": token, "piece": piece} for i, (token, piece) in enumerate(zip(trace.tokens[0], trace.pieces[0], strict=True))]
@@ -114,6 +116,8 @@ def print_step(trace: Trace, path: str, position: int, as_json: bool) -> None:
 
 def print_cell(trace: Trace, path: str, index: tuple[int, ...], position: int, as_json: bool) -> None:
     """One number with its operands."""
+    from pellucid.explain.operands import operands
+
     found = operands(trace, path, index)
     if as_json:
         return _json(found.to_json())

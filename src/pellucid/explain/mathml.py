@@ -77,8 +77,7 @@ class _Parser:
         return base
 
     def _atom(self) -> str:
-        token = self.tokens[self.at]
-        self.at += 1
+        token = self._next()
         if token == "{":
             return self.rows("}")
         if token.startswith("\\"):
@@ -118,11 +117,13 @@ class _Parser:
         raise ValueError(f"\\{name} is not in the grammar")
 
     def _scriptless(self) -> str:
-        while self.tokens[self.at].isspace():
-            self.at += 1
-        return self._atom()
+        while not (atom := self._atom()):  # spaces
+            pass
+        return atom
 
     def _next(self) -> str:
+        if self.at == len(self.tokens):
+            raise ValueError("the formula ends too soon")
         self.at += 1
         return self.tokens[self.at - 1]
 

@@ -216,6 +216,10 @@ class NotRecordedError(RequestError, KeyError):
     __str__ = Exception.__str__
 
 
+class TooLargeError(RequestError):
+    """A record that would take more memory than allowed."""
+
+
 def _kinds(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name.replace("layers.0.", "layers.N.") for name in names if not name.startswith("layers.") or "layers.0." in name))
 
@@ -238,7 +242,7 @@ def trace(
     name, with wildcards (``"pattern"``, ``"layers.3.*"``); ``layers`` and ``positions`` by number, from the end if negative. ``edits``
     replace values on the way. Dropout is never on: the run is the one that ``model.eval()`` gives.
 
-    Raises: RequestError for a step, layer or position that is not there, and where the record would take more than ``max_bytes``.
+    Raises: RequestError for a step, layer or position that is not there, TooLargeError where the record would take more than ``max_bytes``.
     """
     prompt = read_prompt(model, tokenizer, text, [edit for edit in edits if isinstance(edit, SwapToken)])
     taps, length = taps_of(model.config), prompt.token_ids.shape[1]
@@ -291,7 +295,7 @@ def _matching(step: str, taps: Mapping[str, Tap], config: ModelConfig) -> list[s
 
 
 def _check_memory(model: Decoder, taps: Sequence[Tap], shape: Sequence[int], positions: int, max_bytes: int) -> None:
-    """Raises: RequestError, before anything is computed, where the kept values would exceed the limit."""
+    """Raises: TooLargeError, before anything is computed, where the kept values would exceed the limit."""
     size, (batch, length) = model.embed.weight.element_size(), shape
     by_name: dict[str, int] = {}
     for tap in taps:
@@ -303,7 +307,7 @@ def _check_memory(model: Decoder, taps: Sequence[Tap], shape: Sequence[int], pos
     if total <= max_bytes:
         return
     largest = sorted(by_name.items(), key=lambda item: -item[1])[:3]
-    raise RequestError(
+    raise TooLargeError(
         f"recording {len(taps)} steps of {batch} × {length} tokens would take {_bytes(total)}",
         expected=f"at most {_bytes(max_bytes)}",
         received="the largest are " + ", ".join(f"{name} {_bytes(number)}" for name, number in largest),

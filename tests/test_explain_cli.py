@@ -1,0 +1,101 @@
+"""``pellucid explain``: the walk, a step, a cell, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pellucid.cli.explain import command
+from pellucid.cli.explain_print import _plain_formula
+
+PROMPT = "Once upon a time, there was a little girl named"
+
+
+@pytest.fixture(scope="module")
+def model(stories: Path) -> str:
+    return str(stories / "stories260K.bin")
+
+
+def run(model: str, *arguments: str, **given) -> Result:
+    result = CliRunner().invoke(command, ["-m", model, *arguments], env={"COLUMNS": "80", "NO_COLOR": "1"}, **given)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_the_walk_fits_80_columns_and_ends_with_the_checks(model: str) -> None:
+    output = run(model, PROMPT).stdout
+    assert all(len(line) <= 80 for line in output.splitlines())
+    for expected in ("5 layers", '" named"', "would say", "looks most at", "What comes next", "all hold"):
+        assert expected in output
+
+
+def test_the_walk_as_json_is_the_walk(model: str) -> None:
+    walk = json.loads(run(model, PROMPT, "--json").stdout)
+    assert walk["ok"] is True
+    assert [layer["layer"] for layer in walk["layers"]] == [None, 0, 1, 2, 3, 4]
+    assert walk["distribution"][0]["probability"] >= walk["distribution"][1]["probability"]
+    assert walk["layers"][-1]["guesses"][0]["token"] == walk["distribution"][0]["token"]
+    for layer in walk["layers"][1:]:
+        assert 0 < layer["looks"][0]["share"] <= 1
+
+
+@pytest.mark.parametrize("step", ["embed", "q", "k_rot", "scores", "pattern", "mlp_act", "resid_post", "final", "logits"])
+def test_a_step_is_shown_with_its_equation_and_numbers(model: str, step: str) -> None:
+    path = step if step in ("embed", "final", "logits") else f"layers.2.{step}"
+    output = run(model, PROMPT, "--step", path).stdout
+    assert path in output
+    assert "pellucid/model/" in output
+    assert "\\" not in output
+    shown = json.loads(run(model, PROMPT, "--step", path, "--json").stdout)
+    assert shown["name"] == path
+    assert shown["values"]
+
+
+def test_a_cell_shows_its_operands(model: str) -> None:
+    output = run(model, PROMPT, "--step", "layers.2.mlp_out", "--cell", "3,5").stdout
+    assert "mlp_act[3," in output
+    assert "down_proj[5," in output
+    cell = json.loads(run(model, PROMPT, "--step", "layers.2.mlp_out", "--cell", "3,5", "--json").stdout)
+    assert cell["recomputed"] == pytest.approx(cell["value"], abs=1e-5)
+
+
+def test_a_layer_lists_its_steps_and_where_its_heads_look(model: str) -> None:
+    output = run(model, PROMPT, "--layer", "-1").stdout
+    assert "Layer 4" in output
+    assert "mlp_act" in output
+    assert json.loads(run(model, PROMPT, "--layer", "1", "--json").stdout)["heads"][0]["looks"]
+
+
+def test_the_prompt_can_be_piped_in(model: str) -> None:
+    assert '" named"' in run(model, input=PROMPT).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--step", "layers.9.z"), "layers are 0 to 4"),
+        (("--step", "layers.0.z", "--cell", "0,x"), "whole numbers"),
+        (("--cell", "0,1"), "--step"),
+        (("--layer", "7"), "no step"),
+        (("--position", "99"), "no such position"),
+    ],
+)
+def test_what_is_not_there_is_said(model: str, arguments: tuple[str, ...], message: str) -> None:
+    from pellucid.base.errors import PellucidError
+
+    with pytest.raises(PellucidError, match=message):
+        run(model, PROMPT, *arguments)
+
+
+def test_nothing_in_a_prompt_is_markup_or_a_terminal_command(model: str) -> None:
+    output = run(model, "[red]x[/] \x1b[2J", "--layer", "0").stdout + run(model, "[bold]y \x1b[31m").stdout
+    assert "\x1b" not in output
+    assert "[" in output
+
+
+def test_formulas_are_readable_without_latex() -> None:
+    assert _plain_formula(r"n = \gamma \odot \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta") == "n = γ ⊙ (x - μ) / (√(σ^2 + ε)) + β"
