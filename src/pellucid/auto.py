@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import ConfigError, TokenizerError
-from pellucid.checkpoint.open import Checkpoint, open_checkpoint
+from pellucid.checkpoint.open import Checkpoint, open_checkpoint, open_config
 from pellucid.checkpoint.resolve import resolve
 from pellucid.config import ModelConfig
 from pellucid.text.load import load_tokenizer
@@ -29,9 +29,9 @@ def open_model(name: Name, *, revision: str | None = None, offline: bool = False
     return open_checkpoint(locate(name, revision=revision, offline=offline))
 
 
-def locate(name: Name, *, revision: str | None = None, offline: bool = False) -> Path:
-    """The folder or file behind a name, fetched if need be."""
-    return resolve(f"{name}@{revision}" if revision else name, offline=offline)
+def locate(name: Name, *, revision: str | None = None, offline: bool = False, weights: bool = True) -> Path:
+    """The folder or file behind a name, fetched if need be; without ``weights``, a hub model's config and tokenizer alone."""
+    return resolve(f"{name}@{revision}" if revision else name, offline=offline, weights=weights)
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
@@ -82,7 +82,7 @@ class AutoConfig:
 
     @staticmethod
     def from_pretrained(name: Name, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False) -> ModelConfig:
-        return open_model(name, revision=revision, offline=offline).config
+        return open_config(locate(name, revision=revision, offline=offline, weights=False))
 
     @staticmethod
     def for_model(model_type: str, **keys: Any) -> ModelConfig:
