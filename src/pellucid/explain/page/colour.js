@@ -37,14 +37,14 @@ export function ink(value, limit, scale) {
   return 0.3 * (packed & 255) + 0.59 * ((packed >> 8) & 255) + 0.11 * ((packed >> 16) & 255) > 140 ? "#111" : "#fff";
 }
 
-/** The end of the scale for some values: the 99.5th percentile of their sizes, so that one outlier does not whiten the rest. */
+/** The end of the scale for some values: the 98th percentile of their sizes, so that a few outliers do not whiten the rest. */
 export function limitOf(values, scale) {
   if (scale === "probability") return 1;
   const sizes = [], step = Math.max(1, Math.floor(values.length / 20000));
   for (let i = 0; i < values.length; i += step) if (Number.isFinite(values[i])) sizes.push(Math.abs(values[i]));
   if (!sizes.length) return 1;
   sizes.sort((a, b) => a - b);
-  return sizes[Math.min(sizes.length - 1, Math.floor(sizes.length * 0.995))] || sizes[sizes.length - 1] || 1;
+  return sizes[Math.min(sizes.length - 1, Math.floor(sizes.length * 0.98))] || sizes[sizes.length - 1] || 1;
 }
 
 /** The scale with its ends in numbers; ``beyond`` says that some values are larger and take the end's colour. */

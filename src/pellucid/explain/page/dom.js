@@ -90,7 +90,7 @@ export function number(value, figures = 4) {
 }
 
 export function percent(p) {
-  return p >= 0.9995 ? "100 %" : p >= 0.1 ? `${(100 * p).toFixed(1)} %` : p >= 0.001 ? `${(100 * p).toFixed(2)} %` : p > 0 ? `${(100 * p).toExponential(1).replace("-", "−")} %` : "0 %";
+  return p >= 0.9995 ? "100 %" : p >= 0.1 ? `${(100 * p).toFixed(1)} %` : p >= 0.001 ? `${(100 * p).toFixed(2)} %` : p >= 1e-6 ? `${Number((100 * p).toPrecision(2))} %` : p > 0 ? "< 0.0001 %" : "0 %";
 }
 
 export function bytes(count) {

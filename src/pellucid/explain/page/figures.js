@@ -22,7 +22,7 @@ export function later(app, make, ...classes) {
   const place = h("div", { class: classes.join(" ") });
   Promise.resolve()
     .then(make)
-    .then((nodes) => place.replaceChildren(...[nodes].flat().filter(Boolean)))
+    .then((nodes) => place.replaceChildren(...[nodes].flat(Infinity).filter(Boolean)))
     .catch((error) => place.replaceChildren(trouble(app, error)));
   return place;
 }
@@ -84,9 +84,8 @@ export function thread(app, label, { name = null, under = null } = {}) {
   const draw = async (state) => {
     const tokens = app.run.tokens, first = Math.max(0, Math.min(state.pos - 7, tokens.length - 10)), shown = tokens.slice(first, first + 10);
     const tap = typeof name === "function" ? name(state) : name, tile = tap && app.has(tap) ? await app.source.tile(tap, { at: [0], run: app.run.run }).catch(() => null) : null;
-    const limit = tile ? limitOf(tile.data, "signed") : 1;
     const chips = shown.map((token, i) => {
-      const at = first + i, strip = tile ? rowStrip(tile, at, limit) : null;
+      const at = first + i, strip = tile ? rowStrip(tile, at) : null;
       return h("span", { class: `chip${at === state.pos ? " here" : ""}${token.special ? " special" : ""}` }, visible(token.text), strip, under ? h("small", {}, under(token, at)) : null);
     });
     element.replaceChildren(h("span", { class: "thread-label" }, label, shown.length < tokens.length ? ` ${app.t("thread_some", first, first + shown.length - 1, tokens.length)}` : ""), ...chips);
@@ -95,8 +94,9 @@ export function thread(app, label, { name = null, under = null } = {}) {
   return element;
 }
 
-function rowStrip(tile, row, limit) {
-  const wide = Math.min(27, tile.cols), canvas = h("canvas", { width: wide, height: 1 }), context = canvas.getContext("2d");
+/** A row as a strip; each to its own scale, since a first token's row may be a hundred times as long as the others. */
+function rowStrip(tile, row) {
+  const limit = limitOf(tile.data.subarray(row * tile.cols, (row + 1) * tile.cols), "signed"), wide = Math.min(27, tile.cols), canvas = h("canvas", { width: wide, height: 1 }), context = canvas.getContext("2d");
   for (let j = 0; j < wide; j++) {
     context.fillStyle = css(tile.data[row * tile.cols + Math.floor((j * tile.cols) / wide)], limit, "signed");
     context.fillRect(j, 0, 1, 1);

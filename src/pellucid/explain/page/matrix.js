@@ -87,11 +87,12 @@ export class Matrix {
     canvas.style.height = `${canvas.height / ratio}px`;
     const context = canvas.getContext("2d");
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    const image = new ImageData(tile.cols, tile.rows), pixels = new Uint32Array(image.data.buffer);
-    for (let i = 0; i < pixels.length; i++) pixels[i] = colour(tile.data[i], this.limit, options.scale);
-    const small = new OffscreenCanvas(tile.cols, tile.rows);
+    const shown = pooled(tile, Math.ceil(0.99 / (at.height * ratio)), Math.ceil(0.99 / (at.cell * ratio)));
+    const image = new ImageData(shown.cols, shown.rows), pixels = new Uint32Array(image.data.buffer);
+    for (let i = 0; i < pixels.length; i++) pixels[i] = colour(shown.data[i], this.limit, options.scale);
+    const small = new OffscreenCanvas(shown.cols, shown.rows);
     small.getContext("2d").putImageData(image, 0, 0);
-    context.imageSmoothingEnabled = at.cell * ratio < 1 || at.height * ratio < 1;
+    context.imageSmoothingEnabled = false;
     context.drawImage(small, at.left, at.top, at.width, at.tall);
     if (at.cell >= 40 && at.height >= 15) this.paintNumbers(context);
     const style = getComputedStyle(this.element);
@@ -208,6 +209,18 @@ export class Matrix {
 }
 
 const FONT = '11px ui-sans-serif, system-ui, "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif';
+
+/** Where a pixel must stand for several cells, it shows the one of largest size, so that no lone peak is lost. */
+function pooled(tile, down, across) {
+  if (down <= 1 && across <= 1) return tile;
+  const rows = Math.ceil(tile.rows / down), cols = Math.ceil(tile.cols / across), data = new Float32Array(rows * cols);
+  for (let i = 0; i < tile.rows; i++)
+    for (let j = 0; j < tile.cols; j++) {
+      const value = tile.data[i * tile.cols + j], at = Math.floor(i / down) * cols + Math.floor(j / across);
+      if (Number.isFinite(value) && Math.abs(value) > Math.abs(data[at])) data[at] = value;
+    }
+  return { data, rows, cols };
+}
 
 function niceStep(least) {
   const unit = 10 ** Math.floor(Math.log10(Math.max(1, least)));

@@ -18,7 +18,7 @@ export const en = {
   help_colours: "Signed numbers are blue below zero, orange above, white at zero. Probabilities go from white to purple. Grey is masked. The address bar always holds a link to exactly what you see.",
   hero_title: (name) => `What ${name} does with your sentence`,
   hero: (m, run) => [`Every picture below was drawn from one run of this model on the sentence here. Every number is one that the model computed. Touch any of them and it shows where it came from; follow its terms and you walk from the predicted word back to the letters you typed.`,
-    `The sentence became ${s(run.tokens.length, "token")}. After them, the model thinks the likeliest continuation is “${run.next[0].text.replaceAll("\n", "↵")}”. How it came to that is the story of this page.`],
+    `The sentence became ${s(run.tokens.length, "token")}. After them, the model thinks the likeliest continuation is “${run.next[0].text.trim() || "␣"}”. How it came to that is the story of this page.`],
 
   // 1
   files_title: "Two files",
@@ -37,7 +37,7 @@ export const en = {
   merges_title: "How a word is put together", merges_story: () => [`The list of tokens was itself learned, from text, by *byte-pair encoding*: start with single characters, join the pair that occurs most often, and repeat. Reading plays those merges again in the order in which they were learned. Move the slider.`],
   merge: "Merge", merge_start: "Before any merge: single characters.", merge_rule: (i, n, rule) => `Merge ${i} of ${n}${rule ? `: ${rule}` : ""}`,
   special_title: "Tokens that no text contains", special_story: () => [`*Special tokens* mark things rather than spell them: where a text begins or ends, whose turn it is in a conversation. Nobody can type them by accident.`],
-  template_title: "A conversation as one text", template_story: () => [`A chat model sees a conversation as a single text. Its *chat template* writes the turns one after another between special tokens, and ends where the model should go on.`], no_template: "This model has no chat template: it continues text.",
+  special_more: (n) => `${n} more`, template_title: "A conversation as one text", template_story: () => [`A chat model sees a conversation as a single text. Its *chat template* writes the turns one after another between special tokens, and ends where the model should go on.`], no_template: "This model has no chat template: it continues text.",
   batch_title: "Several texts as one table", batch_story: (rows, cols) => [`Many texts can be run at once, as a *batch*: here ${rows} texts of up to ${cols} tokens. A table needs rows of equal length, so short ones are filled with *padding* (grey), and a *mask* keeps attention from looking at it.`],
 
   // 3
@@ -50,7 +50,7 @@ export const en = {
   learned_story: (m) => [`A row says which token it is, not where it stands. This model adds a second learned table, with one row for each of ${m.config.context_len} positions.`], position_sum_story: () => [`Token row plus position row: this sum is what the first layer reads.`],
   rotary_title: "Rotary positions",
   rotary_story: (rope) => [`A row says which token it is, not where it stands. This model adds nothing to the rows. Instead, inside attention, it turns each [query and key](#attention) by an angle that grows with the position: *rotary position embedding*. Numbers are taken in pairs, each pair is an arrow in a plane, and pair *j* turns by ω per position, fast for the first pairs, slow for the last. Two arrows turned alike keep their angle, so a product of {q} and {k} depends only on how far apart the tokens are.`],
-  rotary_caption: (half) => `One pair of dimensions of a query and of a key, before and after turning (pairs are ${half ? "j and j + half" : "2j and 2j + 1"})`, pair: "Pair", key_position: "Key at", dashed_before: "dashed: as projected", solid_after: "solid: turned by its position",
+  rotary_caption: (half) => `One pair of dimensions of a query and of a key, before and after turning (pairs are ${half ? "j and j + half" : "2j and 2j + 1"})`, pair: "Pair", key_position: "Key at", dashed_before: "dashed: as projected", own_scale: "each drawn to its own length", solid_after: "solid: turned by its position",
   rotary_said: (r) => `Pair ${r.pair} is dimensions ${r.a} and ${r.b}. The query at position ${r.pos} turns by ${r.degrees}°, from (${r.x}, ${r.y}) to (${r.rx}, ${r.ry}); the key at ${r.key} by ${r.turn}°.`,
   no_position_story: () => [`This model adds no position: order enters only through the mask, which lets a token see those before it.`],
 

@@ -18,7 +18,7 @@ export const zh = {
   help_colours: "有正负的数：蓝色小于零，橙色大于零，白色是零。概率从白到紫。灰色是被遮住的。地址栏里永远是眼前这一幕的链接。",
   hero_title: (name) => `${name} 怎样读你的句子`,
   hero: (m, run) => [`下面每一张图，都来自这个模型读这句话的一次真实运行；每一个数，都是模型自己算出来的。碰一碰任何一个数，它会告诉你自己从哪里来；顺着它的各项往回走，就能从预测的词一直走回你打下的字。`,
-    `这句话成了 ${run.tokens.length} 个词元。模型认为最可能的下一个是“${run.next[0].text.replaceAll("\n", "↵")}”。它怎么得出这个结果，就是这一页要讲的事。`],
+    `这句话成了 ${run.tokens.length} 个词元。模型认为最可能的下一个是“${run.next[0].text.trim() || "␣"}”。它怎么得出这个结果，就是这一页要讲的事。`],
 
   // 1
   files_title: "两个文件",
@@ -37,7 +37,7 @@ export const zh = {
   merges_title: "一个词是怎样拼起来的", merges_story: () => [`名单本身也是从文本里学来的，方法叫*字节对编码*（BPE）：从单个字符开始，把最常相邻的一对合成一个，再重复。读文本时，就按学到的先后把这些合并再做一遍。拖动滑块看看。`],
   merge: "合并", merge_start: "还没有合并：都是单个字符。", merge_rule: (i, all, rule) => `第 ${i} 次合并，共 ${all} 次${rule ? `：${rule}` : ""}`,
   special_title: "文本里不会出现的词元", special_story: () => [`*特殊词元*不拼写任何文字，只做记号：文本从哪里开始、到哪里结束、对话轮到谁说。谁也不会无意中打出它们。`],
-  template_title: "把对话写成一段文本", template_story: () => [`在对话模型眼里，一场对话就是一段文本。*对话模板*把每一轮依次写下来，用特殊词元隔开，并停在该模型接着说的地方。`], no_template: "这个模型没有对话模板，它只会接着写。",
+  special_more: (count) => `另外 ${count} 个`, template_title: "把对话写成一段文本", template_story: () => [`在对话模型眼里，一场对话就是一段文本。*对话模板*把每一轮依次写下来，用特殊词元隔开，并停在该模型接着说的地方。`], no_template: "这个模型没有对话模板，它只会接着写。",
   batch_title: "把几段文本排成一张表", batch_story: (rows, cols) => [`几段文本可以一起算，叫一个*批*（batch）：这里是 ${rows} 段，最长 ${cols} 个词元。表的每行要一样长，短的用*填充*（灰色）补齐，再用*掩码*告诉注意力不要看它们。`],
 
   // 3
@@ -50,7 +50,7 @@ export const zh = {
   learned_story: (m) => [`一行数只说明是哪个词元，没说它站在哪里。这个模型再加上另一张学来的表，${m.config.context_len} 个位置每个一行。`], position_sum_story: () => [`词元的行加上位置的行，就是第一层读到的东西。`],
   rotary_title: "旋转位置",
   rotary_story: () => [`一行数只说明是哪个词元，没说它站在哪里。这个模型不往行里加东西，而是在注意力里把[查询和键](#attention)转一个角度，位置越靠后转得越多，这叫*旋转位置编码*（RoPE）。把数两两配成对，每一对就是平面上的一支箭头；第 j 对每个位置转 ω，前面的对转得快，后面的转得慢。两支箭头转过同样的角度，夹角不变，所以 {q} 与 {k} 的乘积只取决于两个词元隔多远。`],
-  rotary_caption: (half) => `一个查询和一个键的同一对维度，转之前与转之后（配对方式：${half ? "j 与 j + 一半" : "2j 与 2j + 1"}）`, pair: "第几对", key_position: "键在", dashed_before: "虚线：刚投影出来", solid_after: "实线：按位置转过",
+  rotary_caption: (half) => `一个查询和一个键的同一对维度，转之前与转之后（配对方式：${half ? "j 与 j + 一半" : "2j 与 2j + 1"}）`, pair: "第几对", key_position: "键在", dashed_before: "虚线：刚投影出来", own_scale: "各按自己的长度画", solid_after: "实线：按位置转过",
   rotary_said: (r) => `第 ${r.pair} 对是维度 ${r.a} 和 ${r.b}。位置 ${r.pos} 的查询转了 ${r.degrees}°，从 (${r.x}, ${r.y}) 到 (${r.rx}, ${r.ry})；位置 ${r.key} 的键转了 ${r.turn}°。`,
   no_position_story: () => [`这个模型不加位置：先后次序只由掩码带进来，它只让词元看自己前面的词元。`],
 
@@ -92,7 +92,7 @@ export const zh = {
   lens_title: "如果现在就开口", lens_story: () => [`取某一层之后的行，当它就是最后一层：做末端归一化，再与每个词元相比。这种*logit 透镜*能看到猜测从下往上渐渐成形。`], lens_caption: "每一层之后最可能的词元，颜色越深越肯定。点一格，就去那一层、那个位置。",
   attribution_title: "答案是谁写的", attribution_story: () => [`残差流是一个和，所以一个词元的分数也是一个和：词嵌入占多少，每层的注意力和 MLP 各占多少。正的替它说话，负的反对它。末端归一化的缩放取这次运行里的值。`], by_part: "按部分", by_head: "按头",
   attribution_said: (token, logit, at) => `在“${at}”之后，“${token}”的 logit 是 ${logit}`, attribution_note: (total, logit, error) => `各部分相加是 ${total}，运行时的 logit 是 ${logit}（相差 ${error}）。`, attribution_heads_note: "每个头在本层注意力写入中的份额。",
-  part_name: (p) => (p.what === "embed" ? "词嵌入" : p.what === "position" ? "位置" : p.what === "bias" ? "偏置" : p.head !== undefined ? `第 ${p.layer} 层，头 ${p.head}` : `第 ${p.layer} 层，${p.what === "mlp" ? "MLP" : "注意力"}`),
+  part_name: (p) => (p.what === "embed" ? "词嵌入" : p.what === "position" ? "位置" : p.what === "bias" ? "偏置" : p.head !== undefined ? `${p.layer} 层，头 ${p.head}` : `${p.layer} 层，${p.what === "mlp" ? "MLP" : "注意力"}`),
 
   // 9
   output_title: "从分数到词元",

@@ -109,11 +109,11 @@ function stages(app, turned, group) {
       return { j, dot, scaled: dot * layer.scale, score: scores.data[pos * keys + j], p: pattern.data[pos * keys + j] };
     });
     const best = [...rows].sort((a, b) => b.p - a.p).slice(0, 12).map((row) => row.j), shown = rows.filter((row) => best.includes(row.j) || (row.j > pos && row.j <= pos + 2)).slice(0, 14);
-    const limits = ["dot", "scaled"].map((key) => limitOf(rows.map((row) => row[key]), "signed")), cell = (value, limit, scale = "signed") => h("td", { class: "n" }, h("span", { style: { background: css(value, limit, scale), color: ink(value, limit, scale), padding: "2px 8px", "border-radius": "4px", display: "inline-block", "min-width": "68px" } }, number(value, 4)));
+    const limits = ["dot", "scaled"].map((key) => limitOf(rows.map((row) => row[key]), "signed")), cell = (value, limit, scale = "signed") => h("td", { class: "n" }, h("span", { style: { background: css(value, limit, scale), color: ink(value, limit, scale), padding: "2px 6px", "border-radius": "4px", display: "inline-block", "min-width": "58px" } }, number(value, 4)));
     const ask = (what, j) => ({ style: { cursor: "pointer" }, on: { click: () => app.ask(`layers.${state.layer}.${what}`, [0, state.head, pos, j]) } });
-    element.replaceChildren(h("div", { class: "scroll-x" }, h("table", {},
+    element.replaceChildren(h("div", { class: "scroll-x" }, h("table", { class: "tight" },
       h("tr", {}, [app.t("key"), app.t("stage_raw"), app.t("stage_scaled", number(layer.scale, 4)), app.t("stage_masked"), app.t("stage_softmax")].map((name) => h("th", {}, name))),
-      shown.map((row) => h("tr", { data: { key: row.j } }, h("td", {}, `${row.j} ${app.token(row.j)}`), cell(row.dot, limits[0]), cell(row.scaled, limits[1]), h("td", { class: "n", ...ask("scores", row.j) }, cell(row.score, limits[1]).firstChild),
+      shown.map((row) => h("tr", { data: { key: row.j } }, h("td", { style: { "white-space": "nowrap" } }, `${row.j} ${app.token(row.j)}`), cell(row.dot, limits[0]), cell(row.scaled, limits[1]), h("td", { class: "n", ...ask("scores", row.j) }, cell(row.score, limits[1]).firstChild),
         h("td", { class: "n", ...ask("pattern", row.j), data: { p: row.p } }, cell(row.p, 1, "probability").firstChild))))),
     h("p", { class: "soft" }, rows.length > shown.length ? app.t("stages_some", shown.length, rows.length) : "", " ", app.t("stages_recomputed", layer.softcap)));
   });

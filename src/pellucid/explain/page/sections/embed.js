@@ -23,14 +23,14 @@ function lookup(app) {
   app.watch(element, ["pos"], (state) => {
     const token = app.run.tokens[state.pos], y = (token.id / rows) * (tall - 4);
     element.replaceChildren(h("figcaption", {}, app.t("lookup_caption", token.id, visible(token.text), rows)),
-      svg("svg", { viewBox: `0 0 640 ${tall}`, class: "plot", role: "img", "aria-label": app.t("lookup_caption", token.id, token.text, rows) },
-        svg("rect", { x: 250, y: 0, width: 90, height: tall, fill: "var(--wash)", stroke: "var(--ink-soft)" }),
-        svg("text", { x: 346, y: 12 }, "0"), svg("text", { x: 346, y: tall - 2 }, String(rows - 1)), svg("text", { x: 295, y: tall / 2, "text-anchor": "middle" }, "embed.weight"),
+      svg("svg", { viewBox: `0 0 640 ${tall}`, class: "plot", style: { "max-width": "760px" }, role: "img", "aria-label": app.t("lookup_caption", token.id, token.text, rows) },
+        svg("rect", { x: 236, y: 0, width: 118, height: tall, fill: "var(--wash)", stroke: "var(--ink-soft)" }),
+        svg("text", { x: 362, y: 16 }, "0"), svg("text", { x: 362, y: tall - 2 }, String(rows - 1)), svg("text", { x: 295, y: tall / 2, "text-anchor": "middle" }, "embed.weight"),
         svg("rect", { x: 20, y: 86, width: 130, height: 44, rx: 7, fill: "var(--raised)", stroke: "var(--accent)", "stroke-width": 2 }),
         svg("text", { x: 85, y: 105, "text-anchor": "middle", style: { fill: "var(--ink)", "font-size": "15px" } }, visible(token.text).slice(0, 14)), svg("text", { x: 85, y: 122, "text-anchor": "middle" }, `id ${token.id}`),
-        svg("path", { d: `M150 108 C200 108 200 ${y + 2} 248 ${y + 2}`, fill: "none", stroke: "var(--accent)", "stroke-width": 1.5 }),
-        svg("rect", { x: 250, y: y, width: 90, height: 4, fill: "var(--accent)" }),
-        svg("path", { d: `M342 ${y + 2} C400 ${y + 2} 400 108 440 108`, fill: "none", stroke: "var(--accent)", "stroke-width": 1.5 }),
+        svg("path", { d: `M150 108 C200 108 190 ${y + 2} 234 ${y + 2}`, fill: "none", stroke: "var(--accent)", "stroke-width": 1.5 }),
+        svg("rect", { x: 236, y: y, width: 118, height: 4, fill: "var(--accent)" }),
+        svg("path", { d: `M356 ${y + 2} C400 ${y + 2} 400 108 440 108`, fill: "none", stroke: "var(--accent)", "stroke-width": 1.5 }),
         svg("g", { class: calm() ? "" : "grown", id: "looked-up" }), svg("text", { x: 440, y: 142 }, app.t("a_row_of", app.model.config.d_model))));
     app.source.tile("embed", { at: [0], run: app.run.run }).then(({ data, cols }) => {
       const group = element.querySelector("#looked-up"), shown = Math.min(38, cols), limit = Math.max(...data.subarray(state.pos * cols, state.pos * cols + cols).map(Math.abs));
@@ -91,20 +91,20 @@ function rotary(app, rope) {
     const [a, b] = half ? [own.pair, own.pair + pairs] : [2 * own.pair, 2 * own.pair + 1], key = Math.min(own.key, pos);
     const pick = (tile, row) => [tile.data[row * tile.cols + a], tile.data[row * tile.cols + b]];
     const arrows = [[pick(q, pos), "q", true], [pick(qr, pos), "q", false], [pick(k, key), "k", true], [pick(kr, key), "k", false]];
-    const longest = Math.max(...arrows.map(([[x, y]]) => Math.hypot(x, y)), 1e-9), angle = pos * rope.frequencies[own.pair], turn = key * rope.frequencies[own.pair];
+    const longest = Object.fromEntries(["q", "k"].map((symbol) => [symbol, Math.max(...arrows.filter((arrow) => arrow[1] === symbol).map(([[x, y]]) => Math.hypot(x, y)), 1e-9)])), angle = pos * rope.frequencies[own.pair], turn = key * rope.frequencies[own.pair];
     picture.replaceChildren(svg("svg", { viewBox: "-130 -130 470 260", class: "plot", style: { "max-width": "640px" }, role: "img", "aria-label": app.t("rotary_title") },
       svg("circle", { r: 112, fill: "none", class: "axis" }), svg("line", { x1: -120, x2: 120, class: "axis" }), svg("line", { y1: -120, y2: 120, class: "axis" }),
       arrows.map(([[x, y], symbol, before]) => {
-        const [dx, dy] = [(x / longest) * 112, (-y / longest) * 112];
+        const [dx, dy] = [(x / longest[symbol]) * 112, (-y / longest[symbol]) * 112];
         return svg("g", { class: `sym-${symbol}`, opacity: before ? 0.45 : 1 }, svg("line", { x2: dx, y2: dy, stroke: "currentColor", "stroke-width": before ? 1.6 : 3, "stroke-dasharray": before ? "4 3" : null }),
           svg("circle", { cx: dx, cy: dy, r: before ? 3 : 5, fill: "currentColor" }), svg("text", { x: dx * 1.06 + 4, y: dy * 1.06 - 4, style: { fill: "currentColor", "font-size": "14px" } }, `${symbol}${before ? "" : "′"}`));
       }),
       [["q", `q  ${app.t("position")} ${pos} ${app.token(pos)}`], ["k", `k  ${app.t("position")} ${key} ${app.token(key)}`]].map(([symbol, text], i) => svg("text", { x: 150, y: -70 + 26 * i, class: `sym-${symbol}`, style: { fill: "currentColor", "font-size": "14px" } }, text.slice(0, 26))),
-      svg("text", { x: 150, y: 0 }, app.t("dashed_before")), svg("text", { x: 150, y: 20 }, app.t("solid_after"))));
+      svg("text", { x: 150, y: 0 }, app.t("dashed_before")), svg("text", { x: 150, y: 20 }, app.t("solid_after")), svg("text", { x: 150, y: 40 }, app.t("own_scale"))));
     const [x, y] = pick(q, pos), [rx, ry] = pick(qr, pos);
     said.replaceChildren(app.t("rotary_said", { pos, key, pair: own.pair, a, b, degrees: number((angle * 180) / Math.PI, 4), turn: number((turn * 180) / Math.PI, 4), x: number(x), y: number(y), rx: number(rx), ry: number(ry) }));
   };
-  const formula = math("<mrow><mo>(</mo><msub><mi>q</mi><mi>a</mi></msub><mi>cos</mi><mi>θ</mi><mo>−</mo><msub><mi>q</mi><mi>b</mi></msub><mi>sin</mi><mi>θ</mi><mo>,</mo><mspace width='0.5em'></mspace><msub><mi>q</mi><mi>b</mi></msub><mi>cos</mi><mi>θ</mi><mo>+</mo><msub><mi>q</mi><mi>a</mi></msub><mi>sin</mi><mi>θ</mi><mo>)</mo><mo>,</mo><mspace width='1em'></mspace><mi>θ</mi><mo>=</mo><mi>pos</mi><mo>·</mo><msub><mi>ω</mi><mi>j</mi></msub></mrow>");
+  const formula = math("<mrow><mo>(</mo><msub><mi>q</mi><mn>1</mn></msub><mi>cos</mi><mi>θ</mi><mo>−</mo><msub><mi>q</mi><mn>2</mn></msub><mi>sin</mi><mi>θ</mi><mo>,</mo><mspace width='0.5em'></mspace><msub><mi>q</mi><mn>2</mn></msub><mi>cos</mi><mi>θ</mi><mo>+</mo><msub><mi>q</mi><mn>1</mn></msub><mi>sin</mi><mi>θ</mi><mo>)</mo><mo>,</mo><mspace width='1em'></mspace><mi>θ</mi><mo>=</mo><mi>pos</mi><mo>·</mo><msub><mi>ω</mi><mi>j</mi></msub></mrow>");
   element.append(h("figcaption", {}, app.t("rotary_caption", half)), h("div", { class: "formula" }, formula), picture,
     h("div", { class: "two" }, slider(app.t("pair"), { min: 0, max: pairs - 1, step: 1, value: 0, say: (v) => `${v} (ω = ${number(rope.frequencies[v], 3)})` }, (value) => ((own.pair = value), draw())),
       slider(app.t("key_position"), { min: 0, max: app.run.tokens.length - 1, step: 1, value: 0, say: (v) => `${v} ${app.token(v)}` }, (value) => ((own.key = value), draw()))), said);

@@ -13,13 +13,13 @@ export function render(app) {
 /** Bottom is the text, top is the answer, as in the paper. */
 function draw(app, index) {
   const { config, layers } = app.model, layer = layers[index], post = layer.norm_order === "post", x = 62, parts = [];
-  const label = (y, text, soft) => [svg("text", { x: 196, y }, text), soft ? svg("text", { x: 196, y: y + 15, class: "soft" }, soft) : ""];
+  const label = (y, text) => [svg("text", { x: 134, y, class: "soft" }, text)];
   const go = (target, step) => {
     const open = () => (step && app.set({ step }), app.go(target));
     return { role: "link", tabindex: 0, on: { click: open, keydown: (event) => event.key === "Enter" && open() } };
   };
   const box = (y, tall, text, soft, target, step, wide = 112) => svg("g", { ...go(target, step), "aria-label": text }, svg("rect", { class: "box", x: x - wide / 2, y, width: wide, height: tall, rx: 7 }),
-    svg("text", { x, y: y + tall / 2 + 4.5, "text-anchor": "middle" }, text), label(y + tall / 2 + 4 - (soft ? 6 : 0), soft ?? "", null));
+    svg("text", { x, y: y + tall / 2 + 4.5, "text-anchor": "middle" }, text), label(y + tall / 2 + 4, soft ?? ""));
   const plus = (y) => [svg("circle", { cx: x, cy: y, r: 11, class: "box" }), svg("path", { d: `M${x - 6} ${y}H${x + 6}M${x} ${y - 6}V${y + 6}`, class: "wire" })];
   parts.push(svg("path", { d: `M${x} 724V20`, class: "stream" }));
   parts.push(box(8, 34, app.t("map_output"), app.t("map_output_is", count(config.vocab_size), config.tie_embeddings), "output", "logits"));
@@ -29,7 +29,7 @@ function draw(app, index) {
     if (from > to) return;
     const number = to - from + 1, shown = Math.min(number, 6);
     for (let i = 0; i < shown; i++) parts.push(svg("rect", { x: x - 40, y: y + i * 7, width: 80, height: 5, rx: 2, class: "box" }));
-    parts.push(label(y + 22, app.t("map_more", number, from, to), null));
+    parts.push(label(y + 22, app.t("map_more", number, from, to)));
   };
   stack(104, index + 1, layers.length - 1);
   parts.push(svg("rect", { x: 2, y: 160, width: 356, height: 404, rx: 12, fill: "none", stroke: "var(--line)", "stroke-width": 1.5 }), svg("text", { x: 346, y: 180, "text-anchor": "end", class: "soft" }, app.t("of", app.t("layer"), index, layers.length)));
@@ -55,9 +55,9 @@ function draw(app, index) {
   if (!post) side(518, 28, norm, [], "mlp", at("attn_in"));
   else parts.push(svg("g", { ...go("mlp", at("resid_mid")), "aria-label": norm }, svg("rect", { class: "box", x: x - 46, y: 346, width: 92, height: 20, rx: 6 }), svg("text", { x, y: 361, "text-anchor": "middle", class: "soft" }, norm)));
   stack(576, 0, index - 1);
-  if (config.position !== "none") parts.push(plus(632), label(636, app.t(`map_position_${config.position}`), null));
-  parts.push(box(652, 32, app.t("map_embed"), `${count(config.vocab_size)} × ${config.d_model}`, "embed", "embed"), box(704, 30, app.t("map_text"), app.run.text.slice(0, 22), "text", null));
-  return svg("svg", { viewBox: "0 0 360 744", class: "plot", style: { "max-width": "500px" }, role: "group", "aria-label": app.t("model_title") }, parts);
+  if (config.position !== "none") parts.push(plus(632), label(636, app.t(`map_position_${config.position}`)));
+  parts.push(box(652, 32, app.t("map_embed"), `${count(config.vocab_size)} × ${config.d_model}`, "embed", "embed"), box(704, 30, app.t("map_text"), `${app.run.text.slice(0, 30)}${app.run.text.length > 30 ? " …" : ""}`, "text", null));
+  return svg("svg", { viewBox: "0 0 360 744", class: "plot", style: { "max-width": "440px" }, role: "group", "aria-label": app.t("model_title") }, parts);
 }
 
 /** Every layer as a row: what it has, so that differences show. */

@@ -20,10 +20,14 @@ function details(app, its) {
   return [
     its.merges ? merges(app, its.merges) : "",
     h("h3", {}, app.t("special_title")), story(app, "special_story"),
-    h("div", { class: "scroll-x" }, h("table", {}, its.special.map((token) => h("tr", {}, h("td", {}, h("span", { class: "piece" }, visible(token.token))), h("td", { class: "n" }, String(token.id)), h("td", { class: "soft" }, token.role))))),
+    specials(its.special.filter((token) => token.role)), its.special.some((token) => !token.role) ? h("details", {}, h("summary", { class: "soft" }, app.t("special_more", its.special.filter((token) => !token.role).length)), specials(its.special.filter((token) => !token.role))) : "",
     h("h3", {}, app.t("template_title")), its.template ? [story(app, "template_story"), template(its.template, its.special)] : h("p", { class: "soft" }, app.t("no_template")),
     h("h3", {}, app.t("batch_title")), story(app, "batch_story", its.batch.rows.length, its.batch.rows[0]?.length ?? 0), batch(its.batch),
   ];
+}
+
+function specials(tokens) {
+  return h("table", {}, tokens.map((token) => h("tr", {}, h("td", {}, h("span", { class: "piece" }, visible(token.token))), h("td", { class: "n" }, String(token.id)), h("td", { class: "soft" }, token.role))));
 }
 
 /** One word from letters to tokens, a merge at a time, by a slider. ``words``: [{word, stages: [[piece, …], …], rule: [text, …]}]. */
