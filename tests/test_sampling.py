@@ -279,4 +279,4 @@ def test_a_long_chain_over_a_large_vocabulary_is_cheap() -> None:
         start = time.perf_counter()
         sample(logits, its)
         times.append(time.perf_counter() - start)
-    assert min(times) < 2e-3  # about 0.2 ms here; sorting the vocabulary takes 17 ms
+    assert min(times) < 6e-3  # about 0.2 ms on an idle core; an argsort of the vocabulary takes 17

@@ -1,0 +1,206 @@
+"""``Engine``: many requests, one model. Requests join and leave between steps, and one ``step`` is all there is to see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pellucid.base.errors import RequestError
+from pellucid.executor import Executor, Logits, StepInput
+from pellucid.generate.request import Request
+from pellucid.generate.result import Event, FinishReason, Result
+from pellucid.generate.scheduler import Scheduler
+from pellucid.generate.sequence import Sequence
+from pellucid.sampling import fresh_seed
+from pellucid.text.detokenizer import IncrementalDetokenizer
+
+if TYPE_CHECKING:
+    from pellucid.text.tokenizer import Tokenizer
+
+
+class Engine:
+    """Answers requests with one executor, which it owns meanwhile. Not thread-safe.
+
+    A request's greedy tokens, and for a given seed its sampled ones, are the same alone and in any company, as far as the executor's
+    numbers are: each has its own slot, its own random numbers, and chunks that are cut by its own prompt alone.
+
+    ``max_batch``: answers written at a time. ``prefill_chunk``: tokens of a prompt computed in one step. ``max_tokens_per_step``: tokens
+    of all requests in one step; more than its least lets several prompts advance together. ``context_len``: a context shorter than the
+    model's own, to save memory. With a tokenizer, events carry text.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        tokenizer: Tokenizer | None = None,
+        *,
+        max_batch: int = 16,
+        prefill_chunk: int = 512,
+        max_tokens_per_step: int | None = None,
+        context_len: int | None = None,
+    ) -> None:
+        least = max_batch + prefill_chunk
+        _check("max_batch", max_batch, 1)
+        _check("prefill_chunk", prefill_chunk, 1)
+        _check("max_tokens_per_step", least if max_tokens_per_step is None else max_tokens_per_step, least)
+        _check("context_len", executor.config.context_len if context_len is None else context_len, 1, executor.config.context_len)
+        self.executor, self.tokenizer = executor, tokenizer
+        self.context_len = context_len or executor.config.context_len
+        self._scheduler = Scheduler(max_batch, prefill_chunk, max_tokens_per_step or least)
+        self._events: list[Event] = []  # that happened and that nobody has been told yet
+        self._next_id = 0
+
+    def add(self, request: Request) -> int:
+        """Put a request in line. Returns its id, which its events carry.
+
+        Raises: RequestError or ContextLengthError where this engine cannot answer it; nothing has changed then.
+        """
+        request = self._fit(request)
+        request_id, seed = self._next_id, fresh_seed(request.sampling)
+        first, *siblings = (Sequence(request_id, index, request, seed, self._detokenizer(request)) for index in range(request.n))
+        first.siblings = siblings
+        self._next_id += 1
+        self._scheduler.waiting.append(first)
+        return request_id
+
+    def step(self) -> list[Event]:
+        """Run the model once, advancing each request in the batch by a token or a chunk. Returns what happened; often nothing, in a prefill.
+
+        What interrupts it, an error of the executor or Ctrl-C, is raised on and ends the requests that were running (``error``,
+        ``cancelled``). The engine stays usable: waiting requests go on with the next call, which also tells of those that ended.
+        """
+        try:
+            self._admit()
+            if batch := self._scheduler.next_batch():
+                logits = self.executor.step([given for _, given in batch])
+                self._choose(batch, logits)
+        except BaseException as error:
+            for sequence in list(self._scheduler.running):
+                self._drop(sequence, "error" if isinstance(error, Exception) else "cancelled", error)
+            raise
+        events, self._events = self._events, []
+        return events
+
+    def cancel(self, request_id: int) -> None:
+        """End a request wherever it is; its last events come with the next step. One that is finished or unknown is left alone."""
+        for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
+            if sequence.request_id == request_id:
+                self._drop(sequence, "cancelled")
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would have something to do or to tell."""
+        return bool(self._scheduler.waiting or self._scheduler.running or self._events)
+
+    def stream(self, request: Request) -> Generator[Event]:
+        """Add a request and yield its events. Other requests advance along with it; their events wait for whoever asks for them.
+
+        Leaving the loop early cancels the request.
+        """
+        return self._stream({self.add(request): request.n})
+
+    def run(self, requests: Iterable[Request]) -> list[Result]:
+        """Answer all of them, in their order. Raises what ``add`` raises, before any work is done."""
+        fitted = [self._fit(request) for request in requests]
+        ids = [self.add(request) for request in fitted]
+        events = self._stream({request_id: request.n for request_id, request in zip(ids, fitted, strict=True)})
+        answers = {(event.request_id, event.index): event.answer for event in events if event.answer is not None}
+        return [
+            Result(prompt_ids=request.prompt_ids, answers=tuple(answers[request_id, index] for index in range(request.n)))
+            for request_id, request in zip(ids, fitted, strict=True)
+        ]
+
+    # --- the parts of a step ---
+
+    def _admit(self) -> None:
+        """Give waiting requests their places and slots; one that gets no slot (no memory) fails alone."""
+        while (sequence := self._scheduler.admit()) is not None:
+            try:
+                sequence.start(self.executor.allocate(sequence.capacity))
+            except Exception as error:
+                self._drop(sequence, "error", error)
+
+    def _choose(self, batch: list[tuple[Sequence, StepInput]], logits: Logits) -> None:
+        """The next token of every sequence whose prompt is complete. One that fails (say, in its detokenizer) fails alone."""
+        for sequence, given in batch:
+            sequence.computed += len(given.token_ids)
+        choosing = [sequence for sequence, _ in batch if not sequence.in_prefill]  # in the order of their rows
+        rows = logits.numpy() if any(sequence.needs_logits for sequence in choosing) else np.empty(0)
+        best = np.empty(0) if all(sequence.needs_logits for sequence in choosing) else logits.argmax()
+        for row, sequence in enumerate(choosing):
+            for member in (sequence, *self._part(sequence)):
+                try:
+                    event = member.choose(rows[row]) if member.needs_logits else member.accept(int(best[row]))
+                except Exception as error:
+                    event = member.abandon("error", error)
+                self._events.append(event)
+                if member.answer is not None:
+                    self._release(member)
+
+    def _part(self, sequence: Sequence) -> list[Sequence]:
+        """The prompt is computed once: its other answers go on from copies of the slot."""
+        parted = []
+        while sequence.siblings:
+            sibling = sequence.siblings[0]
+            assert sequence.slot is not None
+            try:
+                sibling.branch(sequence, self.executor.fork(sequence.slot, sibling.capacity))
+                self._scheduler.running.append(sibling)
+                parted.append(sibling)
+            except Exception as error:
+                self._events.append(sibling.abandon("error", error))
+            sequence.siblings.pop(0)
+        return parted
+
+    def _drop(self, sequence: Sequence, reason: FinishReason, error: BaseException | None = None) -> None:
+        """End a sequence, and siblings that have not parted from it, before their time."""
+        for one in (sequence, *sequence.siblings):
+            self._events.append(one.abandon(reason, error if isinstance(error, Exception) else None))
+            self._release(one)
+
+    def _release(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        if sequence.slot is not None:
+            slot, sequence.slot = sequence.slot, None
+            self.executor.free(slot)
+
+    def _stream(self, num_answers: dict[int, int]) -> Generator[Event]:
+        """Step until these requests (id → answers) are finished, yielding their events and leaving all others where they are."""
+        unfinished = {(request_id, index) for request_id, n in num_answers.items() for index in range(n)}
+        try:
+            while unfinished:
+                mine = [event for event in self._events if event.request_id in num_answers]
+                self._events = [event for event in self._events if event.request_id not in num_answers]
+                if not mine:
+                    self._events = self.step()
+                for event in mine:
+                    if event.answer is not None:
+                        unfinished.discard((event.request_id, event.index))
+                    yield event
+        finally:
+            for request_id in num_answers:
+                self.cancel(request_id)
+            self._events = [event for event in self._events if event.request_id not in num_answers]
+
+    def _fit(self, request: Request) -> Request:
+        """The request as this engine will run it. Raises: see ``add``."""
+        request = request.fit(self.executor.config, self.context_len)
+        if request.n > self._scheduler.max_batch:
+            raise RequestError(
+                "a request's answers are written together", expected=f"n of at most max_batch = {self._scheduler.max_batch}", received=request.n
+            )
+        if request.stop and self.tokenizer is None:
+            raise RequestError("stop strings are looked for in text", remedy="give the engine a tokenizer, or use stop_token_ids")
+        return request
+
+    def _detokenizer(self, request: Request) -> IncrementalDetokenizer | None:
+        return None if self.tokenizer is None else IncrementalDetokenizer(self.tokenizer, prompt_ids=request.prompt_ids)
+
+
+def _check(name: str, value: int, least: int, most: float = math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        expected = f"a whole number of at least {least}" if most == math.inf else f"a whole number from {least} to {most}"
+        raise RequestError(f"{name} is out of range", where="engine", expected=expected, received=repr(value))

@@ -1,0 +1,80 @@
+"""``Request``: what is asked of an engine, checked; and fitted to the model that shall answer."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+from pellucid.base.errors import ContextLengthError, RequestError
+from pellucid.config import ModelConfig
+from pellucid.sampling import SamplingParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A prompt, and how its answers are to be made.
+
+    Raises: RequestError for an argument out of range.
+    """
+
+    prompt_ids: Sequence[int]
+    max_new_tokens: int | None = None  # None: until the model stops or its context is full
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: str | Sequence[str] = ()  # an answer ends before the first of these in its text; needs a tokenizer
+    stop_token_ids: Collection[int] | None = None  # None: the model's end-of-text ids; (): only length or a stop string ends it
+    n: int = 1  # answers to the one prompt, each with its own random numbers
+    logprobs: int | None = None  # report each token's log-probability, and those of so many of the most probable; None: none
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_new_tokens", 1), ("n", 1), ("logprobs", 0)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise RequestError(f"{name} is out of range", expected=f"a whole number of at least {least}", received=repr(value))
+        object.__setattr__(self, "prompt_ids", _ids("prompt_ids", self.prompt_ids))
+        if self.stop_token_ids is not None:
+            object.__setattr__(self, "stop_token_ids", frozenset(_ids("stop_token_ids", self.stop_token_ids)))
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        if not all(isinstance(stop, str) and stop for stop in self.stop):
+            raise RequestError("a stop string must have at least one character", received=list(self.stop))
+
+    def fit(self, config: ModelConfig, context_len: int) -> Request:
+        """The same request with all that the model decides filled in: an empty prompt becomes its bos, open ends get numbers.
+
+        What is asked for explicitly is never cut. A prompt must leave room for one token; an explicit ``max_new_tokens`` must fit behind
+        it (as in OpenAI's API and vLLM), and only where none is given does the context decide.
+        Raises: RequestError for an id out of range or an empty prompt without a bos; ContextLengthError naming the lengths.
+        """
+        prompt = self.prompt_ids or (() if config.bos_token_id is None else (config.bos_token_id,))
+        if not prompt:
+            raise RequestError("the prompt is empty, and this model has no token to begin a text with", remedy="give at least one token")
+        if not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
+            wrong = next(token for token in prompt if not 0 <= token < config.vocab_size)
+            remedy = "does the tokenizer belong to this model?"
+            raise RequestError("a prompt's token id is out of range", expected=f"0 to {config.vocab_size - 1}", received=wrong, remedy=remedy)
+        if (biased := max(self.sampling.logit_bias, default=0)) >= config.vocab_size:
+            raise RequestError("logit_bias names no token of this model", expected=f"0 to {config.vocab_size - 1}", received=biased)
+        room = context_len - len(prompt)
+        if room < 1:
+            raise ContextLengthError(
+                "the prompt leaves no room for an answer in the context",
+                expected=f"at most {context_len - 1} tokens, with a context of {context_len}",
+                received=f"{len(prompt)} tokens",
+                remedy="shorten the prompt, or raise the context length where the model allows it",
+            )
+        if self.max_new_tokens is not None and self.max_new_tokens > room:
+            raise ContextLengthError(
+                f"a prompt of {len(prompt)} tokens and max_new_tokens={self.max_new_tokens} are more than the context holds",
+                expected=f"at most {context_len} together",
+                received=len(prompt) + self.max_new_tokens,
+                remedy=f"ask for at most {room} new tokens, or leave max_new_tokens out",
+            )
+        stop_ids = frozenset(config.eos_token_ids) if self.stop_token_ids is None else self.stop_token_ids
+        return replace(self, prompt_ids=prompt, max_new_tokens=self.max_new_tokens or room, stop_token_ids=stop_ids)
+
+
+def _ids(name: str, values: Collection[int]) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(value) for value in values)  # whole numbers of any library, not 3.0
+    except TypeError:
+        raise RequestError(f"{name} must be token ids", expected="whole numbers", received=repr(values)[:80]) from None

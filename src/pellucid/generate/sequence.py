@@ -1,0 +1,137 @@
+"""``Sequence``: one answer in the making."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from pellucid.executor import StepInput
+from pellucid.generate.request import Request
+from pellucid.generate.result import Answer, Event, FinishReason, Timings
+from pellucid.generate.stop import StopStrings
+from pellucid.sampling import SamplingState, TokenLogprobs, logprobs, sample
+from pellucid.text.detokenizer import IncrementalDetokenizer
+
+
+class Sequence:
+    """A prompt and the tokens after it, how far the executor has come with them, and what has been told of them.
+
+    ``siblings`` are the other answers to the same prompt, until the prompt has been computed and they part.
+    """
+
+    def __init__(self, request_id: int, index: int, request: Request, seed: int, detokenizer: IncrementalDetokenizer | None) -> None:
+        self.request_id, self.index, self.request = request_id, index, request
+        self.siblings: list[Sequence] = []
+        self.slot: int | None = None
+        self.computed = 0  # tokens that the slot holds
+        self.token_ids: list[int] = []
+        self.state = SamplingState(request.sampling, request.prompt_ids, index, seed)
+        self.answer: Answer | None = None
+        self._detokenizer, self._stops = detokenizer, StopStrings(request.stop)
+        self._text: list[str] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._added = self._started = self._first = self._last = time.perf_counter()
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the slot must hold."""
+        assert self.request.max_new_tokens is not None
+        return len(self.request.prompt_ids) + self.request.max_new_tokens
+
+    @property
+    def in_prefill(self) -> bool:
+        return self.computed < len(self.request.prompt_ids)
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the choice takes a whole row of logits; else its argmax is enough."""
+        return self.request.logprobs is not None or not self.request.sampling.plain_greedy
+
+    def next_input(self, chunk: int) -> StepInput:
+        """What to compute next: ``chunk`` tokens of the prompt, or its rest, or the last new token.
+
+        Prompts are cut at multiples of ``chunk`` whatever else the step holds: a sequence's numbers depend on where it is cut.
+        """
+        assert self.slot is not None
+        if not self.in_prefill:
+            return StepInput(self.slot, self.token_ids[-1:], (0,))
+        prompt, stop = self.request.prompt_ids, self.computed + chunk
+        tokens = prompt[self.computed : stop]
+        return StepInput(self.slot, tokens, (len(tokens) - 1,) if stop >= len(prompt) else ())
+
+    def start(self, slot: int) -> None:
+        self.slot, self._started = slot, time.perf_counter()
+
+    def branch(self, prefilled: Sequence, slot: int) -> None:
+        """Go on from a sibling's prompt, copied to ``slot``."""
+        self.slot, self.computed, self._started = slot, prefilled.computed, prefilled._started
+
+    def choose(self, logits: np.ndarray) -> Event:
+        """Take the next token from a row of logits."""
+        token = sample(logits, self.state)
+        count = self.request.logprobs
+        return self.accept(token, None if count is None else logprobs(logits, token, count))
+
+    def accept(self, token: int, its_logprobs: TokenLogprobs | None = None) -> Event:
+        """The answer continues with ``token``, and may end with it."""
+        self._last = time.perf_counter()
+        if not self.token_ids:
+            self._first = self._last
+        self.token_ids.append(token)
+        self.state.append(token)
+        if its_logprobs is not None:
+            self._logprobs.append(its_logprobs)
+        assert self.request.stop_token_ids is not None
+        reason, stopped_by = None, None
+        if token in self.request.stop_token_ids:
+            text, reason, stopped_by = self._rest(), "stop", token
+        else:
+            text = self._stops.push(self._detokenizer.push(token)) if self._detokenizer else ""
+            if self._stops.found is None and len(self.token_ids) == self.request.max_new_tokens:
+                text, reason = text + self._rest(), "length"
+            if self._stops.found is not None:
+                reason, stopped_by = "stop", self._stops.found
+        return self._event(token, text, its_logprobs, reason, stopped_by)
+
+    def abandon(self, reason: FinishReason, error: Exception | None = None) -> Event:
+        """End without a further token."""
+        return self._event(None, "" if error else self._rest(), None, reason, error=error)
+
+    def _rest(self) -> str:
+        """What detokenizer and stop strings still hold back."""
+        text = self._stops.push(self._detokenizer.flush()) if self._detokenizer else ""
+        return text + self._stops.flush()
+
+    def _event(
+        self,
+        token: int | None,
+        text: str,
+        its_logprobs: TokenLogprobs | None,
+        reason: FinishReason | None,
+        stopped_by: int | str | None = None,
+        error: Exception | None = None,
+    ) -> Event:
+        self._text.append(text)
+        if reason is not None:
+            self.answer = Answer(
+                index=self.index,
+                token_ids=tuple(self.token_ids),
+                text="".join(self._text),
+                finish_reason=reason,
+                stopped_by=stopped_by,
+                logprobs=None if self.request.logprobs is None else tuple(self._logprobs),
+                seed=self.state.seed,
+                timings=self._timings(),
+                error=error,
+            )
+        return Event(request_id=self.request_id, index=self.index, token_id=token, text=text, logprobs=its_logprobs, answer=self.answer)
+
+    def _timings(self) -> Timings:
+        return Timings(
+            prompt_tokens=len(self.request.prompt_ids),
+            new_tokens=len(self.token_ids),
+            queued=self._started - self._added,
+            prefill=self._first - self._started if self.token_ids else 0.0,
+            decode=self._last - self._first if self.token_ids else 0.0,
+        )

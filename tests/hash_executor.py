@@ -1,0 +1,116 @@
+"""An executor without a model: its logits are a hash of all that a slot was ever given, and how it was cut.
+
+So every mistake of an engine (a wrong slot, order, position, a stale cache, a chunk cut for a neighbour's sake) changes the tokens.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig
+from pellucid.executor import StepInput
+
+VOCAB = 29
+EOS = 0
+
+
+def model_config(context_len: int = 64, bos_token_id: int | None = None) -> ModelConfig:
+    attention = AttentionConfig(num_heads=1, num_kv_heads=1, head_dim=2)
+    layer = LayerConfig(attention=attention, mlp=MLPConfig(d_ff=2), norm=NormConfig())
+    return ModelConfig(
+        model_type="hash",
+        vocab_size=VOCAB,
+        d_model=2,
+        context_len=context_len,
+        layers=(layer,),
+        final_norm=None,
+        bos_token_id=bos_token_id,
+        eos_token_ids=(EOS,),
+    )
+
+
+class HashLogits:
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = rows
+
+    def numpy(self) -> np.ndarray:
+        return self.rows
+
+    def argmax(self) -> np.ndarray:
+        return self.rows.argmax(-1)
+
+
+class HashExecutor:
+    """``before_step`` may raise in the executor's stead, or look at what it is given."""
+
+    def __init__(self, context_len: int = 64, bos_token_id: int | None = None, max_slots: int = 1000) -> None:
+        self.config = model_config(context_len, bos_token_id)
+        self.slots: dict[int, list[tuple[int, ...]]] = {}  # slot -> its chunks, in order
+        self.capacity: dict[int, int] = {}
+        self.max_slots, self.steps, self.computed = max_slots, 0, 0
+        self.before_step: Callable[[Sequence[StepInput]], None] = lambda inputs: None
+
+    def allocate(self, capacity: int) -> int:
+        if len(self.slots) >= self.max_slots:
+            raise MemoryError("no memory for another slot")
+        slot = 1000 + self.steps * 10 + len(self.slots)
+        while slot in self.slots:
+            slot += 1
+        self.slots[slot], self.capacity[slot] = [], capacity
+        return slot
+
+    def step(self, inputs: Sequence[StepInput]) -> HashLogits:
+        self.before_step(inputs)
+        assert inputs
+        assert len({given.slot for given in inputs}) == len(inputs), "a slot twice in a step"
+        self.steps += 1
+        rows = []
+        for given in inputs:
+            chunks = self.slots[given.slot]
+            assert given.token_ids
+            self.computed += len(given.token_ids)
+            assert self.length(given.slot) + len(given.token_ids) <= self.capacity[given.slot], "more than was allocated"
+            for place in given.wanted:
+                seen = [*chunks, tuple(given.token_ids[: place + 1])]
+                rows.append(np.random.default_rng(zlib.crc32(repr(seen).encode())).standard_normal(VOCAB).astype(np.float32))
+            chunks.append(tuple(given.token_ids))
+        return HashLogits(np.array(rows).reshape(-1, VOCAB))
+
+    def length(self, slot: int) -> int:
+        return sum(map(len, self.slots[slot]))
+
+    def fork(self, slot: int, capacity: int) -> int:
+        copy = self.allocate(capacity)
+        self.slots[copy] = list(self.slots[slot])
+        return copy
+
+    def truncate(self, slot: int, length: int) -> None:
+        raise NotImplementedError
+
+    def free(self, slot: int) -> None:
+        del self.slots[slot], self.capacity[slot]
+
+
+class LetterTokenizer:
+    """Token i is the i-th letter; ids beyond the alphabet have no text. What the engine asks of a tokenizer, and no more."""
+
+    def text_stream(self, skip_special_tokens: bool) -> LetterStream:
+        return LetterStream()
+
+    def wants_clean_up(self) -> bool:
+        return False
+
+
+class LetterStream:
+    def push(self, token_id: int) -> str:
+        return letters((token_id,))
+
+    def flush(self) -> str:
+        return ""
+
+
+def letters(token_ids: Sequence[int]) -> str:
+    return "".join(chr(96 + token) for token in token_ids if 1 <= token <= 26)
