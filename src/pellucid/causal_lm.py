@@ -72,6 +72,7 @@ class CausalLM(Decoder):
         self,
         input_ids: Int[Tensor, "B T"] | Sequence[int],
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         *,
         max_new_tokens: int | None = None,
         do_sample: bool = False,
@@ -89,12 +90,12 @@ class CausalLM(Decoder):
     ) -> Int[Tensor, "B T_new"]:
         """The prompts and what follows them. Prompts of a batch are padded on the left and masked; rows that end early, on the right.
 
-        Runs these weights as they are now. ``stop_token_ids`` None: the model's end-of-text ids; ``stop`` strings need the ``tokenizer``.
+        Runs these weights as they are now. ``position_ids`` is taken from tokenizers that give it; positions follow from the mask. ``stop_token_ids`` None: the model's end-of-text ids; ``stop`` strings need the ``tokenizer``.
         Row r draws with ``seed + r``. ``streamer`` takes one prompt at a time.
 
         Raises: RequestError for arguments out of range or padding on the right; ContextLengthError naming prompt and context lengths.
         """
-        ids = torch.atleast_2d(torch.as_tensor(input_ids))
+        ids = torch.atleast_2d(torch.as_tensor(input_ids, dtype=torch.long))
         if streamer is not None and len(ids) > 1:
             raise RequestError("a streamer follows one prompt", expected="a batch of 1", received=len(ids))
         requests = [
