@@ -99,3 +99,11 @@ def test_nothing_in_a_prompt_is_markup_or_a_terminal_command(model: str) -> None
 
 def test_formulas_are_readable_without_latex() -> None:
     assert _plain_formula(r"n = \gamma \odot \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta") == "n = γ ⊙ (x - μ) / (√(σ^2 + ε)) + β"
+
+
+def test_the_page_is_written_in_one_file(model: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = run(model, PROMPT, "--html", str(page), "--max-size", "3", "--step", "layers.1.z", "--cell", "4,2,1")
+    assert str(page) in result.stderr
+    assert page.read_text().startswith("<!doctype html>")
+    assert 100_000 < page.stat().st_size <= 3_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,9 +11,8 @@ from pellucid.base.errors import RequestError
 from pellucid.cli import options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pellucid.explain.trace import Trace
+    from pellucid.explain.view_model import Subject
 
 
 @options.command("explain")
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     "--max-size", type=click.FloatRange(min=0, min_open=True), default=20.0, metavar="MB", help="Of --html; default: 20.", heading="The page"
 )
 @options.option("--open", "open_page", is_flag=True, help="Open the page in the browser, served from this machine.", heading="The page")
+@options.option("--beside", multiple=True, metavar="NAME", help="Of --open: another model to compare with; can be given again.", heading="The page")
 @options.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Of --open; default: a free one.", heading="The page")
 @options.as_json
 def command(
@@ -49,6 +50,7 @@ def command(
     html: str | None,
     max_size: float,
     open_page: bool,
+    beside: tuple[str, ...],
     port: int,
     as_json: bool,
     **flags: Any,
@@ -61,38 +63,47 @@ def command(
     equations. Without PROMPT, or -p, what is piped in is read.
     """
     from pellucid.cli import explain_print as show
-    from pellucid.cli.console import status
+    from pellucid.cli.console import notice, status
+    from pellucid.cli.numbers import size
     from pellucid.cli.prompts import read_stdin
 
     if cell is not None and step is None:
         raise RequestError("--cell is a number of one step", remedy="name it: --step layers.3.z --cell 0,5,3")
     text = text if text is not None else prompt if prompt is not None else read_stdin()
     with status(f"loading {model} …") as say:
-        decoder, tokenizer, path = _load(model, flags)
+        subject = _subject(model, flags)
         if flags["chat"] or flags["system"] is not None:
-            text = _in_template(tokenizer, text, flags["system"])
-        if open_page:
-            say("")
-            return _open(decoder, tokenizer, text, path, port)
+            text = _in_template(subject.tokenizer, text, flags["system"])
+        others = {name: _subject(name, flags) for name in beside} if open_page else {}
         say("running …")
-        trace = _trace(decoder, tokenizer, text, position, layer, step, whole=html is not None)
+        trace = _trace(subject, text, position, layer, step, whole=open_page or html is not None)
+        if step is None and layer is None and html is None and not open_page:
+            say("checking …")
+            _ = trace.checks
         if html is not None:
             say("writing the page …")
-            return _write(trace, html, max_size)
-        if step is None and layer is None:
-            say("checking …")
-            assert trace.checks is not None
-    if step is not None:
-        (show.print_cell if cell is not None else show.print_step)(trace, step, *(() if cell is None else (_index(cell),)), position, as_json)
+            _write(trace, subject, html, max_size, [] if step is None or cell is None else [(step, _index(cell))])
+    if open_page:
+        from pellucid.explain.server import serve_page
+        from pellucid.explain.view import View
+
+        serve_page(View(subject, first=trace, others=others), port, open_browser=True)
+    elif html is not None:
+        notice(f"{html}: {size(Path(html).stat().st_size)}")
+    elif step is not None and cell is not None:
+        show.print_cell(trace, step, _index(cell), as_json)
+    elif step is not None:
+        show.print_step(trace, step, position, as_json)
     elif layer is not None:
         show.print_layer(trace, layer, position, as_json)
     else:
-        show.print_walk(trace, path, position, as_json)
-    return None
+        show.print_walk(trace, subject.name, position, as_json)
 
 
-def _load(name: str, flags: dict[str, Any]) -> tuple[Any, Any, Path]:
+def _subject(name: str, flags: dict[str, Any]) -> Subject:
+    """The model of that name, loaded, with its tokenizer."""
     from pellucid.auto import open_model, tokenizer_of
+    from pellucid.explain.view_model import Subject
     from pellucid.model.load import load_decoder
 
     if flags["threads"] is not None:
@@ -101,7 +112,8 @@ def _load(name: str, flags: dict[str, Any]) -> tuple[Any, Any, Path]:
         torch.set_num_threads(flags["threads"])
     checkpoint = open_model(name, offline=flags["offline"])
     tokenizer = tokenizer_of(checkpoint)
-    return load_decoder(checkpoint.config, checkpoint.weights, flags["dtype"], flags["device"]), tokenizer, checkpoint.path
+    decoder = load_decoder(checkpoint.config, checkpoint.weights, flags["dtype"], flags["device"])
+    return Subject.of(checkpoint, decoder, tokenizer)
 
 
 def _in_template(tokenizer: Any, text: str, system: str | None) -> list[int]:
@@ -110,18 +122,18 @@ def _in_template(tokenizer: Any, text: str, system: str | None) -> list[int]:
     return tokenizer.apply_chat_template(chat_messages(text, system), add_generation_prompt=True, return_dict=False)
 
 
-def _trace(decoder: Any, tokenizer: Any, text: Any, position: int, layer: int | None, step: str | None, whole: bool) -> Trace:
+def _trace(subject: Subject, text: Any, position: int, layer: int | None, step: str | None, whole: bool) -> Trace:
     """The run, with all its steps where memory allows; else with what was asked for, at one position."""
     from pellucid.explain.trace import TooLargeError, trace
     from pellucid.explain.walk import STEPS
 
     try:
-        return trace(decoder, tokenizer, text)
+        return trace(subject.decoder, subject.tokenizer, text)
     except TooLargeError:
         if whole:
             raise
         steps = [step] if step else None if layer is not None else STEPS
-        return trace(decoder, tokenizer, text, positions=[position], layers=None if layer is None else [layer], steps=steps)
+        return trace(subject.decoder, subject.tokenizer, text, positions=[position], layers=None if layer is None else [layer], steps=steps)
 
 
 def _index(cell: str) -> tuple[int, ...]:
@@ -131,17 +143,7 @@ def _index(cell: str) -> tuple[int, ...]:
         raise RequestError("a cell is named by whole numbers", where="--cell", expected="I,J,…", received=repr(cell)) from None
 
 
-def _write(trace: Trace, file: str, max_size: float) -> None:
-    from pathlib import Path
-
-    from pellucid.cli.console import notice
+def _write(trace: Trace, subject: Subject, file: str, max_size: float, pinned: list[tuple[str, tuple[int, ...]]]) -> None:
     from pellucid.explain.html import write_page
 
-    write_page(trace, Path(file), max_bytes=int(max_size * 1e6))
-    notice(f"{file}: {Path(file).stat().st_size / 1e6:.1f} MB")
-
-
-def _open(decoder: Any, tokenizer: Any, text: Any, path: Path, port: int) -> None:
-    from pellucid.explain.server import serve
-
-    serve(decoder, tokenizer, text, port=port, open_browser=True)
+    write_page(trace, file, max_bytes=int(max_size * 1e6), subject=subject, pinned=pinned)

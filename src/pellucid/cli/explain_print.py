@@ -10,7 +10,6 @@ from pellucid.cli.console import results, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from rich.table import Table
 
@@ -22,18 +21,20 @@ SHOWN = 6  # numbers of a row
 ROWS = 12
 
 
-def print_walk(trace: Trace, path: Path, position: int, as_json: bool) -> None:
+def print_walk(trace: Trace, name: str, position: int, as_json: bool) -> None:
     """Tokens, layers, the prediction, checks."""
+    from rich.markup import escape
+
     from pellucid.explain.walk import walk
 
     its = walk(trace, position)
     if as_json:
         tokens = [{"position": i, "id": token, "piece": piece} for i, (token, piece) in enumerate(zip(trace.tokens[0], trace.pieces[0], strict=True))]
         checks = [check.to_json() for check in trace.checks.worst()]
-        return _json({"model": str(path), **trace.model_summary, "tokens": tokens, **its.to_json(), "checks": checks, "ok": trace.checks.ok})
+        return _json({"model": name, **trace.model_summary, "tokens": tokens, **its.to_json(), "checks": checks, "ok": trace.checks.ok})
     console, summary = results(), trace.model_summary
     shared = "" if summary["num_kv_heads"] == summary["num_heads"] else f" ({summary['num_kv_heads']} for keys and values)"
-    console.print(f"[bold]{path.name}[/]: {summary['model_type']}, {summary['num_layers']} layers, d_model {summary['d_model']}, "
+    console.print(f"[bold]{escape(name)}[/]: {summary['model_type']}, {summary['num_layers']} layers, d_model {summary['d_model']}, "
                   f"{summary['num_heads']} heads{shared}, vocabulary {summary['vocab_size']}, {summary['dtype']}")  # fmt: skip
     console.print()
     console.print(_tokens(trace))
@@ -114,7 +115,7 @@ def print_step(trace: Trace, path: str, position: int, as_json: bool) -> None:
     return None
 
 
-def print_cell(trace: Trace, path: str, index: tuple[int, ...], position: int, as_json: bool) -> None:
+def print_cell(trace: Trace, path: str, index: tuple[int, ...], as_json: bool) -> None:
     """One number with its operands."""
     from pellucid.explain.operands import operands
 
