@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pellucid.base.array import Array
 from pellucid.checkpoint.open import open_checkpoint
 from pellucid.checkpoint.save import save_checkpoint
 from pellucid.cli.anatomy import cache_bytes, layer_groups, weights_of
 from pellucid.cli.app import app
-from pellucid.cli.console import printable, visible
+from pellucid.cli.console import Wrapper, printable, visible
 from pellucid.cli.numbers import count, duration, ranges, size
 from pellucid.config import weight_shapes
 from pellucid.families import FAMILIES
@@ -76,6 +78,27 @@ def test_a_chat_is_shown_with_its_template(smollm2: Path, shared: Path) -> None:
 def test_what_a_terminal_would_obey_is_spelled_out() -> None:
     assert visible("a\x1b[31mb\n\u202e") == "a\\x1b[31mb\\n\\u202e"
     assert printable("a\x1b[31mb\n\tc\x07\x9b") == "a[31mb\n\tc"
+
+
+def test_a_stream_is_wrapped_between_words() -> None:
+    def wrapped(*pieces: str) -> str:
+        wrapper = Wrapper(10)
+        return "".join(wrapper.push(piece) for piece in (*pieces, "\n"))
+
+    assert wrapped("The answer", " li", "es here") == "The answer\nlies here\n"
+    assert wrapped("one two three four") == "one two \nthree four\n"
+    assert wrapped("a", "bcdefghijklmno pq") == "abcdefghijklmno pq\n", "longer than a line: the terminal breaks it"
+    assert wrapped("ab\n\n  cd") == "ab\n\n  cd\n"
+    assert wrapped("大模型令人头秃") == "大模型令人\n头秃\n"
+
+
+@given(st.lists(st.text(st.sampled_from("ab大 \n"), max_size=30)), st.integers(2, 12))
+def test_wrapping_changes_nothing_but_spaces_and_line_breaks(pieces: list[str], columns: int) -> None:
+    wrapper = Wrapper(columns)
+    shown = "".join(wrapper.push(piece) for piece in (*pieces, "\n"))
+    assert "".join(shown.split()) == "".join("".join(pieces).split())
+    words = {word for word in "".join(pieces).replace("大", " ").split() if len(word) <= columns}
+    assert words <= set(shown.replace("大", " ").split()), "a word that fits is never broken"
 
 
 # --- inspect

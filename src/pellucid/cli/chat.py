@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def command(
     from pellucid.cli.session import open_session, sampling_params
 
     template = read_template(chat_template)
-    with status(f"loading {model} …"):
+    with status(f"loading {os.path.basename(model)} …"):
         session = open_session(model, flags)
     conversation = Conversation(session, sampling_params(session.checkpoint, flags, default=DRAW), template, system, max_new_tokens, stop, quiet)
     conversation.check_template()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -32,15 +34,58 @@ def printable(text: str) -> str:
 
 
 def writer() -> Callable[[str], None]:
-    """Writes pieces of an answer to stdout at once; to a terminal only what is printable, to a file or pipe every character."""
-    clean = printable if sys.stdout.isatty() else str
+    """Writes pieces of an answer to stdout at once: to a file or pipe as they are, to a terminal printable and wrapped.
+
+    On a terminal a word waits until it is whole; ``"\\n"`` lets the last one out.
+    """
+    wrapper = Wrapper(shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
 
     def write(text: str) -> None:
-        if text:
-            sys.stdout.write(clean(text))
-            sys.stdout.flush()
+        sys.stdout.write(text if wrapper is None else wrapper.push(printable(text)))
+        sys.stdout.flush()
 
     return write
+
+
+class Wrapper:
+    """Breaks a stream of text between words instead of where the line is full."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns, self.column, self.word = columns, 0, ""
+
+    def push(self, text: str) -> str:
+        """What can be shown now: whole words, and what separates them."""
+        shown = []
+        for character in text:
+            if character == "\n":
+                shown.append(self._word() + "\n")
+                self.column = 0
+            elif character.isspace():
+                shown.append(self._word())
+                if self.column < self.columns:  # at the edge the line break takes the space's place
+                    shown.append(character)
+                    self.column += 1 if character != "\t" else 8 - self.column % 8
+            elif _is_wide(character):  # Chinese and Japanese break anywhere
+                shown.append(self._word())
+                self.word = character
+                shown.append(self._word())
+            else:
+                self.word += character
+        return "".join(shown)
+
+    def _word(self) -> str:
+        """The waiting word, on a new line where this one has no room for it and a new one has."""
+        word, self.word = self.word, ""
+        width = sum(2 if _is_wide(character) else 1 for character in word)
+        if self.column and width <= self.columns < self.column + width:
+            self.column = width
+            return "\n" + word
+        self.column = (self.column + width) % self.columns if self.column + width > self.columns else self.column + width
+        return word
+
+
+def _is_wide(character: str) -> bool:
+    return character >= "\u1100" and unicodedata.east_asian_width(character) in "WF"
 
 
 def notice(text: str) -> None:
@@ -51,11 +96,14 @@ def notice(text: str) -> None:
 
 @contextmanager
 def status(text: str) -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what is going on, and is gone afterwards; nothing where that is no terminal."""
+    """A line on stderr that says what is going on, and is gone afterwards; nothing where that is no terminal.
+
+    The cursor waits at the line's beginning, so that whatever else is said meanwhile takes its place.
+    """
 
     def say(text: str) -> None:
         if sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.write(f"\x1b[K{text[:60]}\r")
             sys.stderr.flush()
 
     say(text)

@@ -29,7 +29,7 @@ def demo(model: str, prompt: str) -> None:
     if not os.path.exists(model):
         _echo("pull", model)
         pull(model)
-    with status(f"loading {model} …"):
+    with status(f"loading {os.path.basename(model)} …"):
         session = open_session(model)
     try:
         ids, how = session.encode_chat([{"role": "user", "content": prompt}], None), ["--chat"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def command(
     asked = [prompt or ""] if prompts is None else read_prompts(prompts)
     template = read_template(chat_template)
     chat = chat or system is not None or template is not None
-    with status("" if quiet else f"loading {model} …"):
+    with status("" if quiet else f"loading {os.path.basename(model)} …"):
         session = open_session(model, flags)
     sampling = sampling_params(session.checkpoint, flags)
 

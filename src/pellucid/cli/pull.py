@@ -35,8 +35,7 @@ def pull(name: str, *, verify: bool = False, offline: bool = False, quiet: bool 
     entry = find_entry(name)
     cached = entry is not None and entry.is_cached()
     if entry and not quiet:
-        state = "in the cache already" if cached else f"fetching {size(entry.size)}"
-        print(f"{entry.name}: {state} · {entry.about} · {entry.licence}", file=sys.stderr)
+        print(f"{entry.name}: in the cache already" if cached else f"{entry.about} ({entry.licence}), {size(entry.size)}", file=sys.stderr)
     started = time.monotonic()
     progress = False if quiet else None
     path = fetch_entry(entry, offline=offline, progress=progress, verify=verify) if entry else resolve(name, offline=offline, progress=progress)
