@@ -1,0 +1,73 @@
+"""The engine over the torch executor: answers, and their log-probabilities to the last bit, are the same alone and in a batch."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from reference import reference_model, tiny
+
+from pellucid.families import FAMILIES
+from pellucid.generate import Answer, Engine, Request, generate
+from pellucid.model.executor import TorchExecutor
+from pellucid.sampling import GREEDY, SamplingParams
+
+
+def told(answer: Answer) -> tuple[object, ...]:
+    """Tokens, and log-probabilities as floats: equal only where the logits are equal bit for bit."""
+    return answer.index, answer.token_ids, answer.finish_reason, answer.logprobs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_answers_in_a_changing_batch_equal_the_answers_alone_bit_for_bit(family: str, threads: int) -> None:
+    before, executor = torch.get_num_threads(), TorchExecutor(tiny(family))
+    torch.set_num_threads(threads)
+    try:
+        chance = random.Random(family)
+        size = executor.config.vocab_size
+        requests = [
+            Request(
+                prompt_ids=[chance.randrange(size) for _ in range(chance.randint(1, 20))],
+                max_new_tokens=chance.randint(1, 9),
+                sampling=GREEDY if place % 2 else SamplingParams(seed=place, top_p=0.9, repetition_penalty=1.2),
+                logprobs=3,
+                n=chance.choice((1, 1, 2)),
+            )
+            for place in range(10)
+        ]
+        engine = Engine(executor, max_batch=5, prefill_chunk=6, max_tokens_per_step=17)
+        expected = [told(answer) for request in requests for answer in Engine(executor, prefill_chunk=6).run([request])[0].answers]
+        answers, line, places = {}, list(enumerate(requests)), {}
+        while line or engine.has_work:
+            for _ in range(chance.randint(0, 3)):
+                if line:
+                    place, request = line.pop(0)
+                    places[engine.add(request)] = place
+            for event in engine.step():
+                if event.answer is not None:
+                    answers[places[event.request_id], event.index] = told(event.answer)
+        assert [answers[key] for key in sorted(answers)] == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
+def test_greedy_answers_to_a_batch_equal_transformers_one_by_one(family: str) -> None:
+    decoder = tiny(family)
+    theirs = reference_model(decoder)
+    prompts = [[5, 17, 3, 88, 41, 7, 2], [9], [30, 31, 32, 33]]
+    results = generate(TorchExecutor(decoder), prompts, max_new_tokens=12, stop_token_ids=(), prefill_chunk=3)
+    for prompt, result in zip(prompts, results, strict=True):
+        output = theirs.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)  # type: ignore[operator]
+        assert output[0].tolist() == [*prompt, *result.token_ids]
+
+
+def test_greedy_answers_with_a_repetition_penalty_equal_transformers() -> None:
+    decoder, prompt = tiny("llama"), [5, 17, 3, 88, 41, 7, 2]
+    options = {"max_new_tokens": 16, "do_sample": False, "repetition_penalty": 1.4, "eos_token_id": None, "pad_token_id": 0}
+    output = reference_model(decoder).generate(torch.tensor([prompt]), **options)  # type: ignore[operator]
+    sampling = SamplingParams(do_sample=False, repetition_penalty=1.4)
+    (result,) = generate(TorchExecutor(decoder), [prompt], max_new_tokens=16, sampling=sampling, stop_token_ids=())
+    assert output[0].tolist() == [*prompt, *result.token_ids]
