@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -238,8 +237,9 @@ def _parameters(config: ModelConfig, weights: Mapping[str, Array], quantize: str
     formats = pack.formats_of(config, weights, quantize)
     with atomic_write(path) as file:
         _write(file, config, formats, weights)
-    path.chmod(0o600)
     write_json(index, formats)
+    path.chmod(0o600)
+    index.chmod(0o600)
     return formats, _Kept(path)
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pellucid.base.array import Array
 from pellucid.quant import LAYOUTS, convert, dequantize
 from pellucid.quant.k_quants import _planes, _six_bit_scales_and_minimums
-from pellucid.base.array import Array
 
 VECTOR = "f32 row"
 

@@ -112,6 +112,7 @@ enum {{
     ROTARY_APART = {pairs if half else 1},
     ROTARY_STEP = {1 if half else 2},
     MAX_ROWS = {MAX_ROWS}, // tokens worked on at a time
+    MAX_STAGES = {config.num_layers * 32 + 16}, // more than a step has, taps included
     // rows of activations, padded to a multiple of 64 floats:
 {row_sizes}
     WIDEST = {max(padded(width) for width in rows.values())},

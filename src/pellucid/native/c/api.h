@@ -4,13 +4,14 @@ enum { OK, NO_FILE, WRONG_FILE, NO_MEMORY, BAD_TOKEN, SLOT_FULL };
 
 EXPORT void pellucid_close(Model *m) {
     if (!m) return;
-    if (m->team.size) team_stop(&m->team);
+    const int threads = m->team.size;
+    if (threads) team_stop(&m->team);
     if (m->parameters) munmap((void *)(uintptr_t)m->parameters, m->size);
     free(m->x), free(m->q), free(m->k), free(m->v), free(m->z), free(m->act), free(m->final), free(m->cosine), free(m->sine);
     free(m->scratch), free(m->attention), free(m->runs);
     free_panels(&m->shared);
     if (m->own)
-        for (int i = 0; i < m->team.size; i++) free_panels(&m->own[i]);
+        for (int i = 0; i < threads; i++) free_panels(&m->own[i]);
     free(m->own);
     free(m);
 }
@@ -60,8 +61,7 @@ EXPORT int pellucid_open(const char *path, int threads, Model **made) {
     }
     m->parameters = mapped;
     m->size = PARAMETERS_SIZE;
-    if (!team_start(&m->team, threads)) m->team.size = 0;
-    if (!m->team.size || !make_buffers(m, threads)) {
+    if (!team_start(&m->team, threads, MAX_STAGES) || !make_buffers(m, threads)) {
         pellucid_close(m);
         return NO_MEMORY;
     }

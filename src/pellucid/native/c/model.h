@@ -53,14 +53,14 @@ static void free_panels(Panels *p) { free(p->floats), free(p->bf16), free(p->byt
 #ifdef TRACE
 static FILE *trace_file;
 // "name layer rows width\n", then the floats.
-static void tap(Model *m, int thread, const char *name, int layer, const float *values, int row_size, int width) {
-    if (thread == 0 && trace_file) {
-        fprintf(trace_file, "%s %d %d %d\n", name, layer, m->rows, width);
-        for (int r = 0; r < m->rows; r++) fwrite(values + (size_t)r * row_size, sizeof(float), (size_t)width, trace_file);
+static void tap(Model *m, Turn *turn, const char *name, int layer, int rows, const float *values, int row_size, int width) {
+    while (take(turn, 1, 1)) {
+        if (!trace_file) continue;
+        fprintf(trace_file, "%s %d %d %d\n", name, layer, rows, width);
+        for (int r = 0; r < rows; r++) fwrite(values + (size_t)r * row_size, sizeof(float), (size_t)width, trace_file);
     }
-    barrier(&m->team);
 }
-#define TAP(name, layer, values, row_size, width) tap(m, thread, name, layer, values, row_size, width)
+#define TAP(name, layer, rows, values, row_size, width) tap(m, turn, name, layer, rows, values, row_size, width)
 #else
-#define TAP(name, layer, values, row_size, width) ((void)0)
+#define TAP(name, layer, rows, values, row_size, width) ((void)0)
 #endif

@@ -1,15 +1,18 @@
-// stages.h: the steps of forward(), and how their work is divided among the threads. Each ends with all threads waiting for one another.
+// stages.h: the stages of forward(), each with its work cut into pieces that any thread may take.
 
 // Rows of x, normalized, as panels. A single row is made by each thread for itself, which is quicker than waiting for another.
-static const Panels *prepare(Model *m, int thread, const float *x, int row_size, int rows, int width, const Norm *norm, int forms) {
-    float *scratch = m->scratch + (size_t)thread * WIDEST;
-    Panels *panels = rows == 1 ? &m->own[thread] : &m->shared;
-    for (int r = rows == 1 ? 0 : thread; r < rows; r += rows == 1 ? 1 : m->team.size) {
-        const float *row = x + (size_t)r * row_size;
-        if (norm->kind != NO_NORM) normalize(norm, row, width, row_size, scratch), row = scratch;
-        fill(panels, r, rows, row, row_size, forms);
+static const Panels *prepare(Model *m, Turn *turn, const float *x, int row_size, int rows, int width, const Norm *norm, int forms) {
+    float *scratch = m->scratch + (size_t)turn->thread * WIDEST;
+    Panels *panels = rows == 1 ? &m->own[turn->thread] : &m->shared;
+    const bool alone = rows == 1;
+    while (alone ? pending(turn) : take(turn, rows, share_of(turn, rows, 4))) {
+        for (int r = alone ? 0 : turn->begin; r < (alone ? 1 : turn->end); r++) {
+            const float *row = x + (size_t)r * row_size;
+            if (norm->kind != NO_NORM) normalize(norm, row, width, row_size, scratch), row = scratch;
+            fill(panels, r, rows, row, row_size, forms);
+        }
+        if (alone) break;
     }
-    if (rows > 1) barrier(&m->team);
     return panels;
 }
 
@@ -22,8 +25,8 @@ typedef struct {
     bool add;          // to what `out` holds
 } Product;
 
-// out[row][t · 16 …] of tile t, all rows.
-static void multiply_tile(Model *m, const Product *p, int t, const Panels *x, int rows, float (*raw)[TILE]) {
+// raw[row] = outputs t · 16 … of a matrix, for all rows.
+static void multiply_tile(const Model *m, const Product *p, int t, const Panels *x, int rows, float (*raw)[TILE]) {
     const Matrix *w = p->matrix;
     const uint8_t *tile = m->parameters + w->offset + (size_t)t * tile_bytes(w->format, w->columns);
     for (int first = 0, size; first < rows; first += size) {
@@ -32,42 +35,37 @@ static void multiply_tile(Model *m, const Product *p, int t, const Panels *x, in
     }
 }
 
-// A share of the tiles small enough that all threads end together, large enough to read on for a while.
-INLINE int share(const Team *team, int tiles) {
-    int count = tiles / (team->size * 4);
-    return team->size == 1 ? tiles : count < 1 ? 1 : count;
-}
-
-static void multiply(Model *m, const Panels *x, int rows, const Product *products, int count) {
+// x Wᵀ + b for one matrix or several; a piece of work is a tile.
+static void multiply(Model *m, Turn *turn, const Panels *x, int rows, const Product *products, int count) {
     int tiles = 0;
     for (int i = 0; i < count; i++) tiles += products[i].matrix->rows / TILE;
-    const int many = share(&m->team, tiles);
     float raw[MAX_ROWS][TILE];
-    for (int begin; (begin = take(&m->team, many)) < tiles;) {
-        for (int t = begin; t < begin + many && t < tiles; t++) {
+    while (take(turn, tiles, share_of(turn, tiles, 3))) {
+        for (int i = turn->begin; i < turn->end; i++) {
             const Product *p = products;
-            int own = t;
-            while (own >= p->matrix->rows / TILE) own -= p->matrix->rows / TILE, p++;
-            multiply_tile(m, p, own, x, rows, raw);
-            const int kept = p->width - own * TILE < TILE ? p->width - own * TILE : TILE;
+            int t = i;
+            while (t >= p->matrix->rows / TILE) t -= p->matrix->rows / TILE, p++;
+            multiply_tile(m, p, t, x, rows, raw);
+            const int kept = p->width - t * TILE < TILE ? p->width - t * TILE : TILE;
             for (int r = 0; r < rows; r++) {
-                float *out = p->out + r * p->row_size + own * TILE;
-                for (int i = 0; i < kept; i++) {
-                    const float y = p->bias ? raw[r][i] + p->bias[own * TILE + i] : raw[r][i];
-                    out[i] = p->add ? out[i] + y : y;
-                }
+                float *out = p->out + r * p->row_size + t * TILE, *y = raw[r];
+                if (p->bias)
+                    for (int j = 0; j < TILE; j++) y[j] += p->bias[t * TILE + j];
+                if (p->add)
+                    for (int j = 0; j < kept; j++) y[j] += out[j];
+                if (kept == TILE) memcpy(out, y, TILE * sizeof(float));
+                else memcpy(out, y, (size_t)kept * sizeof(float));
             }
         }
     }
-    barrier(&m->team);
 }
 
 // act(gate x) ⊙ up x, or act(up x) where there is no gate.
-static void multiply_activated(Model *m, const Panels *x, int rows, const Product *gate, const Product *up) {
-    const int tiles = up->matrix->rows / TILE, many = share(&m->team, tiles);
+static void multiply_activated(Model *m, Turn *turn, const Panels *x, int rows, const Product *gate, const Product *up) {
+    const int tiles = up->matrix->rows / TILE;
     float raw[MAX_ROWS][TILE], gates[MAX_ROWS][TILE];
-    for (int begin; (begin = take(&m->team, many)) < tiles;) {
-        for (int t = begin; t < begin + many && t < tiles; t++) {
+    while (take(turn, tiles, share_of(turn, tiles, 3))) {
+        for (int t = turn->begin; t < turn->end; t++) {
             multiply_tile(m, up, t, x, rows, raw);
             if (gate) multiply_tile(m, gate, t, x, rows, gates);
             for (int r = 0; r < rows; r++)
@@ -86,7 +84,6 @@ static void multiply_activated(Model *m, const Panels *x, int rows, const Produc
                 }
         }
     }
-    barrier(&m->team);
 }
 
 // A matrix's row, as floats.
@@ -96,9 +93,9 @@ static void read_row(const Model *m, const Matrix *w, int row, int width, float 
 }
 
 // Rows of the residual stream replaced by their norm.
-SOME void normalize_rows(Model *m, int thread, const Norm *norm) {
-    for (int r = thread; r < m->rows; r += m->team.size) normalize(norm, m->x + (size_t)r * D_ROW, D_MODEL, D_ROW, m->x + (size_t)r * D_ROW);
-    barrier(&m->team);
+SOME void normalize_rows(Model *m, Turn *turn, const Norm *norm) {
+    while (take(turn, m->rows, share_of(turn, m->rows, 4)))
+        for (int r = turn->begin; r < turn->end; r++) normalize(norm, m->x + (size_t)r * D_ROW, D_MODEL, D_ROW, m->x + (size_t)r * D_ROW);
 }
 
 // The q or k of one row and head; heads are counted through q's and then k's.
@@ -107,36 +104,31 @@ INLINE float *head_of(const Model *m, int unit) {
     const int r = unit / HEADS, head = unit % HEADS;
     return head < NUM_HEADS ? m->q + (size_t)r * Q_ROW + head * HEAD_DIM : m->k + (size_t)r * KV_ROW + (head - NUM_HEADS) * HEAD_DIM;
 }
-SOME void normalize_heads(Model *m, int thread, const Norm *q_norm, const Norm *k_norm) {
-    for (int unit = thread; unit < m->rows * HEADS; unit += m->team.size)
-        normalize_head(unit % HEADS < NUM_HEADS ? q_norm : k_norm, head_of(m, unit), HEAD_DIM);
-    barrier(&m->team);
-}
-SOME void rotate_heads(Model *m, int thread) {
-    for (int unit = thread; unit < m->rows * HEADS; unit += m->team.size) {
-        const size_t at = (size_t)(unit / HEADS) * ROTARY_PAIRS;
-        rotate(head_of(m, unit), m->cosine + at, m->sine + at, ROTARY_PAIRS, ROTARY_APART, ROTARY_STEP);
-    }
-    barrier(&m->team);
+SOME void normalize_heads(Model *m, Turn *turn, const Norm *q_norm, const Norm *k_norm) {
+    while (take(turn, m->rows * HEADS, share_of(turn, m->rows * HEADS, 1)))
+        for (int unit = turn->begin; unit < turn->end; unit++)
+            normalize_head(unit % HEADS < NUM_HEADS ? q_norm : k_norm, head_of(m, unit), HEAD_DIM);
 }
 
-// The rows' keys and values, into their slots.
-static void append_rows(Model *m, int thread, int i) {
-    for (int unit = thread; unit < m->rows * NUM_KV_HEADS; unit += m->team.size) {
-        const int r = unit / NUM_KV_HEADS, head = unit % NUM_KV_HEADS;
-        const size_t at = (size_t)r * KV_ROW + head * HEAD_DIM;
-        append(m->slots[r], i, head, m->positions[r], m->k + at, m->v + at);
-    }
-    barrier(&m->team);
+// Each q and k turned, where the layer has rotary positions; keys and values into their slots.
+static void rotate_and_append(Model *m, Turn *turn, int i, bool rotary) {
+    while (take(turn, m->rows * HEADS, share_of(turn, m->rows * HEADS, 1)))
+        for (int unit = turn->begin; unit < turn->end; unit++) {
+            const int r = unit / HEADS, kv_head = unit % HEADS - NUM_HEADS;
+            const size_t at = (size_t)r * ROTARY_PAIRS;
+            float *x = head_of(m, unit);
+            if (rotary) rotate(x, m->cosine + at, m->sine + at, ROTARY_PAIRS, ROTARY_APART, ROTARY_STEP);
+            if (kv_head >= 0) append(m->slots[r], i, kv_head, m->positions[r], x, m->v + (size_t)r * KV_ROW + kv_head * HEAD_DIM);
+        }
 }
 
 // z of every row and head. A piece of work: a few rows of one slot, and the heads that share one key-value head.
-static void attend_rows(Model *m, int thread, int i, const Layer *layer) {
+static void attend_rows(Model *m, Turn *turn, int i, const Layer *layer) {
     enum { SHARING = NUM_HEADS / NUM_KV_HEADS };
-    Attention *w = &m->attention[thread];
-    for (int unit; (unit = take(&m->team, 1)) < m->num_runs * NUM_KV_HEADS;) {
-        const Run run = m->runs[unit / NUM_KV_HEADS];
-        const int kv_head = unit % NUM_KV_HEADS, queries = run.count * SHARING;
+    Attention *w = &m->attention[turn->thread];
+    while (take(turn, m->num_runs * NUM_KV_HEADS, 1)) {
+        const Run run = m->runs[turn->begin / NUM_KV_HEADS];
+        const int kv_head = turn->begin % NUM_KV_HEADS, queries = run.count * SHARING;
         const Slot *slot = m->slots[run.first];
         for (int done = 0, count; done < queries; done += count) {
             int from[MAX_QUERIES], until[MAX_QUERIES];
@@ -153,12 +145,11 @@ static void attend_rows(Model *m, int thread, int i, const Layer *layer) {
             for (int n = 0; n < count; n++) memcpy(z[n], w->z[n], HEAD_DIM * sizeof(float));
         }
     }
-    barrier(&m->team);
 }
 
 // The residual stream of the rows whose logits are wanted.
-static void gather_wanted(Model *m, int thread) {
-    for (int n = thread; n < m->num_wanted; n += m->team.size)
-        memcpy(m->final + (size_t)n * D_ROW, m->x + (size_t)m->wanted[n] * D_ROW, D_ROW * sizeof(float));
-    barrier(&m->team);
+static void gather_wanted(Model *m, Turn *turn) {
+    while (take(turn, m->num_wanted, m->num_wanted))
+        for (int n = 0; n < m->num_wanted; n++)
+            memcpy(m->final + (size_t)n * D_ROW, m->x + (size_t)m->wanted[n] * D_ROW, D_ROW * sizeof(float));
 }
