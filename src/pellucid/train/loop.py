@@ -1,0 +1,59 @@
+"""One optimization step, in the open: micro-batches in, one update out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from pellucid.model.decoder import Decoder
+from pellucid.train.batch import Batch
+from pellucid.train.loss import Loss
+
+LossFunction = Callable[[Decoder, Batch], Loss]
+
+
+def accumulate(
+    model: Decoder, micro_batches: Sequence[Batch], loss_function: LossFunction, *, autocast: torch.dtype | None = None, num_ranks: int = 1
+) -> Tensor:
+    """Forward and backward over all micro-batches (of all ranks); gradients are those of the mean over every target that counts.
+
+    The targets are counted before the first backward, so that any split of a batch, over micro-batches or processes, weighs each
+    target alike. Returns the mean −log p of the targets, in nats, over all ranks.
+    """
+    device = model.device
+    num_targets = torch.tensor(sum(batch.num_targets for batch in micro_batches), device=device)
+    if num_ranks > 1:
+        torch.distributed.all_reduce(num_targets)
+    nll = torch.zeros((), device=device)
+    share = num_ranks / num_targets.clamp(min=1)  # FSDP averages gradients over ranks; times num_ranks, they are summed
+    for batch in micro_batches:
+        with torch.autocast(device.type, autocast) if autocast else nullcontext():
+            loss = loss_function(model, batch.to(device))
+        (loss.total * share).backward()
+        nll += loss.nll
+    if num_ranks > 1:
+        torch.distributed.all_reduce(nll)
+    return nll / num_targets.clamp(min=1)
+
+
+def checkpoint_activations(model: Decoder) -> None:
+    """Keep only each layer's input for the backward pass and compute the layer again then: memory for about a third more time."""
+    for layer in model.layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
+def clip(model: torch.nn.Module, max_norm: float) -> Tensor:
+    """The norm of all gradients together, before they are scaled down to at most ``max_norm`` (0: left alone)."""
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm if max_norm > 0 else float("inf"))
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
+
+
+def compile_model(model: Decoder, **settings: Any) -> None:
+    """Let torch compile the forward pass from ids to the last hidden states; the loss keeps its own kernel."""
+    model.hidden = torch.compile(model.hidden, **settings)  # type: ignore[method-assign]

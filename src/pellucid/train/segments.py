@@ -1,0 +1,44 @@
+"""Attention that stays within a document: several texts are packed into one row, and none sees another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from pellucid.model.attend import visible
+
+if TYPE_CHECKING:
+    from pellucid.model.attention import Attention
+    from pellucid.model.context import Context
+
+
+class SegmentMasked:
+    """``Context.attend`` for packed rows: softmax(q kᵀ · scale + mask) v, the mask causal, windowed, and by segment.
+
+    One serves one batch: the mask is made once for all layers of a kind. It takes no cache.
+    """
+
+    def __init__(self, segments: Int[Tensor, "B T"]) -> None:
+        self._segments = segments
+        self._masks: dict[int | None, Bool[Tensor, "B 1 T T"]] = {}
+
+    def __call__(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
+        assert ctx.cache is None
+        config, groups = attention.config, q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, T, E)
+        mask = self._mask(config.window)
+        if config.softcap is None:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=config.softmax_scale)
+        scores = config.softcap * torch.tanh(q @ k.mT * (config.softmax_scale / config.softcap))  # (B, H, T, T)
+        return scores.masked_fill(~mask, float("-inf")).float().softmax(-1).to(v.dtype) @ v
+
+    def _mask(self, window: int | None) -> Bool[Tensor, "B 1 T T"]:
+        if window not in self._masks:
+            places = torch.arange(self._segments.shape[1], device=self._segments.device)
+            same = self._segments[:, :, None] == self._segments[:, None, :]  # (B, T, T)
+            self._masks[window] = (same & visible(places, places, window, None))[:, None]
+        return self._masks[window]
