@@ -13,17 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from pellucid.base.array import Array
-from pellucid.base.errors import ContextLengthError, RequestError, UnsupportedError
+from pellucid.base.errors import ContextLengthError, PellucidError, RequestError, UnsupportedError
 from pellucid.base.files import atomic_write, read_json, write_json
 from pellucid.config import ModelConfig
 from pellucid.executor import StepInput
 from pellucid.native import build, pack
 from pellucid.native.cache import NativeError, folder
-from pellucid.native.formats import FORMATS
 from pellucid.native.layout import plan
-from pellucid.native.program import MAX_ROWS, program_key, source, supports
+from pellucid.native.program import MAX_ROWS, source, supports
 
-PACKING = 1  # raise when the file's layout changes
 _ERRORS = {1: "the parameters file cannot be opened", 2: "the parameters file is not the one this program was made for"}
 
 
@@ -226,23 +224,28 @@ def _parameters(config: ModelConfig, weights: Mapping[str, Array], quantize: str
         formats = pack.formats_of(config, weights, quantize)
         handle, name = tempfile.mkstemp(prefix=".parameters.", dir=folder("parameters"))
         with os.fdopen(handle, "wb") as file:
-            _write(file, config, formats, weights)
+            pack.write_parameters(file, config, plan(config, formats), weights)
         return formats, _Fleeting(Path(name))
-    key = hashlib.sha256(f"{PACKING}\0{source_id}\0{quantize}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{source_id}\0{quantize}".encode()).hexdigest()[:32]
     path, index = folder("parameters") / key, folder("parameters") / f"{key}.json"
-    if path.exists() and index.exists():
-        formats = read_json(index)
-        if all(form in FORMATS for form in formats.values()):
-            return formats, _Kept(path)
-    formats = pack.formats_of(config, weights, quantize)
-    with atomic_write(path) as file:
-        _write(file, config, formats, weights)
-    write_json(index, formats)
-    path.chmod(0o600)
-    index.chmod(0o600)
+    formats = _packed_before(config, path, index)
+    if formats is None:
+        formats = pack.formats_of(config, weights, quantize)
+        with atomic_write(path) as file:
+            pack.write_parameters(file, config, plan(config, formats), weights)
+        write_json(index, formats)
+        path.chmod(0o600)
+        index.chmod(0o600)
     return formats, _Kept(path)
 
 
-def _write(file, config: ModelConfig, formats: dict[str, str], weights: Mapping[str, Array]) -> None:
-    layout = plan(config, formats)
-    pack.write_parameters(file, config, layout, weights, program_key(config, layout))
+def _packed_before(config: ModelConfig, path: Path, index: Path) -> dict[str, str] | None:
+    """The formats of a packed file that is there, whole, and laid out as this version does; else None."""
+    try:
+        formats = read_json(index)
+        layout = plan(config, formats)
+        with open(path, "rb") as file:
+            whole = file.read(len(layout.key)) == layout.key and path.stat().st_size == layout.size
+    except (OSError, KeyError, PellucidError):
+        return None
+    return formats if whole else None

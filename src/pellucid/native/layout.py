@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.native.formats import FORMATS, VECTOR
 
+VERSION = 1  # raise when tiles of a format change
 HEADER_BYTES = 4096  # the key of the program that the file belongs to, then nothing
 ALIGNMENT = 64  # bytes: a vector of AVX-512
 ROW_MULTIPLE = 64  # rows of activations are padded to this many floats
@@ -29,6 +31,11 @@ class Stored:
 class Layout:
     entries: Mapping[str, Stored]
     size: int  # of the whole file, bytes
+
+    @property
+    def key(self) -> bytes:
+        """32 bytes that stand for this layout: with them the file begins, and the program expects them."""
+        return hashlib.sha256(repr((VERSION, self.size, [astuple(entry) for entry in self.entries.values()])).encode()).digest()
 
 
 def padded(count: int, multiple: int = ROW_MULTIPLE) -> int:

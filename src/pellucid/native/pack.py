@@ -33,9 +33,9 @@ def formats_of(config: ModelConfig, weights: Mapping[str, Array], quantize: str 
     return found
 
 
-def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weights: Mapping[str, Array], key: bytes) -> None:
+def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weights: Mapping[str, Array]) -> None:
     """The whole file, in order, without seeking."""
-    file.write(key.ljust(HEADER_BYTES, b"\0"))
+    file.write(layout.key.ljust(HEADER_BYTES, b"\0"))
     at = HEADER_BYTES
     for entry in layout.entries.values():
         file.write(bytes(entry.offset - at))

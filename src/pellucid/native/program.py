@@ -6,7 +6,6 @@ of its layers, and ``forward``, of whose steps only those that this model has ar
 
 from __future__ import annotations
 
-import hashlib
 import string
 from importlib import resources
 
@@ -34,12 +33,7 @@ def supports(config: ModelConfig) -> str | None:
 
 def source(config: ModelConfig, layout: Layout, *, half_cache: bool) -> str:
     """run.c as text. ``half_cache``: keys and values are kept as f16, else as float32."""
-    return _source(config, layout, half_cache, program_key(config, layout))
-
-
-def program_key(config: ModelConfig, layout: Layout) -> bytes:
-    """32 bytes that stand for this layout of this model: with them the parameters file begins, and the program expects them."""
-    return hashlib.sha256((_sizes(config, layout, True, b"") + _layers(config, layout)).encode()).digest()
+    return _source(config, layout, half_cache, layout.key)
 
 
 def _source(config: ModelConfig, layout: Layout, half_cache: bool, key: bytes) -> str:
