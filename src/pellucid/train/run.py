@@ -1,0 +1,279 @@
+"""``Run``: a training run in a folder, from its first step or from where it stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+from pellucid.base.files import atomic_write
+from pellucid.checkpoint.open import open_checkpoint
+from pellucid.checkpoint.safetensors_write import save_safetensors
+from pellucid.model.decoder import Decoder
+from pellucid.model.load import to_array, to_tensor
+from pellucid.train.batch import Batch
+from pellucid.train.checkpoint import Checkpoints, WriteModel, restore_training, training_tensors
+from pellucid.train.diagnose import TrainingError, bad_gradients, first_bad_value
+from pellucid.train.evaluate import mean_loss
+from pellucid.train.loop import LossFunction, accumulate, clip
+from pellucid.train.optim import set_lr
+from pellucid.train.schedule import Schedule
+
+METRICS = "metrics.jsonl"
+SPIKE_AFTER = 50  # steps before a running mean of the loss means anything
+
+
+class Samples(Protocol):
+    """Training data as a run asks for it: sample n is always the same, so that its number is the position to resume from."""
+
+    def shuffled(self, first: int, count: int) -> Batch: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How long, how much at a time, how often. 0 for an ``…_every``: never."""
+
+    num_steps: int
+    batch_size: int  # rows of a step, over all processes
+    micro_batch_size: int | None = None  # rows of one forward pass; None: all of the process's
+    lr: float = 1e-3
+    max_grad_norm: float = 1.0
+    autocast: torch.dtype | None = None
+    eval_every: int = 250
+    save_every: int = 500
+    keep: int = 2
+    sample_every: int = 500
+    on_trouble: Literal["stop", "skip"] = "stop"  # a loss or gradient that is not finite, or a spike
+    spike: float = 3.0  # times the running mean of the loss; 0: no check
+    max_seconds: float = 0.0  # save and stop after so long; 0: no limit
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step came to."""
+
+    step: int  # steps done, this one included
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int  # of this step
+    seconds: float
+    val_loss: float | None = None
+    skipped: str | None = None  # the trouble for which its update was left out
+
+
+class Run:
+    """Trains a model. One ``step()`` is all there is to see; ``run()`` repeats it, logs, saves, and stops when told to.
+
+    ``write_model`` saves the model (and its tokenizer) into a folder; ``validation`` gives the held-back batches anew at each call.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: Decoder,
+        samples: Samples,
+        optimizers: Sequence[torch.optim.Optimizer],
+        schedule: Schedule,
+        settings: RunSettings,
+        loss_function: LossFunction,
+        write_model: WriteModel,
+        *,
+        validation: Callable[[], Iterable[Batch]] | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        self.folder, self.model, self.samples, self.optimizers = folder, model, samples, list(optimizers)
+        self.schedule, self.settings, self.loss_function = schedule, settings, loss_function
+        self.write_model, self.validation = write_model, validation
+        self.rank, self.num_ranks = rank, num_ranks
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep=settings.keep)
+        self.num_done = 0
+        self.mean_loss = math.nan  # running, for spikes
+        self.stop_asked: str | None = None
+
+    # --- one step ----------------------------------------------------------------------------------------------------
+
+    def step(self) -> Step:
+        """Forward, backward, clip, update. Raises: TrainingError where that makes no sense and ``on_trouble`` is stop."""
+        began, settings = time.perf_counter(), self.settings
+        batch = self._batch()
+        lr = settings.lr * self.schedule.factor(self.num_done)
+        set_lr(self.optimizers, lr)
+        micro = batch.split(settings.micro_batch_size or len(batch.token_ids))
+        loss = accumulate(self.model, micro, self.loss_function, autocast=settings.autocast, num_ranks=self.num_ranks).item()
+        norm = clip(self.model, settings.max_grad_norm).item()
+        trouble = self._trouble(loss, norm)
+        if trouble is None:
+            for optimizer in self.optimizers:
+                optimizer.step()
+            self.mean_loss = loss if math.isnan(self.mean_loss) else 0.95 * self.mean_loss + 0.05 * loss
+        else:
+            self._report(trouble, batch)
+        self.model.zero_grad(set_to_none=True)
+        self.num_done += 1
+        tokens = batch.token_ids.numel() * self.num_ranks
+        return Step(self.num_done, loss, lr, norm, tokens, time.perf_counter() - began, skipped=trouble)
+
+    def _batch(self) -> Batch:
+        """This process's share of the step's samples: no sample is lost, none comes twice."""
+        size, first = self.settings.batch_size // self.num_ranks, self.num_done * self.settings.batch_size
+        return self.samples.shuffled(first + self.rank * size, size)
+
+    def _trouble(self, loss: float, norm: float) -> str | None:
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if not math.isfinite(norm):
+            return f"the gradient's norm is {norm}"
+        if self.settings.spike and self.num_done >= SPIKE_AFTER and loss > self.settings.spike * self.mean_loss:
+            return f"the loss leapt to {loss:.4g} from {self.mean_loss:.4g}"
+        return None
+
+    def _report(self, trouble: str, batch: Batch) -> None:
+        """Save the batch for a look; raise, unless such steps are skipped."""
+        first = self.num_done * self.settings.batch_size
+        where = first_bad_value(self.model, batch.to(self.model.device)) or next(
+            (f"the gradient of {name}" for name in bad_gradients(self.model)), None
+        )
+        saved = self.folder / f"bad-batch-step-{self.num_done + 1}.safetensors"
+        save_safetensors(saved, {"token_ids": to_array(batch.token_ids), "targets": to_array(batch.targets)})
+        if self.settings.on_trouble == "stop":
+            raise TrainingError(
+                trouble + (f"; first not finite: {where}" if where else ""),
+                where=f"step {self.num_done + 1}, samples {first} to {first + self.settings.batch_size - 1}",
+                remedy=f"the batch is in {saved}; a lower --lr or longer --warmup-steps helps most; --on-trouble skip leaves such steps out",
+            )
+
+    # --- many steps --------------------------------------------------------------------------------------------------
+
+    def run(self, on_step: Callable[[Step], None] = lambda _: None, on_sample: Callable[[int], None] = lambda _: None) -> None:
+        """Train to the end, or until a signal or the time limit; then save. ``on_sample`` may write some text with the model."""
+        settings, began = self.settings, time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.model.train()
+        with _signals(self._ask_to_stop), open(self.folder / METRICS, "a", encoding="utf-8") as metrics:
+            while self.num_done < settings.num_steps and not self.stop_asked:
+                done = self.step()
+                last = done.step == settings.num_steps
+                if self.validation and _due(done.step, settings.eval_every, last):
+                    done = Step(**{**vars(done), "val_loss": self.validate()})
+                if self.rank == 0:
+                    metrics.write(json.dumps({name: value for name, value in vars(done).items() if value is not None}) + "\n")
+                    metrics.flush()
+                    on_step(done)
+                if settings.sample_every and _due(done.step, settings.sample_every, last):
+                    self._undisturbed(partial(on_sample, done.step))
+                if settings.max_seconds and time.monotonic() - began > settings.max_seconds:
+                    self.stop_asked = "the time is up"
+                if _due(done.step, settings.save_every, last) or self.stop_asked:
+                    self.save()
+
+    def validate(self) -> float:
+        """Mean loss on the held-back batches."""
+        assert self.validation is not None
+        loss = math.nan
+        batches = self.validation()
+
+        def measure() -> None:
+            nonlocal loss
+            loss = mean_loss(self.model, batches, autocast=self.settings.autocast)
+
+        self._undisturbed(measure)
+        return loss
+
+    def _undisturbed(self, look: Callable[[], None]) -> None:
+        """Look at the model in eval mode without touching the random numbers of training."""
+        random = torch.get_rng_state()
+        self.model.eval()
+        try:
+            look()
+        finally:
+            self.model.train()
+            torch.set_rng_state(random)
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stop_asked:  # asked twice: at once
+            raise KeyboardInterrupt
+        self.stop_asked = signal.Signals(number).name
+
+    # --- stopping and going on ---------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """A checkpoint of this moment. All processes gather; the first one writes."""
+        tensors = training_tensors(self.model, self.optimizers)
+        state = {"mean_loss": None if math.isnan(self.mean_loss) else self.mean_loss, "batch_size": self.settings.batch_size}
+        if self.rank == 0:
+            self.checkpoints.save(self.num_done, self.write_model, tensors, state)
+
+    def resume(self, warn: Callable[[str], None] = lambda _: None) -> bool:
+        """Go back to the latest sound checkpoint, if there is one. Bit for bit, on a CPU, with the same threads and versions."""
+        if self.rank == 0:
+            self.checkpoints.clean()
+        path = self.checkpoints.latest(warn)
+        if path is None:
+            return False
+        load_weights_into(self.model, path)
+        state = restore_training(path, self.model, self.optimizers)
+        self.num_done = state["step"]
+        self.mean_loss = math.nan if state["mean_loss"] is None else state["mean_loss"]
+        if self.rank == 0:
+            self._forget_metrics_after(self.num_done)
+        return True
+
+    def _forget_metrics_after(self, step: int) -> None:
+        """Steps that were done after the checkpoint will be done again."""
+        path = self.folder / METRICS
+        if path.is_file():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            with atomic_write(path, "w") as file:
+                file.write("".join(line + "\n" for line in lines))
+
+
+@torch.no_grad()
+def load_weights_into(model: nn.Module, path: Path) -> None:
+    """Give a model the weights of a checkpoint, in place: its optimizers keep theirs."""
+    weights: Any = open_checkpoint(path).weights
+    for name, parameter in model.named_parameters():
+        value = to_tensor(weights[name]).to(parameter.device)
+        if hasattr(parameter, "device_mesh"):
+            from torch.distributed.tensor import distribute_tensor
+
+            value = distribute_tensor(value, parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]
+        parameter.copy_(value)
+
+
+def _due(step: int, every: int, last: bool) -> bool:
+    return last or bool(every and step % every == 0)
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics; a line that a kill cut off counts as later than any."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+@contextmanager
+def _signals(handler: Callable[[int, FrameType | None], None]) -> Any:
+    """Ctrl-C and a scheduler's SIGTERM ask the run to stop; before and after they mean what they did."""
+    try:
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread, where signals do not come
+        before = {}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
