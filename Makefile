@@ -20,12 +20,13 @@ SET_UP := command -v "$(PYTHON)" >/dev/null || { \
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	$(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile -rs
 
-.PHONY: help setup setup-dev demo test test-all check format lock clean
+.PHONY: help setup setup-dev demo test test-all check format bench bench-peers lock clean
 
 help: ## what can be made (this list)
 	@echo "Pellucid. make …"
-	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | awk -F '	' '{ printf "  %-10s %s\n", $$1, $$2 }'
-	@echo 'Another Python: make demo PYTHON=/path/to/python3. Tests of one file: make test TESTS=tests/test_x.py'
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | awk -F '	' '{ printf "  %-12s %s\n", $$1, $$2 }'
+	@echo 'Another Python: make demo PYTHON=/path/to/python3. One file of tests:'
+	@echo 'make test TESTS=tests/test_x.py'
 
 setup: ## .venv with what Pellucid needs; quick when there is nothing to do
 	@$(SET_UP)
@@ -53,8 +54,15 @@ format: setup-dev ## put the code into its format
 	@$(VENV_PYTHON) -m ruff format .
 	@$(VENV_PYTHON) -m ruff check --fix .
 
+bench: setup-dev ## measure beside transformers and llama.cpp; keeps a record
+	@$(VENV_PYTHON) bench/side_by_side.py --record
+
+bench-peers: setup ## build llama.cpp for `make bench`: some minutes
+	@$(VENV_PYTHON) -m venv .venv-llamacpp
+	@CMAKE_ARGS=-DGGML_NATIVE=ON .venv-llamacpp/bin/python -m pip install --no-binary llama-cpp-python llama-cpp-python==0.3.36
+
 lock: setup-dev ## resolve pyproject.toml into requirements/*.lock anew
 	@$(VENV_PYTHON) dev/lock.py
 
 clean: ## remove .venv and caches; models stay where they are
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-llamacpp .pytest_cache .ruff_cache .hypothesis build dist

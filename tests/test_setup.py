@@ -101,4 +101,4 @@ def test_make_help_lists_the_targets() -> None:
     text = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("setup", "demo", "test", "test-all", "check"):
         assert re.search(rf"^  {target} ", text, re.MULTILINE)
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, text.splitlines())) <= 80

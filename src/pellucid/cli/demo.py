@@ -44,6 +44,7 @@ def demo(model: str, prompt: str) -> None:
         ("talk with it", ("chat", *named)),
         ("see its tokens", ("tokenize", *named, "Hello, world")),
         ("see its parts", ("inspect", *named)),
+        ("see it think", ("explain", *named, "The sky is")),
         ("other models", ("list",)),
         ("everything else", ("--help",)),
     ):
