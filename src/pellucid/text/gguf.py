@@ -5,8 +5,8 @@ Source: ggml-org/ggml, ``docs/gguf.md``; llama.cpp, ``src/llama-vocab.cpp`` (def
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 from pellucid.base.errors import TokenizerError
 from pellucid.text.added_tokens import AddedToken
@@ -19,6 +19,7 @@ from pellucid.text.tokenizer import Tokenizer
 from pellucid.text.tokenizer_json import JsonTokenizer
 
 WHERE = "GGUF metadata"
+Number = TypeVar("Number", int, float)
 _NAMES = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -62,7 +63,7 @@ class _Reader:
         for place, token in enumerate(self.tokens):
             if self.vocab.setdefault(token, place) != place:
                 raise TokenizerError(f"the token {token!r} occurs twice", where=WHERE, received=f"ids {self.vocab[token]} and {place}")
-        self.types = [int(kind) for kind in self._as_many("token_type", [NORMAL] * len(self.tokens))]
+        self.types = self._numbers("token_type", int, [NORMAL] * len(self.tokens))
 
     def get(self, key: str, default: Any = None) -> Any:
         return self.metadata.get(f"tokenizer.ggml.{key}", default)
@@ -76,16 +77,21 @@ class _Reader:
             raise TokenizerError("not a list of strings", where=f"tokenizer.ggml.{key}")
         return values
 
-    def _as_many(self, key: str, default: Sequence[Any] | None) -> Sequence[Any]:
+    def _numbers(self, key: str, number: type[Number], default: list[Number] | None = None) -> list[Number]:
         """A list of numbers, one a token."""
-        values = self.get(key, default)
+        where = f"tokenizer.ggml.{key}"
+        values = self.get(key)
+        if values is None and default is not None:
+            return default
         if values is None or not hasattr(values, "__len__") or len(values) != len(self.tokens):
-            received = "nothing" if values is None else f"{len(values)}" if hasattr(values, "__len__") else repr(values)
-            raise TokenizerError("not as many as tokens", where=f"tokenizer.ggml.{key}", expected=len(self.tokens), received=received)
-        return values
+            raise TokenizerError("not as many as tokens", where=where, expected=len(self.tokens), received=repr(values)[:80])
+        try:
+            return [number(value) for value in values]
+        except (TypeError, ValueError, OverflowError):
+            raise TokenizerError("not a list of numbers", where=where, received=repr(values)[:80]) from None
 
     def scores(self) -> list[float]:
-        scores = [float(score) for score in self._as_many("scores", None)]
+        scores = self._numbers("scores", float)
         if any(score != score for score in scores):
             raise TokenizerError("a score is not a number", where="tokenizer.ggml.scores")
         return scores
@@ -104,9 +110,11 @@ class _Reader:
         token_id = self.get(key, default)
         if token_id is None:
             return None
-        if isinstance(token_id, bool) or not 0 <= int(token_id) < len(self.tokens):
-            raise TokenizerError("no token has this id", where=f"tokenizer.ggml.{key}", expected=f"0 to {len(self.tokens) - 1}", received=token_id)
-        return self.tokens[int(token_id)]
+        number = _whole(token_id)
+        if number is None or not 0 <= number < len(self.tokens):
+            expected = f"0 to {len(self.tokens) - 1}"
+            raise TokenizerError("no token has this id", where=f"tokenizer.ggml.{key}", expected=expected, received=repr(token_id)[:80])
+        return self.tokens[number]
 
     def added_tokens(self) -> dict[int, AddedToken]:
         kinds = (UNKNOWN, CONTROL, USER_DEFINED)
@@ -126,7 +134,7 @@ class _Reader:
     def config(self, defaults: Mapping[str, int], add_bos: bool) -> dict[str, Any]:
         """What tokenizer_config.json would say. ``defaults``: ids of named tokens where the file does not give them."""
         names = {name: self.token(key, defaults.get(name)) for name, key in _NAMES.items()}
-        context = self.metadata.get(f"{self.metadata.get('general.architecture')}.context_length")
+        context = _whole(self.metadata.get(f"{self.metadata.get('general.architecture')}.context_length"))
         return {
             **{name: token for name, token in names.items() if token is not None},
             "add_bos_token": bool(self.get("add_bos_token", add_bos)),
@@ -134,7 +142,7 @@ class _Reader:
             "added_tokens_decoder": self.added_tokens(),
             "chat_template": self._chat_template(),
             "stop_token_ids": self.stop_token_ids(),
-            **({"model_max_length": int(context)} if context else {}),
+            **({"model_max_length": context} if context and context > 0 else {}),
         }
 
     def _chat_template(self) -> str | dict[str, str] | None:
@@ -144,6 +152,11 @@ class _Reader:
         if not named:
             return default
         return {"default": default, **named} if default else named
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number as Python's or numpy's; None for anything else."""
+    return int(value) if hasattr(value, "__index__") and not isinstance(value, bool) else None
 
 
 def _sentencepiece(reader: _Reader) -> SentencePieceTokenizer:

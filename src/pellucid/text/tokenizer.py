@@ -130,7 +130,7 @@ class Tokenizer(SpecialTokens):
 
         Raises: TokenizerError for text that is no valid Unicode, and for arguments that contradict each other.
         """
-        batched = not isinstance(text, (str, bytes))
+        batched = isinstance(text, (list, tuple))
         texts: list[str] = list(text) if batched else [text]  # pyright: ignore[reportAssignmentType]
         pairs: list[str] | None = None
         if text_pair is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pellucid.base.errors import TokenizerError
 from pellucid.base.files import atomic_write, write_json
 from pellucid.text.added_tokens import AddedToken, as_added_token
+from pellucid.text.special_tokens import NAMES
 from pellucid.text.tokenizer_files import read_json, read_text
 
 if TYPE_CHECKING:
@@ -47,20 +48,43 @@ def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     """
     where = folder / TOKENIZER_CONFIG_FILE
     config = get_tokenizer_config(folder)
+    _check(config, where)
     if "added_tokens_decoder" in config:
         config["added_tokens_decoder"] = _added_tokens(config["added_tokens_decoder"], where)
     else:
         if (folder / SPECIAL_TOKENS_MAP_FILE).is_file():
-            config |= read_json(folder / SPECIAL_TOKENS_MAP_FILE)
+            special = read_json(folder / SPECIAL_TOKENS_MAP_FILE)
+            _check(special, folder / SPECIAL_TOKENS_MAP_FILE)
+            config |= special
         if (folder / ADDED_TOKENS_FILE).is_file():
             config["added_tokens_decoder"] = _legacy_added_tokens(folder / ADDED_TOKENS_FILE, config)
-    length = config.get("model_max_length")
-    if length is not None and (isinstance(length, bool) or not isinstance(length, (int, float)) or not 0 < length < float("inf")):
-        raise TokenizerError("model_max_length must be a positive number", where=where, received=repr(length)[:80])
     config["chat_template"] = _chat_template(folder, config.get("chat_template"), where)
     if stops := _stop_token_ids(folder):
         config["stop_token_ids"] = stops
     return config
+
+
+def _check(config: Mapping[str, Any], where: Path) -> None:
+    """Values of the wrong kind are found here, where the file can be named."""
+    for name in NAMES:
+        if config.get(name) is not None:
+            as_added_token(config[name], where)
+    for name in ("extra_special_tokens", "additional_special_tokens"):
+        listed = config.get(name) or []
+        if not isinstance(listed, (list, dict)):
+            raise TokenizerError(f"{name} must be a list of tokens", where=where, received=repr(listed)[:80])
+        for token in listed.values() if isinstance(listed, dict) else listed:
+            as_added_token(token, where)
+    for name in ("padding_side", "truncation_side"):
+        if config.get(name) not in (None, "left", "right"):
+            raise TokenizerError(f"{name} is unknown", where=where, expected="left or right", received=repr(config[name])[:80])
+    for name, kind in (("model_input_names", str), ("stop_token_ids", int)):
+        listed = config.get(name) or []
+        if not isinstance(listed, list) or not all(isinstance(one, kind) for one in listed):
+            raise TokenizerError(f"{name} must be a list of {kind.__name__}", where=where, received=repr(listed)[:80])
+    length = config.get("model_max_length")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, (int, float)) or not 0 < length < float("inf")):
+        raise TokenizerError("model_max_length must be a positive number", where=where, received=repr(length)[:80])
 
 
 def _added_tokens(listed: Any, where: object) -> dict[int, AddedToken]:

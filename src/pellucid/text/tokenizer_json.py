@@ -121,19 +121,23 @@ class JsonTokenizer(Tokenizer):
         """Byte ranges. The library knows characters only; where a token's own bytes stand next in the text, they are it.
 
         They do wherever no normalizer changed the text, so tokens that split a character get exact bytes, and the space
-        before a word belongs to its token even where the file trims offsets.
+        before a word belongs to its token even where the file trims offsets. What a normalizer composed (NFC) belongs whole
+        to its token.
         """
         encoding = self._backend.encode(text, add_special_tokens=False)
         data, first_byte = text.encode("utf-8"), byte_of_char(text)
-        added = set(self._backend.get_added_tokens_decoder())
+        added = self._backend.get_added_tokens_decoder()
         spans: list[Span] = []
         at = 0
         for token_id, token, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True):
             own = token.encode("utf-8") if token_id in added else self._bytes_of(token)
-            if own and data.startswith(own, at):
-                first, last = at, at + len(own)
-            else:
-                first, last = first_byte[start], first_byte[end]
+            first, last = first_byte[start], first_byte[end]
+            for place in (at, max(at, first)):
+                if own and data.startswith(own, place):
+                    first, last = place, place + len(own)
+                    break
+            if first > at and spans and self._is_byte_level:
+                spans[-1] = (*spans[-1][:2], first)
             spans.append((token_id, first, last))
             at = max(at, last)
         return spans
