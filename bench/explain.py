@@ -2,9 +2,9 @@
 
     python bench/explain.py --model smollm2 --rounds 5 --record
 
-Every measurement of time and memory is a process of its own; kinds take turns within a round, so a machine that drifts drifts for all, and
-ratios are medians of each round's ratio. ``taps`` compares decode steps of the model as it is with the same model compiled from its source
-without its ``ctx.tap(…)`` calls, the two taking turns step by step in one process.
+Every measurement of time and memory is a process of its own; kinds take turns within a round, and ratios are medians of each round's ratio.
+Times are the process's CPU time, on one thread unless told otherwise, so that a busy machine counts little. ``taps`` compares decode steps
+of the model as it is with the same model compiled from its source without its ``ctx.tap(…)`` calls, the two taking turns in one process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2", help="a catalogue alias, folder or file")
     parser.add_argument("--prompt-tokens", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200, help="decode steps of either kind in taps")
     parser.add_argument("--record", action="store_true", help="write bench/records/explain-DATE.json")
@@ -45,7 +45,7 @@ def main() -> None:
         return
     rounds = [{kind: measure(kind, given) for kind in ("plain", "explicit", "traced")} for _ in range(given.rounds)]
     found = {
-        "milliseconds": {kind: statistics.median(turn[kind]["ms"] for turn in rounds) for kind in rounds[0]},
+        "cpu_milliseconds": {kind: statistics.median(turn[kind]["ms"] for turn in rounds) for kind in rounds[0]},
         "peak_mib": {kind: statistics.median(turn[kind]["peak_mib"] for turn in rounds) for kind in rounds[0]},
         "times_plain": {kind: statistics.median(turn[kind]["ms"] / turn["plain"]["ms"] for turn in rounds) for kind in ("explicit", "traced")},
         "record_mib": rounds[0]["traced"]["record_mib"],
@@ -88,9 +88,9 @@ def timed(run: Callable[[], Any], repeats: int = 5) -> dict[str, float]:
     run()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        times.append(1000 * (time.perf_counter() - start))
+        times.append(1000 * (time.process_time() - start))
     return {"ms": statistics.median(times), "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
@@ -126,17 +126,17 @@ def looking(given: argparse.Namespace) -> dict[str, float]:
 
     model, ids = load(given)
     t = trace(model, None, ids)
-    start = time.perf_counter()
+    start = time.process_time()
     checks = t.checks
-    checked = time.perf_counter()
+    checked = time.process_time()
     for path in t:
         t.step(path)
-    described = time.perf_counter()
+    described = time.process_time()
     cells = []
     for path, value in t.items():
-        begin = time.perf_counter()
+        begin = time.process_time()
         operands(t, path, tuple(size - 1 for size in value.shape)).to_json()
-        cells.append(1000 * (time.perf_counter() - begin))
+        cells.append(1000 * (time.process_time() - begin))
     return {
         "checks_ms": 1000 * (checked - start),
         "checks": len(checks),
@@ -168,23 +168,24 @@ def taps(given: argparse.Namespace) -> dict[str, float]:
     def step() -> float:
         cache = Cache(model.config, 1, 4, torch.float32)
         ctx = Context(torch.zeros(1, 1, dtype=torch.long), cache=cache)
-        start = time.perf_counter()
+        start = time.process_time()
         model.logits(model.hidden(torch.tensor([ids[:1]]), ctx), ctx)
-        return 1e6 * (time.perf_counter() - start)
+        return 1e6 * (time.process_time() - start)
 
     times: dict[str, list[float]] = {"with": [], "without": []}
     for turn in range(given.steps + 10):
-        for name, functions in (("with", whole), ("without", bare)):
+        pair = (("with", whole), ("without", bare))
+        for name, functions in pair if turn % 2 else pair[::-1]:
             for (owner, attribute), function in functions.items():
                 setattr(owner, attribute, function)
             took = step()
             if turn >= 10:
                 times[name].append(took)
     ctx, count = Context(torch.zeros(1, 1)), 200_000
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(count):
         ctx.tap(model, "q", None)  # type: ignore[arg-type]
-    each = 1e9 * (time.perf_counter() - start) / count
+    each = 1e9 * (time.process_time() - start) / count
     number = len(taps_of(model.config)) - 2 * model.config.num_layers  # scores and pattern are not there in the fused kernel
     return {
         "tap_ns": each,

@@ -128,7 +128,7 @@ def transformers(dtype: str, given: argparse.Namespace) -> dict[str, float]:
 def llama_cpp(given: argparse.Namespace) -> dict[str, float]:
     start = time.perf_counter()
     import numpy as np
-    from llama_cpp import Llama
+    from llama_cpp import Llama  # pyright: ignore[reportMissingImports]
 
     size = given.prompt_tokens + given.new_tokens
     model = Llama(given.model, n_ctx=size, n_batch=512, n_threads=given.threads, n_threads_batch=given.threads, verbose=False)
@@ -149,6 +149,7 @@ def llama_cpp(given: argparse.Namespace) -> dict[str, float]:
 
 
 SYSTEMS = {
+    "pellucid native": lambda given: pellucid("native", "auto", given),
     "pellucid torch float32": lambda given: pellucid("torch", "float32", given),
     "pellucid torch bfloat16": lambda given: pellucid("torch", "bfloat16", given),
     "transformers float32": lambda given: transformers("float32", given),

@@ -13,9 +13,11 @@ from reference import reference_model
 
 from pellucid.config import ModelConfig, RopeConfig
 from pellucid.families import llama
+from pellucid.generate import generate
 from pellucid.model.cache import Cache
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
+from pellucid.model.executor import TorchExecutor
 from pellucid.model.position import rotate, rotation, sinusoidal_table
 
 
@@ -104,3 +106,16 @@ def test_factors_of_a_gguf_file_survive_a_save_for_transformers() -> None:
     ours, theirs = decoder(token_ids, Context(torch.arange(40)[None])), reference_model(decoder)(token_ids).logits
     assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
     assert (ours - plain(token_ids, Context(torch.arange(40)[None]))).abs().max() > 1e-3 * theirs.abs().max(), "the factors count"
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_a_request_past_the_original_length_is_the_same_alone_and_beside_others(kind: str) -> None:
+    """The table is chosen by the request's own length, never by the batch's longest; a long prompt is computed whole."""
+    config = llama.config(llama.TINY | {"max_position_embeddings": 64, "rope_scaling": SCALINGS[kind] | {"original_max_position_embeddings": 16}})
+    executor = TorchExecutor(loud(config))
+    prompts = [[7, 3, 9], list(range(5, 45)), list(range(20, 34))]
+    together = generate(executor, prompts, max_new_tokens=8, stop_token_ids=(), logprobs=0, prefill_chunk=4)
+    for prompt, result in zip(prompts, together, strict=True):
+        (alone,) = generate(executor, [prompt], max_new_tokens=8, stop_token_ids=(), logprobs=0)
+        assert result.token_ids == alone.token_ids
+        assert result.answers[0].logprobs == alone.answers[0].logprobs

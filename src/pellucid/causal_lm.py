@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,20 +18,12 @@ from pellucid.checkpoint.safetensors_write import MAX_SHARD_BYTES
 from pellucid.checkpoint.save import save_checkpoint
 from pellucid.config import ModelConfig
 from pellucid.families import family_of
-from pellucid.generate.engine import Engine
-from pellucid.generate.request import Request
+from pellucid.generate import Streamer, append_new_tokens, generate
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.model.executor import TorchExecutor
 from pellucid.model.load import choose_device, choose_dtype, load_weights, weights_of
 from pellucid.sampling import SamplingParams
-
-
-class Streamer(Protocol):
-    """transformers' streamer: ids as they come, the prompt first."""
-
-    def put(self, value: Tensor) -> None: ...
-    def end(self) -> None: ...
 
 
 @dataclass
@@ -84,49 +76,44 @@ class CausalLM(Decoder):
         stop: str | Sequence[str] | None = None,
         stop_token_ids: Collection[int] | None = None,
         pad_token_id: int | None = None,
+        num_return_sequences: int = 1,
         seed: int | None = None,
         streamer: Streamer | None = None,
         tokenizer: Any = None,
     ) -> Int[Tensor, "B T_new"]:
         """The prompts and what follows them. Prompts of a batch are padded on the left and masked; rows that end early, on the right.
 
-        Runs these weights as they are now. ``position_ids`` is taken from tokenizers that give it; positions follow from the mask. ``stop_token_ids`` None: the model's end-of-text ids; ``stop`` strings need the ``tokenizer``.
-        Row r draws with ``seed + r``. ``streamer`` takes one prompt at a time.
+        Runs these weights as they are now. ``position_ids`` is taken from tokenizers that give it; positions follow from the mask.
+        ``stop_token_ids`` None: the model's end-of-text ids; ``stop`` strings need the ``tokenizer``. A seed is each prompt's own: equal
+        prompts answer alike, and the ``num_return_sequences`` answers to one differ.
 
         Raises: RequestError for arguments out of range or padding on the right; ContextLengthError naming prompt and context lengths.
         """
         ids = torch.atleast_2d(torch.as_tensor(input_ids, dtype=torch.long))
-        if streamer is not None and len(ids) > 1:
-            raise RequestError("a streamer follows one prompt", expected="a batch of 1", received=len(ids))
-        requests = [
-            Request(
-                prompt_ids=prompt,
-                max_new_tokens=max_new_tokens,
-                sampling=SamplingParams(
-                    do_sample=do_sample,
-                    temperature=temperature,
-                    top_k=top_k,
-                    top_p=top_p,
-                    min_p=min_p,
-                    repetition_penalty=repetition_penalty,
-                    seed=None if seed is None else seed + row,
-                ),
-                stop=stop or (),
-                stop_token_ids=stop_token_ids,
-            )
-            for row, prompt in enumerate(_without_padding(ids, attention_mask))
-        ]
-        engine = Engine(TorchExecutor(self), tokenizer, max_batch=max(len(requests), 1))
-        if streamer is None:
-            answers = [list(result.token_ids) for result in engine.run(requests)]
-        else:
-            answers = [_streamed(engine, requests[0], streamer)]
+        sampling = SamplingParams(
+            do_sample=do_sample,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        results = generate(
+            TorchExecutor(self),
+            _without_padding(ids, attention_mask),
+            tokenizer=tokenizer,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop=stop or (),
+            stop_token_ids=stop_token_ids,
+            n=num_return_sequences,
+            streamer=streamer,
+        )
         pad = pad_token_id if pad_token_id is not None else self.config.pad_token_id
         if pad is None:
             pad = self.config.eos_token_ids[0] if self.config.eos_token_ids else 0
-        longest = max(map(len, answers), default=0)
-        rows = [answer + [pad] * (longest - len(answer)) for answer in answers]
-        return torch.cat((ids, torch.tensor(rows, dtype=ids.dtype, device=ids.device).reshape(len(ids), longest)), 1)
+        return torch.from_numpy(append_new_tokens(ids.cpu().numpy(), results, pad)).to(ids.device)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, max_shard_size: int = MAX_SHARD_BYTES) -> None:
         """Write config.json, safetensors (in shards of at most ``max_shard_size`` bytes) and generation_config.json.
@@ -190,14 +177,3 @@ def _without_padding(ids: Tensor, attention_mask: Tensor | None) -> list[list[in
     if mask.shape != ids.shape or not torch.equal(mask, mask.cummax(1).values if mask.numel() else mask):
         raise RequestError("attention_mask must be zeros, then ones, in each row: the answer follows the last token", remedy="pad on the left")
     return [row[its].tolist() for row, its in zip(ids, mask, strict=True)]
-
-
-def _streamed(engine: Engine, request: Request, streamer: Streamer) -> list[int]:
-    streamer.put(torch.tensor(request.prompt_ids))
-    answer: list[int] = []
-    for event in engine.stream(request):
-        if event.token_id is not None:
-            answer.append(event.token_id)
-            streamer.put(torch.tensor([event.token_id]))
-    streamer.end()
-    return answer

@@ -228,6 +228,12 @@ class ModelConfig:
     def num_layers(self) -> int:
         return len(self.layers)
 
+    @property
+    def rotates_by_length(self) -> bool:
+        """Whether rotary frequencies depend on how long a request has become (dynamic and longrope scalings)."""
+        ropes = (layer.attention.rope for layer in self.layers)
+        return any(rope.scaling.by_length for rope in ropes if rope and rope.scaling)
+
     def num_parameters(self) -> int:
         """Parameters, each shared one counted once."""
         return sum(math.prod(shape) for shape in weight_shapes(self).values())

@@ -42,6 +42,8 @@ class Engine:
         max_tokens_per_step: int | None = None,
         context_len: int | None = None,
     ) -> None:
+        if executor.config.rotates_by_length:  # a prompt's frequencies follow from its whole length, so it is computed whole
+            prefill_chunk = executor.config.context_len
         least = max_batch + prefill_chunk
         _check("max_batch", max_batch, 1)
         _check("prefill_chunk", prefill_chunk, 1)

@@ -47,9 +47,10 @@ def inverse_frequencies(rope: RopeConfig, lengths: Int[Tensor, "B T"] | None = N
     if scaling.kind == "longrope":
         short, long = torch.tensor(scaling.short_factors, device=device), torch.tensor(scaling.long_factors, device=device)
         return plain / torch.where(lengths[..., None] > original, long, short)  # (B, T, R)
-    stretch = scaling.factor * lengths.clamp(min=original) / original - (scaling.factor - 1)  # dynamic NTK: (B, T), 1 up to the original length
-    theta = rope.theta * stretch ** (rope.dim / (rope.dim - 2))
-    return 1.0 / theta[..., None] ** exponent
+    # Dynamic NTK: θ · stretch^(dim / (dim − 2)), through logarithms in float64: torch's pow may round by a row's place in the batch.
+    stretch = scaling.factor * lengths.double().clamp(min=original) / original - (scaling.factor - 1)  # (B, T), 1 up to the original length
+    log_theta = math.log(rope.theta) + torch.log(stretch) * (rope.dim / (rope.dim - 2))
+    return torch.exp(-log_theta[..., None] * exponent).float()
 
 
 def _llama3(plain: Tensor, scaling: RopeScaling) -> Tensor:
