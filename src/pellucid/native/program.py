@@ -33,17 +33,26 @@ def supports(config: ModelConfig) -> str | None:
 
 def source(config: ModelConfig, layout: Layout, *, half_cache: bool) -> str:
     """run.c as text. ``half_cache``: keys and values are kept as f16, else as float32."""
-    return _source(config, layout, half_cache, layout.key)
+    return _source(config, layout, layout.size, half_cache)
 
 
-def _source(config: ModelConfig, layout: Layout, half_cache: bool, key: bytes) -> str:
+def program(config: ModelConfig, layout: Layout, constants: str, size: int, *, half_cache: bool, words: bool) -> str:
+    """run.c with a main: ``constants`` describe the vocabulary, ``size`` is that of the parameters file, vocabulary included.
+
+    ``words``: the tokenizer is in it; else the program takes and gives token ids.
+    """
+    parts = [_source(config, layout, size, half_cache), constants, _file("ids.h"), *([_file("tokenizer.h")] if words else []), _file("main.h")]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _source(config: ModelConfig, layout: Layout, size: int, half_cache: bool) -> str:
     used = [form.c_name for name, form in FORMATS.items() if any(entry.format == name for entry in layout.entries.values())]
     products = "".join(f"TILES({name})\n" for name in used)
     table = ", ".join(f"[{name}] = ROW_OF_TILES({name})" for name in used)
     parts = [
         _heading(config),
         "#define _GNU_SOURCE\n" + "\n".join(f"#include <{name}.h>" for name in INCLUDES.split()),
-        _sizes(config, layout, half_cache, key),
+        _sizes(config, layout, size, half_cache),
         *(_file(name) for name in ("vector.h", "threads.h", "formats.h", "activations.h", "product.h")),
         f"// The formats of this model's weights.\n{products}static TileProduct *const PRODUCTS[][4] = {{{table}}};",
         *(_file(name) for name in ("rows.h", "attention.h", "model.h", "stages.h")),
@@ -82,7 +91,7 @@ def _real(value: float) -> str:
     return f"{float(value).hex()}f"
 
 
-def _sizes(config: ModelConfig, layout: Layout, half_cache: bool, key: bytes) -> str:
+def _sizes(config: ModelConfig, layout: Layout, size: int, half_cache: bool) -> str:
     layer = config.layers[0]
     a, rope = layer.attention, _rope(config)
     pairs = rope.dim // 2 if rope else 1
@@ -115,8 +124,8 @@ enum {{
 #define ATTENTION_SOFTCAP {_real(a.softcap or 0)} // 0: none
 #define HALF_CACHE {int(half_cache)} // keys and values as f16, or as floats
 {places}
-#define PARAMETERS_SIZE ((size_t){layout.size})
-#define PARAMETERS_KEY {{{", ".join(str(byte) for byte in key)}}}"""
+#define PARAMETERS_SIZE ((size_t){size})
+#define PARAMETERS_KEY {{{", ".join(str(byte) for byte in layout.key)}}}"""
 
 
 def _matrix(layout: Layout, name: str) -> str:
