@@ -49,7 +49,7 @@ def write_page(
         raise RequestError("the page needs every position of the text", remedy="trace without positions=; choose layers= to save memory")
     if subject is None:
         subject = Subject(decoder=trace.model, tokenizer=trace.prompt.tokenizer, name=trace.config.model_type)
-    data = _gather(View(subject, first=trace), max_bytes - len(_shell("{}")), pinned)
+    data = _gather(View(subject, first=trace), max_bytes - len(_shell("{}").encode()), pinned)
     page = _shell(json.dumps(data.to_json(), ensure_ascii=False, allow_nan=False, separators=(",", ":")))
     with atomic_write(path) as file:
         file.write(page.encode())
@@ -272,7 +272,7 @@ def bundle(page: Mapping[str, str]) -> str:
             return f'const {{ {match[1].replace(" as ", ": ")} }} = modules["{module}"];'
 
         names = ", ".join(_EXPORT.findall(source))
-        done[name] = f"(() => {{\n{_EXPORT.sub('', _IMPORT.sub(bind, source))}\nmodules[\"{name}\"] = {{ {names} }};\n}})();"
+        done[name] = f'(() => {{\n{_EXPORT.sub("", _IMPORT.sub(bind, source))}\nmodules["{name}"] = {{ {names} }};\n}})();'
 
     add("main.js")
     script = '"use strict";\nconst modules = {};\n' + "\n".join(done.values())

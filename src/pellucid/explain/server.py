@@ -55,10 +55,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "pellucid", ""
 
-    def do_GET(self) -> None:  # noqa: N802  http.server's name
+    def do_GET(self) -> None:
         self._serve(self._get)
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         self._serve(self._post)
 
     def _serve(self, handle: Any) -> None:
@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  http.server's name
+    def log_message(self, format: str, *args: Any) -> None:
         """Quiet: what a reader looks at is nobody's concern."""
 
 

@@ -167,8 +167,6 @@ class View:
         with self._lock:
             start = time.perf_counter()
             found = trace(self.subject.decoder, self.subject.tokenizer, list(ids) if ids is not None else text, edits=edits)
-            if ids is not None:
-                found.prompt.__dict__["tokenizer"] = self.subject.tokenizer  # ids given, but we know how they read
             return self._add(found, (time.perf_counter() - start) * 1000, text)
 
     @torch.no_grad()

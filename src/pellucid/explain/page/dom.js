@@ -73,7 +73,7 @@ export function math(source, display = "block") {
 
 // What a formula calls it → the class that carries its colour.
 const SYMBOLS = {
-  x: "x", q: "q", k: "k", v: "v", z: "z", A: "pattern", p: "pattern", a: "pattern", S: "scores", s: "scores", μ: "mean", σ: "spread", γ: "gain", β: "shift",
+  x: "x", q: "q", k: "k", v: "v", z: "z", A: "pattern", a: "pattern", S: "scores", s: "scores", μ: "mean", σ: "spread", γ: "gain", β: "shift",
   Q: "q", K: "k", V: "v", pattern: "pattern", scores: "scores", logits: "logits", softmax: "pattern",
 };
 

@@ -112,7 +112,7 @@ export const zh = {
   whatif_story: () => [`想知道一个部件有什么用，就把它拿掉。让一个头沉默，或者换上另一句话在同一处的数，或者让模型读另一个词元；其余照旧，走的是同一份代码。`], ablate_head: "让一个头沉默", ablate_part: "让一部分沉默", patch: "从另一句话移植", swap: "换一个词元", everywhere: "所有位置", at_position: (i) => `只在位置 ${i}`, try_it: "试一试",
   patch_placeholder: "另一句话；到被移植的位置为止，词元数要一样", swap_placeholder: "恰好是一个词元的文字，或一个编号", before: "原来", after: "改动之后", open_edited: "看看改动后的里面",
   whatif_said: (w) => `${w.label}。原来：“${w.before}”（${w.p}）；改动之后：“${w.after}”（${w.q}）。两个分布相差 ${w.kl} 奈特（KL 散度）。`, change: "变化", change_caption: "残差流在哪里变了：差的模长与这一行模长之比。改动之前的层和左边的位置都和原来一样。",
-  compare_title: "两个模型并排看", compare_story: () => [`同一段文本，给两个模型，或者同一个模型的两个检查点。`], compare_absent: "要对比，请带上第二个模型打开页面：pellucid explain -m MODEL --compare OTHER --open。", compare_said: (a, x, b, y) => `这段文本的平均意外程度：${a} ${x} 奈特，${b} ${y} 奈特。`, compare_positions: "每个词元的意外程度之差（向右：第二个模型更意外）",
+  compare_title: "两个模型并排看", compare_story: () => [`同一段文本，给两个模型，或者同一个模型的两个检查点。`], compare_absent: "要对比，请带上第二个模型打开页面：pellucid explain -m MODEL --beside OTHER --open。", compare_said: (a, x, b, y) => `这段文本的平均意外程度：${a} ${x} 奈特，${b} ${y} 奈特。`, compare_positions: "每个词元的意外程度之差（向右：第二个模型更意外）",
 
   training_title: "训练", training_story: () => [`这些数从哪里来？来自一步一步地把[交叉熵](#output)变小。这里留给那个故事。`],
 };

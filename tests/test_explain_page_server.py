@@ -1,0 +1,200 @@
+"""The page's server: only this machine, only its own page, and every tile and cell equals the tensor."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pellucid.auto import open_model, tokenizer_of
+from pellucid.base.errors import RequestError
+from pellucid.explain.server import PageServer
+from pellucid.explain.view import View, largest_in_blocks
+from pellucid.explain.view_model import Subject
+from pellucid.model.load import load_decoder
+
+TEXT = "Once upon a time, there was a little girl"
+
+
+@pytest.fixture(scope="module")
+def view(stories: Path) -> View:
+    checkpoint = open_model(stories / "stories260K.bin")
+    decoder = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu")
+    return View(Subject.of(checkpoint, decoder, tokenizer_of(checkpoint)), TEXT)
+
+
+@pytest.fixture(scope="module")
+def server(view: View) -> Iterator[PageServer]:
+    with PageServer(view) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def ask(server: PageServer, path: str, method: str = "GET", body: object = None, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
+    data = None if body is None else json.dumps(body)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    sent = {"Host": f"127.0.0.1:{server.server_address[1]}", **({"Content-Type": "application/json"} if data else {}), **named}
+    connection.putrequest(method, path, skip_host=True)
+    for name, value in sent.items():
+        connection.putheader(name, value)
+    if data is not None:
+        connection.putheader("Content-Length", str(len(data)))
+    connection.endheaders(data.encode() if data else None)
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response, content
+
+
+def test_it_listens_on_this_machine_alone(server: PageServer) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+    assert server.url.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1:1", "evil.example:80", ""])
+def test_a_foreign_host_name_is_refused(server: PageServer, host: str) -> None:
+    """DNS rebinding: a name of somebody else's that points here."""
+    response, _ = ask(server, "/api/model", Host=host)
+    assert response.status == 403
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1"])
+def test_a_foreign_origin_is_refused(server: PageServer, origin: str) -> None:
+    response, _ = ask(server, "/api/model", Origin=origin)
+    assert response.status == 403
+    response, _ = ask(server, "/api/trace", "POST", {"text": "x"}, Origin=origin)
+    assert response.status == 403
+
+
+def test_our_own_origin_is_served(server: PageServer) -> None:
+    for name in server.local_names():
+        response, _ = ask(server, "/api/model", Host=name, Origin=f"http://{name}")
+        assert response.status == 200
+
+
+def test_orders_must_be_json(server: PageServer) -> None:
+    """What a form of another site can send without asking is never an order."""
+    response, _ = ask(server, "/api/trace", "POST", {"text": "x"}, Content_Type="text/plain")
+    assert response.status == 400
+
+
+def test_every_answer_carries_the_policy(server: PageServer) -> None:
+    for path in ("/", "/main.js", "/api/model", "/nothing"):
+        response, _ = ask(server, path)
+        policy = response.getheader("Content-Security-Policy") or ""
+        assert "default-src 'none'" in policy
+        assert "'unsafe" not in policy
+        assert "http:" not in policy.replace("127.0.0.1", "")
+        assert response.getheader("X-Content-Type-Options") == "nosniff"
+
+
+@pytest.mark.parametrize("path", ["/../server.py", "/%2e%2e/server.py", "/sections/../../server.py", "/__init__.py", "/etc/passwd", "//etc/passwd"])
+def test_only_the_pages_own_files_are_served(server: PageServer, path: str) -> None:
+    assert ask(server, path)[0].status == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/api/nothing", 404),
+        ("/api/step/layers.99.q", 400),
+        ("/api/cell/layers.0.q?index=0,0,0,999", 400),
+        ("/api/cell/layers.0.q?index=a", 400),
+        ("/api/tile/layers.0.q?at=0", 400),
+        ("/api/tile/layers.0.q?at=0,-1", 400),
+        ("/api/tile/layers.0.q?at=0,0&rows=5:2", 400),
+        ("/api/histogram/embed", 400),
+        ("/api/run?run=gone", 400),
+    ],
+)
+def test_a_question_out_of_range_is_answered_with_an_error(server: PageServer, path: str, status: int) -> None:
+    response, body = ask(server, path)
+    assert response.status == status
+    assert json.loads(body)["error"]
+
+
+def test_tiles_equal_the_tensors(view: View, server: PageServer) -> None:
+    for name, value in view.first.trace.items():
+        at = [0] * (value.ndim - 2)
+        response, body = ask(server, f"/api/tile/{name}?at={','.join(map(str, at))}")
+        rows, cols, *steps = map(int, (response.getheader("X-Tile") or "").split(","))
+        assert steps == [1, 1]
+        assert np.array_equal(np.frombuffer(body, "<f4").reshape(rows, cols), value[tuple(at)].numpy(), equal_nan=True)
+
+
+def test_a_part_of_a_tile_is_that_part(view: View) -> None:
+    whole = view.weight("embed.weight").numpy()
+    assert np.array_equal(view.tile("embed.weight", {"rows": "10:20", "cols": "3:9"}).data, whole[10:20, 3:9])
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 7), st.integers(1, 7), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=50)
+def test_a_thumbnail_shows_the_largest_of_each_block(rows: int, cols: int, row_step: int, col_step: int, seed: int) -> None:
+    x = torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
+    small = largest_in_blocks(x, row_step, col_step)
+    for i in range(small.shape[0]):
+        for j in range(small.shape[1]):
+            block = x[i * row_step : (i + 1) * row_step, j * col_step : (j + 1) * col_step].flatten()
+            assert small[i, j] == block[block.abs().argmax()]
+
+
+def test_cells_carry_their_operands(view: View) -> None:
+    cell = view.answer("cell/layers.1.pattern", {"index": "0,2,5,3"})
+    assert cell["value"] == view.first.trace["layers.1.pattern"][0, 2, 5, 3].item()
+    assert cell["leads"][0]["name"] == "layers.1.scores"
+    assert "<math" in cell["mathml"]
+    weight = view.answer("cell/layers.0.mlp.up_proj.weight", {"index": "3,4"})
+    assert weight["value"] == view.weight("layers.0.mlp.up_proj.weight")[3, 4].item()
+
+
+def test_bytes_by_part_sum_to_the_whole(view: View) -> None:
+    model = view.answer("model", {})
+    assert sum(part["bytes"] for part in model["parts"]) == model["total_bytes"] == 4 * model["total_parameters"]
+    counts = view.answer("histogram/embed.weight", {})["counts"]
+    assert sum(counts) == view.weight("embed.weight").numel()
+
+
+def test_generation_continues_as_the_model_does(view: View) -> None:
+    made: list[int] = []
+    for _ in range(6):
+        answer = view.order("generate", {"ids": made, "temperature": 0})
+        made.append(answer["token"]["id"])
+    ids = torch.tensor([view.first.trace.tokens[0] + made])
+    logits = view._trace("", ids=ids[0].tolist()).trace["logits"][0]
+    assert made == logits[-7:-1].argmax(-1).tolist()
+    assert answer["cache"]["length"] == ids.shape[1]
+    assert answer["cache"]["bytes"] == answer["cache"]["bytes_per_token"] * ids.shape[1]
+
+
+def test_an_ablated_head_changes_nothing_before_it(view: View) -> None:
+    answer = view.order("whatif", {"edits": [{"kind": "ablate", "where": "layers.2", "head": 1}]})
+    edited, plain = view._runs[answer["run"]].trace, view.first.trace
+    assert not edited["layers.2.z"][:, 1].any()
+    assert torch.equal(edited["layers.2.resid_pre"], plain["layers.2.resid_pre"])
+    assert not np.any(answer["change"][:3])
+    assert np.any(answer["change"][3])
+
+
+def test_old_runs_go_and_the_first_stays(view: View) -> None:
+    for text in ("a", "b", "c", "d", "e"):
+        view.order("trace", {"text": text})
+    assert view.answer("run", {})["text"] == TEXT
+    assert len(view._runs) <= 3
+
+
+def test_a_text_must_be_a_text(view: View) -> None:
+    for text in ("", None, 3, "x" * 20_001):
+        with pytest.raises(RequestError):
+            view.order("trace", {"text": text})
