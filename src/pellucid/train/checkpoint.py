@@ -18,31 +18,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError
 from pellucid.base.files import read_json, write_json
+from pellucid.checkpoint.open import open_checkpoint
 from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.checkpoint.safetensors_write import save_safetensors
 from pellucid.checkpoint.save import save_checkpoint
-from pellucid.config import weight_shapes
-from pellucid.model.decoder import Decoder
+from pellucid.config import ModelConfig
 from pellucid.model.load import to_array, to_tensor
 
 if TYPE_CHECKING:
     from pellucid.text.tokenizer import Tokenizer
 
 STATE, TENSORS = "training.json", "training.safetensors"
-WriteModel = Callable[[Path], None]
+WriteModel = Callable[[Path, Mapping[str, Array]], None]  # (folder, every parameter by name)
 
 
-def save_model(folder: Path, model: Decoder, tokenizer: Tokenizer | None = None) -> None:
+def write_model(folder: Path, weights: Mapping[str, Array], *, config: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
     """A folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load."""
-    weights = {name: to_array(whole(model.get_parameter(name))) for name in weight_shapes(model.config)}
-    save_checkpoint(folder, model.config, weights)
+    save_checkpoint(folder, config, weights)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+
+
+@torch.no_grad()
+def read_model(path: Path, model: nn.Module) -> None:
+    """Give a model the weights of a folder, in place: its optimizers keep hold of them."""
+    weights = open_checkpoint(path).weights
+    for name, parameter in model.named_parameters():
+        parameter.copy_(_like(to_tensor(weights[name]), parameter))
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -56,12 +63,15 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
         self.folder, self.keep = folder, keep
 
-    def save(self, step: int, write_model: WriteModel, tensors: Mapping[str, Array], state: Mapping[str, Any]) -> Path:
-        """Write a checkpoint, whole; then remove those that are no longer kept. Raises: CheckpointError for a full disk."""
+    def save(self, step: int, write: Callable[[Path], None], tensors: Mapping[str, Array], state: Mapping[str, Any]) -> Path:
+        """Write a checkpoint, whole (``write`` puts the model into a folder); then remove those no longer kept.
+
+        Raises: CheckpointError for a full disk.
+        """
         final = self.folder / f"step-{step:08d}"
         partial = self.folder / f".{final.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        write_model(partial)
+        write(partial)
         save_safetensors(partial / TENSORS, tensors)
         files = {file.relative_to(partial).as_posix(): _sha256(file) for file in sorted(partial.rglob("*")) if file.is_file()}
         write_json(partial / STATE, {**state, "step": step, "files": files})
@@ -114,7 +124,7 @@ def verify(path: Path) -> None:
             raise CheckpointError("a file is absent or damaged", where=file, expected=f"sha256 {expected[:12]}…")
 
 
-def training_tensors(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Array]:
+def training_tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Array]:
     """The optimizers' state, ``optimizer.0.layers.0.mlp.up_proj.weight.exp_avg``, and the random generators'."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {"random.cpu": to_array(torch.get_rng_state())}
@@ -128,7 +138,7 @@ def training_tensors(model: torch.nn.Module, optimizers: Sequence[torch.optim.Op
     return tensors
 
 
-def restore_training(path: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+def restore_training(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
     """Give optimizers and random generators what they held; returns the rest of the state. The model's weights are loaded apart."""
     tensors = SafetensorsFile(path / TENSORS)
     by_weight: dict[str, dict[str, Tensor]] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,8 +51,3 @@ def clip(model: torch.nn.Module, max_norm: float) -> Tensor:
     """The norm of all gradients together, before they are scaled down to at most ``max_norm`` (0: left alone)."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm if max_norm > 0 else float("inf"))
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
-
-
-def compile_model(model: Decoder, **settings: Any) -> None:
-    """Let torch compile the forward pass from ids to the last hidden states; the loss keeps its own kernel."""
-    model.hidden = torch.compile(model.hidden, **settings)  # type: ignore[method-assign]

@@ -5,6 +5,7 @@ For 8,192 tokens and 50,000 words they would take 1.6 GB, and their gradient as 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,18 +32,31 @@ class Loss:
     num_targets: int
 
 
-def language_loss(model: Decoder, batch: Batch, *, z_loss: float = 0.0, recorder: Recorder | None = None, chunk_rows: int | None = None) -> Loss:
+Forward = Callable[[Tensor, Context], Tensor]  # (token ids (B, T), context) -> hidden states (B, T, D)
+
+
+def language_loss(
+    model: Decoder,
+    batch: Batch,
+    *,
+    z_loss: float = 0.0,
+    recorder: Recorder | None = None,
+    forward: Forward | None = None,
+    chunk_rows: int | None = None,
+) -> Loss:
     """Cross-entropy of each next token, summed: value and gradients as of ``F.cross_entropy(reduction="sum")`` on whole logits.
+
+    ``forward`` stands in for ``model.hidden``: the same, compiled.
 
     ``z_loss`` adds z · (log Σ exp logits)² for each target, which keeps logits near a normalized scale.
     Source: Chowdhery et al. 2022 (PaLM) §5, z-loss.
     """
     ctx = batch.context(recorder)
-    hidden = model.hidden(batch.token_ids, ctx).flatten(0, 1)  # (N, D)
+    hidden = (forward or model.hidden)(batch.token_ids, ctx).flatten(0, 1)  # (N, D)
     targets = batch.targets.flatten()
     head = model.lm_head
     rows = chunk_rows or _chunk_rows(model.config.vocab_size, hidden.device)
-    if recorder is None and (head is None or type(head) is Linear):
+    if head is None or type(head) is Linear:
         weight = model.embed.weight if head is None else head.weight
         total, nll = _HeadLoss.apply(hidden, weight, targets, model.config.logit_softcap, z_loss, rows, torch.is_grad_enabled())  # type: ignore[misc]
     else:

@@ -18,12 +18,11 @@ import torch
 from torch import nn
 
 from pellucid.base.files import atomic_write
-from pellucid.checkpoint.open import open_checkpoint
 from pellucid.checkpoint.safetensors_write import save_safetensors
 from pellucid.model.decoder import Decoder
-from pellucid.model.load import to_array, to_tensor
+from pellucid.model.load import to_array
 from pellucid.train.batch import Batch
-from pellucid.train.checkpoint import Checkpoints, WriteModel, restore_training, training_tensors
+from pellucid.train.checkpoint import Checkpoints, WriteModel, read_model, restore_training, training_tensors, whole
 from pellucid.train.diagnose import TrainingError, bad_gradients, first_bad_value
 from pellucid.train.evaluate import mean_loss
 from pellucid.train.loop import LossFunction, accumulate, clip
@@ -76,7 +75,8 @@ class Step:
 class Run:
     """Trains a model. One ``step()`` is all there is to see; ``run()`` repeats it, logs, saves, and stops when told to.
 
-    ``write_model`` saves the model (and its tokenizer) into a folder; ``validation`` gives the held-back batches anew at each call.
+    ``write_model`` saves the parameters (and a tokenizer) into a folder, ``read_model`` takes them back from it; ``validation`` gives the
+    held-back batches anew at each call.
     """
 
     def __init__(
@@ -90,13 +90,14 @@ class Run:
         loss_function: LossFunction,
         write_model: WriteModel,
         *,
+        read_model: Callable[[Path, nn.Module], None] = read_model,
         validation: Callable[[], Iterable[Batch]] | None = None,
         rank: int = 0,
         num_ranks: int = 1,
     ) -> None:
         self.folder, self.model, self.samples, self.optimizers = folder, model, samples, list(optimizers)
         self.schedule, self.settings, self.loss_function = schedule, settings, loss_function
-        self.write_model, self.validation = write_model, validation
+        self.write_model, self.read_model, self.validation = write_model, read_model, validation
         self.rank, self.num_ranks = rank, num_ranks
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=settings.keep)
         self.num_done = 0
@@ -213,8 +214,9 @@ class Run:
         """A checkpoint of this moment. All processes gather; the first one writes."""
         tensors = training_tensors(self.model, self.optimizers)
         state = {"mean_loss": None if math.isnan(self.mean_loss) else self.mean_loss, "batch_size": self.settings.batch_size}
+        weights = {name: to_array(whole(parameter)) for name, parameter in self.model.named_parameters()}
         if self.rank == 0:
-            self.checkpoints.save(self.num_done, self.write_model, tensors, state)
+            self.checkpoints.save(self.num_done, lambda folder: self.write_model(folder, weights), tensors, state)
 
     def resume(self, warn: Callable[[str], None] = lambda _: None) -> bool:
         """Go back to the latest sound checkpoint, if there is one. Bit for bit, on a CPU, with the same threads and versions."""
@@ -223,7 +225,7 @@ class Run:
         path = self.checkpoints.latest(warn)
         if path is None:
             return False
-        load_weights_into(self.model, path)
+        self.read_model(path, self.model)
         state = restore_training(path, self.model, self.optimizers)
         self.num_done = state["step"]
         self.mean_loss = math.nan if state["mean_loss"] is None else state["mean_loss"]
@@ -238,19 +240,6 @@ class Run:
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
             with atomic_write(path, "w") as file:
                 file.write("".join(line + "\n" for line in lines))
-
-
-@torch.no_grad()
-def load_weights_into(model: nn.Module, path: Path) -> None:
-    """Give a model the weights of a checkpoint, in place: its optimizers keep theirs."""
-    weights: Any = open_checkpoint(path).weights
-    for name, parameter in model.named_parameters():
-        value = to_tensor(weights[name]).to(parameter.device)
-        if hasattr(parameter, "device_mesh"):
-            from torch.distributed.tensor import distribute_tensor
-
-            value = distribute_tensor(value, parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]
-        parameter.copy_(value)
 
 
 def _due(step: int, every: int, last: bool) -> bool:

@@ -1,0 +1,75 @@
+"""How a training run is shown: a bar that moves on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from pellucid.cli.console import notice
+from pellucid.cli.numbers import count, duration
+
+if TYPE_CHECKING:
+    from pellucid.train.run import Step
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class TrainingProgress:
+    """``with TrainingProgress(…) as progress:``, then ``progress.show(step)`` after each step. All of it goes to stderr."""
+
+    def __init__(self, num_steps: int, first: int, flops_per_token: float, *, quiet: bool = False) -> None:
+        self.num_steps, self.flops_per_token, self.quiet = num_steps, flops_per_token, quiet
+        self._first = first
+        self._began = self._spoke = time.monotonic()
+        self._loss = self._rate = 0.0  # smoothed, so that they can be read
+        self._bar: Any = None
+
+    def __enter__(self) -> TrainingProgress:
+        if sys.stderr.isatty() and not self.quiet:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                TextColumn("{task.completed}/{task.total}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("train", total=self.num_steps, completed=self._first, figures="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, step: Step) -> None:
+        weight = 1.0 if not self._loss else 0.1
+        self._loss += weight * (step.loss - self._loss)
+        self._rate += weight * (step.tokens / step.seconds - self._rate)
+        if step.val_loss is not None:
+            self.say(f"step {step.step}: validation loss {step.val_loss:.4f}")
+        if step.skipped:
+            self.say(f"step {step.step} left out: {step.skipped}")
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step.step, figures=self._figures(step))
+        elif time.monotonic() - self._spoke > SECONDS_BETWEEN_LINES or step.step == self.num_steps:
+            self._spoke = time.monotonic()
+            done = step.step - self._first
+            left = (self._spoke - self._began) / max(done, 1) * (self.num_steps - step.step)
+            self.say(f"step {step.step}/{self.num_steps} {self._figures(step)}, {duration(left)} left")
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self.quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            notice(text)
+
+    def _figures(self, step: Step) -> str:
+        flops = count(self._rate * self.flops_per_token)
+        return f"loss {self._loss:.3f}, {count(self._rate)} tokens/s, {flops}FLOP/s, lr {step.lr:.2e}, grad {step.grad_norm:.2f}"

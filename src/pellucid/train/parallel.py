@@ -1,0 +1,65 @@
+"""Several processes, started by ``torchrun``: torch's own collectives and FSDP2, nothing of ours.
+
+Parameters, gradients and optimizer state are spread over the processes (``fully_shard``), each layer gathered when it is needed.
+Source: Zhao et al. 2023, PyTorch FSDP.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+import torch
+import torch.distributed as dist
+
+from pellucid.base.errors import ConfigError
+from pellucid.model.decoder import Decoder
+
+
+class Processes:
+    """The processes of this run; one, where torchrun did not start it. ``with Processes(device) as processes:``."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" and self.count > 1 else device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def __enter__(self) -> Processes:
+        if self.count > 1:
+            if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.count > 1:
+            dist.destroy_process_group()
+
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """The first process goes through the block alone; the others follow, and find what it made."""
+        if self.count > 1 and not self.first:
+            dist.barrier()
+        yield
+        if self.count > 1 and self.first:
+            dist.barrier()
+
+    def spread(self, model: Decoder) -> None:
+        """Shard the model, in place, layer by layer. Raises: ConfigError for one whose layers do not allow it."""
+        if self.count == 1:
+            return
+        if not dist.is_available():
+            raise ConfigError("this build of torch has no distributed package", remedy="run one process")
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+        mesh = init_device_mesh(self.device.type, (self.count,))
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        register_fsdp_forward_method(model, "hidden")
