@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pellucid.families import FAMILIES
 from pellucid.families.rules import to_theirs
-from pellucid.model.decoder import Decoder
+from pellucid.model.decoder import Decoder, Layer
 from pellucid.model.load import to_tensor, weights_of
 from pellucid.model.position import sinusoidal_table
 
@@ -65,8 +65,7 @@ def _as_glm(decoder: Decoder, theirs: dict[str, Tensor]) -> tuple:
         num_attention_heads=attention.num_heads,
         num_key_value_heads=attention.num_kv_heads,
         head_dim=attention.head_dim,
-        rope_theta=attention.rope.theta,
-        partial_rotary_factor=0.5,
+        rope_parameters={"rope_type": "default", "rope_theta": attention.rope.theta, "partial_rotary_factor": 0.5},
         rms_norm_eps=config.layers[0].norm.eps,
         attention_bias=True,
         max_position_embeddings=config.context_len,
@@ -99,6 +98,7 @@ def _torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
     x = decoder.embed(token_ids) * config.embedding_scale + sinusoidal_table(token_ids.shape[1], config.d_model)
     mask = nn.Transformer.generate_square_subsequent_mask(token_ids.shape[1])
     for ours in decoder.layers:
+        assert isinstance(ours, Layer)
         theirs = nn.TransformerEncoderLayer(
             config.d_model, layer.attention.num_heads, layer.mlp.d_ff, 0.0, layer.mlp.activation, layer.norm.eps, True, layer.norm_order == "pre"
         ).eval()
