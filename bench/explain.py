@@ -54,9 +54,9 @@ def main() -> None:
     }
     report = {
         "date": date.today().isoformat(),
-        "command": "python bench/explain.py " + " ".join(arg for arg in sys.argv[1:] if arg != "--record"),
+        "command": f"python bench/explain.py --model {Path(given.model).name} --rounds {given.rounds} --steps {given.steps} --threads {given.threads}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}",
-        "settings": {name: value for name, value in vars(given).items() if name not in ("worker", "record")},
+        "settings": {name: value for name, value in vars(given).items() if name not in ("worker", "record", "model")},
         **found,
     }
     print(json.dumps(report, indent=2))
