@@ -39,7 +39,8 @@ EXPORT void test_product(int format, const uint8_t *tiles, int rows, int columns
     for (int t = 0; t < rows / TILE; t++) {
         for (int first = 0, size; first < count; first += size) {
             size = panel_size(count - first);
-            PRODUCTS[format][size == 8 ? 3 : size / 2](tiles + t * tile_bytes(format, columns), columns / 32, &panels, (size_t)first * columns, raw + first);
+            TileProduct *product = PRODUCTS[format][size == 8 ? 3 : size / 2];
+            product(tiles + t * tile_bytes(format, columns), columns / 32, &panels, (size_t)first * columns, raw + first);
         }
         for (int r = 0; r < count; r++) memcpy(y + (size_t)r * rows + t * TILE, raw[r], sizeof raw[r]);
     }

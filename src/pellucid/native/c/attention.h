@@ -6,6 +6,7 @@
 #define CHUNK 512
 #define MAX_QUERIES (LANES == 16 ? 8 : LANES == 8 ? 4 : 2) // worked on at a time: a key or value, once loaded, serves all of them
 #define V_ROW ((HEAD_DIM + TILE - 1) / TILE * TILE)
+#define VALUES (V_ROW / LANES % 2 ? 1 : 2) // vectors of a value worked on at a time
 
 #if HALF_CACHE
 typedef uint16_t Cached;
@@ -63,19 +64,24 @@ INLINE void attend_queries(const int count, Attention *w, const Cached *keys, co
         for (int at = begin; at < end; at += TILE) { // scores of 16 positions
             const Cached *tile = keys + (size_t)at * HEAD_DIM;
             for (int g = 0; g < GROUPS; g++) {
-                Floats sum[MAX_QUERIES];
+                Floats even[MAX_QUERIES], odd[MAX_QUERIES]; // sums of even and odd dimensions: additions need not wait for one another
 #pragma GCC unroll 8
-                for (int r = 0; r < count; r++) sum[r] = splat(0);
-                for (int d = 0; d < HEAD_DIM; d++) {
-                    const Floats k = load_cached(tile + d * TILE + g * LANES);
+                for (int r = 0; r < count; r++) even[r] = odd[r] = splat(0);
+                for (int d = 0; d + 1 < HEAD_DIM; d += 2) {
+                    const Floats first = load_cached(tile + d * TILE + g * LANES), second = load_cached(tile + (d + 1) * TILE + g * LANES);
 #pragma GCC unroll 8
-                    for (int r = 0; r < count; r++) sum[r] = fma_(k, splat(w->q[r][d]), sum[r]);
+                    for (int r = 0; r < count; r++) {
+                        even[r] = fma_(first, splat(w->q[r][d]), even[r]);
+                        odd[r] = fma_(second, splat(w->q[r][d + 1]), odd[r]);
+                    }
                 }
+                if (HEAD_DIM % 2)
+                    for (int r = 0; r < count; r++) even[r] = fma_(load_cached(tile + (HEAD_DIM - 1) * TILE + g * LANES), splat(w->q[r][HEAD_DIM - 1]), even[r]);
                 Ints place = splat_int(at + g * LANES);
                 for (int i = 0; i < LANES; i++) place[i] += i;
 #pragma GCC unroll 8
                 for (int r = 0; r < count; r++) {
-                    Floats score = sum[r] * scale;
+                    Floats score = (even[r] + odd[r]) * scale;
                     if (ATTENTION_SOFTCAP > 0) score = ATTENTION_SOFTCAP * tanh_(score / ATTENTION_SOFTCAP);
                     score = choose((place >= from[r]) & (place < until[r]), score, splat(-INFINITY));
                     most[r] = max_(most[r], score);
@@ -96,17 +102,25 @@ INLINE void attend_queries(const int count, Attention *w, const Cached *keys, co
             w->most[r] = now;
             for (int d = 0; d < V_ROW; d += LANES) store(w->z[r] + d, load(w->z[r] + d) * rescale);
         }
-        for (int d = 0; d < V_ROW; d += LANES) { // z += Σ e · v
-            Floats sum[MAX_QUERIES];
+        for (int d = 0; d < V_ROW; d += VALUES * LANES) { // z += Σ e · v
+            Floats sum[MAX_QUERIES][VALUES];
 #pragma GCC unroll 8
-            for (int r = 0; r < count; r++) sum[r] = load(w->z[r] + d);
+            for (int r = 0; r < count; r++)
+#pragma GCC unroll 2
+                for (int i = 0; i < VALUES; i++) sum[r][i] = load(w->z[r] + d + i * LANES);
             for (int at = begin; at < end; at++) {
-                const Floats v = load_cached(values + (size_t)at * V_ROW + d);
+                Floats v[VALUES];
+#pragma GCC unroll 2
+                for (int i = 0; i < VALUES; i++) v[i] = load_cached(values + (size_t)at * V_ROW + d + i * LANES);
 #pragma GCC unroll 8
-                for (int r = 0; r < count; r++) sum[r] = fma_(v, splat(w->scores[r][at - chunk]), sum[r]);
+                for (int r = 0; r < count; r++)
+#pragma GCC unroll 2
+                    for (int i = 0; i < VALUES; i++) sum[r][i] = fma_(v[i], splat(w->scores[r][at - chunk]), sum[r][i]);
             }
 #pragma GCC unroll 8
-            for (int r = 0; r < count; r++) store(w->z[r] + d, sum[r]);
+            for (int r = 0; r < count; r++)
+#pragma GCC unroll 2
+                for (int i = 0; i < VALUES; i++) store(w->z[r] + d + i * LANES, sum[r][i]);
         }
     }
     for (int r = 0; r < count; r++)
