@@ -54,7 +54,8 @@ def main() -> None:
     }
     report = {
         "date": date.today().isoformat(),
-        "command": f"python bench/explain.py --model {Path(given.model).name} --rounds {given.rounds} --steps {given.steps} --threads {given.threads}",
+        "command": f"python bench/explain.py --model {Path(given.model).name} --rounds {given.rounds} --steps {given.steps} "
+        f"--threads {given.threads}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}",
         "settings": {name: value for name, value in vars(given).items() if name not in ("worker", "record", "model")},
         **found,

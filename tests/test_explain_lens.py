@@ -36,6 +36,7 @@ def test_the_last_row_of_the_lens_is_the_models_own_prediction(family: str) -> N
 def test_the_lens_before_the_end_is_the_norm_and_the_output_layer() -> None:
     decoder = tiny("llama")
     t = trace(decoder, None, IDS)
+    assert decoder.final_norm
     expected = (decoder.final_norm(t["layers.0.resid_post"][0, 4]) @ decoder.embed.weight.T).softmax(-1)
     seen = lens(t, positions=[4], tokens=17)
     assert seen.chosen_probability[1, 0, 0] == pytest.approx(expected[17].item(), rel=1e-5)
@@ -77,8 +78,9 @@ def test_a_head_of_the_last_layer_adds_what_the_gradient_says() -> None:
     decoder, t = tiny("gpt2"), trace(tiny("gpt2"), None, IDS)
     token = int(t["logits"][0, -1].argmax())
     z = t["layers.1.z"][0, :, -1].double().requires_grad_()
-    mid = t["layers.1.resid_pre"][0, -1].double() + F.linear(z.flatten(), decoder.layers[1].attention.o_proj.weight.double())
+    mid = t["layers.1.resid_pre"][0, -1].double() + F.linear(z.flatten(), t.weight("layers.1.attention.o_proj.weight").double())
     stream = t["layers.1.resid_post"][0, -1].double()
+    assert decoder.final_norm
     sigma = (stream.var(correction=0) + decoder.final_norm.eps).sqrt()
     logit = ((mid - mid.mean()) / sigma * decoder.final_norm.weight.double()) @ decoder.embed.weight[token].double()
     (gradient,) = torch.autograd.grad(logit, z)

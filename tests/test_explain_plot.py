@@ -64,7 +64,7 @@ def test_every_step_can_be_drawn(t: Trace) -> None:
 
 @pytest.mark.parametrize("family", ["vanilla", "gpt2", "llama", "chatglm"])
 def test_positions_of_every_kind_are_drawn(family: str) -> None:
-    assert plot_positions(tiny(family), 16).images[0].get_array().shape[0] == 16
+    assert plot_positions(tiny(family), 16).images[0].get_size()[0] == 16
 
 
 def test_the_embedding_picture_is_the_tables_rows() -> None:

@@ -72,11 +72,11 @@ def command(
     text = text if text is not None else prompt if prompt is not None else read_stdin()
     with status(f"loading {model} …") as say:
         subject = _subject(model, flags)
-        if flags["chat"] or flags["system"] is not None:
-            text = _in_template(subject.tokenizer, text, flags["system"])
+        in_template = flags["chat"] or flags["system"] is not None
+        given = _in_template(subject.tokenizer, text, flags["system"]) if in_template else text
         others = {name: _subject(name, flags) for name in beside} if open_page else {}
         say("running …")
-        trace = _trace(subject, text, position, layer, step, whole=open_page or html is not None)
+        trace = _trace(subject, given, position, layer, step, whole=open_page or html is not None)
         if step is None and layer is None and html is None and not open_page:
             say("checking …")
             _ = trace.checks

@@ -77,7 +77,8 @@ class Attribution:
         flat = torch.cat(self.neuron_values)
         places = [(layer, neuron) for layer, values in enumerate(self.neuron_values) for neuron in range(len(values))]
         largest = flat.abs().topk(min(k, len(flat))).indices.tolist()
-        return [Neuron(*places[i], self.activations[places[i][0]][places[i][1]].item(), flat[i].item()) for i in largest]
+        found = [(*places[i], flat[i].item()) for i in largest]
+        return [Neuron(layer, neuron, self.activations[layer][neuron].item(), value) for layer, neuron, value in found]
 
     def to_json(self, neurons: int = 20) -> dict[str, Any]:
         return {

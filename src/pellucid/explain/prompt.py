@@ -58,7 +58,7 @@ def _rows(tokenizer: Any, text: Any) -> tuple[list[list[int]], list[list[bool]],
     return *_padded(rows), None
 
 
-def _padded(rows: list[list[int]]) -> tuple[list[list[int]], list[list[bool]]]:
+def _padded(rows: Sequence[list[Any]]) -> tuple[list[list[int]], list[list[bool]]]:
     """On the right, with id 0: what padding reads never matters, since nothing looks at it."""
     length = max((len(row) for row in rows), default=0)
     if any(not row for row in rows):

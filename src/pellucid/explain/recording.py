@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 from torch import Tensor, nn
 
+from pellucid.explain.edits import Edit
 from pellucid.model.decoder import Decoder
-
-
-class ValueEdit(Protocol):
-    """Replaces the value of one tap."""
-
-    path: str
-
-    def apply(self, value: Tensor, path: str) -> Tensor: ...
 
 
 class Recording:
@@ -31,13 +23,13 @@ class Recording:
         select: Callable[[str], bool] | None = None,
         *,
         narrow: Callable[[str, Tensor], Tensor] | None = None,
-        edits: Sequence[ValueEdit] = (),
+        edits: Sequence[Edit] = (),
     ) -> None:
         self.values: dict[str, Tensor] = {}
         self.edited: list[str] = []
         self._select, self._narrow = select, narrow
         self._prefixes = {module: _prefix(name) for name, module in decoder.named_modules()}
-        self._edits: Mapping[str, list[ValueEdit]] = {edit.path: [e for e in edits if e.path == edit.path] for edit in edits}
+        self._edits: Mapping[str, list[Edit]] = {edit.path: [e for e in edits if e.path == edit.path] for edit in edits}
 
     def record(self, module: nn.Module, name: str, value: Tensor) -> Tensor:
         path = self._prefixes[module] + name

@@ -133,8 +133,8 @@ def _json_rules(tokenizer: JsonTokenizer) -> _JsonRules | None:
     model = json.loads(tokenizer._backend.to_str())["model"]
     if model.get("type") != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         return None
-    merges = [tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
-    ranks = {pair: place for place, pair in enumerate(merges)}
+    merges = (pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"])
+    ranks = {(left, right): place for place, (left, right) in enumerate(merges)}
     return _JsonRules(model["vocab"], ranks, bool(model.get("byte_fallback")), bool(model.get("ignore_merges")), model.get("unk_token"))
 
 

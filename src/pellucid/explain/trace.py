@@ -257,21 +257,21 @@ def trace(
             raise UnknownStepError(edit.path, model.config)
     _check_memory(model, [taps[path] for path in taps if path in wanted], prompt.token_ids.shape, len(chosen), max_bytes)
 
-    narrow = None
-    if len(chosen) != length:
-        columns = torch.tensor(chosen, device=model.device)
+    columns = torch.tensor(chosen, device=model.device)
 
-        def narrow(path: str, value: Tensor) -> Tensor:
-            axes = taps[path].axes
-            return value if path == "logits" or "position" not in axes else value.index_select(axes.index("position"), columns)
+    def narrow(path: str, value: Tensor) -> Tensor:
+        """The chosen positions; logits come narrow already."""
+        axes = taps[path].axes
+        return value if path == "logits" or "position" not in axes else value.index_select(axes.index("position"), columns)
 
-    recording = Recording(model, wanted.__contains__, narrow=narrow, edits=value_edits)
+    partial = len(chosen) != length
+    recording = Recording(model, wanted.__contains__, narrow=narrow if partial else None, edits=value_edits)
     was_training = model.training
     model.eval()
     try:
         ctx = _context(prompt, attend=explicit, recorder=recording)
         hidden = model.hidden(prompt.token_ids, ctx)
-        model.logits(hidden if narrow is None else hidden[:, chosen], ctx)
+        model.logits(hidden[:, chosen] if partial else hidden, ctx)
     finally:
         model.train(was_training)
     return Trace(model, prompt, recording, chosen, edits)

@@ -149,7 +149,7 @@ class _Layer:
             yield self._tap("mlp_act", "activation", act + r" \odot u", "mlp_pre", "mlp_up", axes=BY_NEURON)
         else:
             yield self._tap("mlp_act", "activation", act, "mlp_pre", axes=BY_NEURON)
-        yield self._linear("mlp_out", "y", "f", "down", "mlp_act", "mlp.down_proj", wide[::-1], mlp.bias)
+        yield self._linear("mlp_out", "y", "f", "down", "mlp_act", "mlp.down_proj", (self.d_model, mlp.d_ff), mlp.bias)
 
     def _read(self, name: str, symbol: str, x: str, source: str, norm: str) -> Tap:
         """What a part reads: the stream, normed first in ``pre`` order."""
