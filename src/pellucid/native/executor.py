@@ -158,6 +158,10 @@ class NativeExecutor:
         )
         assert code == 0, f"a step that was checked failed with code {code}"
 
+    def trace_to(self, path: bytes | None) -> int:
+        """Where a program that was compiled with -DTRACE writes its taps from now on; 0 where it can."""
+        return self._library.pellucid_trace(path)
+
     def close(self) -> None:
         """Give everything back; the executor cannot be used any more."""
         for slot in list(self._slots):

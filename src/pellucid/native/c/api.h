@@ -114,4 +114,11 @@ EXPORT int pellucid_step(Model *m, int rows, const int32_t *token_ids, const int
     run(&m->team, forward, m);
     return OK;
 }
-EXPORT int pellucid_max_rows(void) { return MAX_ROWS; }
+#ifdef TRACE
+// From now on taps are written to this file; NULL: to none.
+EXPORT int pellucid_trace(const char *path) {
+    if (trace_file) fclose(trace_file);
+    trace_file = path ? fopen(path, "wb") : NULL;
+    return path && !trace_file ? NO_FILE : OK;
+}
+#endif
