@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from pellucid.base.errors import TemplateError
+from pellucid.base.errors import TemplateError, TokenizerError
 from pellucid.text.load import load_tokenizer
 from pellucid.text.tokenizer import Tokenizer
 
@@ -40,6 +40,7 @@ def llama(shared: Path) -> Tokenizer:
         {"tokenize": False},
         {"return_dict": False},
         {"truncation": True, "max_length": 5},
+        {"max_length": 5},
         {"chat_template": "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"},
     ],
     ids=str,
@@ -113,6 +114,11 @@ def test_an_absent_content_is_no_none(shared: Path):
     tokenizer = load_tokenizer(shared / "minimind_tokenizer")
     template = "{% for m in messages %}{{ m.content if m.content is defined else '-' }}{% endfor %}"
     assert tokenizer.apply_chat_template([{"role": "assistant", "content": None}], chat_template=template, tokenize=False) == "-"
+
+
+def test_the_mask_needs_ids_to_mark(llama: Tokenizer):
+    with pytest.raises(TokenizerError, match="needs tokenize=True"):
+        llama.apply_chat_template(MESSAGES, chat_template=GENERATION, return_assistant_tokens_mask=True, tokenize=False)
 
 
 def test_an_empty_conversation_is_refused(llama: Tokenizer):

@@ -137,6 +137,17 @@ def test_words_that_are_tokens_are_taken_whole_where_merges_are_ignored():
     assert tokenizer_from_gguf(metadata).tokenize("bab") == ["b", "ab"]
 
 
+def test_a_bad_id_that_encoding_can_do_without_is_ignored():
+    tokenizer = tokenizer_from_gguf(small_bpe() | {"tokenizer.ggml.eot_token_id": 999, "tokenizer.ggml.mask_token_id": "x"})
+    assert (tokenizer.stop_token_ids, tokenizer.mask_token) == ([5], None)
+
+
+def test_gpt_oss_ends_an_answer_with_return_not_end():
+    tokens = {"tokenizer.ggml.tokens": ["a", "<|end|>", "<|return|>", "b", "ab"], "tokenizer.ggml.token_type": [1, 3, 3, 1, 1]}
+    metadata = small_bpe() | tokens | {"tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2}
+    assert tokenizer_from_gguf(metadata).stop_token_ids == [2]
+
+
 def test_named_chat_templates_are_found():
     metadata = small_bpe() | {"tokenizer.chat_template": "plain", "tokenizer.chat_template.tool_use": "tools"}
     assert tokenizer_from_gguf(metadata).chat_template == {"default": "plain", "tool_use": "tools"}

@@ -130,6 +130,27 @@ def test_legacy_files_name_special_and_added_tokens(shared: Path, tmp_path: Path
     assert ours.decode(ours(text).input_ids, skip_special_tokens=True) == "a<extra>"
 
 
+def test_the_config_s_added_tokens_are_special_as_in_transformers(shared: Path, tmp_path: Path):
+    folder = copy_of(shared / "minimind_tokenizer", tmp_path)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    plain = next(token for token in content["added_tokens"] if not token["special"])
+    changed = {str(plain["id"]): {"content": plain["content"], "special": True}, "6400": {"content": "<late>", "special": False}}
+    (folder / TOKENIZER_CONFIG_FILE).write_text(json.dumps({"added_tokens_decoder": changed, "eos_token": "<|im_end|>"}))
+    ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    ids = ours.encode(f"a{plain['content']}<late>")
+    assert ids == theirs.encode(f"a{plain['content']}<late>")
+    assert ours.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True) == "a<late>"
+
+
+def test_naming_a_token_keeps_its_flags(tmp_path: Path):
+    backend = _small()
+    backend.add_special_tokens([tokenizers.AddedToken("<mask>", special=True, lstrip=True)])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / TOKENIZER_CONFIG_FILE).write_text(json.dumps({"mask_token": "<mask>", "tokenizer_class": "PreTrainedTokenizerFast"}))
+    ours, theirs = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.encode("ab  <mask>") == theirs.encode("ab  <mask>") == [2, 3]
+
+
 def test_the_generation_config_says_what_ends_an_answer(shared: Path, tmp_path: Path):
     folder = copy_of(shared / "minimind_tokenizer", tmp_path)
     assert load_tokenizer(folder).stop_token_ids == [2]

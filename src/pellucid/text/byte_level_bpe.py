@@ -28,14 +28,15 @@ def build_bpe(vocab: Mapping[str, int], merges: Sequence[Merge], pre: PreTokeniz
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-    for left, right in merges:  # the library panics where the vocabulary lacks one
-        for token in (left, right, left + right):
-            if token not in vocab:
-                raise TokenizerError(
-                    f"the merge {left!r} + {right!r} needs the token {token!r}, which the vocabulary lacks",
-                    where=where,
-                    remedy="vocabulary and merges are of different tokenizers, or damaged",
-                )
+    lacking = next(((a, b) for a, b in merges if a not in vocab or b not in vocab or a + b not in vocab), None)
+    if lacking:  # the library would panic
+        left, right = lacking
+        token = next(token for token in (left, right, left + right) if token not in vocab)
+        raise TokenizerError(
+            f"the merge {left!r} + {right!r} needs the token {token!r}, which the vocabulary lacks",
+            where=where,
+            remedy="vocabulary and merges are of different tokenizers, or damaged",
+        )
     with library_errors("the vocabulary cannot be used", where):
         backend = tokenizers.Tokenizer(models.BPE(vocab=dict(vocab), merges=list(merges), ignore_merges=pre.ignore_merges))
         if pre.nfc:

@@ -111,7 +111,7 @@ def encode_chats(
     options: ChatOptions,
     *,
     padding: bool | str,
-    truncation: bool | str | None,
+    truncation: bool | str,
     max_length: int | None,
     return_tensors: str | None,
 ) -> BatchEncoding:

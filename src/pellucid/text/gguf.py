@@ -29,6 +29,7 @@ _NAMES = {
     "mask_token": "mask_token_id",
     "cls_token": "cls_token_id",
 }
+_NEEDED = ("bos_token_id", "eos_token_id", "unknown_token_id")
 # Tokens that end an answer under whatever name a file has them: it rarely says which do.
 _ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<|end_of_text|>",
          "<｜end▁of▁sentence｜>", "<|user|>", "<|observation|>")  # fmt: skip
@@ -86,7 +87,7 @@ class _Reader:
         if values is None or not hasattr(values, "__len__") or len(values) != len(self.tokens):
             raise TokenizerError("not as many as tokens", where=where, expected=len(self.tokens), received=repr(values)[:80])
         try:
-            return [number(value) for value in values]
+            return [number(value) for value in (values.tolist() if hasattr(values, "tolist") else values)]
         except (TypeError, ValueError, OverflowError):
             raise TokenizerError("not a list of numbers", where=where, received=repr(values)[:80]) from None
 
@@ -97,24 +98,22 @@ class _Reader:
         return scores
 
     def merges(self) -> list[Merge]:
-        merges: list[Merge] = []
-        for place, merge in enumerate(self._strings("merges")):
-            cut = merge.find(" ", 1)
-            if cut < 0 or cut == len(merge) - 1:
-                raise TokenizerError("a merge must be two tokens", where=f"tokenizer.ggml.merges, {place}", received=repr(merge[:80]))
-            merges.append((merge[:cut], merge[cut + 1 :]))
-        return merges
+        merges = [tuple(merge.split(" ")) for merge in self._strings("merges")]
+        for place, merge in enumerate(merges):
+            if len(merge) != 2 or not merge[0] or not merge[1]:
+                raise TokenizerError("a merge must be two tokens", where=f"tokenizer.ggml.merges, {place}", received=repr(merge)[:80])
+        return merges  # pyright: ignore[reportReturnType]  # each of two, as just checked
 
     def token(self, key: str, default: int | None = None) -> str | None:
-        """The token that a key's id names."""
+        """The token that a key's id names; None for a bad id of one that encoding can do without (files with such are in use)."""
         token_id = self.get(key, default)
-        if token_id is None:
-            return None
         number = _whole(token_id)
-        if number is None or not 0 <= number < len(self.tokens):
-            expected = f"0 to {len(self.tokens) - 1}"
-            raise TokenizerError("no token has this id", where=f"tokenizer.ggml.{key}", expected=expected, received=repr(token_id)[:80])
-        return self.tokens[number]
+        if number is not None and 0 <= number < len(self.tokens):
+            return self.tokens[number]
+        if token_id is None or key not in _NEEDED:
+            return None
+        expected = f"0 to {len(self.tokens) - 1}"
+        raise TokenizerError("no token has this id", where=f"tokenizer.ggml.{key}", expected=expected, received=repr(token_id)[:80])
 
     def added_tokens(self) -> dict[int, AddedToken]:
         kinds = (UNKNOWN, CONTROL, USER_DEFINED)
@@ -128,7 +127,7 @@ class _Reader:
         named = [self.token(f"{name}_token_id") for name in ("eos", "eot", "eom")]
         known = [token for token in _ENDS if token in self.vocab and self.types[self.vocab[token]] in (CONTROL, USER_DEFINED)]
         if "<|return|>" in known:  # gpt-oss ends an answer so; its <|end|> only ends one of the answer's messages
-            known.remove("<|end|>")
+            known = [token for token in known if token != "<|end|>"]
         return list(dict.fromkeys(self.vocab[token] for token in (*named, *known) if token is not None))
 
     def config(self, defaults: Mapping[str, int], add_bos: bool) -> dict[str, Any]:
@@ -149,6 +148,7 @@ class _Reader:
         start = "tokenizer.chat_template"
         named = {key[len(start) + 1 :]: value for key, value in self.metadata.items() if key.startswith(start + ".") and isinstance(value, str)}
         default = self.metadata.get(start)
+        default = default if isinstance(default, str) else None
         if not named:
             return default
         return {"default": default, **named} if default else named

@@ -83,9 +83,10 @@ def read_pieces(text_proto: bytes) -> list[tuple[int, int, int]]:
 
 def _read_piece(data: bytes, at: int, end: int) -> tuple[int, int, int]:
     numbers = {2: 0, 4: 0, 5: 0}  # id, begin, end; a field that is absent is 0
-    while at < end:
-        tag, at = _read_varint(data, at)
-        value, at = _read_varint(data, at)
+    while at < end:  # one byte each, nearly always: read here, not in a call
+        tag, value, at = data[at], data[at + 1], at + 2
+        if value > 0x7F:
+            value, at = _read_varint(data, at - 1)
         if tag & 7 == 2:
             at += value
         elif tag >> 3 in numbers:

@@ -343,7 +343,7 @@ class Tokenizer(SpecialTokens):
         continue_final_message: bool = False,
         tokenize: bool = True,
         padding: bool | str = False,
-        truncation: bool | str | None = None,
+        truncation: bool | str = False,
         max_length: int | None = None,
         return_tensors: str | None = None,
         return_dict: bool = True,
@@ -360,6 +360,8 @@ class Tokenizer(SpecialTokens):
         """
         from pellucid.text.chat import ChatOptions, encode_chats, render_chats
 
+        if return_assistant_tokens_mask and not (tokenize and return_dict):
+            raise TokenizerError("return_assistant_tokens_mask needs tokenize=True and return_dict=True", where="apply_chat_template")
         options = ChatOptions(tools, documents, chat_template, add_generation_prompt, continue_final_message, return_assistant_tokens_mask, kwargs)
         chats, batched = render_chats(self, conversation, options)
         if not tokenize:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,14 +51,10 @@ class JsonTokenizer(Tokenizer):
         backend.no_truncation()  # lengths are the caller's business, not the file's
         backend.no_padding()
         self.cleans_up = type(backend.model).__name__ != "BPE"
-        self._ids: dict[str, int | None] = {}
-        known = {token.content for token in backend.get_added_tokens_decoder().values()}
-        added = [token for _, token in sorted((config.get("added_tokens_decoder") or {}).items())]
-        wanted = [*added, *self._read_special_tokens(config, where)]
-        special = {token.content for token in wanted if token.special}
-        special -= {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
-        if any(token.content not in known or token.content in special for token in wanted):
-            self._add_tokens(wanted)
+        listed = [token for _, token in sorted((config.get("added_tokens_decoder") or {}).items())]
+        flags = {token.content: token for token in [*self.added_tokens_decoder.values(), *listed]}
+        named = self._read_special_tokens(config, where)
+        self._add_tokens([*listed, *(replace(flags.get(token.content, token), special=True) for token in named)])
 
     @classmethod
     def from_file(cls, path: Path, config: Mapping[str, Any]) -> JsonTokenizer:
@@ -92,11 +89,18 @@ class JsonTokenizer(Tokenizer):
         import tokenizers
 
         before = len(self)
-        for token in tokens:
-            flags = {"lstrip": token.lstrip, "rstrip": token.rstrip, "single_word": token.single_word, "normalized": token.normalized}
-            theirs = tokenizers.AddedToken(token.content, special=token.special, **flags)
-            (self._backend.add_special_tokens if token.special else self._backend.add_tokens)([theirs])
-        self._ids.clear()
+        theirs = [
+            tokenizers.AddedToken(
+                token.content,
+                special=token.special,
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+                single_word=token.single_word,
+                normalized=token.normalized,
+            )
+            for token in tokens
+        ]
+        self._backend.add_tokens(theirs)  # one call: each builds the matcher of all added tokens again
         vars(self).pop("_special_ids", None)
         return len(self) - before
 
