@@ -155,6 +155,8 @@ def _position(data: _Data, view: View, position: int, length: int) -> None:
         _ask(data, view, "lens", positions=window)
     for token in (output or {"top": []})["top"][:TOKENS]:
         _ask(data, view, "attribution", pos=position, token=token["id"])
+    for key in range(position + 1) if length <= 2 * CLOSE_POSITIONS else ():
+        _ask(data, view, "lookers", pos=position, key=key)
 
 
 def _layer(data: _Data, view: View, layer: int) -> bool:

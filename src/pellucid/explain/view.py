@@ -96,6 +96,7 @@ class View:
             "norms": lambda _, params: self._norms(self._run(params)),
             "lens": self._lens,
             "attribution": self._attribution,
+            "lookers": self._lookers,
             "output": self._output,
             "surprise": lambda _, params: self._surprise(self._run(params)),
             "compare": lambda _, params: self._compare(self._run(params), params.get("other", "")),
@@ -201,7 +202,7 @@ class View:
         }
 
     def _checks(self, run: Run) -> dict[str, Any]:
-        with self._lock:
+        with run.lock:  # it reads what was recorded; the model's own lock stays free for the pictures
             checks = run.trace.checks
         return {
             "count": len(checks),
@@ -271,6 +272,7 @@ class View:
             parts[key] = parts.get(key, 0.0) + part.value
         return {
             "text": run.trace.piece(found.token),
+            "against": None if found.against is None else run.trace.piece(found.against),
             "token": found.token,
             "logit": found.logit,
             "total": sum(parts.values()),
@@ -278,6 +280,18 @@ class View:
             "heads": [{"what": "attention", "layer": part.layer, "head": part.head, "value": part.value} for part in found.heads()],
             "neurons": [{"what": "mlp", "layer": n.layer, "neuron": n.neuron, "value": n.value} for n in found.neurons(40)],
         }
+
+    def _lookers(self, _: str, params: Params) -> dict[str, Any]:
+        """Which heads, of all layers, look most from one position to another."""
+        its = self._run(params).trace
+        query, key = int(params.get("pos", -1)), int(params.get("key", 0))
+        found = [
+            {"layer": tap.layer, "head": head, "p": p}
+            for name, tap in its.taps.items()
+            if tap.name == "pattern" and name in its
+            for head, p in enumerate(its[name][0, :, its.column(name, query), key].tolist())
+        ]
+        return {"heads": sorted(found, key=lambda head: -head["p"])[:8], "of": len(found)}
 
     def _output(self, _: str, params: Params) -> dict[str, Any]:
         its = self._run(params).trace

@@ -89,10 +89,15 @@ export class App {
     return [`= ${terms.join(" + ").replaceAll("+ −", "− ")}${rest > 0 ? ` + ${this.t("smaller_terms", rest)}` : ""}`];
   }
 
-  /** Carries the page to a section, opened where the state points. */
+  /** Carries the page to a section, and keeps it there while the pictures around it arrive, unless the reader moves on. */
   go(id) {
     this.set({ at: id });
-    document.getElementById(id)?.scrollIntoView({ block: "start" });
+    const element = document.getElementById(id), until = performance.now() + 2500;
+    this.settling?.disconnect();
+    element?.scrollIntoView({ block: "start" });
+    this.settling = new ResizeObserver(() => (performance.now() < until ? element?.scrollIntoView({ block: "start" }) : this.settling.disconnect()));
+    this.settling.observe(document.getElementById("page"));
+    for (const event of ["wheel", "touchmove", "keydown", "pointerdown"]) addEventListener(event, () => this.settling.disconnect(), { once: true, passive: true });
   }
 }
 

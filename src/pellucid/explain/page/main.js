@@ -31,9 +31,9 @@ async function open() {
   new Why(app, byId("why"));
   settings(app);
   try {
+    const asked = app.source.live && app.state.text, run = asked ? app.source.post("trace", { text: asked }) : app.source.get("run");
     app.model = await app.source.get("model");
-    const asked = app.state.text || app.model.text;
-    start(app, !app.source.live || asked === app.model.text ? await app.source.get("run") : await app.source.post("trace", { text: asked }));
+    start(app, await run);
   } catch (error) {
     return byId("page").replaceChildren(trouble(app, error));
   }
@@ -170,7 +170,8 @@ function hero(app) {
   area.addEventListener("keydown", (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && submit(event));
   const form = app.source.live ? h("form", { id: "prompt", on: { submit } }, h("label", { class: "soft" }, app.t("prompt_label"), area), h("div", { class: "controls" }, h("button", { class: "primary" }, app.t("run"))), h("div", { id: "prompt-error" })) : h("p", { class: "placeholder" }, app.t("offline_says", app.source.leftOut[app.state.lang]));
   const verdict = h("span", { id: "checks" }), notes = h("div", { class: "soft" }, verdict, " ", h("span", { class: "only-numbers" }, app.t("speed", number(run.plain_ms, 3), number(run.traced_ms, 3)), ` · ${bytes(run.bytes)}`));
-  app.source.get("checks", { run: run.run }).then((checks) => {
+  const checked = new Promise((done) => setTimeout(done, app.source.live ? 1500 : 0)).then(() => app.source.get("checks", { run: run.run })); // after the pictures
+  checked.then((checks) => {
     verdict.replaceChildren(checks.failed.length ? "" : app.t("checks_ok", checks.count, number(checks.largest, 2)));
     if (checks.failed.length) byId("checks-failed").replaceChildren(h("div", { class: "checks-failed", role: "alert" }, app.t("checks_bad", checks.failed.map((check) => `${check.name}, ${check.title[app.state.lang]} (${number(check.error, 3)})`).join("; "))));
   }).catch(() => {});

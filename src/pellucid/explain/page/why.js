@@ -48,7 +48,7 @@ export class Why {
     const { app } = this;
     return [
       h("div", { class: "why-head" }, h("h2", {}, app.t("why_title")),
-        why && h("button", { class: "icon", title: app.t("pin"), "aria-label": app.t("pin"), on: { click: () => this.pin() } }, "📌︎"),
+        why && h("button", { title: app.t("pin"), "aria-label": app.t("pin"), on: { click: () => this.pin() } }, app.t("pin_short")),
         h("button", { class: "icon", title: app.t("close"), "aria-label": app.t("close"), on: { click: () => this.close() } }, "×")),
       this.trail.length > 1 && h("div", { class: "trail" }, this.trail.slice(0, -1).flatMap((step) => [h("button", { on: { click: () => this.walkTo(step) } }, step.name), " → "]), h("b", {}, this.trail.at(-1).name)),
       h("div", { class: "why-name" }, key),
@@ -71,17 +71,17 @@ export class Why {
       why.terms.length > 0 && h("p", { class: "soft" }, app.t("terms_by_size", why.terms.length + (why.rest_count ?? 0))),
       h("div", { class: "terms" }, terms.map((term) => [
         h("div", { class: "term", data: { term: term.value } }, h("span", { class: "n" }, number(term.value, 4)), bar(term.value)),
-        h("div", { class: "term-from" }, term.cells.flatMap((cell, i) => [i ? "×" : "", this.link(cell)])),
+        h("div", { class: "term-from" }, term.cells.map((cell, i) => this.link(cell, i ? "× " : ""))),
       ]), rest > 0 && h("div", { class: "term rest", data: { rest: restSum } }, h("span", { class: "n" }, number(restSum, 4)), h("span", {}, app.t("and_smaller", rest)))),
       why.error !== undefined && h("p", { class: "soft" }, app.t("recomputed", number(why.recomputed, 6), number(why.error, 2))),
     ].filter(Boolean);
   }
 
   /** A cell as a way to go on; a token of the sentence is where the walk ends. */
-  link(cell) {
-    const label = `${cellName(cell)} = ${number(cell.value, 4)}`;
+  link(cell, before = "") {
+    const label = `${number(cell.value, 4)}  ${cellName(cell)}`;
     if (cell.source === "token") return h("span", { title: this.app.t("token_cell") }, `${this.app.t(cell.name)} ${cell.value}: “${this.app.token(cell.index[1])}”`);
-    return h("button", { class: `cell-link ${cell.source}`, on: { click: () => this.walkTo(cell) } }, label);
+    return h("button", { class: `cell-link ${cell.source}`, on: { click: () => this.walkTo(cell) } }, before, h("span", {}, label));
   }
 
   pin() {

@@ -4,7 +4,7 @@ const n = (value) => value.toLocaleString("en");
 
 export const zh = {
   // 框架
-  story: "讲解", numbers: "数字", help: "按键与帮助", theme: "浅色或深色", language: "English", why_title: "这个数怎么来的？", pin: "把这一格留在眼前", unpin: "放开", close: "关闭", pinned: "留下的格子", run: "运行",
+  story: "讲解", numbers: "数字", help: "按键与帮助", theme: "浅色或深色", language: "English", why_title: "这个数怎么来的？", pin: "把这一格留在眼前", pin_short: "留住", unpin: "放开", close: "关闭", pinned: "留下的格子", run: "运行",
   running: "正在运行……", prompt_label: "你的句子", skip: "跳到正文", layer: "层", head: "头", position: "位置", dimension: "维度", step: "步骤", of: (what, i, all) => `${what} ${i}（0–${all - 1}）`,
   layer_short: "ℓ", heads: "个头", neuron: "神经元", key: "键", shape: "形状", dtype: "类型", range: "范围", norm: "模长", weights: "权重", code: "代码", check: "核对", bytes: "字节", parameters: "参数", weight: "权重",
   min: "最小", max: "最大", mean: "均值", std: "标准差", greedy: "贪心", off: "不用", numbers_only: "数字",
@@ -43,7 +43,7 @@ export const zh = {
   // 3
   embed_title: "每个词元查一行",
   embed_story: (m) => [`编号只是名单上的序号。模型做的第一件事是查表：一张 ${n(m.config.vocab_size)} 行、${m.config.d_model} 列的表，取出第“编号”行。这一行就是词元的*词嵌入*：${m.config.d_model} 个学来的数，用法相近的词元，行也相近。`, ...(m.config.embedding_scale !== 1 ? [`在这个模型里，每一行还要乘以 √D = ${m.config.embedding_scale.toPrecision(4)}。`] : [])],
-  lookup_caption: (id, text, rows) => `词元“${text}”的编号是 ${id}：从 ${n(rows)} 行里取出这一行`, a_row_of: (count) => `它那一行：${count} 个数（画出前几个）`, thread_rows: "现在，句子成了一行行的数",
+  lookup_caption: (id, text, rows) => `词元“${text}”的编号是 ${id}：从 ${n(rows)} 行里取出这一行`, a_row_of: (count, shown) => `${count} 个数（画出 ${shown} 个）`, thread_rows: "现在，句子成了一行行的数",
   position_title: "站在哪个位置",
   sinusoidal_story: () => [`一行数只说明是哪个词元，没说它站在哪里。这个模型再加上一张表，叫*位置编码*，由正弦和余弦组成：前面的列变化快，后面的列变化慢，于是每个位置都有自己的花样，相邻的位置又彼此相似。表里没有一个数是学来的。把指针移上去，看一格自己的算式。`],
   sinusoidal_title: "正弦位置表", sinusoidal_caption: (rows, d) => `前 ${rows} 个位置（竖）与全部 ${d} 个维度（横）。这张图是页面按公式重新算的；下面是这次运行真正用到的几行。`, wave: (j) => `维度 ${j} 随位置的变化`,
@@ -72,7 +72,7 @@ export const zh = {
   attention_story: (l) => [`到现在为止，每个词元只知道自己。在*注意力*里，每个词元回头看前面的词元，把找到的东西取过来。这样的事同时做 ${l.num_heads} 份，由 ${l.num_heads} 个*头*来做，各有各的权重。`], thread_stream: "这一层读到的残差流",
   heads_title: "这一层所有的头", heads_story: () => [`每张小图是一个头：行在看，列被看，颜色越深看得越多。右上角是空的，因为谁也看不到自己后面的词。许多头找不到要找的东西时，就把注意力停在第一个词元上，这叫*注意力汇*。`], sink: (sink, before) => `首个 ${sink}，前一个 ${before}`,
   arcs_title: "一个头，一个查询", arcs_story: () => [`选一个词元。弧线指向它看的地方，权重越大弧越粗，不到 2 % 的就淡下去。所有权重加起来是 100 %。`], arcs_caption: (token, best) => `“${token}”看向：${best}`, arcs_hidden: (count, p) => `（最前面的 ${count} 个词元没有画，共占 ${p}）`, not_yet: "还看不到",
-  qkv_title: "查询、键、值", qkv_story: (l) => [`谁看谁，是怎么定的？每个词元的行要乘三张表。第一张得出*查询* {q}：它在找什么；第二张得出*键* {k}：凭什么找到它；第三张得出*值* {v}：被找到时交出什么。${l.num_kv_heads < l.num_heads ? `这里 ${l.num_heads} 个头合用 ${l.num_kv_heads} 组键和值。` : ""}${l.rope ? "查询和键随后按[位置](#position)转过角度。" : ""}`],
+  lookers_title: "是哪些头连起了这两个词？", lookers_to: "看向", lookers_of: (count) => `全模型 ${count} 个头里看得最多的几个。点一个就走到那里；没有它会怎样，到“假如……”一节去试。`, qkv_title: "查询、键、值", qkv_story: (l) => [`谁看谁，是怎么定的？每个词元的行要乘三张表。第一张得出*查询* {q}：它在找什么；第二张得出*键* {k}：凭什么找到它；第三张得出*值* {v}：被找到时交出什么。${l.num_kv_heads < l.num_heads ? `这里 ${l.num_heads} 个头合用 ${l.num_kv_heads} 组键和值。` : ""}${l.rope ? "查询和键随后按[位置](#position)转过角度。" : ""}`],
   stages_title: "从乘积到权重", stages_story: (l) => [`查询和键方向一致，乘积就大。先乘以 ${l.scale.toPrecision(3)}，免得 ${l.head_dim} 个数相加越加越大；*掩码*再用 −∞ 把后面的词排除；最后 *softmax* 把分数变成份额：各取 e 的幂，再除以总和。`],
   stage_raw: "q·k", stage_scaled: (scale) => `× ${scale}`, stage_masked: "掩码后", stage_softmax: "softmax", stages_some: (count, all) => `从 ${all} 个键里取最要紧的 ${count} 个，按位置排列。`, stages_recomputed: (cap) => `前两列是页面用 q 和 k 重算的，后两列是运行时的数。${cap ? `这个模型还把分数限制在 ±${cap} 以内。` : ""}`,
   mix_title: "带回来什么", mix_story: () => [`有了份额，就按份额把值混在一起：{z} 是每个被看到的 {v} 乘以它的份额，再相加。各个头的结果并排放好，乘最后一张表，加回残差流。`],
@@ -91,7 +91,7 @@ export const zh = {
   norms_caption: (token, from, to) => `“${token}”那一行的模长：起初 ${from}，最后 ${to}；灰线是其他位置`,
   lens_title: "如果现在就开口", lens_story: () => [`取某一层之后的行，当它就是最后一层：做末端归一化，再与每个词元相比。这种*logit 透镜*能看到猜测从下往上渐渐成形。`], lens_caption: "每一层之后最可能的词元，颜色越深越肯定。点一格，就去那一层、那个位置。",
   attribution_title: "答案是谁写的", attribution_story: () => [`残差流是一个和，所以一个词元的分数也是一个和：词嵌入占多少，每层的注意力和 MLP 各占多少。正的替它说话，负的反对它。末端归一化的缩放取这次运行里的值。`], by_part: "按部分", by_head: "按头",
-  attribution_said: (token, logit, at) => `在“${at}”之后，“${token}”的 logit 是 ${logit}`, attribution_note: (total, logit, error) => `各部分相加是 ${total}，运行时的 logit 是 ${logit}（相差 ${error}）。`, attribution_heads_note: "每个头在本层注意力写入中的份额。",
+  against: "而不是", attribution_said: (token, logit, at, rival) => (rival === null ? `在“${at}”之后，“${token}”的 logit 是 ${logit}` : `在“${at}”之后，“${token}”的 logit 比“${rival}”高 ${logit}。向右的部分支持“${token}”，向左的支持“${rival}”。`), attribution_note: (total, logit, error) => `各部分相加是 ${total}，运行时的 logit 是 ${logit}（相差 ${error}）。`, attribution_heads_note: "每个头在本层注意力写入中的份额。",
   part_name: (p) => (p.what === "embed" ? "词嵌入" : p.what === "position" ? "位置" : p.what === "bias" ? "偏置" : p.head !== undefined ? `${p.layer} 层，头 ${p.head}` : `${p.layer} 层，${p.what === "mlp" ? "MLP" : "注意力"}`),
 
   // 9
@@ -111,7 +111,7 @@ export const zh = {
   whatif_title: "假如……",
   whatif_story: () => [`想知道一个部件有什么用，就把它拿掉。让一个头沉默，或者换上另一句话在同一处的数，或者让模型读另一个词元；其余照旧，走的是同一份代码。`], ablate_head: "让一个头沉默", ablate_part: "让一部分沉默", patch: "从另一句话移植", swap: "换一个词元", everywhere: "所有位置", at_position: (i) => `只在位置 ${i}`, try_it: "试一试",
   patch_placeholder: "另一句话；到被移植的位置为止，词元数要一样", swap_placeholder: "恰好是一个词元的文字，或一个编号", before: "原来", after: "改动之后", open_edited: "看看改动后的里面",
-  whatif_said: (w) => `${w.label}。原来：“${w.before}”（${w.p}）；改动之后：“${w.after}”（${w.q}）。两个分布相差 ${w.kl} 奈特（KL 散度）。`, change: "变化", change_caption: "残差流在哪里变了：差的模长与这一行模长之比。改动之前的层和左边的位置都和原来一样。",
+  silenced_head: (layer, head) => `让 ${layer} 层的头 ${head} 沉默`, silenced_part: (where) => `让 ${where} 沉默`, patched: (where, pos) => `位置 ${pos} 的 ${where} 取自另一句话`, swapped: (pos, token) => `位置 ${pos} 读作“${token}”`, only_at: (pos) => `（只在位置 ${pos}）`, whatif_said: (w) => `${w.label}。原来：“${w.before}”（${w.p}）；改动之后：“${w.after}”（${w.q}）。两个分布相差 ${w.kl} 奈特（KL 散度）。`, change: "变化", change_caption: "残差流在哪里变了：差的模长与这一行模长之比。改动之前的层和左边的位置都和原来一样。",
   compare_title: "两个模型并排看", compare_story: () => [`同一段文本，给两个模型，或者同一个模型的两个检查点。`], compare_absent: "要对比，请带上第二个模型打开页面：pellucid explain -m MODEL --beside OTHER --open。", compare_said: (a, x, b, y) => `这段文本的平均意外程度：${a} ${x} 奈特，${b} ${y} 奈特。`, compare_positions: "每个词元的意外程度之差（向右：第二个模型更意外）",
 
   training_title: "训练", training_story: () => [`这些数从哪里来？来自一步一步地把[交叉熵](#output)变小。这里留给那个故事。`],

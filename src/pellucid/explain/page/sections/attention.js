@@ -2,7 +2,7 @@
 
 import { css, ink, limitOf } from "../colour.js";
 import { h, number, percent, svg } from "../dom.js";
-import { frame, headStepper, later, layerStepper, posStepper, stepFigure, story, thread } from "../figures.js";
+import { bars, frame, headStepper, layerStepper, posStepper, select, stepFigure, story, thread, trouble } from "../figures.js";
 import { Matrix } from "../matrix.js";
 
 const FAINT = 0.02; // weights below it fade
@@ -22,7 +22,7 @@ export function render(app) {
     h("div", { class: "controls" }, layerStepper(app), headStepper(app), posStepper(app)),
     h("h3", {}, app.t("heads_title")), story(app, "heads_story"), heads(app),
     h("h3", {}, app.t("arcs_title")), story(app, "arcs_story"), arcs(app),
-    h("h3", {}, app.t("qkv_title")), story(app, "qkv_story", app.layerConfig()),
+    lookers(app), h("h3", {}, app.t("qkv_title")), story(app, "qkv_story", app.layerConfig()),
     h("div", { class: "two" }, raw("q", (state) => [0, state.head]), raw("k", (state) => [0, group(state)])),
     h("div", { class: "two" }, figure(turned("q")), figure(turned("k"), { at: (state) => [0, group(state)] })),
     h("h3", {}, app.t("stages_title")), story(app, "stages_story", app.layerConfig()), stages(app, turned, group),
@@ -88,6 +88,26 @@ function arcs(app) {
     element.replaceChildren(h("figcaption", {}, app.t("arcs_caption", app.token(state.pos), best.slice(0, 3).map((j) => `${app.token(j)} ${percent(row[j])}`).join(", ")), hidden > 0.001 ? ` ${app.t("arcs_hidden", first, percent(hidden))}` : ""), scroll);
     scroll.scrollLeft = wide;
   });
+  return element;
+}
+
+/** Of all heads of all layers, those that look most from the chosen token to another. */
+function lookers(app) {
+  const element = h("figure", { class: "lookers" }), choose = h("span", {}), list = h("div", {});
+  let key = 0;
+  const draw = async () => {
+    const { pos } = app.state;
+    key = Math.min(key, pos);
+    choose.replaceChildren(select(app.run.tokens.slice(0, pos + 1).map((_, i) => [String(i), `${i} ${app.token(i)}`]), String(key), (value) => ((key = +value), draw()), app.t("key")));
+    try {
+      const its = await app.source.get("lookers", { pos, key, run: app.run.run });
+      if (app.state.pos === pos) list.replaceChildren(bars(its.heads.map((head) => ({ name: app.t("part_name", head), value: head.p, text: percent(head.p), on: () => app.set({ layer: head.layer, head: head.head }) })), { most: 1 }), h("p", { class: "soft" }, app.t("lookers_of", its.of)));
+    } catch (error) {
+      list.replaceChildren(trouble(app, error));
+    }
+  };
+  element.append(h("h3", {}, app.t("lookers_title")), h("div", { class: "controls" }, posStepper(app), h("label", {}, app.t("lookers_to"), choose)), list);
+  app.watch(element, ["pos"], draw);
   return element;
 }
 

@@ -23,15 +23,15 @@ function lookup(app) {
   app.watch(element, ["pos"], (state) => {
     const token = app.run.tokens[state.pos], y = (token.id / rows) * (tall - 4);
     element.replaceChildren(h("figcaption", {}, app.t("lookup_caption", token.id, visible(token.text), rows)),
-      svg("svg", { viewBox: `0 0 640 ${tall}`, class: "plot", style: { "max-width": "760px" }, role: "img", "aria-label": app.t("lookup_caption", token.id, token.text, rows) },
+      svg("svg", { viewBox: `0 0 640 ${tall}`, class: "plot broad", style: { "max-width": "760px" }, role: "img", "aria-label": app.t("lookup_caption", token.id, token.text, rows) },
         svg("rect", { x: 236, y: 0, width: 118, height: tall, fill: "var(--wash)", stroke: "var(--ink-soft)" }),
         svg("text", { x: 362, y: 16 }, "0"), svg("text", { x: 362, y: tall - 2 }, String(rows - 1)), svg("text", { x: 295, y: tall / 2, "text-anchor": "middle" }, "embed.weight"),
-        svg("rect", { x: 20, y: 86, width: 130, height: 44, rx: 7, fill: "var(--raised)", stroke: "var(--accent)", "stroke-width": 2 }),
-        svg("text", { x: 85, y: 105, "text-anchor": "middle", style: { fill: "var(--ink)", "font-size": "15px" } }, visible(token.text).slice(0, 14)), svg("text", { x: 85, y: 122, "text-anchor": "middle" }, `id ${token.id}`),
+        svg("rect", { x: 20, y: 80, width: 130, height: 56, rx: 7, fill: "var(--raised)", stroke: "var(--accent)", "stroke-width": 2 }),
+        svg("text", { x: 85, y: 102, "text-anchor": "middle", style: { fill: "var(--ink)" } }, visible(token.text).slice(0, 14)), svg("text", { x: 85, y: 126, "text-anchor": "middle" }, `id ${token.id}`),
         svg("path", { d: `M150 108 C200 108 190 ${y + 2} 234 ${y + 2}`, fill: "none", stroke: "var(--accent)", "stroke-width": 1.5 }),
         svg("rect", { x: 236, y: y, width: 118, height: 4, fill: "var(--accent)" }),
         svg("path", { d: `M356 ${y + 2} C400 ${y + 2} 400 108 440 108`, fill: "none", stroke: "var(--accent)", "stroke-width": 1.5 }),
-        svg("g", { class: calm() ? "" : "grown", id: "looked-up" }), svg("text", { x: 440, y: 142 }, app.t("a_row_of", app.model.config.d_model))));
+        svg("g", { class: calm() ? "" : "grown", id: "looked-up" }), svg("text", { x: 634, y: 146, "text-anchor": "end" }, app.t("a_row_of", app.model.config.d_model, Math.min(38, app.model.config.d_model)))));
     app.source.tile("embed", { at: [0], run: app.run.run }).then(({ data, cols }) => {
       const group = element.querySelector("#looked-up"), shown = Math.min(38, cols), limit = Math.max(...data.subarray(state.pos * cols, state.pos * cols + cols).map(Math.abs));
       group?.append(...Array.from({ length: shown }, (_, j) => svg("rect", { x: 440 + j * 5, y: 94, width: 5, height: 28, fill: css(data[state.pos * cols + j], limit, "signed") })));
@@ -54,8 +54,8 @@ function sinusoidal(app) {
     formula.replaceChildren(math(`<mrow><msub><mi>PE</mi><mrow><mi>pos</mi><mo>,</mo><mn>${j}</mn></mrow></msub><mo>=</mo><mi>${j % 2 ? "cos" : "sin"}</mi><mo>(</mo><mfrac><mi>pos</mi><msup><mn>10000</mn><mrow><mn>${j - (j % 2)}</mn><mo>/</mo><mn>${width}</mn></mrow></msup></mfrac><mo>)</mo></mrow>`));
     term.replaceChildren(`${app.t("position")} ${pos}, ${app.t("dimension")} ${j}: ${j % 2 ? "cos" : "sin"}(${pos} / ${number(10000 ** ((j - (j % 2)) / width), 5)}) = ${number(value(pos, j), 5)}`);
     const points = Array.from({ length: 257 }, (_, i) => `${(i / 256) * 620},${40 - 34 * value((i / 256) * length, j)}`).join(" ");
-    wave.replaceChildren(svg("svg", { viewBox: "0 0 624 84", class: "plot", role: "img", "aria-label": app.t("wave", j) }, svg("line", { x1: 0, x2: 620, y1: 40, y2: 40, class: "axis" }),
-      svg("polyline", { points, fill: "none", stroke: "var(--sym-q)", "stroke-width": 1.6 }), svg("circle", { cx: (pos / length) * 620, cy: 40 - 34 * value(pos, j), r: 4.5, fill: "var(--accent)" }), svg("text", { x: 0, y: 82 }, app.t("wave", j))));
+    wave.replaceChildren(svg("svg", { viewBox: "0 0 624 100", class: "plot broad", role: "img", "aria-label": app.t("wave", j) }, svg("line", { x1: 0, x2: 620, y1: 40, y2: 40, class: "axis" }),
+      svg("polyline", { points, fill: "none", stroke: "var(--sym-q)", "stroke-width": 1.6 }), svg("circle", { cx: (pos / length) * 620, cy: 40 - 34 * value(pos, j), r: 4.5, fill: "var(--accent)" }), svg("text", { x: 0, y: 96 }, app.t("wave", j))));
   };
   const canvas = h("canvas", { width, height: length, class: "sinusoidal", style: { width: "100%", height: "260px", "image-rendering": "pixelated", cursor: "crosshair" }, tabindex: 0, role: "img", "aria-label": app.t("sinusoidal_title") });
   const image = canvas.getContext("2d");

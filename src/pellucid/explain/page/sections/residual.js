@@ -2,7 +2,7 @@
 
 import { css, ink } from "../colour.js";
 import { h, number, percent, svg, visible } from "../dom.js";
-import { bars, choice, frame, later, posStepper, stepFigure, story, thread, trouble } from "../figures.js";
+import { bars, choice, frame, later, posStepper, select, stepFigure, story, thread, trouble } from "../figures.js";
 
 export function render(app) {
   const section = frame(app, "residual", 8);
@@ -16,7 +16,7 @@ export function render(app) {
 async function norms(app) {
   const { names, norms } = await app.source.get("norms", { run: app.run.run }), wide = 640, tall = 180, most = Math.log(Math.max(...norms.flat())), least = Math.log(Math.min(...norms.flat().filter((n) => n > 0)));
   const x = (i) => (i / (names.length - 1)) * wide, y = (n) => tall - ((Math.log(n) - least) / (most - least || 1)) * tall, lines = [];
-  const picture = svg("svg", { viewBox: `-52 -10 ${wide + 66} ${tall + 40}`, class: "plot", role: "img", "aria-label": app.t("norms_caption") },
+  const picture = svg("svg", { viewBox: `-52 -10 ${wide + 66} ${tall + 40}`, class: "plot broad", role: "img", "aria-label": app.t("norms_caption") },
     [0, 0.5, 1].map((part) => { const value = Math.exp(least + part * (most - least)); return [svg("line", { x1: 0, x2: wide, y1: y(value), y2: y(value), class: "axis" }), svg("text", { x: -8, y: y(value) + 4, "text-anchor": "end" }, number(value, 3))]; }),
     norms.map((row, pos) => (lines[pos] = svg("polyline", { points: row.map((n, i) => `${x(i)},${y(n)}`).join(" "), fill: "none", stroke: "var(--ink-soft)", "stroke-width": 1, opacity: 0.25 }, svg("title", {}, `${pos} ${app.token(pos)}`)))),
     names.map((name, i) => (i % Math.ceil(names.length / 8) === 0 || i === names.length - 1 ? svg("text", { x: x(i), y: tall + 20, "text-anchor": "middle" }, i ? `${app.t("layer_short")}${i - 1}` : "embed") : "")));
@@ -51,26 +51,27 @@ function lens(app) {
 /** Direct logit attribution: the chosen token's logit as a sum over what each part wrote. */
 function attribution(app) {
   const element = h("figure", { class: "attribution" }), head = h("div", { class: "controls" }), body = h("div", {});
-  let token = null, by = "part";
+  let token = null, against = null, by = "part";
   element.append(head, body);
   const draw = async () => {
-    const { pos } = app.state, asked = `${pos} ${token} ${by}`;
+    const { pos } = app.state, asked = `${pos} ${token} ${against} ${by}`;
     draw.asked = asked;
     try {
       const output = await app.source.get("output", { pos, run: app.run.run }), wanted = token ?? output.top[0].id;
-      const its = await app.source.get("attribution", { pos, token: wanted, run: app.run.run });
+      const rival = against === String(wanted) ? null : against, its = await app.source.get("attribution", { pos, token: wanted, against: rival, run: app.run.run });
       if (draw.asked !== asked) return;
       head.replaceChildren(...output.top.slice(0, 6).map((its) => h("button", { "aria-pressed": String(its.id === wanted), on: { click: () => ((token = its.id), draw()) } }, visible(its.text))),
+        app.source.live ? h("label", {}, app.t("against"), select([["", "–"], ...output.top.slice(0, 12).filter((its) => its.id !== wanted).map((its) => [String(its.id), visible(its.text)])], rival ?? "", (value) => ((against = value || null), draw()), app.t("against"))) : "",
         choice([["part", app.t("by_part")], ["head", app.t("by_head")]], by, (value) => ((by = value), draw())));
       const parts = by === "part" ? its.parts : its.heads, sorted = [...parts].sort((a, b) => Math.abs(b.value) - Math.abs(a.value)), shown = sorted.slice(0, 14), rest = sorted.slice(14).reduce((sum, part) => sum + part.value, 0);
       const go = (part) => (part.layer === null ? null : () => (app.set({ layer: part.layer, ...(part.head === undefined ? {} : { head: part.head }) }), app.go(part.what === "mlp" ? "mlp" : "attention")));
-      body.replaceChildren(h("p", {}, app.t("attribution_said", visible(its.text), number(its.logit, 4), app.token(pos))),
+      body.replaceChildren(h("p", {}, app.t("attribution_said", visible(its.text), number(its.logit, 4), app.token(pos), its.against === null ? null : visible(its.against))),
         bars([...shown.map((part) => ({ name: app.t("part_name", part), value: part.value, on: go(part) })), ...(sorted.length > 14 ? [{ name: app.t("and_smaller", sorted.length - 14), value: rest }] : [])], { signed: true }),
         h("p", { class: "soft" }, by === "head" ? app.t("attribution_heads_note") : app.t("attribution_note", number(its.total, 5), number(its.logit, 5), number(Math.abs(its.total - its.logit), 2))));
     } catch (error) {
       body.replaceChildren(trouble(app, error));
     }
   };
-  app.watch(element, ["pos"], () => ((token = null), draw()));
+  app.watch(element, ["pos"], () => ((token = against = null), draw()));
   return element;
 }

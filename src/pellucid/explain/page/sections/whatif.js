@@ -22,9 +22,11 @@ export function render(app) {
   const show = () => form.replaceChildren(h("div", { class: "controls" }, fields[kind](), kind.startsWith("ablate") ? choice([[true, app.t("everywhere")], [false, app.t("at_position", app.state.pos)]], everywhere, (value) => (everywhere = value)) : "",
     h("button", { class: "primary", data: { run: "whatif" }, on: { click: run } }, app.t("try_it"))));
   const run = async () => {
+    const { layer, head, pos } = app.state, at = everywhere ? "" : app.t("only_at", pos);
+    const label = { ablate_head: app.t("silenced_head", layer, head) + at, ablate_part: app.t("silenced_part", `layers.${layer}.${step}`) + at, patch: app.t("patched", `layers.${layer}.${step}`, pos), swap: app.t("swapped", pos, token) }[kind];
     result.replaceChildren(h("p", { class: "soft" }, app.t("running")));
     try {
-      result.replaceChildren(...changed(app, await app.source.post("whatif", { run: app.run.run, edits: [edit()], pos: app.run.tokens.length - 1 })));
+      result.replaceChildren(...changed(app, await app.source.post("whatif", { run: app.run.run, edits: [edit()] }), label));
     } catch (error) {
       result.replaceChildren(trouble(app, error));
     }
@@ -36,10 +38,10 @@ export function render(app) {
   return section;
 }
 
-function changed(app, its) {
+function changed(app, its, label) {
   const ids = new Set([...its.before.slice(0, 6), ...its.after.slice(0, 6)].map((token) => token.id)), find = (list, id) => list.find((token) => token.id === id);
   const heat = new Matrix(app, { name: app.t("change"), values: Float32Array.from(its.change.flat()), rows: its.change.length, cols: its.change[0].length }, { scale: "probability", rowLabel: (i) => (i ? `${app.t("layer_short")}${i - 1}` : "embed"), colLabel: (j) => app.token(j), rowHeight: 14, onPick: ([i, j]) => app.set({ layer: Math.max(0, i - 1), pos: j }) });
-  return [h("p", {}, app.t("whatif_said", { label: its.label, before: visible(its.before[0].text), p: percent(its.before[0].p), after: visible(its.after[0].text), q: percent(its.after[0].p), kl: number(its.kl, 3) })),
+  return [h("p", {}, app.t("whatif_said", { label, before: visible(its.before[0].text), p: percent(its.before[0].p), after: visible(its.after[0].text), q: percent(its.after[0].p), kl: number(its.kl, 3) })),
     h("div", { class: "two" }, h("figure", { data: { side: "before" } }, h("figcaption", {}, h("b", {}, app.t("before"))), tokenBars(app, its.before.slice(0, 8))), h("figure", { data: { side: "after" } }, h("figcaption", {}, h("b", {}, app.t("after"))), tokenBars(app, its.after.slice(0, 8)))),
     h("figure", {}, h("figcaption", {}, app.t("change_caption")), heat.element),
     h("div", { class: "controls" }, h("button", { data: { open: "edited" }, on: { click: () => app.openRun(its.run) } }, app.t("open_edited")))];
