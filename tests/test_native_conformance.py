@@ -141,12 +141,14 @@ def test_a_step_that_is_refused_changes_nothing() -> None:
     assert executor.length(long) == 0
 
 
-def test_a_prefill_longer_than_a_step_equals_torch() -> None:
-    """300 tokens: more than MAX_ROWS, and no multiple of anything; rotary positions have no end."""
-    ids = token_ids(300)
-    expected = run(TorchExecutor(tiny("qwen2")), ids, [])
-    got = run(native("qwen2"), ids, [])
-    assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+@pytest.mark.parametrize("family", ["llama", "qwen2"])  # the second with a sliding window
+def test_a_long_context_equals_torch_and_itself_however_it_is_split_and_shared(family: str) -> None:
+    """1,100 tokens: more than one step, more than two of attention's chunks, and multiples of nothing."""
+    ids = token_ids(1100)
+    expected, whole = run(TorchExecutor(tiny(family)), ids, [1000]), run(native(family), ids, [])
+    assert np.abs(whole - expected).max() <= 1e-5 * np.abs(expected).max()
+    for threads in (1, 2, 3):  # with several threads, the chunks of a row are shared among them
+        np.testing.assert_array_equal(run(native(family, threads), ids, [300, 511, 512, *range(1090, 1100)]), whole)
 
 
 def test_a_mechanism_that_is_lacking_is_named() -> None:

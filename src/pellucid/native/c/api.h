@@ -69,6 +69,9 @@ EXPORT int pellucid_open(const char *path, int threads, Model **made) {
     return OK;
 }
 
+EXPORT void pellucid_free_slot(Slot *slot) {
+    if (slot) free(slot->keys), free(slot->values), free(slot->chunks), free(slot);
+}
 // Room for `capacity` tokens; NULL where there is no memory.
 EXPORT Slot *pellucid_slot(int capacity) {
     Slot *slot = calloc(1, sizeof *slot);
@@ -77,12 +80,10 @@ EXPORT Slot *pellucid_slot(int capacity) {
     const size_t positions = (size_t)NUM_LAYERS * NUM_KV_HEADS * slot->capacity;
     slot->keys = calloc(positions * HEAD_DIM, sizeof(Cached)); // pages are given when first written
     slot->values = calloc(positions * V_ROW, sizeof(Cached));
-    if (slot->keys && slot->values) return slot;
-    free(slot->keys), free(slot->values), free(slot);
+    slot->chunks = calloc((size_t)NUM_HEADS * (slot->capacity / CHUNK + 1), sizeof(Gathered));
+    if (slot->keys && slot->values && slot->chunks) return slot;
+    pellucid_free_slot(slot);
     return NULL;
-}
-EXPORT void pellucid_free_slot(Slot *slot) {
-    if (slot) free(slot->keys), free(slot->values), free(slot);
 }
 // The first `length` tokens of one slot, into another that has room for them.
 EXPORT void pellucid_copy_slot(Slot *to, const Slot *from, int length) {
@@ -92,6 +93,23 @@ EXPORT void pellucid_copy_slot(Slot *to, const Slot *from, int length) {
             memcpy(keys_of(to, i, head), keys_of(from, i, head), tiles * HEAD_DIM * TILE * sizeof(Cached));
             memcpy(values_of(to, i, head), values_of(from, i, head), (size_t)length * V_ROW * sizeof(Cached));
         }
+}
+
+// Rows of one slot go together, as many as are worked on at a time; the only row of a slot is cut into chunks of its positions.
+static void cut_into_runs(Model *m) {
+    const int longest = MAX_QUERIES / SHARING > 1 ? MAX_QUERIES / SHARING : 1;
+    m->num_runs = m->num_pieces = 0;
+    m->shared_chunks = false;
+    for (int r = 0, end; r < m->rows; r = end) {
+        for (end = r + 1; end < m->rows && m->slots[end] == m->slots[r]; end++) {}
+        for (int first = r; first < end; first += longest) {
+            Run *run = &m->runs[m->num_runs++];
+            *run = (Run){first, end - first < longest ? end - first : longest, 1, m->num_pieces};
+            if (end - r == 1 && m->team.size > 1) run->chunks = m->positions[r] / CHUNK + 1;
+            m->num_pieces += NUM_KV_HEADS * run->chunks;
+            m->shared_chunks |= run->chunks > 1;
+        }
+    }
 }
 
 // One step of at most MAX_ROWS tokens: row r is token_ids[r] at positions[r] of slots[r]; a slot's rows are consecutive and in order.
@@ -104,13 +122,7 @@ EXPORT int pellucid_step(Model *m, int rows, const int32_t *token_ids, const int
     }
     m->rows = rows, m->token_ids = token_ids, m->positions = positions, m->slots = slots;
     m->num_wanted = num_wanted, m->wanted = wanted, m->logits = logits;
-    const int longest = MAX_QUERIES * NUM_KV_HEADS / NUM_HEADS > 1 ? MAX_QUERIES * NUM_KV_HEADS / NUM_HEADS : 1;
-    m->num_runs = 0;
-    for (int r = 0; r < rows; r++) {
-        Run *run = m->num_runs ? &m->runs[m->num_runs - 1] : NULL;
-        if (run && slots[r] == slots[run->first] && run->count < longest) run->count++;
-        else m->runs[m->num_runs++] = (Run){r, 1};
-    }
+    cut_into_runs(m);
     run(&m->team, forward, m);
     return OK;
 }

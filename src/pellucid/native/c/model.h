@@ -8,7 +8,12 @@ typedef struct {
     int rotary;  // whether q and k are rotated
 } Layer;
 
-typedef struct { int first, count; } Run; // consecutive rows of one slot
+// Consecutive rows of one slot, few enough to be attended to together. A slot's only row may be shared by chunks of its positions.
+typedef struct {
+    int first, count;
+    int chunks; // pieces of work for each key-value head
+    int piece;  // the first of its pieces
+} Run;
 
 typedef struct {
     const uint8_t *parameters; // mapped
@@ -21,7 +26,8 @@ typedef struct {
     float *scratch;                   // [threads][WIDEST]: a normalized row
     Attention *attention;             // [threads]
     Run *runs;
-    int num_runs;
+    int num_runs, num_pieces;
+    bool shared_chunks; // whether there is a run of several chunks
     // The step that is being run:
     int rows, num_wanted;
     const int32_t *token_ids, *positions, *wanted;

@@ -122,29 +122,63 @@ static void rotate_and_append(Model *m, Turn *turn, int i, bool rotary) {
         }
 }
 
-// z of every row and head. A piece of work: a few rows of one slot, and the heads that share one key-value head.
+enum { SHARING = NUM_HEADS / NUM_KV_HEADS }; // heads that share one key-value head
+
+// z of every row and head. A piece of work: a run of rows, and the heads that share one key-value head; or of a single row one chunk of it.
 static void attend_rows(Model *m, Turn *turn, int i, const Layer *layer) {
-    enum { SHARING = NUM_HEADS / NUM_KV_HEADS };
     Attention *w = &m->attention[turn->thread];
-    while (take(turn, m->num_runs * NUM_KV_HEADS, 1)) {
-        const Run run = m->runs[turn->begin / NUM_KV_HEADS];
-        const int kv_head = turn->begin % NUM_KV_HEADS, queries = run.count * SHARING;
+    while (take(turn, m->num_pieces, 1)) {
+        int low = 0, high = m->num_runs - 1; // the last run whose first piece is not beyond this one
+        while (low < high) {
+            const int middle = (low + high + 1) / 2;
+            if (m->runs[middle].piece <= turn->begin) low = middle;
+            else high = middle - 1;
+        }
+        const Run run = m->runs[low];
+        const int kv_head = (turn->begin - run.piece) / run.chunks, own_chunk = (turn->begin - run.piece) % run.chunks;
         const Slot *slot = m->slots[run.first];
-        for (int done = 0, count; done < queries; done += count) {
-            int from[MAX_QUERIES], until[MAX_QUERIES];
-            float *z[MAX_QUERIES];
-            count = queries - done < MAX_QUERIES ? queries - done : MAX_QUERIES;
+        const Cached *keys = keys_of(slot, i, kv_head), *values = values_of(slot, i, kv_head);
+        for (int done = 0, count; done < run.count * SHARING; done += count) {
+            int from[MAX_QUERIES], until[MAX_QUERIES], first = INT_MAX, last = 0;
+            count = run.count * SHARING - done < MAX_QUERIES ? run.count * SHARING - done : MAX_QUERIES;
             for (int n = 0; n < count; n++) {
                 const int r = run.first + (done + n) / SHARING, head = kv_head * SHARING + (done + n) % SHARING;
                 memcpy(w->q[n], m->q + (size_t)r * Q_ROW + head * HEAD_DIM, sizeof w->q[n]);
                 until[n] = m->positions[r] + 1;
                 from[n] = until[n] > layer->window ? until[n] - layer->window : 0;
-                z[n] = m->z + (size_t)r * Q_ROW + head * HEAD_DIM;
+                first = from[n] < first ? from[n] : first;
+                last = until[n] > last ? until[n] : last;
+                w->all[n].total = 0;
             }
-            attend(count, w, keys_of(slot, i, kv_head), values_of(slot, i, kv_head), layer->scale, from, until);
-            for (int n = 0; n < count; n++) memcpy(z[n], w->z[n], HEAD_DIM * sizeof(float));
+            if (run.chunks > 1) { // this chunk alone; merge_chunks() puts them together
+                Gathered *kept = slot->chunks + (size_t)(kv_head * SHARING + done) * (slot->capacity / CHUNK + 1) + own_chunk;
+                const bool seen = (own_chunk + 1) * CHUNK > first;
+                if (seen) gather_chunk(count, w, keys, values, layer->scale, from, until, own_chunk * CHUNK);
+                for (int n = 0; n < count; n++, kept += slot->capacity / CHUNK + 1) *kept = seen ? w->chunk[n] : (Gathered){.total = 0};
+                continue;
+            }
+            for (int chunk = first / CHUNK * CHUNK; chunk < last; chunk += CHUNK) {
+                gather_chunk(count, w, keys, values, layer->scale, from, until, chunk);
+                for (int n = 0; n < count; n++) merge(&w->all[n], &w->chunk[n]);
+            }
+            for (int n = 0; n < count; n++)
+                finish(&w->all[n], m->z + (size_t)(run.first + (done + n) / SHARING) * Q_ROW + (kv_head * SHARING + (done + n) % SHARING) * HEAD_DIM);
         }
     }
+}
+
+// z of the rows whose chunks were shared.
+static void merge_chunks(Model *m, Turn *turn) {
+    while (take(turn, m->num_runs * NUM_HEADS, share_of(turn, m->num_runs * NUM_HEADS, 1)))
+        for (int unit = turn->begin; unit < turn->end; unit++) {
+            const Run run = m->runs[unit / NUM_HEADS];
+            const Slot *slot = m->slots[run.first];
+            if (run.chunks == 1) continue;
+            const Gathered *chunks = slot->chunks + (size_t)(unit % NUM_HEADS) * (slot->capacity / CHUNK + 1);
+            Gathered all = {.total = 0};
+            for (int chunk = 0; chunk < run.chunks; chunk++) merge(&all, &chunks[chunk]);
+            finish(&all, m->z + (size_t)run.first * Q_ROW + unit % NUM_HEADS * HEAD_DIM);
+        }
 }
 
 // The residual stream of the rows whose logits are wanted.
