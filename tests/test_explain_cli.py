@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,17 @@ def test_the_page_is_written_in_one_file(model: str, tmp_path: Path) -> None:
     assert str(page) in result.stderr
     assert page.read_text().startswith("<!doctype html>")
     assert 100_000 < page.stat().st_size <= 3_000_000
+
+
+def test_ones_own_target_is_scored(model: str) -> None:
+    walk = json.loads(run(model, PROMPT, "--target", "T", "--json").stdout)
+    assert walk["target"]["piece"] == " T"
+    assert walk["target_rank"] > 1
+    assert "your own target" in run(model, PROMPT, "--target", "T").stdout
+
+
+def test_the_walk_says_why_the_first_token_and_not_the_second(model: str) -> None:
+    walk = json.loads(run(model, PROMPT, "--json").stdout)
+    first, second = (guess["probability"] for guess in walk["distribution"][:2])
+    assert walk["why"]["difference"] == pytest.approx(math.log(first / second), abs=1e-4)
+    assert walk["why"]["parts"]

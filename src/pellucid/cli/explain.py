@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @options.option("--step", metavar="STEP", help="One step: layers.3.pattern, logits, …", heading="What to show")
 @options.option("--cell", metavar="I,J,…", help="One number of --step, with its operands; the text's row is left out.", heading="What to show")
 @options.option("--position", type=int, default=-1, metavar="N", help="The token to look from; default: the last.", heading="What to show")
+@options.option("--target", metavar="TEXT", help="A token of your own: how likely it is, and how surprising.", heading="What to show")
 @options.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write the page, one file that works offline.", heading="The page")
 @options.option(
     "--max-size", type=click.FloatRange(min=0, min_open=True), default=20.0, metavar="MB", help="Of --html; default: 20.", heading="The page"
@@ -47,6 +48,7 @@ def command(
     step: str | None,
     cell: str | None,
     position: int,
+    target: str | None,
     html: str | None,
     max_size: float,
     open_page: bool,
@@ -97,7 +99,7 @@ def command(
     elif layer is not None:
         show.print_layer(trace, layer, position, as_json)
     else:
-        show.print_walk(trace, subject.name, position, as_json)
+        show.print_walk(trace, subject.name, position, target, as_json)
 
 
 def _subject(name: str, flags: dict[str, Any]) -> Subject:

@@ -21,13 +21,14 @@ SHOWN = 6  # numbers of a row
 ROWS = 12
 
 
-def print_walk(trace: Trace, name: str, position: int, as_json: bool) -> None:
+def print_walk(trace: Trace, name: str, position: int, target: str | None, as_json: bool) -> None:
     """Tokens, layers, the prediction, checks."""
+    from rich.cells import cell_len
     from rich.markup import escape
 
     from pellucid.explain.walk import walk
 
-    its = walk(trace, position)
+    its = walk(trace, position, target=target)
     if as_json:
         tokens = [{"position": i, "id": token, "piece": piece} for i, (token, piece) in enumerate(zip(trace.tokens[0], trace.pieces[0], strict=True))]
         checks = [check.to_json() for check in trace.checks.worst()]
@@ -45,11 +46,20 @@ def print_walk(trace: Trace, name: str, position: int, as_json: bool) -> None:
     for row in its.layers:
         name = "embed" if row.layer is None else str(row.layer)
         added = [f"{row.attention:.1f}", f"{row.mlp:.1f}"] if row.attention is not None and row.mlp is not None else ["", ""]
-        looks = "  ".join(f"{_quoted(look.piece, 10)} {look.share:.0%}" for look in row.looks)
+        looks, room = "", 32
+        for look in row.looks:  # as many as one line holds
+            text = f"{_quoted(look.piece, 10)} {look.share:.0%}  "
+            looks, room = (looks + text, room - cell_len(text)) if cell_len(text) <= room else (looks, 0)
         table.add_row(name, f"{row.stream:.1f}", *added, _quoted(row.guesses[0].piece, 14), f"{row.guesses[0].probability:.0%}", looks)
     console.print(table)
     console.print(f"\nWhat comes next (entropy {its.entropy_bits:.2f} bits):\n")
-    console.print(_guesses(its.distribution))
+    console.print(_guesses([*its.distribution, *([its.target] if its.target else [])]))
+    if its.target:
+        console.print(f"\nThe last line is your own target: number {its.target_rank:,} by probability.")
+    if its.why:
+        first, second = (_quoted(guess.piece) for guess in its.distribution[:2])
+        console.print(f"\nWhy {first} and not {second}: their logits differ by {its.why.difference:.2f}, of which")
+        console.print("  " + ", ".join(f"{part.label} {part.value:+.2f}" for part in its.why.parts))
     console.print()
     worst = max(trace.checks, key=lambda check: check.error / check.tolerance)
     verdict = "all hold" if trace.checks.ok else f"[bold red]{len(trace.checks.failed)} FAIL[/]"

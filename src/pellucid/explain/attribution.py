@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pellucid.config import NormConfig
-from pellucid.explain.recompute import normalized
+from pellucid.explain.recompute import normalized, wide
 
 if TYPE_CHECKING:
     from pellucid.explain.trace import Trace
@@ -104,25 +104,25 @@ def attribution(trace: Trace, position: int = -1, token: int | None = None, *, a
     column, config = trace.column("logits", position), trace.config
     token = int(trace["logits"][row, column].argmax()) if token is None else token
     head = trace.weight(trace.tap("logits").weights[0].name)
-    direction = head[token].double() - (0.0 if against is None else head[against].double())  # (D,)
+    direction = wide(head[token]) - (0.0 if against is None else wide(head[against]))  # (D,)
     parts: list[Part] = []
     neurons: list[Tensor] = []
     activations: list[Tensor] = []
 
     def at(path: str) -> Tensor:
-        return trace[path][row, column].double()
+        return wide(trace[path][row, column])
 
     def back(path: str, norm: NormConfig, x: Tensor, direction: Tensor, layer: int | None) -> Tensor:
         """The direction before a norm with σ held; its β's share becomes a part."""
         weights = [weight.name for weight in trace.tap(path).weights]
         if len(weights) > 1:
-            parts.append(Part(weights[1], "bias", layer, None, float(trace.weight(weights[1]).double() @ direction)))
-        direction = direction * trace.weight(weights[0]).double() / normalized(x, norm)[2]
+            parts.append(Part(weights[1], "bias", layer, None, float(wide(trace.weight(weights[1])) @ direction)))
+        direction = direction * wide(trace.weight(weights[0])) / normalized(x, norm)[2]
         return direction - direction.mean() if norm.kind == "layer" else direction
 
     def bias(path: str, direction: Tensor, layer: int) -> None:
         for weight in trace.tap(path).weights[1:]:
-            parts.append(Part(weight.name, "bias", layer, None, float(trace.weight(weight.name).double() @ direction)))
+            parts.append(Part(weight.name, "bias", layer, None, float(wide(trace.weight(weight.name)) @ direction)))
 
     logit = float(at("final") @ direction)
     if config.final_norm is not None:
@@ -132,14 +132,14 @@ def attribution(trace: Trace, position: int = -1, token: int | None = None, *, a
         if post:
             direction = back(f"{path}.resid_post", layer.norm, at(f"{path}.resid_mid") + at(f"{path}.mlp_out"), direction, i)
         act = at(f"{path}.mlp_act")
-        neurons.append(act * (trace.weight(f"{path}.mlp.down_proj.weight").double().T @ direction))
+        neurons.append(act * (wide(trace.weight(f"{path}.mlp.down_proj.weight")).T @ direction))
         activations.append(act)
         parts.append(Part(f"{path}.mlp_out", "mlp", i, None, float(neurons[-1].sum())))
         bias(f"{path}.mlp_out", direction, i)
         if post:
             direction = back(f"{path}.resid_mid", layer.norm, at(f"{path}.resid_pre") + at(f"{path}.attn_out"), direction, i)
-        z = trace[f"{path}.z"][row, :, column].double()  # (H, E)
-        reading = (trace.weight(f"{path}.attention.o_proj.weight").double().T @ direction).view_as(z)
+        z = wide(trace[f"{path}.z"][row, :, column])  # (H, E)
+        reading = (wide(trace.weight(f"{path}.attention.o_proj.weight")).T @ direction).view_as(z)
         parts += [Part(f"{path}.z", "head", i, h, value) for h, value in reversed(list(enumerate((z * reading).sum(-1).tolist())))]
         bias(f"{path}.attn_out", direction, i)
     if config.position != "none":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pellucid.explain.recompute import norm_of, recompute, values, without_scale_and_shift
+from pellucid.explain.recompute import norm_of, recompute, values, wide, without_scale_and_shift
 from pellucid.taps import Tap
 
 if TYPE_CHECKING:
@@ -136,23 +136,23 @@ def _checks(trace: Trace) -> Iterator[Check]:
         error = difference(values(trace, path, columns), recompute(trace, path, columns))
         yield Check(path, tap.kind, tap.latex, error, tolerance, len(columns))
         if tap.kind == "softmax":
-            sums = trace[path].sum(-1, dtype=torch.float64)
+            sums = wide(trace[path]).sum(-1)
             yield Check(path, "rows_sum", FORMULAS["rows_sum"], float((sums - 1).abs().max()), tolerance, len(trace.positions))
     if "logits" in trace and "logits" not in trace.edited and (fast := trace.fast_logits()) is not None:
         real = trace.mask[:, trace.positions]
-        yield Check("logits", "fast", FORMULAS["fast"], difference(fast[real], trace["logits"][real].double()), tolerance, len(trace.positions))
+        yield Check("logits", "fast", FORMULAS["fast"], difference(fast[real], wide(trace["logits"][real])), tolerance, len(trace.positions))
 
 
 def _normalized(trace: Trace, tap: Tap, tolerance: float) -> Check:
     columns, config = _sample(trace, SAMPLED_ELSE), norm_of(trace, tap.path)
     x = sum((values(trace, source, columns) for source in tap.inputs[1:]), values(trace, tap.inputs[0], columns))
-    wide, hat = x.double(), without_scale_and_shift(x, config).double()
+    exact, hat = wide(x), wide(without_scale_and_shift(x, config))
     if config.kind == "rms":
-        power = wide.square().mean(-1)
+        power = exact.square().mean(-1)
         return Check(
             tap.path, "unit_rms", FORMULAS["unit_rms"], _largest(hat.square().mean(-1) - power / (power + config.eps)), tolerance, len(columns)
         )
-    variance = wide.var(-1, correction=0)
+    variance = exact.var(-1, correction=0)
     error = max(_largest(hat.mean(-1)), _largest(hat.square().mean(-1) - variance / (variance + config.eps)))
     return Check(tap.path, "normalized", FORMULAS["normalized"], error, tolerance, len(columns))
 
@@ -167,7 +167,7 @@ def _sample(trace: Trace, most: int) -> Tensor:
 
 def difference(recorded: Tensor, recomputed: Tensor) -> float:
     """The largest difference, as a share of the largest value; −∞ must meet −∞."""
-    recorded = recorded.double()
+    recorded = wide(recorded)
     masked = recorded == -torch.inf
     if not torch.equal(masked, recomputed == -torch.inf):
         return float("inf")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pellucid.base.errors import RequestError
+from pellucid.explain.recompute import wide
 
 if TYPE_CHECKING:
     from pellucid.explain.trace import Trace
@@ -82,7 +83,7 @@ def compare(before: Trace, after: Trace, *, k: int = 8) -> Comparison:
 
 
 def _change(name: str, before: Trace, after: Trace) -> StepChange:
-    a, b = before[name].double(), after[name].to(before[name].device).double()
+    a, b = wide(before[name]), wide(after[name].to(before[name].device))
     masked = (a == b) | (a.isinf() & b.isinf())
     gap = (b - a).masked_fill(masked, 0.0)
     size = torch.linalg.vector_norm(a.masked_fill(a.isinf(), 0.0))

@@ -135,7 +135,7 @@ class _Looker:
         return self.trace.column(path, self.place)
 
     def row(self, path: str, *index: int) -> Tensor:
-        return self.trace[path][index].double().cpu()
+        return self.trace[path][index].cpu().double()
 
     def step(self, path: str, index: Index, value: float | None = None) -> Cell:
         return Cell("step", path, index, self.trace[path][index].item() if value is None else value)
@@ -214,13 +214,13 @@ def _linear(look: _Looker) -> dict[str, Any]:
     column = look.column(source)
     if trace[source].ndim == 4:  # z: the heads side by side
         width = trace[source].shape[-1]
-        x = trace[source][look.batch, :, column].flatten().double().cpu()
+        x = trace[source][look.batch, :, column].flatten().cpu().double()
         place: Callable[[int], Index] = lambda i: (look.batch, i // width, column, i % width)  # noqa: E731
     else:
         x = look.row(source, look.batch, column)
         place = lambda i: (look.batch, column, i)  # noqa: E731
     n = look.at[-1] if len(look.at) == 3 else look.at[1] * trace[tap.path].shape[-1] + look.at[-1]  # by head: rows of W in head order
-    w = trace.weight(weight)[n].double().cpu()
+    w = trace.weight(weight)[n].cpu().double()
     bias = [look.weight(tap.weights[1].name, (n,))] if len(tap.weights) > 1 else []
     products = x * w
     found = look.sum(
@@ -310,7 +310,7 @@ def _mix(look: _Looker) -> dict[str, Any]:
     attention = trace.config.layers[look.tap.layer or 0].attention
     batch, head, column, e = look.at
     kv_head = head // (attention.num_heads // attention.num_kv_heads)
-    shares, values = look.row(a_path, batch, head, column), trace[v_path][batch, kv_head, :, e].double().cpu()
+    shares, values = look.row(a_path, batch, head, column), trace[v_path][batch, kv_head, :, e].cpu().double()
     seen = shares.nonzero().flatten()  # masked keys add nothing
     products = (shares * values)[seen]
 

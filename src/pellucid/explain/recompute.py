@@ -27,6 +27,11 @@ ACTIVATIONS = {
 CHUNK = 2**23  # weight numbers in float64 at a time
 
 
+def wide(x: Tensor) -> Tensor:
+    """The same numbers in float64, on the CPU where the device has none."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
+
+
 def values(trace: Trace, path: str, columns: Tensor) -> Tensor:
     """A recorded step at some of the kept positions (``columns`` index ``trace.positions``)."""
     axes, value = trace.tap(path).axes, trace[path]
@@ -43,12 +48,12 @@ def recompute(trace: Trace, path: str, columns: Tensor) -> Tensor:
     places = torch.tensor(trace.positions, device=columns.device)[columns]
 
     def given(index: int = 0) -> Tensor:
-        return values(trace, tap.inputs[index], columns).double()
+        return wide(values(trace, tap.inputs[index], columns))
 
     match tap.kind:
         case "lookup":
             table = trace.weight(tap.weights[0].name)
-            rows = table[trace.token_ids[:, places] if path == "embed" else trace.position_ids[:, places]].double()
+            rows = wide(table[trace.token_ids[:, places] if path == "embed" else trace.position_ids[:, places]])
             return rows * config.embedding_scale if path == "embed" else rows
         case "position":
             return sinusoidal(trace.position_ids[:, places], config.d_model)
@@ -58,7 +63,7 @@ def recompute(trace: Trace, path: str, columns: Tensor) -> Tensor:
             return given(0) + given(1)
         case "norm":
             x = given(0) if len(tap.inputs) == 1 else given(0) + given(1)
-            return norm(x, norm_of(trace, path), *(trace.weight(weight.name).double() for weight in tap.weights))
+            return norm(x, norm_of(trace, path), *(wide(trace.weight(weight.name)) for weight in tap.weights))
         case "linear":
             x = given()
             x = x.transpose(1, 2).flatten(2) if x.ndim == 4 else x  # z's heads, side by side
@@ -70,11 +75,11 @@ def recompute(trace: Trace, path: str, columns: Tensor) -> Tensor:
             assert layer.attention.rope
             return rotate(given(), *angles(trace, layer.attention.rope, places), layer.attention.rope.layout)
         case "scores":
-            return scores(trace, tap.layer or 0, given(), trace[tap.inputs[1]].double(), places)
+            return scores(trace, tap.layer or 0, given(), wide(trace[tap.inputs[1]]), places)
         case "softmax":
             return given().softmax(-1)
         case "mix":
-            v = trace[tap.inputs[1]].double()
+            v = wide(trace[tap.inputs[1]])
             return given() @ v.repeat_interleave(layer.attention.num_heads // layer.attention.num_kv_heads, 1)
         case "activation":
             act = ACTIVATIONS[layer.mlp.activation](given())
@@ -109,14 +114,15 @@ def norm(x: Tensor, config: NormConfig, gamma: Tensor, beta: Tensor | None = Non
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b in float64, the weight converted a part at a time."""
     rows = max(CHUNK // weight.shape[1], 1)
-    y = torch.cat([x @ part.double().T for part in weight.split(rows)], -1)
-    return y if bias is None else y + bias.double()
+    y = torch.cat([x @ wide(part).T for part in weight.split(rows)], -1)
+    return y if bias is None else y + wide(bias)
 
 
 def sinusoidal(positions: Tensor, d_model: int) -> Tensor:
     """(B, T) → (B, T, D)."""
-    dimension = torch.arange(d_model, device=positions.device)
-    angle = positions[..., None].double() / 10000 ** ((dimension - dimension % 2).double() / d_model)
+    places = wide(positions)[..., None]
+    dimension = torch.arange(d_model, device=places.device)
+    angle = places / 10000 ** (wide(dimension - dimension % 2) / d_model)
     return torch.where(dimension % 2 == 0, angle.sin(), angle.cos())
 
 
@@ -125,7 +131,7 @@ def angles(trace: Trace, rope: RopeConfig, places: Tensor) -> tuple[Tensor, Tens
     positions = trace.position_ids[:, places]
     lengths = trace.position_ids.amax(1, keepdim=True).add(1).expand_as(positions)
     cos, sin = rotation(rope, positions, lengths, trace.model.dtype)
-    return cos.double(), sin.double()
+    return wide(cos), wide(sin)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
@@ -142,7 +148,7 @@ def scores(trace: Trace, layer: int, q: Tensor, k: Tensor, places: Tensor) -> Te
     attention = trace.config.layers[layer].attention
     k = k.repeat_interleave(attention.num_heads // attention.num_kv_heads, 1)
     dots = torch.einsum("bhte,bhse->bhts", q, k) * attention.softmax_scale
-    return torch.where(visible(trace, layer, places), softcap(dots, attention.softcap), -torch.inf)
+    return torch.where(visible(trace, layer, places).to(dots.device), softcap(dots, attention.softcap), -torch.inf)
 
 
 def visible(trace: Trace, layer: int, places: Tensor) -> Tensor:

@@ -70,6 +70,19 @@ def surprise(trace: Trace, targets: Any = None) -> Surprise:
     return Surprise(wanted, (-nats).exp(), nats, rank, trace.positions)
 
 
+def one_token(trace: Trace, token: str | int) -> int:
+    """A token's id. Raises: RequestError for a text that is not one token, and an id out of range."""
+    if isinstance(token, str):
+        tokenizer = trace.prompt.tokenizer
+        found = [] if tokenizer is None else tokenizer(token, add_special_tokens=False)["input_ids"]
+        if len(found) != 1:
+            raise RequestError(f"{token!r} is not one token", received=found, remedy="give a text that is one token (a space may count), or an id")
+        token = int(found[0])
+    if not 0 <= token < trace.config.vocab_size:
+        raise RequestError("there is no such token", expected=f"0 to {trace.config.vocab_size - 1}", received=token)
+    return token
+
+
 def _targets(trace: Trace, targets: Any) -> Tensor:
     ids, mask = trace.token_ids, trace.mask
     following = torch.full_like(ids, -1)
@@ -77,17 +90,9 @@ def _targets(trace: Trace, targets: Any) -> Tensor:
     following[:, :-1] = torch.where(both, ids[:, 1:], -1)
     if targets is None:
         return following
-    if isinstance(targets, str):
-        tokenizer = trace.prompt.tokenizer
-        found = [] if tokenizer is None else tokenizer(targets, add_special_tokens=False)["input_ids"]
-        if len(found) != 1:
-            raise RequestError(f"{targets!r} is not one token", received=found, remedy="give a text that is one token (a space may count), or an id")
-        (targets,) = found
-    if isinstance(targets, int):
-        if not 0 <= targets < trace.config.vocab_size:
-            raise RequestError("there is no such token", expected=f"0 to {trace.config.vocab_size - 1}", received=targets)
+    if isinstance(targets, str | int):
         last = torch.where(mask, torch.arange(ids.shape[1], device=ids.device), -1).amax(1)
-        following[torch.arange(len(ids)), last] = targets
+        following[torch.arange(len(ids)), last] = one_token(trace, targets)
         return following
     given = torch.as_tensor(targets, device=ids.device)
     given = given[None] if given.ndim == 1 else given

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pellucid.explain.attribution import Part, attribution
 from pellucid.explain.lens import lens
+from pellucid.explain.surprise import one_token
 
 if TYPE_CHECKING:
     from pellucid.explain.trace import Trace
@@ -52,6 +54,14 @@ class LayerWalk:
 
 
 @dataclass(frozen=True)
+class Why:
+    """What speaks for the likeliest token and against the next: parts of the difference of their logits, the largest first."""
+
+    difference: float
+    parts: list[Part]
+
+
+@dataclass(frozen=True)
 class Walk:
     """The walk at one position of one text."""
 
@@ -59,14 +69,20 @@ class Walk:
     layers: list[LayerWalk]
     distribution: list[Guess]
     entropy_bits: float
+    why: Why | None  # None where the steps it needs were not recorded
+    target: Guess | None
+    target_rank: int | None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 @torch.no_grad()
-def walk(trace: Trace, position: int = -1, *, row: int = 0, k: int = 8) -> Walk:
-    """Raises: NotRecordedError where one of ``STEPS`` was left out of every layer."""
+def walk(trace: Trace, position: int = -1, *, row: int = 0, k: int = 8, target: str | int | None = None) -> Walk:
+    """``target``: a token whose probability is asked for.
+
+    Raises: NotRecordedError where one of ``STEPS`` was left out; RequestError for a target that is not one token.
+    """
     seen = lens(trace, positions=[position], k=3)
     column, pieces = trace.column("logits", position), trace.pieces[row]
     place = trace.positions[column]
@@ -90,4 +106,15 @@ def walk(trace: Trace, position: int = -1, *, row: int = 0, k: int = 8) -> Walk:
     best = probabilities.topk(min(k, len(probabilities)))
     distribution = [Guess(token, trace.piece(token), p) for p, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
     entropy = float(torch.special.entr(probabilities).sum() / math.log(2))
-    return Walk(place, layers, distribution, entropy)
+    asked = None if target is None else one_token(trace, target)
+    rank = None if asked is None else int((probabilities > probabilities[asked]).sum()) + 1
+    guess = None if asked is None else Guess(asked, trace.piece(asked), float(probabilities[asked]))
+    return Walk(place, layers, distribution, entropy, _why(trace, place, row, *best.indices[:2].tolist()), guess, rank)
+
+
+def _why(trace: Trace, position: int, row: int, first: int, second: int) -> Why | None:
+    needed = ("z", "mlp_act", "mlp_out", "attn_out", "resid_pre", "resid_mid")
+    if any(f"layers.{i}.{name}" not in trace for i in range(trace.config.num_layers) for name in needed):
+        return None
+    found = attribution(trace, position, first, against=second, row=row)
+    return Why(found.logit, found.ranked()[:6])
