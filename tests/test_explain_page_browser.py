@@ -500,3 +500,19 @@ def test_the_offline_file_shows_the_same_run(browser: Any, subject: Subject, vie
     page.locator("#decode .placeholder").wait_for()  # it says that this needs the live model
     page.close()
     assert complaints == []
+
+
+def test_one_token_against_another_and_the_heads_between_two_words(page: Any, view: View) -> None:
+    residual, its = section(page, "residual"), view.first.trace
+    residual.locator(".attribution select option").nth(1).wait_for(state="attached")
+    best, second = its["logits"][0, -1].topk(2).indices.tolist()
+    residual.locator(".attribution select").select_option(str(second))
+    page.wait_for_function("() => document.querySelector('.attribution p').textContent.includes('above that of')")
+    values = [said(text) for text in residual.locator(".attribution .bars .n").all_text_contents()]
+    assert sum(values) == pytest.approx((its["logits"][0, -1, best] - its["logits"][0, -1, second]).item(), abs=0.02)
+    attention = section(page, "attention")
+    attention.locator(".lookers select").select_option("3")
+    page.wait_for_function("() => document.querySelector('.lookers select').value === '3'")
+    page.wait_for_timeout(300)
+    strongest = max(its[f"layers.{layer}.pattern"][0, :, -1, 3].max().item() for layer in range(5))
+    assert said(attention.locator(".lookers .n").first.text_content()) == pytest.approx(100 * strongest, abs=0.06)

@@ -38,6 +38,7 @@ from pellucid.model.context import Context
 KEPT_RUNS = 3
 TOP = 256  # tokens of a distribution that are named; the rest come as numbers
 TERMS = 40
+SHOWN_DIMENSIONS = 24
 MAX_TEXT = 20_000
 DEFAULT_TEXT = "The capital of France is"
 BIGGEST_TILE = 4_000_000  # values
@@ -90,6 +91,7 @@ class View:
             "run": lambda _, params: self.summary(self._run(params)),
             "checks": lambda _, params: self._checks(self._run(params)),
             "text": lambda _, params: text_details(self.subject.tokenizer, self._run(params).text, self._ids(params)),
+            "batch": lambda _, params: self._batch(self._run(params)),
             "histogram": lambda name, params: histogram(self.weight(name)),
             "step": self._step,
             "cell": self._cell,
@@ -236,6 +238,14 @@ class View:
             "title": {"en": step.title, "zh": step.title_zh},
             "meaning": {"en": step.meaning, "zh": step.meaning_zh},
         }
+
+    def _batch(self, run: Run) -> dict[str, Any]:
+        """The notes' texts as a block of embeddings: of each token, the first numbers of its row."""
+        rows = text_details(self.subject.tokenizer, run.text, run.trace.tokens[0])["batch"]["rows"]
+        table = self.weight("embed.weight")
+        for cell in (cell for row in rows for cell in row):
+            cell["row"] = [round(value, 5) for value in table[cell["id"], :SHOWN_DIMENSIONS].float().tolist()]
+        return {"rows": rows, "shape": [len(rows), max(map(len, rows)), table.shape[1]]}
 
     def _norms(self, run: Run) -> dict[str, Any]:
         its = run.trace

@@ -73,6 +73,7 @@ export function factsOf(app, step) {
     fact("dtype", step.dtype),
     step.min === null ? "" : fact("range", `${number(step.min)} … ${number(step.max)}`),
     fact("norm", number(step.norm)),
+    step.inputs.length ? fact("from", step.inputs.join(", ")) : "",
     step.weights.length ? fact("weights", step.weights.map((weight) => weight.name).join(", ")) : "",
     step.code ? h("span", {}, `${app.t("code")} `, h("b", {}, `${step.code} `), h("code", {}, step.code_text)) : "",
   ];

@@ -40,7 +40,7 @@ async function open() {
   app.rerun = async (sentence) => openRun(app, () => app.source.post("trace", { text: sentence }));
   app.openRun = async (run) => openRun(app, () => app.source.get("run", { run }));
   keys(app);
-  addEventListener("hashchange", () => (Object.assign(app.state, readAddress()), app.tell(["layer", "head", "pos"]), byId(app.state.at)?.scrollIntoView()));
+  addEventListener("hashchange", () => (Object.assign(app.state, readAddress()), app.tell(["layer", "head", "pos"]), arrive(app)));
   arrive(app);
 }
 
@@ -62,6 +62,7 @@ function start(app, run, again = false) {
   const layer = Math.min(given.layer ?? Math.floor(layers / 2), layers - 1);
   Object.assign(app.state, { pos: Math.min(given.pos ?? last, last), layer, head: Math.min(given.head ?? 0, app.model.layers[layer].num_heads - 1), text: run.text === app.model.text ? "" : run.text });
   if (again) Object.assign(app.state, { step: "", cell: "" });
+  if (again) app.keep();
   render(app);
 }
 
@@ -169,10 +170,12 @@ function hero(app) {
   const submit = (event) => (event.preventDefault(), area.value && app.rerun(area.value));
   area.addEventListener("keydown", (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && submit(event));
   const form = app.source.live ? h("form", { id: "prompt", on: { submit } }, h("label", { class: "soft" }, app.t("prompt_label"), area), h("div", { class: "controls" }, h("button", { class: "primary" }, app.t("run"))), h("div", { id: "prompt-error" })) : h("p", { class: "placeholder" }, app.t("offline_says", app.source.leftOut[app.state.lang]));
-  const verdict = h("span", { id: "checks" }), notes = h("div", { class: "soft" }, verdict, " ", h("span", { class: "only-numbers" }, app.t("speed", number(run.plain_ms, 3), number(run.traced_ms, 3)), ` · ${bytes(run.bytes)}`));
+  const verdict = h("span", { id: "checks" }), table = h("details", { class: "only-numbers" }), notes = h("div", { class: "soft" }, verdict, " ", h("span", { class: "only-numbers" }, app.t("speed", number(run.plain_ms, 3), number(run.traced_ms, 3)), ` · ${bytes(run.bytes)}`), table);
   const checked = new Promise((done) => setTimeout(done, app.source.live ? 1500 : 0)).then(() => app.source.get("checks", { run: run.run })); // after the pictures
   checked.then((checks) => {
     verdict.replaceChildren(checks.failed.length ? "" : app.t("checks_ok", checks.count, number(checks.largest, 2)));
+    table.replaceChildren(h("summary", {}, app.t("checks_table")), h("div", { class: "scroll-x" }, h("table", {}, h("tr", {}, ["identity", "largest_error", "allowed", "where"].map((key) => h("th", {}, app.t(key)))),
+      checks.worst.map((check) => h("tr", {}, h("td", {}, check.title[app.state.lang]), h("td", { class: "n" }, number(check.error, 2)), h("td", { class: "n" }, number(check.tolerance, 2)), h("td", { class: "mono" }, check.name))))));
     if (checks.failed.length) byId("checks-failed").replaceChildren(h("div", { class: "checks-failed", role: "alert" }, app.t("checks_bad", checks.failed.map((check) => `${check.name}, ${check.title[app.state.lang]} (${number(check.error, 3)})`).join("; "))));
   }).catch(() => {});
   const edited = run.edited ? h("p", { class: "bad" }, app.t("edited_run", run.edited), " ", h("button", { on: { click: () => app.rerun(run.text) } }, app.t("back_to_plain"))) : "";

@@ -1,6 +1,6 @@
 // 3. Rows of a table: each id looks up its row; then where each token stands, as this model has it: a table added, or a rotation.
 
-import { css } from "../colour.js";
+import { css, legend, limitOf } from "../colour.js";
 import { calm, h, math, number, svg, visible } from "../dom.js";
 import { frame, later, slider, stepFigure, story, thread } from "../figures.js";
 import { Matrix } from "../matrix.js";
@@ -8,6 +8,7 @@ import { Matrix } from "../matrix.js";
 export function render(app) {
   const { model } = app, section = frame(app, "embed", 3), rope = model.layers.find((layer) => layer.rope)?.rope;
   section.append(story(app, "embed_story", model), lookup(app), stepFigure(app, () => "embed", { keys: ["pos"] }), thread(app, app.t("thread_rows"), { name: "embed" }),
+    later(app, async () => block(app, await app.source.get("batch", { run: app.run.run }))),
     h("h3", { id: "position" }, app.t("position_title")));
   if (model.config.position === "sinusoidal") section.append(story(app, "sinusoidal_story"), sinusoidal(app), stepFigure(app, () => "pos_embed", { keys: [] }));
   if (model.config.position === "learned") section.append(story(app, "learned_story", model), table(app, "pos_embed.weight"), stepFigure(app, () => "pos_embed", { keys: [] }));
@@ -15,6 +16,18 @@ export function render(app) {
   if (rope) section.append(story(app, "rotary_story", rope), rotary(app, rope));
   if (!rope && model.config.position === "none") section.append(story(app, "no_position_story"));
   return section;
+}
+
+/** The batch of the section before, each id replaced by its row: a table of rows is a block with three axes. */
+function block(app, its) {
+  const limit = limitOf(its.rows.flat().flatMap((cell) => cell.row), "signed");
+  const strip = (row) => {
+    const canvas = h("canvas", { width: row.length, height: 1, class: "row-strip" }), context = canvas.getContext("2d");
+    row.forEach((value, j) => ((context.fillStyle = css(value, limit, "signed")), context.fillRect(j, 0, 1, 1)));
+    return canvas;
+  };
+  return [story(app, "block_story", its.shape), h("div", { class: "scroll-x block" }, h("table", { class: "batch" }, its.rows.map((row) => h("tr", {}, row.map((cell) =>
+    h("td", { class: cell.mask ? "" : "pad", title: `id ${cell.id}` }, visible(cell.text), strip(cell.row))))))), legend(limit, "signed", true)];
 }
 
 /** The table as a tall strip; a line from the chosen token's id to its row, and the row itself. */

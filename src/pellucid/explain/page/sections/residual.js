@@ -62,12 +62,12 @@ function attribution(app) {
       if (draw.asked !== asked) return;
       head.replaceChildren(...output.top.slice(0, 6).map((its) => h("button", { "aria-pressed": String(its.id === wanted), on: { click: () => ((token = its.id), draw()) } }, visible(its.text))),
         app.source.live ? h("label", {}, app.t("against"), select([["", "–"], ...output.top.slice(0, 12).filter((its) => its.id !== wanted).map((its) => [String(its.id), visible(its.text)])], rival ?? "", (value) => ((against = value || null), draw()), app.t("against"))) : "",
-        choice([["part", app.t("by_part")], ["head", app.t("by_head")]], by, (value) => ((by = value), draw())));
-      const parts = by === "part" ? its.parts : its.heads, sorted = [...parts].sort((a, b) => Math.abs(b.value) - Math.abs(a.value)), shown = sorted.slice(0, 14), rest = sorted.slice(14).reduce((sum, part) => sum + part.value, 0);
+        choice([["part", app.t("by_part")], ["head", app.t("by_head")], ["neuron", app.t("by_neuron")]], by, (value) => ((by = value), draw())));
+      const parts = { part: its.parts, head: its.heads, neuron: its.neurons }[by], sorted = [...parts].sort((a, b) => Math.abs(b.value) - Math.abs(a.value)), shown = sorted.slice(0, 14), rest = sorted.slice(14).reduce((sum, part) => sum + part.value, 0);
       const go = (part) => (part.layer === null ? null : () => (app.set({ layer: part.layer, ...(part.head === undefined ? {} : { head: part.head }) }), app.go(part.what === "mlp" ? "mlp" : "attention")));
       body.replaceChildren(h("p", {}, app.t("attribution_said", visible(its.text), number(its.logit, 4), app.token(pos), its.against === null ? null : visible(its.against))),
-        bars([...shown.map((part) => ({ name: app.t("part_name", part), value: part.value, on: go(part) })), ...(sorted.length > 14 ? [{ name: app.t("and_smaller", sorted.length - 14), value: rest }] : [])], { signed: true }),
-        h("p", { class: "soft" }, by === "head" ? app.t("attribution_heads_note") : app.t("attribution_note", number(its.total, 5), number(its.logit, 5), number(Math.abs(its.total - its.logit), 2))));
+        bars([...shown.map((part) => ({ name: app.t("part_name", part), value: part.value, on: go(part) })), ...(sorted.length > 14 && by !== "neuron" ? [{ name: app.t("and_smaller", sorted.length - 14), value: rest }] : [])], { signed: true }),
+        h("p", { class: "soft" }, by !== "part" ? app.t(`attribution_${by}s_note`) : app.t("attribution_note", number(its.total, 5), number(its.logit, 5), number(Math.abs(its.total - its.logit), 2))));
     } catch (error) {
       body.replaceChildren(trouble(app, error));
     }
