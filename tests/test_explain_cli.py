@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,25 @@ def test_the_walk_says_why_the_first_token_and_not_the_second(model: str) -> Non
     first, second = (guess["probability"] for guess in walk["distribution"][:2])
     assert walk["why"]["difference"] == pytest.approx(math.log(first / second), abs=1e-4)
     assert walk["why"]["parts"]
+
+
+def test_a_run_too_large_to_keep_is_kept_at_the_position_asked_for(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = json.loads(run(model, PROMPT, "--json").stdout)
+    module = sys.modules["pellucid.explain.trace"]
+    check = module._check_memory
+
+    def small(decoder, taps, shape, positions, max_bytes) -> None:
+        check(decoder, taps, shape, positions, 300_000)
+
+    monkeypatch.setattr(module, "_check_memory", small)
+    part = json.loads(run(model, PROMPT, "--json").stdout)
+    assert [layer["looks"][0]["position"] for layer in part["layers"][1:]] == [layer["looks"][0]["position"] for layer in whole["layers"][1:]]
+    assert [guess["token"] for guess in part["distribution"]] == [guess["token"] for guess in whole["distribution"]]
+    assert part["why"] is None
+    assert part["ok"]
+
+
+def test_a_long_prompt_lists_its_beginning_and_its_end(model: str) -> None:
+    output = run(model, " ".join([PROMPT] * 12)).stdout
+    assert "more" in output
+    assert all(len(line) <= 80 for line in output.splitlines())

@@ -175,3 +175,13 @@ def test_smollm2_holds_every_identity(smollm2: Path) -> None:
     t = trace(model, tokenizer_of(checkpoint), ["The capital of France is", "巴黎是"])
     assert t.checks.ok, t.checks.failed
     assert t.piece(int(t["logits"][0, 4].argmax())) == " Paris"
+
+
+def test_a_token_that_is_part_of_a_character_reads_as_its_bytes(shared: Path) -> None:
+    from pellucid.explain.prompt import piece_of
+    from pellucid.text.load import load_tokenizer
+
+    tokenizer = load_tokenizer(shared / "qwen3_tokenizer")
+    pieces = [piece_of(tokenizer, i) for i in tokenizer.encode("the 龘")]
+    assert pieces == ["the", " <0xE9>", "<0xBE98>"]
+    assert piece_of(tokenizer, len(tokenizer) + 3) == f"[{len(tokenizer) + 3}]"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN = 6  # numbers of a row
 ROWS = 12
+MANY = 48  # tokens of a text that are all listed
 
 
 def print_walk(trace: Trace, name: str, position: int, target: str | None, as_json: bool) -> None:
@@ -155,16 +156,14 @@ def print_cell(trace: Trace, path: str, index: tuple[int, ...], as_json: bool) -
 
 
 def _tokens(trace: Trace) -> Table:
-    """Ids and pieces, in as many columns as 80 characters hold."""
-    tokens = list(zip(trace.tokens[0], trace.pieces[0], strict=True))
-    across = 3
-    down = -(-len(tokens) // across)
-    table = _table(*([("", "r"), ("id", "r"), ("token", "")] * across))
+    """Positions, ids and pieces, three columns of them; of a long text its beginning and its end."""
+    cells = [(str(n), str(token), _quoted(piece, 12)) for n, (token, piece) in enumerate(zip(trace.tokens[0], trace.pieces[0], strict=True))]
+    if len(cells) > MANY:
+        cells = [*cells[: MANY // 3], ("…", "", f"{len(cells) - MANY + 1} more"), *cells[len(cells) - 2 * MANY // 3 + 1 :]]
+    down = -(-len(cells) // 3)
+    table = _table(*([("", "r"), ("id", "r"), ("token", "")] * 3))
     for i in range(down):
-        cells: list[str] = []
-        for n in range(i, len(tokens), down):
-            cells += [str(n), str(tokens[n][0]), _quoted(tokens[n][1], 12)]
-        table.add_row(*cells)
+        table.add_row(*(part for cell in cells[i::down] for part in cell))
     return table
 
 
@@ -221,7 +220,8 @@ def _cell(cell: Cell) -> tuple[str, str]:
 
 
 def _shape(trace: Trace, path: str) -> str:
-    return "×".join(map(str, trace[path].shape))
+    batch, length = trace.token_ids.shape
+    return "×".join(map(str, trace.tap(path).shape(batch, length, length)))
 
 
 def _quoted(piece: str, most: int = 24) -> str:

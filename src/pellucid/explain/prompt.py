@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,7 +84,7 @@ def _swap(token_ids: Tensor, tokenizer: Any, swap: SwapToken) -> None:
 
 
 def piece_of(tokenizer: Any, token_id: int) -> str:
-    """How a token reads inside a text, its leading space included; bytes that are no whole character as ``<0xE4>``."""
+    """How a token reads inside a text, its leading space included; bytes that are no whole character as ``<0xE4BD>``."""
     if token_id >= len(tokenizer):
         return f"[{token_id}]"  # the output layer may be wider than the vocabulary
     alone = tokenizer.decode([token_id])
@@ -101,4 +102,4 @@ def _bytes_of(token: str) -> str | None:
     if any(char not in BYTE_OF_CHAR for char in token):
         return None
     text = bytes(BYTE_OF_CHAR[char] for char in token).decode("utf-8", "surrogateescape")
-    return "".join(f"<0x{ord(char) - 0xDC00:02X}>" if 0xDC80 <= ord(char) <= 0xDCFF else char for char in text)
+    return re.sub("[\udc80-\udcff]+", lambda match: "<0x" + "".join(f"{ord(char) - 0xDC00:02X}" for char in match[0]) + ">", text)
