@@ -178,10 +178,12 @@ def test_smollm2_holds_every_identity(smollm2: Path) -> None:
 
 
 def test_a_token_that_is_part_of_a_character_reads_as_its_bytes(shared: Path) -> None:
-    from pellucid.explain.prompt import piece_of
+    from pellucid.explain.prompt import _bytes_of, piece_of
+    from pellucid.text.byte_level import to_chars
     from pellucid.text.load import load_tokenizer
 
     tokenizer = load_tokenizer(shared / "qwen3_tokenizer")
     pieces = [piece_of(tokenizer, i) for i in tokenizer.encode("the 龘")]
-    assert pieces == ["the", " <0xE9>", "<0xBE98>"]
+    assert pieces == ["the", " <0xE9>", "<0xBE>", "<0x98>"]
+    assert _bytes_of(to_chars(b" \xe5\xba")) == " <0xE5BA>"
     assert piece_of(tokenizer, len(tokenizer) + 3) == f"[{len(tokenizer) + 3}]"
