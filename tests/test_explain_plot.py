@@ -99,6 +99,9 @@ def test_dollars_in_tokens_are_no_formula() -> None:
         def decode(self, ids: list[int]) -> str:
             return "$x_$" * len(ids)
 
+        def convert_ids_to_tokens(self, token_id: int) -> str:
+            return "$x_$"
+
     ax = trace(tiny("llama"), Dollars(), "any").plot("layers.0.pattern", head=0)
     ax.figure.canvas.draw()
     assert ax.get_yticklabels()[0].get_text() == "$x_$"

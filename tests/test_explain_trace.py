@@ -187,3 +187,11 @@ def test_a_token_that_is_part_of_a_character_reads_as_its_bytes(shared: Path) ->
     assert pieces == ["the", " <0xE9>", "<0xBE>", "<0x98>"]
     assert _bytes_of(to_chars(b" \xe5\xba")) == " <0xE5BA>"
     assert piece_of(tokenizer, len(tokenizer) + 3) == f"[{len(tokenizer) + 3}]"
+
+
+def test_special_tokens_read_as_they_are_named(shared: Path) -> None:
+    from pellucid.explain.prompt import piece_of
+    from pellucid.text.load import load_tokenizer
+
+    tokenizer = load_tokenizer(shared / "chatglm3_tokenizer")
+    assert [piece_of(tokenizer, i) for i in tokenizer.encode("Using a")] == ["[gMASK]", "sop", " Using", " a"]

@@ -87,11 +87,12 @@ def piece_of(tokenizer: Any, token_id: int) -> str:
     """How a token reads inside a text, its leading space included; bytes that are no whole character as ``<0xE4BD>``."""
     if token_id >= len(tokenizer):
         return f"[{token_id}]"  # the output layer may be wider than the vocabulary
-    alone = tokenizer.decode([token_id])
+    alone, token = tokenizer.decode([token_id]), tokenizer.convert_ids_to_tokens(token_id)
+    if alone == token:  # special tokens, and those without a space
+        return token
     text = tokenizer.decode([token_id, token_id])[len(alone) :]  # the first token of a text may lose its space
     if text and "\ufffd" not in text:
         return text
-    token = tokenizer.convert_ids_to_tokens(token_id)
     return _bytes_of(token) or token
 
 
