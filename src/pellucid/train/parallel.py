@@ -13,9 +13,19 @@ from types import TracebackType
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from pellucid.base.errors import ConfigError
 from pellucid.model.decoder import Decoder
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of parameters that a forward pass without a backward one left gathered on every process."""
+    if dist.is_available() and dist.is_initialized():
+        from torch.distributed.fsdp import FSDPModule
+
+        if isinstance(model, FSDPModule):
+            model.reshard()
 
 
 class Processes:

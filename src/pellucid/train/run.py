@@ -27,6 +27,7 @@ from pellucid.train.diagnose import TrainingError, bad_gradients, first_bad_valu
 from pellucid.train.evaluate import mean_loss
 from pellucid.train.loop import LossFunction, accumulate, clip
 from pellucid.train.optim import set_lr
+from pellucid.train.parallel import reshard
 from pellucid.train.schedule import Schedule
 
 METRICS = "metrics.jsonl"
@@ -200,13 +201,15 @@ class Run:
         try:
             look()
         finally:
+            reshard(self.model)
             self.model.train()
             torch.set_rng_state(random)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stop_asked:  # asked twice: at once
+        name = signal.Signals(number).name
+        if self.stop_asked == name == "SIGINT":  # a person who asks twice means at once
             raise KeyboardInterrupt
-        self.stop_asked = signal.Signals(number).name
+        self.stop_asked = name
 
     # --- stopping and going on ---------------------------------------------------------------------------------------
 

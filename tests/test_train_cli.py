@@ -1,0 +1,138 @@
+"""The training commands, as a person types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pellucid import AutoModelForCausalLM, AutoTokenizer
+from pellucid.base.errors import ConfigError, PellucidError, RequestError
+from pellucid.cli.app import app
+from pellucid.cli.run_config import read_yaml
+from pellucid.families import FAMILIES
+from pellucid.train.sizes import describe
+
+TEXT = "To be, or not to be: that is the question.\n" * 60
+SMALL = [
+    "--tokenizer",
+    "char",
+    "--depth",
+    "1",
+    "--d-model",
+    "16",
+    "--num-heads",
+    "2",
+    "--context-len",
+    "16",
+    "--batch-size",
+    "4",
+    "--warmup-steps",
+    "2",
+]
+SMALL += ["-t", "1"]
+
+
+def pellucid(*arguments: object) -> Result:
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "book.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "book"
+    pellucid("pretrain", "-d", book, *SMALL, "--steps", "12", "--save-every", "4", "--sample-every", "6", "--lr", "1e-2", "-o", out)
+    return out
+
+
+def test_a_run_leaves_a_model_that_loads_and_writes(run: Path) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(run, device="cpu"), AutoTokenizer.from_pretrained(run)
+    out = model.generate([tokenizer.encode("To be")], max_new_tokens=4)
+    assert tokenizer.decode(out[0].tolist()).startswith("To be")
+
+
+def test_a_run_keeps_its_figures_samples_and_settings(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert "val_loss" in lines[-1]
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert [sample["step"] for sample in samples] == [6, 12]
+    saved = read_yaml(str(run / "run.yaml"))
+    assert (saved["steps"], saved["lr"], saved["depth"]) == (12, 0.01, 1)
+
+
+def test_the_saved_settings_repeat_the_run(run: Path, tmp_path: Path) -> None:
+    pellucid("pretrain", "--config", run / "run.yaml", "-o", tmp_path / "again", "-q")
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_flags_beat_the_config_and_its_mistakes_are_named(book: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(f"data: {book}\ntokenizer: char\ndepth: 1\nd-model: 16\nnum_heads: 2\ncontext_len: 16\nsteps: 9\nlr: 1e-2\n")
+    pellucid("pretrain", "--config", tmp_path / "run.yaml", "--steps", "2", "-o", tmp_path / "run", "-t", "1", "-q")
+    assert (read_yaml(str(tmp_path / "run/run.yaml"))["steps"], read_yaml(str(tmp_path / "run/run.yaml"))["lr"]) == (2, 0.01)
+    (tmp_path / "run.yaml").write_text("batchsize: 4\n")
+    with pytest.raises(ConfigError, match=r"'batchsize' is no flag of pretrain(.|\n)*batch_size"):
+        pellucid("pretrain", "--config", tmp_path / "run.yaml")
+
+
+def test_other_settings_do_not_go_on_with_a_run(run: Path, book: Path) -> None:
+    with pytest.raises(ConfigError, match=r"begun with another lr \(expected 0\.01, received 0\.02\)"):
+        pellucid("pretrain", "-d", book, *SMALL, "--steps", "12", "--lr", "2e-2", "-o", run)
+
+
+def test_without_a_text_it_says_how_to_name_one() -> None:
+    with pytest.raises(RequestError, match="-d FILE"):
+        pellucid("pretrain")
+
+
+def test_evaluate_measures_a_run(run: Path, book: Path) -> None:
+    result = pellucid("evaluate", "-m", run, "-d", book, "--stride", "4", "--max-bytes", "500", "--json")
+    its = json.loads(result.stdout)
+    assert (its["num_bytes"], its["num_scored"], its["stride"]) == (500, 500, 4)
+    assert 0 < its["bits_per_byte"] < 5
+
+
+def test_tokenizer_train_makes_a_folder_that_loads(book: Path, tmp_path: Path) -> None:
+    pellucid("tokenizer", "train", "-d", book, "--vocab-size", "300", "-o", tmp_path / "tokenizer")
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "tokenizer")) <= 300
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_can_be_described_by_its_depth(family: str) -> None:
+    config = describe(family, depth=3, vocab_size=100, context_len=32, tie_embeddings=FAMILIES[family].config(FAMILIES[family].TINY).tie_embeddings)
+    assert (config.num_layers, config.d_model, config.vocab_size) == (3, 192, 100)
+    assert FAMILIES[family].config(FAMILIES[family].to_hf(config)) == config
+
+
+def test_sizes_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(PellucidError, match="multiple of num_heads"):
+        describe(depth=2, vocab_size=100, context_len=32, d_model=100, num_heads=3)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(book: Path, tmp_path: Path) -> None:
+    words = ["-m", "pellucid", "pretrain", "-d", book, *SMALL, "--steps", "6", "--save-every", "3", "--sample-every", "0", "--lr", "1e-2", "-q", "-o"]
+    one = [sys.executable, *words, tmp_path / "one"]
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517", *words, tmp_path / "two"]
+    for command in (one, two):
+        subprocess.run(list(map(str, command)), check=True, timeout=300)
+    losses = []
+    for name in ("one", "two"):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        losses.append([(json.loads(line)["loss"], json.loads(line)["grad_norm"]) for line in lines])
+    assert len(losses[0]) == 6
+    for a, b in zip(*losses, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
