@@ -28,10 +28,11 @@ def load_llama2c(path: Path, vocab_size: int | None = None) -> Llama2cTokenizer:
 
     Raises: TokenizerError where the file is truncated, or its numbers contradict its size.
     """
-    return Llama2cTokenizer(_to_model(_read(path, vocab_size), path), {"llama2c": True}, path)
+    return Llama2cTokenizer(_to_model(read_tokens(path, vocab_size), path), {"llama2c": True}, path)
 
 
-def _read(path: Path, vocab_size: int | None) -> list[tuple[bytes, float]]:
+def read_tokens(path: Path, vocab_size: int | None) -> list[tuple[bytes, float]]:
+    """The file's pieces and their scores. Raises: TokenizerError, as ``load_llama2c``."""
     size = path.stat().st_size
     if size > _MAX_FILE_BYTES:
         raise TokenizerError("too large for a llama2.c tokenizer", where=path, expected=f"at most {_MAX_FILE_BYTES} bytes", received=size)

@@ -10,36 +10,30 @@ from __future__ import annotations
 import copy
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pellucid.base.errors import TokenizerError
 from pellucid.text.added_tokens import AddedToken, as_added_token
+from pellucid.text.batching import UNLIMITED, Batching, checked_side, plain
 from pellucid.text.cleanup import clean_up_tokenization
 from pellucid.text.detokenizer import TextStream
-from pellucid.text.encoding import BatchEncoding, Encoded, pad_columns, truncate
+from pellucid.text.encoding import BatchEncoding, Encoded, truncate
 from pellucid.text.pieces import Piece, Span, make_pieces
-from pellucid.text.special_tokens import SpecialTokens
-
-UNLIMITED = int(1e30)  # model_max_length where the config names none, as in transformers
-TRUNCATIONS = {True: "longest_first", "longest_first": "longest_first", "only_first": "only_first", "only_second": "only_second"}
-PADDINGS = {False: None, None: None, "do_not_pad": None, True: "longest", "longest": "longest", "max_length": "max_length"}
 
 
-class Tokenizer(SpecialTokens):
+class Tokenizer(Batching):
     """Text ↔ token ids. Reading is thread-safe; adding or renaming tokens is not."""
 
-    model_input_names: tuple[str, ...] = ("input_ids", "attention_mask")
-    padding_side: str = "right"
     cleans_up = False  # cleaning up spaces was made for WordPiece; it would damage BPE's text, so BPE ignores the wish
 
     def __init__(self, config: Mapping[str, Any], where: object) -> None:
         self.where = where
         self.config = dict(config)  # tokenizer_config.json's content; unknown keys are kept and saved again
         self.model_max_length = int(config.get("model_max_length") or UNLIMITED)
-        self.padding_side = _side(config.get("padding_side") or type(self).padding_side, "padding_side", where)
-        self.truncation_side = _side(config.get("truncation_side") or "right", "truncation_side", where)
+        self.padding_side = checked_side(config.get("padding_side") or type(self).padding_side, "padding_side", where)
+        self.truncation_side = checked_side(config.get("truncation_side") or "right", "truncation_side", where)
         self.clean_up_tokenization_spaces = bool(config.get("clean_up_tokenization_spaces"))
         self.chat_template: str | dict[str, str] | None = copy.copy(config.get("chat_template"))
         if names := config.get("model_input_names"):
@@ -175,85 +169,6 @@ class Tokenizer(SpecialTokens):
             spans = [*((i, 0, 0) for i in ids[:before]), *spans, *((i, end, end) for i in ids[before + len(spans) :])]
         return make_pieces(text, spans, self.convert_ids_to_tokens([span[0] for span in spans]))
 
-    def pad(
-        self,
-        encoded_inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-        padding: bool | str = True,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        padding_side: str | None = None,
-        return_tensors: str | None = None,
-    ) -> BatchEncoding:
-        """Pad encoded texts to one table; the collate step of a data loader."""
-        if not isinstance(encoded_inputs, Mapping):
-            encoded_inputs = {name: [_plain(one[name]) for one in encoded_inputs] for name in encoded_inputs[0]} if encoded_inputs else {}
-        columns = {name: _plain(rows) for name, rows in encoded_inputs.items()}
-        if "input_ids" not in columns:
-            raise TokenizerError("nothing to pad", expected="input_ids", received=", ".join(columns) or "no columns")
-        batched = not columns["input_ids"] or isinstance(columns["input_ids"][0], list)
-        rows = {name: list(rows) if batched else [rows] for name, rows in columns.items()}
-        rows.setdefault("attention_mask", [[1] * len(row) for row in rows["input_ids"]])
-        self._pad(rows, padding, max_length, pad_to_multiple_of, padding_side)
-        return _batch(rows, batched, return_tensors)
-
-    def columns(
-        self,
-        encoded: Sequence[Encoded],
-        batched: bool,
-        *,
-        padding: bool | str,
-        max_length: int | None,
-        pad_to_multiple_of: int | None = None,
-        padding_side: str | None = None,
-        return_tensors: str | None = None,
-        return_offsets_mapping: bool = False,
-        return_attention_mask: bool | None = None,
-        more: Mapping[str, list[list[Any]]] | None = None,
-    ) -> BatchEncoding:
-        rows: dict[str, list[list[Any]]] = {"input_ids": [one.ids for one in encoded]}
-        if return_attention_mask or (return_attention_mask is None and "attention_mask" in self.model_input_names):
-            rows["attention_mask"] = [[1] * len(one.ids) for one in encoded]
-        if "position_ids" in self.model_input_names:
-            rows["position_ids"] = [list(range(len(one.ids))) for one in encoded]
-        if return_offsets_mapping:
-            rows["offset_mapping"] = [list(one.offsets or []) for one in encoded]
-        rows |= more or {}
-        self._pad(rows, padding, max_length, pad_to_multiple_of, padding_side)
-        return _batch(rows, batched, return_tensors)
-
-    def _pad(self, rows: dict[str, list[list[Any]]], padding: bool | str, max_length: int | None, multiple: int | None, side: str | None) -> None:
-        if padding not in PADDINGS:
-            raise TokenizerError("padding is unknown", expected="True, False, 'longest' or 'max_length'", received=repr(padding))
-        strategy = PADDINGS[padding]
-        if strategy == "max_length" and max_length is None:
-            max_length = self.model_max_length
-            strategy = strategy if max_length < UNLIMITED else None
-        if strategy is None or not rows["input_ids"]:
-            return
-        pad_token_id = self.pad_token_id
-        if pad_token_id is None:
-            raise TokenizerError(
-                "asked to pad, but there is no padding token",
-                where=self.where,
-                remedy="set one: tokenizer.pad_token = tokenizer.eos_token, or tokenizer.add_special_tokens({'pad_token': '[PAD]'})",
-            )
-        length = max(len(row) for row in rows["input_ids"]) if strategy == "longest" else int(max_length or 0)
-        if multiple:
-            length = -(-length // multiple) * multiple
-        pad_columns(rows, length, _side(side or self.padding_side, "padding_side", self.where), pad_token_id)
-
-    def truncation_of(self, truncation: bool | str | None, max_length: int | None, padding: bool | str) -> tuple[str | None, int | None]:
-        if truncation is None and max_length is not None and padding is False:
-            truncation = True  # as in transformers: max_length alone asks for truncation
-        if truncation in (None, False, "do_not_truncate"):
-            return None, None
-        if truncation not in TRUNCATIONS:
-            raise TokenizerError("truncation is unknown", expected="True, False, " + ", ".join(list(TRUNCATIONS)[1:]), received=repr(truncation))
-        limit = self.model_max_length if max_length is None else max_length
-        if limit < 0:
-            raise TokenizerError("max_length must not be negative", received=max_length)
-        return (TRUNCATIONS[truncation], limit) if limit < UNLIMITED else (None, None)
-
     # --- ids to text -------------------------------------------------------------------------------------------------
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None) -> Any:
@@ -261,7 +176,7 @@ class Tokenizer(SpecialTokens):
 
         Raises: TokenizerError for an id that is no token.
         """
-        ids = _plain(token_ids)
+        ids = plain(token_ids)
         ids = [ids] if isinstance(ids, int) else list(ids)
         if ids and isinstance(ids[0], (list, tuple)):
             return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in ids]
@@ -271,7 +186,7 @@ class Tokenizer(SpecialTokens):
 
     def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None) -> list[str]:
         """The texts of several lists of ids."""
-        return [self.decode(ids, skip_special_tokens, clean_up_tokenization_spaces) for ids in _plain(sequences)]
+        return [self.decode(ids, skip_special_tokens, clean_up_tokenization_spaces) for ids in plain(sequences)]
 
     def wants_clean_up(self, wish: bool | None = None) -> bool:
         """Whether decoded text has its spaces cleaned up: the wish, else the config's, and never for BPE."""
@@ -279,7 +194,7 @@ class Tokenizer(SpecialTokens):
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
         """The token of an id, or the tokens of ids. Raises: TokenizerError for an id that is no token."""
-        ids = _plain(ids)
+        ids = plain(ids)
         if isinstance(ids, int):
             self._check_ids([ids])
             return self._token_of(ids)
@@ -426,24 +341,3 @@ def _surrogate(text: str, error: UnicodeEncodeError) -> NoReturn:
         received=repr(text[error.start : error.end]),
         remedy="replace it: text.encode('utf-8', 'replace').decode('utf-8')",
     ) from None
-
-
-def _side(value: Any, name: str, where: object) -> str:
-    if value not in ("left", "right"):
-        raise TokenizerError(f"{name} is unknown", where=where, expected="left or right", received=repr(value))
-    return value
-
-
-def _plain(values: Any) -> Any:
-    """Arrays and tensors as lists or ints."""
-    if hasattr(values, "tolist"):
-        return values.tolist()
-    if isinstance(values, Iterable) and not isinstance(values, (list, str)):
-        return list(values)
-    return values
-
-
-def _batch(rows: dict[str, list[list[Any]]], batched: bool, return_tensors: str | None) -> BatchEncoding:
-    if return_tensors is None and not batched:
-        return BatchEncoding({name: values[0] for name, values in rows.items()})
-    return BatchEncoding(rows).convert_to_tensors(return_tensors)
