@@ -33,7 +33,7 @@ TORCH_ROOMS = {"model", "train", "explain", "causal_lm"}
 
 # Where a family's name is also somebody else's word: the pre-tokenizers and vocabularies inside GGUF, the tokenizer
 # classes of tokenizer_config.json, and the family that a llama2.c file is of.
-HOMONYMS = {"text", "families", "checkpoint/catalogue.py", "checkpoint/llama2c.py"}
+HOMONYMS = {"text", "families", "checkpoint/catalogue.py", "checkpoint/llama2c.py", "native/vocabulary.py"}
 
 
 def room_of(path: Path) -> str:

@@ -9,13 +9,8 @@ from pellucid.base.errors import PellucidError
 from pellucid.explain.prompt import piece_of
 from pellucid.explain.tokens import chat_story, token_story
 
-# A batch of 4 texts in a context of 16, the shape that the notes draw by hand.
-BATCH = (
-    "Using a Transformer network is simple",
-    "The cat sat on the mat because it was tired",
-    "注意力就是你所需要的",
-    "Once upon a time there was a little model",
-)
+# The four texts of the notes, a batch of 4 in a context of 16.
+BATCH = ("hello world", "today is monday", "Attention Is All You Need", "大模型令人头秃")
 CONTEXT = 16
 LONGEST = 400  # characters whose merges are shown
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
