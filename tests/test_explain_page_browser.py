@@ -226,7 +226,9 @@ def test_attention_shows_the_weights_of_the_chosen_head_and_query(page: Any, vie
     page.locator("#strip .chip").nth(6).click()
     attention.locator('.heads button[data-head="3"]').click()
     row = view.first.trace["layers.2.pattern"][0, 3, 6]
-    page.wait_for_function("() => pellucid.state.head === 3 && document.querySelectorAll('.stages [data-key]').length >= 7")
+    attention.locator(".stages").scroll_into_view_if_needed()
+    attention.locator('.stages [data-key="7"]').wait_for()
+    page.wait_for_function("p => Math.abs(document.querySelector('.stages [data-key=\"0\"] [data-p]').dataset.p - p) < 1e-6", arg=row[0].item())
     for key in range(7):
         p = float(attention.locator(f'.stages [data-key="{key}"] [data-p]').get_attribute("data-p"))
         assert p == pytest.approx(row[key].item(), rel=1e-6)
@@ -395,6 +397,7 @@ def test_nothing_is_wider_than_the_window(browser: Any, url: str, width: int, la
     page.wait_for_selector("h1")
     for name in SECTIONS:
         page.evaluate("name => pellucid.mount(name)", name)
+    page.evaluate("pellucid.drawAll()")
     page.wait_for_timeout(600)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()
@@ -415,6 +418,7 @@ def test_every_family_has_every_section(browser: Any, family: str) -> None:
         for name in SECTIONS:
             page.evaluate("name => pellucid.mount(name)", name)
             assert page.locator(f"#{name}").count() == 1
+        page.evaluate("pellucid.drawAll()")
         page.wait_for_timeout(500)
         assert page.locator("#page .bad").count() == 0
         assert page.locator("#page .left-out").count() == 0
@@ -470,6 +474,7 @@ def test_hostile_text_never_runs(browser: Any, tmp_path: Path, live: bool) -> No
     page.wait_for_selector("h1")
     for name in SECTIONS:
         page.evaluate("name => pellucid.mount(name)", name)
+    page.evaluate("pellucid.drawAll()")
     page.wait_for_timeout(500)
     assert HOSTILE.split()[0] in page.locator("h1").text_content()
     assert page.locator("#page img, #page script, #bar img").count() == 0
@@ -492,6 +497,7 @@ def test_the_offline_file_shows_the_same_run(browser: Any, subject: Subject, vie
     assert "This is an offline file" in page.locator(".hero").text_content()
     for name in SECTIONS:
         page.evaluate("name => pellucid.mount(name)", name)
+    page.evaluate("pellucid.drawAll()")
     page.wait_for_timeout(300)
     assert page.locator("#page .matrix.left-out").evaluate_all("all => all.map(one => one.dataset.name)") == ["logits"]  # too wide for a file
     tile = page.evaluate("pellucid.source.tile('layers.2.pattern', {at: [0, 3]}).then(tile => [...tile.data])")

@@ -13,6 +13,9 @@ export class App {
   constructor(source) {
     this.source = source;
     this.watchers = [];
+    this.eager = false;
+    this.nearness = new IntersectionObserver((entries) => this.approach(entries), { rootMargin: "500px" });
+    addEventListener("beforeprint", () => this.drawAll());
     this.model = null; // what the model is
     this.run = null; // what this run made: tokens, steps, checks, next tokens
     this.state = { at: "", layer: 0, head: 0, pos: 0, step: "", cell: "", text: "", lang: "", view: "story", theme: "" };
@@ -37,16 +40,39 @@ export class App {
   }
 
   tell(changed) {
-    for (const watcher of [...this.watchers]) if (watcher.keys.some((key) => changed.includes(key))) watcher.tell(this.state);
+    this.watchers = this.watchers.filter((watcher) => watcher.owner.isConnected || !watcher.seen);
+    for (const watcher of this.watchers) if (watcher.keys.some((key) => changed.includes(key))) this.due(watcher);
   }
 
-  /** Calls ``tell`` now and after each change of ``keys``, as long as ``owner`` is on the page. */
+  /**
+   * Calls ``tell`` with the state, then after each change of ``keys``, as long as ``owner`` is on the page; but only while it is in
+   * sight or near: what nobody sees waits until it comes near, so that a change costs what is on the screen.
+   */
   watch(owner, keys, tell) {
-    this.watchers = this.watchers.filter((watcher) => watcher.owner.isConnected || watcher.fresh);
-    const watcher = { owner, keys, tell, fresh: true };
+    const watcher = { owner, keys, tell, near: this.eager, stale: true, seen: false };
     this.watchers.push(watcher);
-    requestAnimationFrame(() => (watcher.fresh = false));
-    tell(this.state);
+    if (this.eager) return this.due(watcher);
+    this.nearness.observe(owner);
+  }
+
+  due(watcher) {
+    watcher.stale = !(watcher.near || this.eager);
+    if (!watcher.stale) watcher.tell(this.state);
+  }
+
+  approach(entries) {
+    for (const { target, isIntersecting } of entries)
+      for (const watcher of this.watchers.filter((its) => its.owner === target)) {
+        Object.assign(watcher, { near: isIntersecting, seen: watcher.seen || target.isConnected });
+        if (isIntersecting && watcher.stale) this.due(watcher);
+      }
+  }
+
+  /** Everything at once, for printing. */
+  drawAll() {
+    this.eager = true;
+    for (const watcher of this.watchers) if (watcher.stale) this.due(watcher);
+    this.eager = false;
   }
 
   /** The address bar holds what is seen; settings are remembered beside it. */

@@ -19,6 +19,19 @@ function table(stops) {
 const TABLES = { signed: table(SIGNED), probability: table(PROBABILITY) };
 const HIDDEN = (255 << 24) | (0xd6 << 16) | (0xd6 << 8) | 0xd6; // masked (−∞) or not a number: grey, never a colour of the scale
 
+/** Colours of many values at once, into ``pixels``. */
+export function paintInto(pixels, values, limit, scale) {
+  const colours = TABLES[scale], half = 127.5 / (limit || 1), signed = scale === "signed";
+  for (let i = 0; i < pixels.length; i++) {
+    const value = values[i];
+    if (value - value !== 0) pixels[i] = HIDDEN; // infinite or not a number
+    else {
+      const at = signed ? 127.5 + half * value : 255 * Math.sqrt(value > 0 ? value / limit : 0);
+      pixels[i] = colours[at < 0 ? 0 : at > 255 ? 255 : (at + 0.5) | 0];
+    }
+  }
+}
+
 /** A colour as 0xAABBGGRR for a canvas; ``limit`` is the value at the end of the scale. */
 export function colour(value, limit, scale) {
   if (!Number.isFinite(value)) return HIDDEN;
@@ -40,11 +53,11 @@ export function ink(value, limit, scale) {
 /** The end of the scale for some values: the 98th percentile of their sizes, so that a few outliers do not whiten the rest. */
 export function limitOf(values, scale) {
   if (scale === "probability") return 1;
-  const sizes = [], step = Math.max(1, Math.floor(values.length / 20000));
-  for (let i = 0; i < values.length; i += step) if (Number.isFinite(values[i])) sizes.push(Math.abs(values[i]));
-  if (!sizes.length) return 1;
-  sizes.sort((a, b) => a - b);
-  return sizes[Math.min(sizes.length - 1, Math.floor(sizes.length * 0.98))] || sizes[sizes.length - 1] || 1;
+  const step = Math.max(1, Math.floor(values.length / 5000)), sizes = new Float32Array(Math.ceil(values.length / step));
+  let known = 0;
+  for (let i = 0; i < values.length; i += step) if (Number.isFinite(values[i])) sizes[known++] = Math.abs(values[i]);
+  const sorted = sizes.subarray(0, known).sort();
+  return sorted[Math.min(known - 1, Math.floor(known * 0.98))] || sorted[known - 1] || 1;
 }
 
 /** The scale with its ends in numbers; ``beyond`` says that some values are larger and take the end's colour. */

@@ -44,7 +44,7 @@ export function stepFigure(app, nameOf, { at = () => [0], keys = ["layer", "head
   let matrix = null;
   const show = async (state) => {
     const name = nameOf(state), step = app.step(name);
-    element.hidden = !step;
+    element.classList.toggle("absent", !step);
     if (!step) return;
     const [rows, cols] = step.shape.slice(-2), tensor = { name, at: at(state), rows, cols };
     const options = { scale, square, rowHeight, rowLabel: tokenRow(app), colLabel: square ? (j) => app.token(j) : null, onPick: ([i]) => app.set({ pos: i }) };

@@ -68,6 +68,7 @@ function start(app, run, again = false) {
 
 function render(app) {
   app.watchers = [];
+  app.nearness.disconnect();
   document.documentElement.lang = app.state.lang === "zh" ? "zh-CN" : "en";
   document.title = `${app.model.name} – Pellucid`;
   bar(app);

@@ -1,6 +1,6 @@
 // A matrix as a picture: a canvas heat map with rulers on both sides, a lens for cells too small to read, and a cursor that keys move.
 
-import { colour, css, ink, legend, limitOf } from "./colour.js";
+import { css, ink, legend, limitOf, paintInto } from "./colour.js";
 import { eachFrame, h, number } from "./dom.js";
 import { LeftOut } from "./source.js";
 
@@ -89,7 +89,7 @@ export class Matrix {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     const shown = pooled(tile, Math.ceil(0.99 / (at.height * ratio)), Math.ceil(0.99 / (at.cell * ratio)));
     const image = new ImageData(shown.cols, shown.rows), pixels = new Uint32Array(image.data.buffer);
-    for (let i = 0; i < pixels.length; i++) pixels[i] = colour(shown.data[i], this.limit, options.scale);
+    paintInto(pixels, shown.data, this.limit, options.scale);
     const small = new OffscreenCanvas(shown.cols, shown.rows);
     small.getContext("2d").putImageData(image, 0, 0);
     context.imageSmoothingEnabled = false;
