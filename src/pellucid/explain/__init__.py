@@ -6,14 +6,18 @@ from pellucid.explain.compare import Comparison, compare
 from pellucid.explain.edits import Ablate, Edit, Patch, SwapToken
 from pellucid.explain.lens import Lens, lens
 from pellucid.explain.operands import Cell, Operands, Term, operands
+from pellucid.explain.plot import plot_embedding, plot_positions
 from pellucid.explain.step import Step
 from pellucid.explain.surprise import Surprise, surprise
+from pellucid.explain.tokens import ChatStory, TokenStory, chat_story, token_story
 from pellucid.explain.trace import Trace, trace
+from pellucid.explain.walk import Walk, walk
 
 __all__ = [
     "Ablate",
     "Attribution",
     "Cell",
+    "ChatStory",
     "Check",
     "Checks",
     "Comparison",
@@ -25,11 +29,18 @@ __all__ = [
     "Surprise",
     "SwapToken",
     "Term",
+    "TokenStory",
     "Trace",
+    "Walk",
     "attribution",
+    "chat_story",
     "compare",
     "lens",
     "operands",
+    "plot_embedding",
+    "plot_positions",
     "surprise",
+    "token_story",
     "trace",
+    "walk",
 ]
