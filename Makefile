@@ -10,7 +10,8 @@ TESTS ?= tests
 # Taken literally ($ and quotes included) and handed on in the environment, so that no shell reads them.
 override PROMPT := $(value PROMPT)
 override MODEL := $(value MODEL)
-export PROMPT MODEL
+override DATA := $(value DATA)
+export PROMPT MODEL DATA
 
 SET_UP := command -v "$(PYTHON)" >/dev/null || { \
 	echo "No $(PYTHON) here. Install Python 3.11 or newer (https://www.python.org/downloads/), or: make demo PYTHON=/path/to/python3" >&2; \
@@ -20,7 +21,7 @@ SET_UP := command -v "$(PYTHON)" >/dev/null || { \
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	$(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile -rs
 
-.PHONY: help setup setup-dev demo test test-all check format bench bench-peers lock clean
+.PHONY: help setup setup-dev demo train-demo test test-all check format bench bench-peers lock clean
 
 help: ## what can be made (this list)
 	@echo "Pellucid. make …"
@@ -36,6 +37,9 @@ setup-dev: ## the same, and what tests and checks need
 
 demo: setup ## an answer in this terminal: make demo [PROMPT="…"] [MODEL=path]
 	@$(VENV_PYTHON) -m pellucid.cli.demo
+
+train-demo: setup ## a small model learns Shakespeare, about five minutes, and writes some: make train-demo [DATA=text]
+	@$(VENV_PYTHON) -m pellucid.cli.train_demo
 
 test: setup-dev ## all tests but the long ones, within 15 minutes
 	-@$(VENV_PYTHON) -m pellucid pull smollm2 --quiet

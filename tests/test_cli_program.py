@@ -49,7 +49,7 @@ def test_options_are_listed_under_their_headings() -> None:
 def test_a_mistyped_command_is_suggested() -> None:
     result = run("tokenise", "x")
     assert result.returncode == 2
-    assert "Did you mean tokenize?" in result.stderr
+    assert "Did you mean tokenize or tokenizer?" in result.stderr
 
 
 def test_bad_input_is_one_message_and_status_2(tmp_path: Path) -> None:
