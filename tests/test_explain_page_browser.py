@@ -228,7 +228,7 @@ def test_attention_shows_the_weights_of_the_chosen_head_and_query(page: Any, vie
     row = view.first.trace["layers.2.pattern"][0, 3, 6]
     attention.locator(".stages").scroll_into_view_if_needed()
     attention.locator('.stages [data-key="7"]').wait_for()
-    page.wait_for_function("p => Math.abs(document.querySelector('.stages [data-key=\"0\"] [data-p]').dataset.p - p) < 1e-6", arg=row[0].item())
+    page.wait_for_function("p => Math.abs(document.querySelector('.stages [data-key=\"0\"] [data-p]')?.dataset.p - p) < 1e-6", arg=row[0].item())
     for key in range(7):
         p = float(attention.locator(f'.stages [data-key="{key}"] [data-p]').get_attribute("data-p"))
         assert p == pytest.approx(row[key].item(), rel=1e-6)
@@ -522,3 +522,14 @@ def test_one_token_against_another_and_the_heads_between_two_words(page: Any, vi
     page.wait_for_timeout(300)
     strongest = max(its[f"layers.{layer}.pattern"][0, :, -1, 3].max().item() for layer in range(5))
     assert said(attention.locator(".lookers .n").first.text_content()) == pytest.approx(100 * strongest, abs=0.06)
+
+
+def test_an_engineer_types_the_name_of_a_number(page: Any, view: View) -> None:
+    page.click('[data-view="numbers"]')
+    page.fill(".go-to", "layers.3.z[0, 1, 4, 2]")
+    page.press(".go-to", "Enter")
+    page.wait_for_selector("#why .why-value")
+    assert near(page.locator("#why .why-value").text_content(), view.first.trace["layers.3.z"][0, 1, 4, 2].item())
+    page.fill(".go-to", "layers.1.mlp_act")
+    page.press(".go-to", "Enter")
+    page.wait_for_selector('#cell .matrix[data-name="layers.1.mlp_act"]')

@@ -124,7 +124,7 @@ function bar(app) {
   const strip = h("div", { class: "strip", id: "strip" }, app.run.tokens.map((token, i) => h("button", { class: `chip${token.special ? " special" : ""}`, title: `${i} · id ${token.id}`, on: { click: () => app.set({ pos: i }) } }, visible(token.text))));
   byId("bar").replaceChildren(
     h("div", { id: "checks-failed" }),
-    h("div", { class: "bar-row" }, h("a", { class: "wordmark", href: "#", on: { click: (event) => (event.preventDefault(), scrollTo({ top: 0 })) } }, "Pellucid"), h("span", { class: "bar-model" }, app.model.name), view,
+    h("div", { class: "bar-row" }, h("a", { class: "wordmark", href: "#", on: { click: (event) => (event.preventDefault(), scrollTo({ top: 0 })) } }, "Pellucid"), h("span", { class: "bar-model" }, app.model.name), goTo(app), view,
       h("button", { id: "lang", lang: state.lang === "zh" ? "en" : "zh", on: { click: () => set({ lang: state.lang === "zh" ? "en" : "zh" }) } }, app.t("language")),
       h("button", { class: "icon", id: "theme", title: app.t("theme"), "aria-label": app.t("theme"), on: { click: () => set({ theme: dark() ? "light" : "dark" }) } }, "◐"),
       h("button", { class: "icon", id: "help", title: app.t("help"), "aria-label": app.t("help"), on: { click: () => help(app) } }, "?")), strip);
@@ -133,6 +133,20 @@ function bar(app) {
     chip.setAttribute("aria-pressed", String(i === pos));
     if (i === pos) strip.scrollLeft = Math.max(0, chip.offsetLeft - strip.clientWidth * 0.7);
   }));
+}
+
+/** For who knows the name of the number: a step, or a cell of it, typed. */
+function goTo(app) {
+  const input = h("input", { type: "text", class: "go-to only-numbers", list: "step-names", placeholder: app.t("go_to"), "aria-label": app.t("go_to"), spellcheck: "false" });
+  const go = (event) => {
+    event.preventDefault();
+    const [, name, index] = input.value.trim().match(/^([\w.]+)\s*\[?([\d,\s]*)\]?$/) ?? [], layer = name?.match(/^layers\.(\d+)\./);
+    if (!name) return;
+    if (layer) app.set({ layer: Math.min(+layer[1], app.model.layers.length - 1) });
+    if (index) app.ask(name, index.split(/[,\s]+/).filter(Boolean).map(Number));
+    else if (app.has(name)) (app.set({ step: name, cell: "" }), app.go("cell"));
+  };
+  return h("form", { class: "only-numbers", on: { submit: go } }, input, h("datalist", { id: "step-names" }, app.run.steps.map((step) => h("option", { value: step.name }))));
 }
 
 const dark = () => getComputedStyle(document.documentElement).colorScheme === "dark";

@@ -5,7 +5,7 @@ const s = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
 export const en = {
   // the frame
   story: "Story", numbers: "Numbers", help: "Keys and help", theme: "Light or dark", language: "中文", why_title: "Why this value?", pin: "Keep this cell in view", pin_short: "Keep", unpin: "Let go", close: "Close", pinned: "Kept cells", run: "Run it",
-  running: "Running …", prompt_label: "Your sentence", skip: "To the text", layer: "Layer", head: "Head", position: "Position", dimension: "dimension", step: "Step", of: (what, i, n) => `${what} ${i} of 0–${n - 1}`,
+  running: "Running …", go_to: "Go to: layers.3.pattern[0, 2, 5, 3]", prompt_label: "Your sentence", skip: "To the text", layer: "Layer", head: "Head", position: "Position", dimension: "dimension", step: "Step", of: (what, i, n) => `${what} ${i} of 0–${n - 1}`,
   layer_short: "ℓ", heads: "heads", neuron: "neuron", key: "Key", shape: "shape", from: "from", dtype: "dtype", range: "range", norm: "norm", weights: "weights", code: "code", check: "checked", bytes: "Bytes", parameters: "Parameters", weight: "Weight",
   min: "min", max: "max", mean: "mean", std: "std", greedy: "greedy", off: "off", numbers_only: "numbers",
   nav: { files: "Two files", text: "Text → ids", embed: "Embedding, position", model: "Map of the model", cell: "Any cell", attention: "Attention", mlp: "Norm, MLP", residual: "Residual stream", output: "Output", decode: "Decoding", whatif: "What if", training: "Training" },

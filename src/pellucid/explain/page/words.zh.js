@@ -5,7 +5,7 @@ const n = (value) => value.toLocaleString("en");
 export const zh = {
   // 框架
   story: "讲解", numbers: "数字", help: "按键与帮助", theme: "浅色或深色", language: "English", why_title: "这个数怎么来的？", pin: "把这一格留在眼前", pin_short: "留住", unpin: "放开", close: "关闭", pinned: "留下的格子", run: "运行",
-  running: "正在运行……", prompt_label: "你的句子", skip: "跳到正文", layer: "层", head: "头", position: "位置", dimension: "维度", step: "步骤", of: (what, i, all) => `${what} ${i}（0–${all - 1}）`,
+  running: "正在运行……", go_to: "跳到：layers.3.pattern[0, 2, 5, 3]", prompt_label: "你的句子", skip: "跳到正文", layer: "层", head: "头", position: "位置", dimension: "维度", step: "步骤", of: (what, i, all) => `${what} ${i}（0–${all - 1}）`,
   layer_short: "ℓ", heads: "个头", neuron: "神经元", key: "键", shape: "形状", from: "来自", dtype: "类型", range: "范围", norm: "模长", weights: "权重", code: "代码", check: "核对", bytes: "字节", parameters: "参数", weight: "权重",
   min: "最小", max: "最大", mean: "均值", std: "标准差", greedy: "贪心", off: "不用", numbers_only: "数字",
   nav: { files: "两个文件", text: "文本 → 编号", embed: "词嵌入与位置", model: "模型全图", cell: "任意一格", attention: "注意力", mlp: "层归一化与 MLP", residual: "残差流", output: "输出", decode: "逐词生成", whatif: "假如……", training: "训练" },

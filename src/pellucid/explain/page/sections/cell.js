@@ -14,6 +14,12 @@ export function render(app) {
     chosen.replaceChildren(stepFigure(app, name, { at: (state) => (heads() ? [0, Math.min(state.head, heads() - 1)] : [0]), scale: probability ? "probability" : "signed", square }));
   };
   choose.append(select(kinds.map((its) => [its, its]), kind, (value) => ((kind = value), show(), app.set({ step: name(app.state), cell: "" })), app.t("step")));
+  app.watch(section, ["step"], (state) => {
+    const wanted = state.step.replace(/^layers\.\d+\./, "layers.ℓ.");
+    if (state.cell || wanted === kind || !kinds.includes(wanted)) return;
+    choose.firstChild.value = kind = wanted;
+    show();
+  });
   section.append(story(app, "cell_story"), h("div", { class: "controls" }, choose, layerStepper(app), headStepper(app)), chosen, h("p", { class: "soft" }, app.t("cell_hint")));
   show();
   return section;
