@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -122,17 +126,30 @@ def test_sizes_that_contradict_each_other_are_refused() -> None:
         describe(depth=2, vocab_size=100, context_len=32, d_model=100, num_heads=3)
 
 
+def torchrun(*words: object, **settings: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    return subprocess.Popen([*command, *map(str, words)], text=True, **settings)
+
+
+def losses(run: Path) -> list[tuple[float, float]]:
+    return [(its["loss"], its["grad_norm"]) for its in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+
+
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(book: Path, tmp_path: Path) -> None:
-    words = ["-m", "pellucid", "pretrain", "-d", book, *SMALL, "--steps", "6", "--save-every", "3", "--sample-every", "0", "--lr", "1e-2", "-q", "-o"]
-    one = [sys.executable, *words, tmp_path / "one"]
-    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517", *words, tmp_path / "two"]
-    for command in (one, two):
-        subprocess.run(list(map(str, command)), check=True, timeout=300)
-    losses = []
-    for name in ("one", "two"):
-        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        losses.append([(json.loads(line)["loss"], json.loads(line)["grad_norm"]) for line in lines])
-    assert len(losses[0]) == 6
-    for a, b in zip(*losses, strict=True):
-        assert a == pytest.approx(b, rel=1e-4)
+def test_two_processes_give_the_losses_of_one_and_go_on_after_one_was_killed(book: Path, tmp_path: Path) -> None:
+    words = ["-m", "pellucid", "pretrain", "-d", book, *SMALL, "--steps", "30", "--save-every", "5", "--sample-every", "0", "--lr", "1e-2", "-o"]
+    subprocess.run([sys.executable, *map(str, words), tmp_path / "one"], check=True, timeout=300)
+    killed = torchrun(*words, tmp_path / "two", stderr=subprocess.PIPE)
+    while not (tmp_path / "two/checkpoints/step-00000005").is_dir():
+        assert killed.poll() is None
+        time.sleep(0.05)
+    children = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    said = killed.communicate(timeout=120)[1]
+    assert killed.returncode != 0
+    assert "SIGKILL" in said, "the death of a worker is reported"
+    assert len(losses(tmp_path / "two")) < 30
+    assert torchrun(*words, tmp_path / "two").wait(300) == 0
+    assert len(losses(tmp_path / "two")) == 30
+    for a, b in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+        assert a == pytest.approx(b, rel=1e-3)

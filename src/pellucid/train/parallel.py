@@ -28,6 +28,13 @@ def reshard(model: nn.Module) -> None:
             model.reshard()
 
 
+def agree_to_stop(reason: str | None) -> str | None:
+    """A reason where any process has one: signals reach processes at different steps, and all must take the same."""
+    asked = torch.tensor(int(reason is not None), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(asked, dist.ReduceOp.MAX)
+    return reason or ("another process was asked to" if asked else None)
+
+
 class Processes:
     """The processes of this run; one, where torchrun did not start it. ``with Processes(device) as processes:``."""
 

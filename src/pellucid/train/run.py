@@ -27,7 +27,7 @@ from pellucid.train.diagnose import TrainingError, bad_gradients, first_bad_valu
 from pellucid.train.evaluate import mean_loss
 from pellucid.train.loop import LossFunction, accumulate, clip
 from pellucid.train.optim import set_lr
-from pellucid.train.parallel import reshard
+from pellucid.train.parallel import agree_to_stop, reshard
 from pellucid.train.schedule import Schedule
 
 METRICS = "metrics.jsonl"
@@ -145,10 +145,11 @@ class Run:
     def _report(self, trouble: str, batch: Batch) -> None:
         """Save the batch for a look; raise, unless such steps are skipped."""
         first = self.num_done * self.settings.batch_size
-        where = first_bad_value(self.model, batch.to(self.model.device)) or next(
-            (f"the gradient of {name}" for name in bad_gradients(self.model)), None
-        )
-        saved = self.folder / f"bad-batch-step-{self.num_done + 1}.safetensors"
+        # Another forward pass is for one process: of several, each would stop it at another place, and wait for the others.
+        where = first_bad_value(self.model, batch.to(self.model.device)) if self.num_ranks == 1 else None
+        where = where or next((f"the gradient of {name}" for name in bad_gradients(self.model)), None)
+        of_process = f"-process-{self.rank}" if self.num_ranks > 1 else ""
+        saved = self.folder / f"bad-batch-step-{self.num_done + 1}{of_process}.safetensors"
         save_safetensors(saved, {"token_ids": to_array(batch.token_ids), "targets": to_array(batch.targets)})
         if self.settings.on_trouble == "stop":
             raise TrainingError(
@@ -178,6 +179,8 @@ class Run:
                     self._undisturbed(partial(on_sample, done.step))
                 if settings.max_seconds and time.monotonic() - began > settings.max_seconds:
                     self.stop_asked = "the time is up"
+                if self.num_ranks > 1:
+                    self.stop_asked = agree_to_stop(self.stop_asked)
                 if _due(done.step, settings.save_every, last) or self.stop_asked:
                     self.save()
 
