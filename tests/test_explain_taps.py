@@ -84,5 +84,5 @@ def test_mathml_escapes_what_it_is_given() -> None:
 
 @pytest.mark.parametrize("broken", ["{", r"\unknown", "_", r"\frac{1}", "x^", r"\left(x"])
 def test_latex_outside_the_grammar_is_an_error(broken: str) -> None:
-    with pytest.raises(ValueError, match="grammar|closing|place|too soon"):
+    with pytest.raises(ValueError, match=r"grammar|closing|place|too soon"):
         mathml(broken)

@@ -25,7 +25,9 @@ def read_text(path: str | os.PathLike[str], max_bytes: int = MAX_JSON_BYTES) -> 
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"the file is not UTF-8 at byte {error.start}", where=path, remedy="convert it to UTF-8, or download it again") from None
+        raise CheckpointError(
+            f"the file is not UTF-8 at byte {error.start}", where=path, remedy="convert it to UTF-8, or download it again"
+        ) from None
 
 
 def parse_json(text: str | bytes, where: object) -> Any:
