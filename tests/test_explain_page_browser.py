@@ -62,6 +62,7 @@ def page(browser: Any, url: str) -> Iterator[Any]:
     page.goto(url)
     page.wait_for_selector("h1")
     yield page
+    assert "[object " not in page.locator("body").text_content()  # a list of nodes that was written as text
     context.close()
     assert complaints == []
 
@@ -422,6 +423,7 @@ def test_every_family_has_every_section(browser: Any, family: str) -> None:
         page.wait_for_timeout(500)
         assert page.locator("#page .bad").count() == 0
         assert page.locator("#page .left-out").count() == 0
+        assert "[object " not in page.locator("body").text_content()
         page.close()
         server.shutdown()
         thread.join()

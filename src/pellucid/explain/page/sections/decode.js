@@ -9,7 +9,7 @@ export function render(app) {
   const show = () => {
     text.replaceChildren(app.run.text, ...made.map((token, i) => h("span", { class: i === made.length - 1 ? "new grown" : "new", title: percent(token.p), data: { id: token.id } }, token.text)));
     next.replaceChildren(h("figcaption", {}, app.t("next_caption")), tokenBars(app, (made.at(-1)?.next ?? app.run.next).slice(0, 8), (token) => more(1, token.id)));
-    if (held) cache.replaceChildren(h("figcaption", {}, app.t("cache_caption", { length: held.length, bytes: bytes(held.bytes), each: bytes(held.bytes_per_token) })), cachePicture(app, held));
+    if (held) cache.replaceChildren(h("figcaption", {}, app.t("cache_caption", { length: held.length, bytes: bytes(held.bytes), each: bytes(held.bytes_per_token) })), ...cachePicture(app, held));
     if (prefill) times.replaceChildren(h("figcaption", {}, app.t("times_caption")), bars([{ name: app.t("prefill", prefill.tokens), value: prefill.ms, text: `${number(prefill.ms, 3)} ms` },
       ...made.slice(-12).map((token) => ({ name: visible(token.text), value: token.ms, text: `${number(token.ms, 3)} ms` }))]),
     h("p", { class: "soft" }, app.t("times_said", number(prefill.tokens / (prefill.ms / 1000), 3), made.length ? number((1000 * made.length) / made.reduce((sum, token) => sum + token.ms, 0), 3) : "–")));
