@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from functools import cache
@@ -17,6 +18,7 @@ from pellucid.config import weight_shapes
 from pellucid.executor import StepInput
 from pellucid.families import FAMILIES, llama
 from pellucid.model.load import weights_of
+from pellucid.native import vocabulary
 from pellucid.native.build import compiler
 from pellucid.native.executor import NativeExecutor
 from pellucid.native.two_files import write_two_files
@@ -47,7 +49,7 @@ def written(family: str, folder: Path) -> Path:
     decoder = tiny(family)
     target = folder / family
     if not target.exists():
-        assert "token ids" in write_two_files(decoder.config, dict(weights_of(decoder)), target)
+        assert "token ids" in write_two_files(decoder.config, dict(weights_of(decoder)), target, "none")
     return target
 
 
@@ -124,30 +126,51 @@ def test_damaged_numbers_give_wrong_answers_and_nothing_worse(folder: Path) -> N
 
 
 @cache
-def tokenizer_program(vocabulary: Path, folder: Path) -> Path:
-    """A program with this vocabulary, around a model too small to matter."""
-    metadata = GGUFFile(vocabulary).metadata
-    size = len(metadata["tokenizer.ggml.tokens"])
-    keys = llama.TINY | {"vocab_size": size, "num_hidden_layers": 1}
-    config = llama.config(keys)
+def tokenizer_program(source: Path, folder: Path) -> Path:
+    """A program with a GGUF file's vocabulary, or a tokenizer.json's, around a model too small to matter."""
+    if source.suffix == ".json":
+        words = vocabulary.from_tokenizer_json(json.loads(source.read_text()), {})
+    else:
+        words = vocabulary.from_gguf(GGUFFile(source).metadata)
+    assert isinstance(words, vocabulary.Vocabulary)
+    config = llama.config(llama.TINY | {"vocab_size": words.constants["VOCAB_TOKENS"], "num_hidden_layers": 1})
     weights = {name: Array.from_numpy(np.ones(shape, np.float32)) for name, shape in weight_shapes(config).items()}
-    target = folder / vocabulary.stem
-    assert write_two_files(config, weights, target, metadata=metadata) == "the tokenizer is inside"
+    target = folder / (source.parent.name + source.stem)
+    assert write_two_files(config, weights, target, words) == "the tokenizer is inside"
     return build(target, "sanitized", ("cc", *SANITIZED))
 
 
 @pytest.mark.parametrize("name", ["llama-spm", "gpt-2"])
 def test_the_tokenizer_inside_agrees_with_llama_cpp_on_its_47_strings(name: str, shared: Path, folder: Path) -> None:
-    vocabulary = shared / "gguf_vocabs" / f"ggml-vocab-{name}.gguf"
-    texts = Path(f"{vocabulary}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
-    expected = Path(f"{vocabulary}.out").read_text().split("\n")
-    program = tokenizer_program(vocabulary, folder)
+    file = shared / "gguf_vocabs" / f"ggml-vocab-{name}.gguf"
+    texts = Path(f"{file}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    expected = Path(f"{file}.out").read_text().split("\n")
+    program = tokenizer_program(file, folder)
     assert len(texts) == len(expected) == 47
     for text, ids in zip(texts, expected, strict=True):
         done = run(program, text, "--tokenize")
         assert (done.returncode, done.stderr) == (0, ""), text
         got = done.stdout.split()
         assert got[got[:1] == ["1"] and name == "llama-spm" :] == ids.split(), text
+
+
+def test_qwens_tokenizer_inside_agrees_with_the_tokenizers_library(shared: Path, folder: Path) -> None:
+    """The 47 strings and a special token; text that NFC might change is refused, since composing is not in the program."""
+    import tokenizers
+
+    file = shared / "qwen3_tokenizer" / "tokenizer.json"
+    oracle, program = tokenizers.Tokenizer.from_file(str(file)), tokenizer_program(file, folder)
+    texts = (shared / "gguf_vocabs" / "ggml-vocab-gpt-2.gguf.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    refused = 0
+    for text in [*texts, "<|im_start|>user\nIt's 12345 o'CLOCK\r\n\n  I'LL go<|im_end|>\n"]:
+        done = run(program, text, "--tokenize")
+        if done.returncode:
+            assert "composing is not in here" in done.stderr
+            refused += 1
+        else:
+            assert [int(token) for token in done.stdout.split()] == oracle.encode(text, add_special_tokens=False).ids, text
+    assert refused <= 3
+    assert run(program, "e\u0301", "--tokenize").returncode == 1
 
 
 def test_a_damaged_vocabulary_is_refused(shared: Path, folder: Path) -> None:
@@ -166,5 +189,5 @@ def test_nothing_but_numbers_enters_the_program(folder: Path) -> None:
     evil = "*/ int evil; /*"
     config = llama.config(llama.TINY | {"architectures": [evil], "_name_or_path": evil, "extra": evil})
     weights = {name: Array.from_numpy(np.ones(shape, np.float32)) for name, shape in weight_shapes(config).items()}
-    write_two_files(config, weights, folder / "evil")
+    write_two_files(config, weights, folder / "evil", "none")
     assert "evil" not in (folder / "evil" / "run.c").read_text()

@@ -12,7 +12,7 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.quant import LAYOUTS, convert, dequantize
-from pellucid.quant.k_quants import _planes, _six_bit_scales_and_minimums
+from pellucid.quant.k_quants import planes, six_bit_scales_and_minimums
 
 VECTOR = "f32 row"
 
@@ -83,7 +83,7 @@ def _rows_last(groups: np.ndarray, tiles: int) -> np.ndarray:
 
 
 def _k_scales(blocks: np.ndarray) -> list[np.ndarray]:
-    scales, minimums = _six_bit_scales_and_minimums(blocks["scales"].reshape(-1, 12))
+    scales, minimums = six_bit_scales_and_minimums(blocks["scales"].reshape(-1, 12))
     tiles = len(blocks)
     return [_halves(blocks["d"]), _halves(blocks["dmin"]), _rows_last(scales, tiles), _rows_last(minimums, tiles)]
 
@@ -108,8 +108,8 @@ def _q6_k(rows: np.ndarray) -> np.ndarray:
     blocks = _by_tile(rows.view(LAYOUTS["q6_k"]))
     tiles, count = blocks.shape[0], blocks.shape[2]
     flat = blocks.reshape(-1)
-    low = _planes(flat["ql"], 4).reshape(-1, 4, 2, 32)  # weights in order: 4 pairs of blocks of 32
-    high = _planes(flat["qh"], 2).reshape(-1, 2, 4, 32)  # two planes of four blocks
+    low = planes(flat["ql"], 4).reshape(-1, 4, 2, 32)  # weights in order: 4 pairs of blocks of 32
+    high = planes(flat["qh"], 2).reshape(-1, 2, 4, 32)  # two planes of four blocks
     nibbles = (low[:, :, 0] | low[:, :, 1] << 4).reshape(tiles, 16, count, 4, 32)
     upper = high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6
     upper = _fours(upper.reshape(tiles, 16, count * 2, 32)).reshape(tiles, count, -1)

@@ -4,44 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pellucid.base.array import Array
 from pellucid.base.errors import UnsupportedError
-from pellucid.base.files import atomic_write
+from pellucid.base.files import atomic_write, read_json
+from pellucid.checkpoint.open import Checkpoint
 from pellucid.config import ModelConfig
 from pellucid.native import pack, vocabulary
 from pellucid.native.layout import ALIGNMENT, padded, plan
 from pellucid.native.program import program, supports
+from pellucid.native.vocabulary import Vocabulary
+
+
+def convert(checkpoint: Checkpoint, folder: str | Path, *, quantize: str | None = None) -> str:
+    """A checkpoint as ``folder/parameters`` and ``folder/run.c``; returns what to say about the tokenizer.
+
+    Raises: UnsupportedError for a mechanism that the program lacks.
+    """
+    return write_two_files(checkpoint.config, checkpoint.weights, folder, _vocabulary(checkpoint), quantize=quantize)
+
+
+def _vocabulary(checkpoint: Checkpoint) -> Vocabulary | str:
+    path = checkpoint.tokenizer_path
+    if checkpoint.metadata:
+        return vocabulary.from_gguf(checkpoint.metadata)
+    if path is not None and path.is_file():
+        from pellucid.text.llama2c import read_tokens
+
+        return vocabulary.from_llama2c(read_tokens(path, checkpoint.config.vocab_size))
+    if path is not None and (path / "tokenizer.json").is_file():
+        config = path / "tokenizer_config.json"
+        return vocabulary.from_tokenizer_json(read_json(path / "tokenizer.json"), read_json(config) if config.is_file() else {})
+    return "none that this can read"
 
 
 def write_two_files(
-    config: ModelConfig,
-    weights: Mapping[str, Array],
-    folder: str | Path,
-    *,
-    metadata: Mapping[str, Any] | None = None,
-    tokens: list[tuple[bytes, float]] | None = None,
-    quantize: str | None = None,
+    config: ModelConfig, weights: Mapping[str, Array], folder: str | Path, words: Vocabulary | str, *, quantize: str | None = None
 ) -> str:
-    """Write ``parameters`` and ``run.c``; returns what to say about the tokenizer.
-
-    ``metadata``: a GGUF file's; ``tokens``: a llama2.c vocabulary's. Each file is whole or absent.
-    Raises: UnsupportedError for a mechanism that the program lacks.
-    """
+    """Write ``parameters`` and ``run.c``, each whole or not at all; ``words`` is the vocabulary, or what kind of one is not in here."""
     if reason := supports(config):
         raise UnsupportedError(f"run.c cannot be written: it lacks {reason}", where=config.model_type)
     formats = pack.formats_of(config, weights, quantize)
     layout = plan(config, formats)
-    found = vocabulary.from_llama2c(tokens) if tokens else vocabulary.from_gguf(metadata) if metadata else "none that this can read"
-    words = found if isinstance(found, vocabulary.Vocabulary) else None
+    known = words if isinstance(words, Vocabulary) else None
     offset = padded(layout.size, ALIGNMENT)
-    data = words.data if words else b""
+    data = known.data if known else b""
     folder = Path(folder)
     with atomic_write(folder / "parameters") as file:
         pack.write_parameters(file, config, layout, weights)
         file.write(bytes(offset - layout.size) + data)
-    constants = vocabulary.constants_of(words, offset, config.eos_token_ids)
+    constants = vocabulary.constants_of(known, offset, config.eos_token_ids)
     with atomic_write(folder / "run.c", "w") as file:
-        file.write(program(config, layout, constants, offset + len(data), half_cache="float32" not in formats.values(), words=words is not None))
-    return "the tokenizer is inside" if words else f"the tokenizer ({found}) is of another kind: the program takes and gives token ids"
+        file.write(program(config, layout, constants, offset + len(data), half_cache="float32" not in formats.values(), words=known is not None))
+    return "the tokenizer is inside" if known else f"the tokenizer ({words}) is of another kind: the program takes and gives token ids"

@@ -27,7 +27,7 @@ LAYOUTS: dict[str, np.dtype] = {
 }
 
 
-def _planes(stored: np.ndarray, bits: int) -> np.ndarray:
+def planes(stored: np.ndarray, bits: int) -> np.ndarray:
     """Bytes (N, H, W) → integers of ``bits`` bits (N, H · 8/bits · W), the lowest bits of W bytes first."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
     return (stored[:, :, None, :] >> shifts & (2**bits - 1)).reshape(len(stored), -1)
@@ -46,7 +46,7 @@ def _write(out: np.ndarray, q: np.ndarray, scale: np.ndarray, minimum: np.ndarra
         groups -= minimum
 
 
-def _six_bit_scales_and_minimums(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def six_bit_scales_and_minimums(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Q4_K's and Q5_K's 12 bytes → eight scales and eight minimums of 6 bits.
 
     Bytes 0–3 hold scales 0–3 in their low 6 bits, bytes 4–7 the minimums 0–3; bytes 8–11 hold the low 4 bits of scales and
@@ -61,30 +61,30 @@ def _six_bit_scales_and_minimums(packed: np.ndarray) -> tuple[np.ndarray, np.nda
 def decode_q2_k(blocks: np.ndarray, out: np.ndarray) -> None:
     """``blocks`` (N,) of the layout → ``out`` (N, 256) float32; so for all below."""
     scales = blocks["scales"]
-    _write(out, _planes(blocks["qs"], 2), _scaled(blocks, "d", scales & 0x0F), _scaled(blocks, "dmin", scales >> 4))
+    _write(out, planes(blocks["qs"], 2), _scaled(blocks, "d", scales & 0x0F), _scaled(blocks, "dmin", scales >> 4))
 
 
 def decode_q3_k(blocks: np.ndarray, out: np.ndarray) -> None:
     # 16 scales of 6 bits: the low 4 are the halves of bytes 0–7, the upper 2 are planes of bytes 8–11.
     packed = blocks["scales"][:, None, :]
-    scales = (_planes(packed[:, :, :8], 4) | _planes(packed[:, :, 8:], 2) << 4).astype(np.int8) - 32
-    q = (_planes(blocks["qs"], 2) | _planes(blocks["hmask"], 1) << 2).astype(np.int8) - 4
+    scales = (planes(packed[:, :, :8], 4) | planes(packed[:, :, 8:], 2) << 4).astype(np.int8) - 32
+    q = (planes(blocks["qs"], 2) | planes(blocks["hmask"], 1) << 2).astype(np.int8) - 4
     _write(out, q, _scaled(blocks, "d", scales))
 
 
 def decode_q4_k(blocks: np.ndarray, out: np.ndarray) -> None:
-    scales, minimums = _six_bit_scales_and_minimums(blocks["scales"])
-    _write(out, _planes(blocks["qs"], 4), _scaled(blocks, "d", scales), _scaled(blocks, "dmin", minimums))
+    scales, minimums = six_bit_scales_and_minimums(blocks["scales"])
+    _write(out, planes(blocks["qs"], 4), _scaled(blocks, "d", scales), _scaled(blocks, "dmin", minimums))
 
 
 def decode_q5_k(blocks: np.ndarray, out: np.ndarray) -> None:
-    scales, minimums = _six_bit_scales_and_minimums(blocks["scales"])
-    q = _planes(blocks["qs"], 4) | _planes(blocks["qh"], 1) << 4
+    scales, minimums = six_bit_scales_and_minimums(blocks["scales"])
+    q = planes(blocks["qs"], 4) | planes(blocks["qh"], 1) << 4
     _write(out, q, _scaled(blocks, "d", scales), _scaled(blocks, "dmin", minimums))
 
 
 def decode_q6_k(blocks: np.ndarray, out: np.ndarray) -> None:
-    q = (_planes(blocks["ql"], 4) | _planes(blocks["qh"], 2) << 4).astype(np.int8) - 32
+    q = (planes(blocks["ql"], 4) | planes(blocks["qh"], 2) << 4).astype(np.int8) - 32
     _write(out, q, _scaled(blocks, "d", blocks["scales"]))
 
 

@@ -17,6 +17,7 @@ typedef struct {
     const uint32_t *bytes;  // [256]: the token of a byte, or NONE
     const Merge *merges;    // [NUM_MERGES], ordered by left, right
     const Range *letters, *digits; // Unicode's L and N
+    const Range *composing;        // what normalization to NFC may change, where the tokenizer normalizes
     const uint8_t *kinds;   // [VOCAB_TOKENS]
     const char *text;
 } Vocabulary;
@@ -208,6 +209,8 @@ static void encode_words(const Vocabulary *v, const char *text, size_t length, I
         if (step > 1) code &= 0xffu >> (step + 1);
         else if (code >= 128) code = 0xfffd;
         for (size_t i = 1; i < step; i++) code = code << 6 | ((uint8_t)text[at + i] & 63);
+        if (within(v->composing, NUM_COMPOSING_RANGES, code))
+            fprintf(stderr, "run: U+%04X may combine with its neighbours, and composing is not in here; give the prompt without it\n", code), exit(1);
         c[count++] = (Character){code, (uint32_t)at};
     }
     c[count].start = (uint32_t)length;
@@ -241,12 +244,14 @@ static void encode_plain(const Vocabulary *v, const char *text, size_t length, I
 static void encode(const Vocabulary *v, const char *text, Ids *ids) {
     const size_t length = strlen(text);
     size_t begin = 0;
+    Ids special = {0};
+    for (uint32_t id = 0; id < VOCAB_TOKENS; id++)
+        if (v->kinds[id] == SPECIAL_TOKEN) push(&special, id);
     for (size_t at = 0; at < length;) {
         uint32_t found = NONE, longest = 0;
-        for (uint32_t id = 0; id < VOCAB_TOKENS; id++) {
-            const uint32_t its = v->starts[id + 1] - v->starts[id];
-            if (v->kinds[id] == SPECIAL_TOKEN && its > longest && its <= length - at && !memcmp(v->text + v->starts[id], text + at, its))
-                found = id, longest = its;
+        for (size_t i = 0; i < special.count; i++) {
+            const uint32_t id = special.ids[i], its = v->starts[id + 1] - v->starts[id];
+            if (its > longest && its <= length - at && !memcmp(v->text + v->starts[id], text + at, its)) found = id, longest = its;
         }
         if (found == NONE) {
             at++;
@@ -257,6 +262,7 @@ static void encode(const Vocabulary *v, const char *text, Ids *ids) {
         begin = at += longest;
     }
     encode_plain(v, text + begin, length - begin, ids);
+    free(special.ids);
 }
 
 static void print_token(const Vocabulary *v, uint32_t id, bool first) {
@@ -288,6 +294,7 @@ static bool read_vocabulary(const Model *m, Vocabulary *v) {
     v->merges = (const void *)p, p += (size_t)NUM_MERGES * sizeof(Merge);
     v->letters = (const void *)p, p += NUM_LETTER_RANGES * sizeof(Range);
     v->digits = (const void *)p, p += NUM_DIGIT_RANGES * sizeof(Range);
+    v->composing = (const void *)p, p += NUM_COMPOSING_RANGES * sizeof(Range);
     v->kinds = p, p += VOCAB_TOKENS;
     v->text = (const char *)p;
     if (v->starts[0] != 0 || v->starts[VOCAB_TOKENS] != TEXT_BYTES) return false;
