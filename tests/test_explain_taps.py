@@ -58,7 +58,9 @@ def test_words_are_written_in_both_languages_and_plainly() -> None:
         assert len(words.meaning_zh) > 12
 
 
-@pytest.mark.parametrize("place", [*LINES.values(), *UNGATED.values(), *NORMS.values(), ROTATE, SINUSOIDAL], ids=str)
+@pytest.mark.parametrize(
+    "place", [*LINES.values(), *UNGATED.values(), *NORMS.values(), ROTATE, SINUSOIDAL], ids=lambda place: f"{place[0].__qualname__}: {place[1]}"
+)
 def test_the_line_that_computes_a_step_is_found(place: tuple) -> None:
     function, part = place
     file, _, line = locate(function, part).partition(":")
