@@ -22,7 +22,7 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "compiler", lambda: None)
-    with pytest.raises(NativeError, match="no C compiler\n.*install gcc or clang, or `pip install ziglang`"):
+    with pytest.raises(NativeError, match=r"no C compiler\n.*install gcc or clang, or `pip install ziglang`"):
         build.library(PROGRAM)
 
 
