@@ -89,6 +89,21 @@ def test_every_instruction_set_says_the_same_tokens(path: tuple[str, ...], folde
     assert [int(token) for token in run(program, "5 6 7", "-n", "12").stdout.split()] == expected_ids("chatglm", [5, 6, 7], 12)
 
 
+ARM = "aarch64-linux-gnu-gcc"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which(ARM) and shutil.which("qemu-aarch64")), reason="apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+)
+def test_neon_says_the_same_tokens_in_an_emulator(folder: Path) -> None:
+    target = written("qwen3", folder)
+    flags = [flag for flag in STRICT if flag != "-march=native"]
+    program = build(target, "arm", (ARM, *flags, "-march=armv8.2-a+dotprod", "-static"))
+    done = subprocess.run(["qemu-aarch64", program, target / "parameters", "5 6 7", "-n", "9"], capture_output=True, text=True, timeout=120)
+    assert [int(token) for token in done.stdout.split()] == expected_ids("qwen3", [5, 6, 7], 9)
+
+
 def test_what_cannot_be_done_ends_clearly(folder: Path) -> None:
     target = written("gpt2", folder)
     program = build(target, "sanitized", ("cc", *SANITIZED))
