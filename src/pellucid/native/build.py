@@ -42,11 +42,6 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}))
 
 
-@cache
-def _version(command: tuple[str, ...]) -> str:
-    return subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=30).stdout
-
-
 def library(text: str, *, flags: tuple[str, ...] = ()) -> Path:
     """The program as a shared library, compiled at first use (some seconds; says so on stderr).
 
