@@ -38,7 +38,7 @@ setup-dev: ## the same, and what tests and checks need
 demo: setup ## an answer in this terminal: make demo [PROMPT="…"] [MODEL=path]
 	@$(VENV_PYTHON) -m pellucid.cli.demo
 
-train-demo: setup ## a small model learns Shakespeare, about five minutes, and writes some: make train-demo [DATA=text]
+train-demo: setup ## a small model learns a text, and writes some: [DATA=file]
 	@$(VENV_PYTHON) -m pellucid.cli.train_demo
 
 test: setup-dev ## all tests but the long ones, within 15 minutes

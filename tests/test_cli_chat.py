@@ -90,6 +90,7 @@ class Terminal:
     def __init__(self, command: list[str]) -> None:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background, as CI may be, has it ignored; a terminal's program has not
             os.environ |= {"TERM": "xterm", "NO_COLOR": "1"}
             os.execv(command[0], command)
         self.seen = ""
