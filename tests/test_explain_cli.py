@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -145,3 +146,11 @@ def test_a_long_prompt_lists_its_beginning_and_its_end(model: str) -> None:
     output = run(model, " ".join([PROMPT] * 12)).stdout
     assert "more" in output
     assert all(len(line) <= 80 for line in output.splitlines())
+
+
+def test_a_page_that_cannot_be_written_is_said_before_the_run(stories: Path) -> None:
+    command = [sys.executable, "-m", "pellucid", "explain", "-m", str(stories / "stories260K.bin"), "Once", "--html", "/dev/null/page.html"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert "cannot be written there" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -47,10 +47,10 @@ def run() -> None:
         status = error.exit_code
     except click.Abort as error:
         status = INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else FAILED
-    except PellucidError as error:
+    except (PellucidError, OSError) as error:  # of the system's: a full disk, a folder that may not be written to
         if os.environ.get("PELLUCID_DEBUG") == "1":
             raise
-        complain(str(error))
+        complain(str(error) if isinstance(error, PellucidError) else f"{error.filename or 'the system says'}: {error.strerror or error}")
         status = BAD_INPUT
     sys.exit(status)
 

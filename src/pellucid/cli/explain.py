@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,9 @@ def command(
 
     if cell is not None and step is None:
         raise RequestError("--cell is a number of one step", remedy="name it: --step layers.3.z --cell 0,5,3")
+    folder = Path(html or ".").absolute().parent
+    if html is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):  # said before the work, not after it
+        raise RequestError("the page cannot be written there", where=html, expected="a file in a folder that exists and can be written to")
     text = text if text is not None else prompt if prompt is not None else read_stdin()
     with status(f"loading {model} …") as say:
         subject = _subject(model, flags)
