@@ -144,6 +144,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(terminal: Terminal) -> None:
     terminal.type("\x03")
     terminal.wait_for(r"…\r\n")
     terminal.wait_for("> ")
+    time.sleep(1)  # a person is no quicker: between the prompt and the reading of it lies a moment
     terminal.type("\x03")
     terminal.wait_for("Ctrl-D or /exit leaves")
     terminal.wait_for("> ")

@@ -69,7 +69,8 @@ def test_a_debugging_person_gets_the_traceback(tmp_path: Path) -> None:
 def test_a_reader_that_leaves_is_no_error(stories: Path) -> None:
     command = f"'{sys.executable}' -m pellucid generate -q -m '{stories}/stories260K.bin' | head -c 4"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
-    assert (result.stdout, result.stderr) == ("Once", "")
+    said = [line for line in result.stderr.splitlines() if not line.startswith("compiling the model")]  # once for each processor
+    assert (result.stdout, said) == ("Once", [])
 
 
 def test_colour_is_for_terminals_only(tmp_path: Path) -> None:
