@@ -13,7 +13,7 @@ from pellucid.base.array import Array
 from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig
 from pellucid.families.gguf import GGUF, common_keys
 from pellucid.families.hf import Keys, one_or_many
-from pellucid.families.rules import Rule, Split
+from pellucid.families.rules import SPLIT_QKV, Rule, Split, qkv_names
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
@@ -43,12 +43,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         context_len=keys.size("seq_length", 2048),
         layers=(LayerConfig(attention=attention, mlp=mlp, norm=norm),) * keys.num_layers("num_layers"),
         final_norm=norm,
-        tie_embeddings=bool(keys.get("tie_word_embeddings", False)),
-        bos_token_id=keys.get("bos_token_id"),
-        eos_token_ids=keys.token_ids("eos_token_id"),
-        pad_token_id=keys.get("pad_token_id"),
-        dtype=keys.dtype(),
-        extra=keys.rest(),
+        **keys.common(tied=False),
     )
 
 
@@ -84,12 +79,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-_QKV = Split(lambda layer: (layer.attention.q_dim, layer.attention.kv_dim, layer.attention.kv_dim))
 _GATE_UP = Split(lambda layer: (layer.mlp.d_ff, layer.mlp.d_ff))
-
-
-def _qkv(kind: str) -> tuple[str, ...]:
-    return tuple(f"layers.{{i}}.attention.{name}_proj.{kind}" for name in "qkv")
 
 
 def _gate_up(kind: str) -> tuple[str, ...]:
@@ -99,8 +89,8 @@ def _gate_up(kind: str) -> tuple[str, ...]:
 def _block(at: str, norm_1: str, qkv: str, o: str, norm_2: str, up: str, down: str) -> tuple[Rule, ...]:
     return (
         Rule(f"{at}.{norm_1}.weight", "layers.{i}.attention_norm.weight"),
-        Rule(f"{at}.{qkv}.weight", _qkv("weight"), (_QKV,)),
-        Rule(f"{at}.{qkv}.bias", _qkv("bias"), (_QKV,)),
+        Rule(f"{at}.{qkv}.weight", qkv_names("weight"), (SPLIT_QKV,)),
+        Rule(f"{at}.{qkv}.bias", qkv_names("bias"), (SPLIT_QKV,)),
         Rule(f"{at}.{o}.weight", "layers.{i}.attention.o_proj.weight"),
         Rule(f"{at}.{o}.bias", "layers.{i}.attention.o_proj.bias"),
         Rule(f"{at}.{norm_2}.weight", "layers.{i}.mlp_norm.weight"),

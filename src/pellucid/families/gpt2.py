@@ -9,7 +9,7 @@ from pellucid.base.array import Array
 from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig
 from pellucid.families.gguf import GGUF, key, special_tokens, vocab_size
 from pellucid.families.hf import Keys, one_or_many
-from pellucid.families.rules import Rule, Split, Transpose
+from pellucid.families.rules import SPLIT_QKV, Rule, Transpose, qkv_names
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
@@ -42,12 +42,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         layers=tuple(layer(i) for i in range(keys.num_layers("n_layer"))),
         final_norm=norm,
         position="learned",
-        tie_embeddings=bool(keys.get("tie_word_embeddings", True)),
-        bos_token_id=keys.get("bos_token_id"),
-        eos_token_ids=keys.token_ids("eos_token_id"),
-        pad_token_id=keys.get("pad_token_id"),
-        dtype=keys.dtype(),
-        extra=keys.rest(),
+        **keys.common(tied=True),
     )
 
 
@@ -75,22 +70,14 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _qkv_sizes(layer: LayerConfig) -> tuple[int, ...]:
-    return layer.attention.q_dim, layer.attention.kv_dim, layer.attention.kv_dim
-
-
-def _qkv(kind: str) -> tuple[str, ...]:
-    return tuple(f"layers.{{i}}.attention.{name}_proj.{kind}" for name in "qkv")
-
-
 def _block(names: Mapping[str, str], layer_at: str, transpose: tuple[Transpose, ...]) -> tuple[Rule, ...]:
     """The rules of one layer; the two formats differ in names, and in whether a projection is stored transposed."""
     at = "layers.{i}."
     return (
         Rule(layer_at + names["norm_1"] + ".weight", at + "attention_norm.weight"),
         Rule(layer_at + names["norm_1"] + ".bias", at + "attention_norm.bias"),
-        Rule(layer_at + names["qkv"] + ".weight", _qkv("weight"), (*transpose, Split(_qkv_sizes))),
-        Rule(layer_at + names["qkv"] + ".bias", _qkv("bias"), (Split(_qkv_sizes),)),
+        Rule(layer_at + names["qkv"] + ".weight", qkv_names("weight"), (*transpose, SPLIT_QKV)),
+        Rule(layer_at + names["qkv"] + ".bias", qkv_names("bias"), (SPLIT_QKV,)),
         Rule(layer_at + names["o"] + ".weight", at + "attention.o_proj.weight", transpose),
         Rule(layer_at + names["o"] + ".bias", at + "attention.o_proj.bias"),
         Rule(layer_at + names["norm_2"] + ".weight", at + "mlp_norm.weight"),

@@ -73,6 +73,17 @@ class Keys:
         given = self._hf.get("dtype") or self._hf.get("torch_dtype") or "float32"
         return str(given).removeprefix("torch.")
 
+    def common(self, *, tied: bool) -> dict[str, Any]:
+        """The fields of ``ModelConfig`` that every family's config names alike; ``tied`` is the family's default. Read last: it takes the rest."""
+        return {
+            "tie_embeddings": bool(self.get("tie_word_embeddings", tied)),
+            "bos_token_id": self.get("bos_token_id"),
+            "eos_token_ids": self.token_ids("eos_token_id"),
+            "pad_token_id": self.get("pad_token_id"),
+            "dtype": self.dtype(),
+            "extra": self.rest(),
+        }
+
     def rest(self) -> dict[str, Any]:
         return {name: value for name, value in self._hf.items() if name not in self._read}
 

@@ -60,12 +60,7 @@ def build(
         context_len=context_len,
         layers=tuple(layer(window) for window in windows or (None,) * num_layers),
         final_norm=norm,
-        tie_embeddings=bool(keys.get("tie_word_embeddings", False)),
-        bos_token_id=keys.get("bos_token_id"),
-        eos_token_ids=keys.token_ids("eos_token_id"),
-        pad_token_id=keys.get("pad_token_id"),
-        dtype=keys.dtype(),
-        extra=keys.rest(),
+        **keys.common(tied=False),
     )
 
 

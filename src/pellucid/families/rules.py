@@ -58,6 +58,15 @@ class Split:
         return [arrays[0].with_data(np.concatenate([array.data for array in arrays]))]
 
 
+# Rows of a projection that holds q, k and v in one.
+SPLIT_QKV = Split(lambda layer: (layer.attention.q_dim, layer.attention.kv_dim, layer.attention.kv_dim))
+
+
+def qkv_names(kind: str) -> tuple[str, ...]:
+    """Our names of what such a projection holds; ``kind`` is weight or bias."""
+    return tuple(f"layers.{{i}}.attention.{name}_proj.{kind}" for name in "qkv")
+
+
 @dataclass(frozen=True)
 class PermuteRope:
     """Rows of q or k from interleaved pairs (2j, 2j+1) to halves (j, j + dim/2); back: the other way.

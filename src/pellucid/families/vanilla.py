@@ -33,12 +33,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         final_norm=norm if order == "pre" else None,
         position="sinusoidal",
         embedding_scale=math.sqrt(d_model) if keys.get("scale_embedding", True) else 1.0,
-        tie_embeddings=bool(keys.get("tie_word_embeddings", False)),
-        bos_token_id=keys.get("bos_token_id"),
-        eos_token_ids=keys.token_ids("eos_token_id"),
-        pad_token_id=keys.get("pad_token_id"),
-        dtype=keys.dtype(),
-        extra=keys.rest(),
+        **keys.common(tied=False),
     )
 
 

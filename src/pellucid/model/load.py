@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float64": torch.float64,
 }
-DTypeName = Literal["auto", "float32", "float16", "bfloat16", "float64"]
 
 
 def choose_device(device: str | torch.device) -> torch.device:
