@@ -20,15 +20,10 @@ from pellucid.native.program import supports
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
 LENGTH = 40
-pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def private_cache(tmp_path_factory: pytest.TempPathFactory):
-    """Programs are compiled anew in every run, not taken from the developer's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = [
+    pytest.mark.skipif(compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`"),
+    pytest.mark.usefixtures("private_cache"),
+]
 
 
 @cache

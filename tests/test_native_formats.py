@@ -23,7 +23,10 @@ from pellucid.native.layout import plan
 from pellucid.native.program import source
 from pellucid.quant import LAYOUTS, convert, dequantize
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`")
+pytestmark = [
+    pytest.mark.skipif(compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`"),
+    pytest.mark.usefixtures("private_cache"),
+]
 EVERY = pytest.mark.parametrize("dtype", FORMATS)
 ROWS, COLUMNS = 32, 512
 PATHS = {"native": (), "avx2": ("-mno-avx512f",), "plain": ("-DPLAIN_C",)}
@@ -47,13 +50,6 @@ EXPORT void test_product(int format, const uint8_t *tiles, int rows, int columns
     free_panels(&panels);
 }
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def private_cache(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def random_array(dtype: str, shape: tuple[int, int], seed: int = 0) -> Array:

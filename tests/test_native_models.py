@@ -15,14 +15,10 @@ from pellucid.native.build import compiler
 from pellucid.native.cache import folder
 from pellucid.native.executor import NativeExecutor
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def private_cache(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = [
+    pytest.mark.skipif(compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`"),
+    pytest.mark.usefixtures("private_cache"),
+]
 
 
 def torch_executor(checkpoint: Checkpoint) -> TorchExecutor:
