@@ -7,21 +7,10 @@ from typing import Any
 import click
 
 from pellucid.cli import options
-from pellucid.cli.options import option
 from pellucid.cli.run_config import config
+from pellucid.cli.training_flags import COUNT, FRACTION, run_flags, training_flags, under
 
-COUNT, AT_LEAST_0 = click.IntRange(min=1), click.IntRange(min=0)
-FRACTION = click.FloatRange(0, 1, max_open=True)
-
-
-def _group(heading: str) -> Any:
-    def its(*flags: str, **settings: Any) -> Any:
-        return option(*flags, heading=heading, **settings)
-
-    return its
-
-
-_data, _model, _training, _run = _group("Data"), _group("Model"), _group("Training"), _group("Run")
+_data, _model = under("Data"), under("Model")
 data = options.together(
     [
         _data("-d", "--data", multiple=True, metavar="TEXT", help="A file, folder or glob; can be given again."),
@@ -45,52 +34,13 @@ model = options.together(
         _model("--tie/--untie", default=True, help="Whether embeddings serve as the output head.  [default: tie]"),
     ]
 )
-training = options.together(
-    [
-        _training("--steps", type=COUNT, metavar="N", help="[default: 20 tokens for each parameter, at most 10 epochs]"),
-        _training("--batch-size", type=COUNT, default=32, metavar="N", help="Rows of a step, over all processes.  [default: 32]"),
-        _training("--micro-batch-size", type=COUNT, metavar="N", help="Rows of one forward pass."),
-        _training("--optimizer", type=click.Choice(["adamw", "muon"]), default="adamw", metavar="NAME", help="adamw or muon.  [default: adamw]"),
-        _training("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Peak learning rate; default: by width."),
-        _training("--schedule", type=click.Choice(["cosine", "wsd", "constant"]), default="cosine", metavar="NAME", help="cosine, wsd or constant."),
-        _training("--warmup-steps", type=AT_LEAST_0, metavar="N", help="[default: 2 % of the steps, at most 1000]"),
-        _training("--final-fraction", type=click.FloatRange(0, 1), default=0.1, metavar="X", help="Of the peak rate, at the end.  [default: 0.1]"),
-        _training("--weight-decay", type=click.FloatRange(min=0), default=0.1, metavar="X", help="On matrices alone.  [default: 0.1]"),
-        _training("--beta1", type=FRACTION, default=0.9, metavar="X", help="AdamW's.  [default: 0.9]"),
-        _training("--beta2", type=FRACTION, default=0.95, metavar="X", help="AdamW's.  [default: 0.95]"),
-        _training("--max-grad-norm", type=click.FloatRange(min=0), default=1.0, metavar="X", help="Clip beyond it; 0: never.  [default: 1]"),
-        _training("--z-loss", type=click.FloatRange(min=0), default=0.0, metavar="X", help="Weight of the z-loss.  [default: 0]"),
-        _training("--dropout", type=FRACTION, default=0.0, metavar="P", help="On what enters the residual stream.  [default: 0]"),
-        _training("--bf16", is_flag=True, help="Matrix products in bfloat16; weights stay float32."),
-        _training("--compile", "compiled", is_flag=True, help="Let torch compile the model (slow to start)."),
-        _training("--checkpoint-activations", is_flag=True, help="Less memory, a third more time."),
-        _training("--deterministic", is_flag=True, help="On a GPU: the same numbers every time, slower."),
-        _training("--seed", type=AT_LEAST_0, default=0, metavar="N", help="Of weights, data order and dropout.  [default: 0]"),
-        _training("--on-trouble", type=click.Choice(["stop", "skip"]), default="stop", metavar="NAME", help="stop or skip, at NaN or a loss spike."),
-        _training("--max-minutes", type=click.FloatRange(min=0), default=0.0, metavar="X", help="Save and stop after so long."),
-    ]
-)
-run = options.together(
-    [
-        _run("-o", "--out", type=click.Path(file_okay=False), default="runs/pretrain", metavar="FOLDER", help="[default: runs/pretrain]"),
-        _run("--eval-every", type=AT_LEAST_0, default=250, metavar="N", help="Steps between validations.  [default: 250]"),
-        _run("--eval-rows", type=COUNT, default=64, metavar="N", help="Rows of a validation.  [default: 64]"),
-        _run("--save-every", type=AT_LEAST_0, default=500, metavar="N", help="Steps between checkpoints.  [default: 500]"),
-        _run("--keep", type=AT_LEAST_0, default=2, metavar="N", help="Checkpoints that stay; 0: all.  [default: 2]"),
-        _run("--sample-every", type=AT_LEAST_0, default=500, metavar="N", help="Steps between samples of text.  [default: 500]"),
-        _run("-p", "--prompt", default="", metavar="TEXT", help="How the samples begin."),
-        _run("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps."),
-        _run("-t", "--threads", type=COUNT, metavar="N", help="CPU threads."),
-        _run("--overwrite", is_flag=True, help="Begin anew where the folder holds a run."),
-    ]
-)
 
 
 @options.command("pretrain")
 @data
 @model
-@training
-@run
+@training_flags(steps="20 tokens for each parameter, at most 10 epochs", lr="by width")
+@run_flags(out="runs/pretrain")
 @config
 @options.quiet
 @click.pass_context

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 STATE, TENSORS = "training.json", "training.safetensors"
 WriteModel = Callable[[Path, Mapping[str, Array]], None]  # (folder, every parameter by name)
+ReadModel = Callable[[Path, nn.Module], None]  # (folder, the model whose parameters are set in place)
 
 
 def write_model(folder: Path, weights: Mapping[str, Array], *, config: ModelConfig, tokenizer: Tokenizer | None = None) -> None:

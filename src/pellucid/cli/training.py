@@ -1,0 +1,241 @@
+"""What every command that trains shares: a run in a folder that is begun, gone on with, shown, and finished.
+
+A command brings what is its own (model, samples, loss), and this module the rest::
+
+    with open_run(folder, flags, quiet=quiet, overwrite=overwrite) as run:
+        …                                        # texts, tokenizer; the first process before the others
+        flags = run.resolve(flags, steps=suggested_steps, lr=suggested_lr)
+        run.settle(flags)
+        model = run.place(model, flags)
+        finished = run.train(flags, model=model, samples=…, loss_function=loss_of(flags), write_model=…, …)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pellucid.base.errors import ConfigError
+from pellucid.cli.console import notice
+from pellucid.cli.progress import TrainingProgress
+from pellucid.cli.run_config import read_yaml, write_yaml
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from pellucid.model.context import Recorder
+    from pellucid.model.decoder import Decoder
+    from pellucid.text.tokenizer import Tokenizer
+    from pellucid.train.batch import Batch
+    from pellucid.train.checkpoint import ReadModel, WriteModel
+    from pellucid.train.loop import LossFunction
+    from pellucid.train.parallel import Processes
+    from pellucid.train.run import RunSettings, Samples
+    from pellucid.train.schedule import Schedule
+
+RUN_FILE, SAMPLES_FILE = "run.yaml", "samples.jsonl"
+# Flags that may differ when a run goes on: they change nothing that is computed.
+FREE = {"eval_every", "eval_rows", "save_every", "keep", "sample_every", "prompt", "device", "threads", "max_minutes", "on_trouble"}
+SAMPLE_TOKENS = 200
+
+
+@contextmanager
+def open_run(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, overwrite: bool = False) -> Iterator[FolderRun]:
+    """The run of a folder, over the processes that torchrun started; one, where it started none."""
+    import torch
+
+    from pellucid.model.load import choose_device
+    from pellucid.train.parallel import Processes
+
+    if flags["threads"]:
+        torch.set_num_threads(flags["threads"])
+    torch.use_deterministic_algorithms(flags["deterministic"])
+    with Processes(choose_device(flags["device"])) as processes:
+        if overwrite and processes.first:
+            shutil.rmtree(folder, ignore_errors=True)
+        yield FolderRun(folder, processes, quiet or not processes.first)
+
+
+@dataclass(frozen=True)
+class FolderRun:
+    """A run in its folder, before it is known what is trained."""
+
+    folder: Path
+    processes: Processes
+    quiet: bool  # so is every process but the first
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            notice(text)
+
+    def resolve(self, flags: Mapping[str, Any], *, steps: int, lr: float) -> dict[str, Any]:
+        """The flags with what was left open: ``steps`` and ``lr`` where none were given, the warm-up that follows from them."""
+        steps = flags["steps"] or steps
+        warmup = min(steps // 50, 1000) if flags["warmup_steps"] is None else flags["warmup_steps"]
+        return {**flags, "steps": steps, "warmup_steps": warmup, "lr": flags["lr"] or lr}
+
+    def settle(self, flags: Mapping[str, Any]) -> None:
+        """Keep the resolved flags in the folder, as a file for ``--config``.
+
+        Raises: ConfigError where the folder holds a run that was begun with others.
+        """
+        path, resolved = self.folder / RUN_FILE, json.loads(json.dumps(dict(flags)))
+        before = read_yaml(str(path)) if path.is_file() else resolved
+        for name, value in resolved.items():
+            if name not in FREE and before.get(name) != value:
+                raise ConfigError(
+                    f"the run here was begun with another {name}",
+                    where=self.folder,
+                    expected=before.get(name),
+                    received=value,
+                    remedy="give the same flags to go on, --overwrite to begin anew, or another --out",
+                )
+        if self.processes.first:
+            write_yaml(path, resolved)
+
+    def place(self, model: Decoder, flags: Mapping[str, Any]) -> Decoder:
+        """The model, ready to be trained: on its device, its layers checkpointed, compiled, and spread over processes as asked; seeds dropout."""
+        import torch
+
+        from pellucid.train.loop import checkpoint_activations, compile_layers
+
+        model = model.to(self.processes.device)
+        if flags["checkpoint_activations"]:
+            checkpoint_activations(model)
+        if flags["compiled"]:
+            compile_layers(model)
+        self.processes.spread(model)
+        torch.manual_seed(flags["seed"] + self.processes.rank)  # dropout differs between processes
+        return model
+
+    def train(
+        self,
+        flags: Mapping[str, Any],
+        *,
+        model: Decoder,
+        samples: Samples,
+        loss_function: LossFunction,
+        write_model: WriteModel,
+        read_model: ReadModel | None = None,
+        validation: Callable[[], Iterable[Batch]] | None = None,
+        write_text: Callable[[], str] | None = None,
+        row_tokens: int,
+        about: str,
+    ) -> bool:
+        """Train to the end, or until something stops it; True at the end, and then the model is in the folder itself.
+
+        ``model`` is one that was placed, and ``flags`` are resolved. ``write_model`` puts parameters by name into a checkpoint's folder,
+        ``read_model`` takes them back (None: a whole model's). ``write_text`` gives a sample. ``row_tokens``, a row's, and ``about``, the
+        model and the data in a few words, are for the eye alone.
+        """
+        from pellucid.train.checkpoint import read_model as read_whole_model
+        from pellucid.train.run import Run
+        from pellucid.train.sizes import flops_per_token
+
+        steps = flags["steps"]
+        run = Run(
+            self.folder,
+            model,
+            samples,
+            optimizers_of(flags, model),
+            schedule_of(flags),
+            settings_of(flags),
+            loss_function,
+            write_model,
+            read_model=read_model or read_whole_model,
+            validation=validation,
+            rank=self.processes.rank,
+            num_ranks=self.processes.count,
+        )
+        resumed = run.resume(self.say)
+        tokens = flags["batch_size"] * row_tokens
+        self.say(f"{about}, {steps} steps of {tokens:,} tokens" + (f"; going on after step {run.num_done}" if resumed else ""))
+        with TrainingProgress(steps, run.num_done, flops_per_token(model.config, row_tokens), quiet=self.quiet) as progress:
+
+            def sample(step: int) -> None:
+                if write_text is not None and self.processes.count == 1:
+                    text = write_text()
+                    with open(self.folder / SAMPLES_FILE, "a", encoding="utf-8") as file:
+                        file.write(json.dumps({"step": step, "text": text}, ensure_ascii=False) + "\n")
+                    progress.say(f"--- step {step} ---\n{text}\n---")
+
+            run.run(progress.show, sample)
+        finished = run.num_done == steps
+        if not finished:
+            self.say(f"stopped after step {run.num_done} ({run.stop_asked}); the same command goes on from there")
+        elif self.processes.first:
+            _publish(run.checkpoints.steps()[-1], self.folder)
+        return finished
+
+
+def loss_of(flags: Mapping[str, Any]) -> LossFunction:
+    """Cross-entropy with the z-loss and the dropout that were asked for."""
+    from functools import partial
+
+    from pellucid.train.loss import language_loss
+
+    return partial(language_loss, z_loss=flags["z_loss"], recorder=dropout_of(flags))
+
+
+def dropout_of(flags: Mapping[str, Any]) -> Recorder | None:
+    """A recorder for each forward pass of training; None without dropout."""
+    from pellucid.train.dropout import Dropout
+
+    return Dropout(flags["dropout"]) if flags["dropout"] else None
+
+
+def optimizers_of(flags: Mapping[str, Any], model: Decoder) -> list[Optimizer]:
+    from pellucid.train.optim import OptimSettings, make_optimizers
+
+    return make_optimizers(model, OptimSettings(**{name: flags[name] for name in ("optimizer", "lr", "weight_decay", "beta1", "beta2")}))
+
+
+def schedule_of(flags: Mapping[str, Any]) -> Schedule:
+    from pellucid.train.schedule import Schedule
+
+    its = {name: flags[name] for name in ("warmup_steps", "final_fraction")}
+    return Schedule(kind=flags["schedule"], num_steps=flags["steps"], **its)
+
+
+def settings_of(flags: Mapping[str, Any]) -> RunSettings:
+    import torch
+
+    from pellucid.train.run import RunSettings
+
+    its = ("batch_size", "micro_batch_size", "lr", "max_grad_norm", "on_trouble", "eval_every", "save_every", "keep", "sample_every")
+    return RunSettings(
+        num_steps=flags["steps"],
+        autocast=torch.bfloat16 if flags["bf16"] else None,
+        max_seconds=60 * flags["max_minutes"],
+        **{name: flags[name] for name in its},
+    )
+
+
+def _publish(checkpoint: Path, folder: Path) -> None:
+    """The finished model, without what only training needs, in the run's own folder."""
+    for file in checkpoint.iterdir():
+        if not file.name.startswith("training."):
+            shutil.copy2(file, folder / file.name)
+
+
+def write_sample(model: Decoder, tokenizer: Tokenizer, prompt: str, *, seed: int = 0, max_new_tokens: int = SAMPLE_TOKENS) -> str:
+    """A text that the model continues, or begins itself."""
+    from pellucid.generate.engine import Engine
+    from pellucid.generate.request import Request
+    from pellucid.model.executor import TorchExecutor
+    from pellucid.sampling import SamplingParams
+
+    ids = tokenizer.encode(prompt, add_special_tokens=False) if prompt else []
+    room = model.config.context_len - max(len(ids), 1)
+    engine = Engine(TorchExecutor(model), tokenizer)
+    request = Request(
+        prompt_ids=ids,
+        max_new_tokens=max(min(max_new_tokens, room), 1),
+        sampling=SamplingParams(do_sample=True, temperature=0.8, top_k=50, seed=seed),
+    )
+    return prompt + "".join(event.text for event in engine.stream(request.fit(model.config, engine.context_len)))
