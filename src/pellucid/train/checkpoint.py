@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pellucid.text.tokenizer import Tokenizer
 
 STATE, TENSORS = "training.json", "training.safetensors"
-WriteModel = Callable[[Path, Mapping[str, Array]], None]  # (folder, every parameter by name)
+WriteModel = Callable[[Path, Mapping[str, Array]], None]  # (folder, every trained parameter by name)
 ReadModel = Callable[[Path, nn.Module], None]  # (folder, the model whose parameters are set in place)
 
 
@@ -45,12 +45,17 @@ def write_model(folder: Path, weights: Mapping[str, Array], *, config: ModelConf
         tokenizer.save_pretrained(folder)
 
 
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name. What is frozen lies with the base model, and in no checkpoint of a run."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 @torch.no_grad()
 def read_model(path: Path, model: nn.Module) -> None:
     """Give a model the weights of a folder, in place: its optimizers keep hold of them."""
     weights = open_checkpoint(path).weights
-    for name, parameter in model.named_parameters():
-        parameter.copy_(_like(to_tensor(weights[name]), parameter))
+    for name, parameter in trained_parameters(model).items():
+        parameter.copy_(placed_like(to_tensor(weights[name]), parameter))
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -152,14 +157,14 @@ def restore_training(path: Path, model: nn.Module, optimizers: Sequence[torch.op
             for parameter in group["params"]:
                 state = by_weight.get(f"optimizer.{number}.{names[parameter]}")
                 if state is not None:
-                    optimizer.state[parameter] = {key: _like(value, parameter) for key, value in state.items()}
+                    optimizer.state[parameter] = {key: placed_like(value, parameter) for key, value in state.items()}
     torch.set_rng_state(by_weight["random"]["cpu"])
     if torch.cuda.is_available() and "cuda" in by_weight["random"]:
         torch.cuda.set_rng_state(by_weight["random"]["cuda"])
     return read_json(path / STATE)
 
 
-def _like(value: Tensor, parameter: Tensor) -> Tensor:
+def placed_like(value: Tensor, parameter: Tensor) -> Tensor:
     """State of a weight, where and how the weight is spread; a step count (a scalar) stays whole."""
     if value.ndim == 0:
         return value.to(parameter.device)

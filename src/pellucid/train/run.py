@@ -22,7 +22,7 @@ from pellucid.checkpoint.safetensors_write import save_safetensors
 from pellucid.model.decoder import Decoder
 from pellucid.model.load import to_array
 from pellucid.train.batch import Batch
-from pellucid.train.checkpoint import Checkpoints, WriteModel, read_model, restore_training, training_tensors, whole
+from pellucid.train.checkpoint import Checkpoints, WriteModel, read_model, restore_training, trained_parameters, training_tensors, whole
 from pellucid.train.diagnose import TrainingError, bad_gradients, first_bad_value
 from pellucid.train.evaluate import mean_loss
 from pellucid.train.loop import LossFunction, accumulate, clip
@@ -76,7 +76,7 @@ class Step:
 class Run:
     """Trains a model. One ``step()`` is all there is to see; ``run()`` repeats it, logs, saves, and stops when told to.
 
-    ``write_model`` saves the parameters (and a tokenizer) into a folder, ``read_model`` takes them back from it; ``validation`` gives the
+    ``write_model`` saves the parameters that learn (and a tokenizer) into a folder, ``read_model`` takes them back from it; ``validation`` gives the
     held-back batches anew at each call.
     """
 
@@ -220,7 +220,7 @@ class Run:
         """A checkpoint of this moment. All processes gather; the first one writes."""
         tensors = training_tensors(self.model, self.optimizers)
         state = {"mean_loss": None if math.isnan(self.mean_loss) else self.mean_loss, "batch_size": self.settings.batch_size}
-        weights = {name: to_array(whole(parameter)) for name, parameter in self.model.named_parameters()}
+        weights = {name: to_array(whole(parameter)) for name, parameter in trained_parameters(self.model).items()}
         if self.rank == 0:
             self.checkpoints.save(self.num_done, lambda folder: self.write_model(folder, weights), tensors, state)
 

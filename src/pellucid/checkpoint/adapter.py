@@ -1,0 +1,285 @@
+"""LoRA adapters in PEFT's format, read and written: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+Every number in it is checked against the model before anything is made of it, and nothing of it is run.
+
+Source: huggingface/peft, tuners/lora/layer.py (what is computed) and utils/save_and_load.py (names).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pellucid.base.array import Array
+from pellucid.base.errors import CheckpointError, ConfigError, UnsupportedError, WeightsError
+from pellucid.base.files import read_json
+from pellucid.checkpoint.lora import ALL_LINEAR, HEAD, LoraSettings, Projection, Update, is_number, projections
+from pellucid.checkpoint.safetensors import SafetensorsFile
+from pellucid.checkpoint.safetensors_write import MAX_SHARD_BYTES, stage_safetensors
+from pellucid.checkpoint.shards import inside
+from pellucid.checkpoint.staging import Staging
+from pellucid.checkpoint.torch_bin import open_torch_bin
+from pellucid.checkpoint.weights import FLOATS
+from pellucid.config import ModelConfig, weight_shapes
+
+CONFIG, TENSORS, TORCH_BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+BASE_SHA256 = "base_sha256"  # in the safetensors file's metadata: the fingerprint of the model that was adapted
+PREFIX = "base_model.model."
+MERGE_WITH_PEFT = "merge the adapter with peft (merge_and_unload), and load the whole model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """An adapter as read: ``updates`` by the names of our linear maps (``layers.3.attention.q_proj``)."""
+
+    settings: LoraSettings
+    updates: Mapping[str, Update]
+    base_sha256: str | None = None  # the fingerprint of the model that was adapted; PEFT writes none
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_adapter(folder: str | Path, config: ModelConfig) -> Adapter:
+    """The adapter in a folder, for a model of this description; its tensors are views of the mapped file.
+
+    Raises: CheckpointError for files that are damaged; UnsupportedError for kinds of adapters that are not implemented, named;
+    WeightsError for tensors that do not fit the model.
+    """
+    folder = Path(folder)
+    described = read_json(inside(folder, CONFIG, folder))
+    settings = _settings(described, folder / CONFIG)
+    if (folder / TENSORS).is_file():
+        path = inside(folder, TENSORS, folder)
+        file = SafetensorsFile(path)
+        stored, metadata = file, file.metadata
+    elif (folder / TORCH_BIN).is_file():
+        path = inside(folder, TORCH_BIN, folder)
+        stored, metadata = open_torch_bin(path), {}
+    else:
+        raise CheckpointError("the adapter has no tensors", where=folder, expected=TENSORS, remedy="the download is incomplete")
+    return Adapter(settings=settings, updates=_updates(stored, config, settings, described, path), base_sha256=metadata.get(BASE_SHA256))
+
+
+# Keys of adapter_config.json with which something else is computed, and the values with which it is not.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "bias": ("none",),
+    "use_dora": (),
+    "lora_bias": (),
+    "modules_to_save": (),
+    "trainable_token_indices": (),
+    "target_parameters": (),
+    "layer_replication": (),
+    "use_qalora": (),
+    "use_bdlora": (),
+    "arrow_config": (),
+    "alora_invocation_tokens": (),
+    "velora_config": (),
+    "monteclora_config": (),
+    "kasa_config": (),
+    # The others (pissa, olora, corda, loftq …) take a part of the base away, so that the file alone is not the difference.
+    "init_lora_weights": (True, "gaussian", "eva", "orthogonal"),
+}
+
+
+def read_base_name(folder: str | Path) -> tuple[str | None, str | None]:
+    """The base that an adapter names, and its revision. Raises: CheckpointError for a file that is damaged."""
+    folder = Path(folder)
+    described = read_json(inside(folder, CONFIG, folder))
+    names = [described.get(key) or None for key in ("base_model_name_or_path", "revision")]
+    if not all(name is None or (isinstance(name, str) and name.isprintable()) for name in names):
+        raise CheckpointError("the base must be named by a string", where=folder / CONFIG, received=repr(names)[:200])
+    return names[0], names[1]
+
+
+def _settings(described: Mapping[str, Any], where: Path) -> LoraSettings:
+    kind = described.get("peft_type")
+    if kind != "LORA":
+        raise UnsupportedError(f"adapters of peft_type {str(kind)[:40]!r} are not implemented", where=where, expected="'LORA'")
+    for key, plain in _PLAIN.items():
+        value = described.get(key)
+        if value and value not in plain:
+            raise UnsupportedError(f"{key} = {str(value)[:80]!r} is not implemented", where=where, remedy=MERGE_WITH_PEFT)
+    targets = described.get("target_modules") or ALL_LINEAR
+    if not isinstance(targets, str) and not (isinstance(targets, list) and all(isinstance(target, str) for target in targets)):
+        raise CheckpointError("target_modules must be names", where=where, received=repr(targets)[:200])
+    try:
+        return LoraSettings(
+            rank=described.get("r", 8),
+            alpha=described.get("lora_alpha", 8),
+            targets=targets if isinstance(targets, str) else tuple(targets),
+            dropout=described.get("lora_dropout") or 0.0,
+            rslora=described.get("use_rslora") is True,
+        )
+    except ConfigError as error:
+        raise CheckpointError(error.what, where=where, expected=error.expected, received=error.received, remedy="the file is damaged") from None
+
+
+def _updates(
+    stored: Mapping[str, Array], config: ModelConfig, settings: LoraSettings, described: Mapping[str, Any], where: Path
+) -> dict[str, Update]:
+    """Each map's update, checked against the model's shapes before anything is made of it."""
+    ranks, alphas = (_pattern(described, key, where) for key in ("rank_pattern", "alpha_pattern"))
+    shapes, unread = weight_shapes(config), set(stored)
+    updates: dict[str, Update] = {}
+    for projection in projections(config):
+        names = [f"{PREFIX}{projection.theirs}.lora_{part}.weight" for part in "AB"]
+        present = [name for name in names if name in unread]
+        if not present:
+            continue
+        if len(present) == 1:
+            raise WeightsError(f"{present[0]} is there without the other half", where=where, remedy="the adapter is incomplete")
+        unread -= set(names)
+        a, b = stored[names[0]], stored[names[1]]
+        rank = _matching(ranks, projection.theirs, settings.rank)
+        into = shapes[f"{projection.ours[0]}.weight"][1]
+        out = sum(shapes[f"{name}.weight"][0] for name in projection.ours)
+        for name, array, shape in zip(names, (a, b), ((rank, into), (out, rank)), strict=True):
+            if array.shape != shape:
+                raise WeightsError(
+                    f"{name} has the wrong shape",
+                    where=where,
+                    expected=list(shape),
+                    received=list(array.shape),
+                    remedy="the adapter was made for another model, or with another rank than adapter_config.json says",
+                )
+            if array.dtype not in FLOATS:
+                raise WeightsError(f"{name} is no floating-point tensor", where=where, received=array.dtype)
+        scale = settings.scale(int(rank), _matching(alphas, projection.theirs, settings.alpha))
+        for name, part in zip(projection.ours, projection.rows.forward(b, projection.match.layer), strict=True):
+            updates[name] = Update(a, part, scale)
+    if unread:
+        _refuse_tensors(sorted(unread), config, where)
+    if not updates:
+        raise WeightsError("the adapter holds nothing", where=where)
+    return updates
+
+
+def _refuse_tensors(names: list[str], config: ModelConfig, where: Path) -> None:
+    if other := [name for name in names if not name.endswith((".lora_A.weight", ".lora_B.weight"))]:
+        raise UnsupportedError(f"{other[0]} is no part of a plain LoRA", where=where, remedy=MERGE_WITH_PEFT)
+    tied = ", its output head tied" if config.tie_embeddings and any(f".{HEAD}." in name for name in names) else ""
+    raise WeightsError(
+        f"a {config.model_type} of {config.num_layers} layers{tied} has no linear map for {names[0]}"
+        + (f" and {len(names) - 1} others" if len(names) > 1 else ""),
+        where=where,
+        remedy="the adapter was made for another model",
+    )
+
+
+def _pattern(described: Mapping[str, Any], key: str, where: Path) -> Mapping[str, float]:
+    """``rank_pattern`` or ``alpha_pattern``: a module's name or its last parts → its own number."""
+    given = described.get(key) or {}
+    if not isinstance(given, dict) or not all(is_number(value) and 0 < value <= 2**31 for value in given.values()):
+        raise CheckpointError(f"{key} must map names to positive numbers", where=where, received=repr(given)[:200])
+    for name in given:  # PEFT takes a name as a regular expression; we run none that a file holds
+        if not all(sign.isalnum() or sign in "._-" for sign in name.removeprefix("^").replace("\\.", ".")):
+            raise UnsupportedError(f"{key} holds a regular expression, {name[:80]!r}", where=where, expected="plain names of modules")
+    return given
+
+
+def _matching(pattern: Mapping[str, float], module: str, default: float) -> float:
+    """The number of the first name that fits, as PEFT looks it up."""
+    for given, value in pattern.items():
+        name = given.removeprefix("^").replace("\\.", ".")
+        if module == name or (not given.startswith("^") and module.endswith("." + name)):
+            return value
+    return default
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_adapter(
+    folder: str | Path,
+    config: ModelConfig,
+    settings: LoraSettings,
+    updates: Mapping[str, Update],
+    *,
+    base: str | None = None,
+    base_sha256: str | None = None,
+) -> None:
+    """Write an adapter that ``peft.PeftModel.from_pretrained`` and we load. ``base`` is the name of the model that it adapts.
+
+    A folder saved to before keeps its files until the new ones are whole.
+
+    Raises: WeightsError for updates that have no place in the model; UnsupportedError where maps that Hugging Face's model keeps in
+    one were adapted by different A; CheckpointError for a full disk, with the folder as it was.
+    """
+    folder, arrays = Path(folder), {}
+    adapted, ranks, alphas, transposed = [], {}, {}, False
+    left = set(updates)
+    for projection in projections(config):
+        its = [updates[name] for name in projection.ours if name in left]
+        if not its:
+            continue
+        left -= set(projection.ours)
+        a, b = _joined(projection, updates, config)
+        arrays |= {f"{PREFIX}{projection.theirs}.lora_A.weight": a, f"{PREFIX}{projection.theirs}.lora_B.weight": b}
+        adapted.append(projection.theirs)
+        transposed |= projection.is_transposed
+        if its[0].rank != settings.rank:
+            ranks[projection.theirs] = its[0].rank
+        if not math.isclose(its[0].scale, settings.scale(its[0].rank)):
+            alphas[projection.theirs] = _short(its[0].scale / settings.scale(its[0].rank, 1.0))
+    if left or not adapted:
+        raise WeightsError(f"{min(left, default='nothing')} is no linear map that can be adapted", where=folder)
+    described = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": settings.rank,
+        "lora_alpha": _short(settings.alpha),
+        "lora_dropout": settings.dropout,
+        "use_rslora": settings.rslora,
+        "target_modules": _target_modules(config, adapted),
+        "rank_pattern": ranks,
+        "alpha_pattern": alphas,
+        "bias": "none",
+        "fan_in_fan_out": transposed,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+    }
+    metadata = {"format": "pt"} | ({BASE_SHA256: base_sha256} if base_sha256 else {})
+    with Staging(folder) as staging:
+        steps = stage_safetensors(staging, TENSORS, arrays, metadata, MAX_SHARD_BYTES)
+        steps.append((staging.json(described), CONFIG))
+        staging.commit(steps)
+
+
+def _joined(projection: Projection, updates: Mapping[str, Update], config: ModelConfig) -> tuple[Array, Array]:
+    """A and B of one of their maps; rows of B for what was not adapted are zeros."""
+    its = [updates.get(name) for name in projection.ours]
+    first = next(update for update in its if update is not None)
+    for update in its:
+        if update is not None and (update.scale != first.scale or not np.array_equal(update.a.data, first.a.data)):
+            raise UnsupportedError(
+                f"the maps within {projection.theirs} were adapted by different A, and PEFT's format has one for all of it",
+                where=", ".join(projection.ours),
+                remedy="merge the adapter, and save the model",
+            )
+    shapes = weight_shapes(config)
+    rows = [
+        update.b if update is not None else first.b.with_data(np.zeros((shapes[f"{name}.weight"][0], first.rank), first.b.data.dtype))
+        for name, update in zip(projection.ours, its, strict=True)
+    ]
+    return first.a, projection.rows.inverse(rows, projection.match.layer)
+
+
+def _target_modules(config: ModelConfig, adapted: Sequence[str]) -> list[str]:
+    """The last parts of the names where they say exactly which modules are meant, else the whole names."""
+    leaves = sorted({name.rpartition(".")[2] for name in adapted})
+    meant = [projection.theirs for projection in projections(config) if projection.theirs.rpartition(".")[2] in leaves]
+    return leaves if len(meant) == len(adapted) else list(adapted)
+
+
+def _short(number: float) -> int | float:
+    """A whole number without its .0: PEFT's alpha is an int."""
+    rounded = round(number, 9)
+    return int(rounded) if rounded == int(rounded) else number

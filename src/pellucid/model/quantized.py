@@ -1,0 +1,93 @@
+"""Frozen linear maps whose weights stay in blocks of a few bits, made into numbers for one product at a time.
+
+Forward and backward each decode a weight anew and let it go: what stays in memory is the blocks. The formats are those of ``quant/``.
+Source: Dettmers et al. 2023 (QLoRA) §3, with GGML's blocks in place of NF4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from pellucid.base.array import BLOCKS, Array
+from pellucid.base.errors import UnsupportedError
+from pellucid.model.context import Context
+from pellucid.model.invariant import rows_invariant_linear
+from pellucid.quant import dequantize_into
+
+
+class QuantizedLinear(nn.Module):
+    """x Wᵀ + b, W decoded on the way; gradients reach x alone."""
+
+    blocks: Tensor  # (N, bytes of a row), uint8
+
+    def __init__(self, blocks: Array, bias: nn.Parameter | None, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.out_features, self.in_features = blocks.shape
+        self.format, self.dtype, self.bias = blocks.dtype, dtype, bias
+        if device.type != "cpu" and self.format not in _ON_DEVICE:
+            raise UnsupportedError(f"{self.format} blocks are decoded on a CPU only", expected=" or ".join(_ON_DEVICE))
+        data = np.ascontiguousarray(blocks.data)
+        self.register_buffer("blocks", torch.from_numpy(data if data.flags.writeable else data.copy()).to(device), persistent=False)
+
+    def forward(self, x: Float[Tensor, "*rows K"], ctx: Context) -> Float[Tensor, "*rows N"]:
+        if ctx.rows_invariant:
+            return rows_invariant_linear(x, self.decoded(), self.bias)
+        return _Frozen.apply(x, self)  # type: ignore[return-value]
+
+    def decoded(self) -> Float[Tensor, "N K"]:
+        """W, in the model's dtype: a new tensor."""
+        return decode(self.blocks, self.format, (self.out_features, self.in_features)).to(self.dtype)
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """W as a parameter that is nobody's, for whoever looks at weights or saves them."""
+        return nn.Parameter(self.decoded(), requires_grad=False)
+
+
+class _Frozen(torch.autograd.Function):
+    """y = x Wᵀ + b; ∂x = ∂y W, W decoded again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, linear: QuantizedLinear) -> Tensor:
+        ctx.linear, ctx.dtype = linear, x.dtype
+        return F.linear(x, linear.decoded(), linear.bias)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return (dy @ ctx.linear.decoded().to(dy.dtype)).to(ctx.dtype), None
+
+
+def decode(blocks: UInt8[Tensor, "N bytes"], format: str, shape: tuple[int, ...]) -> Float[Tensor, "N K"]:
+    """float32 values, bit-equal to ``quant.dequantize``. On a CPU that does it, which is quicker and takes less memory."""
+    if blocks.device.type == "cpu":
+        out = torch.empty(shape)
+        dequantize_into(Array(format, shape, blocks.numpy()), out.numpy())
+        return out
+    return decode_on_device(blocks, format).view(shape)
+
+
+def decode_on_device(blocks: UInt8[Tensor, "N bytes"], format: str) -> Float[Tensor, "n 32"]:
+    """The same by torch's own operations, wherever the blocks are. Source: see ``quant.blocks32``."""
+    return _ON_DEVICE[format](blocks.view(-1, BLOCKS[format][1]))
+
+
+def _number(blocks: Tensor, at: int) -> Tensor:
+    return blocks[:, at : at + 2].view(torch.float16).float()  # (n, 1)
+
+
+def _halves(blocks: Tensor, at: int) -> Tensor:
+    return torch.cat((blocks[:, at:] & 15, blocks[:, at:] >> 4), 1).float()  # (n, 32)
+
+
+_ON_DEVICE: dict[str, Callable[[Tensor], Tensor]] = {
+    "q8_0": lambda blocks: blocks[:, 2:].view(torch.int8).float() * _number(blocks, 0),
+    "q4_0": lambda blocks: (_halves(blocks, 2) - 8) * _number(blocks, 0),
+    "q4_1": lambda blocks: _halves(blocks, 4) * _number(blocks, 0) + _number(blocks, 2),
+}
