@@ -116,9 +116,9 @@ def encode_chats(
     return_tensors: str | None,
 ) -> BatchEncoding:
     """Ids of rendered conversations, and the mask of what the assistant said."""
-    encoded = [_encode(tokenizer, chat, options) for chat in chats]
+    pairs = [encode_chat(tokenizer, chat, with_mask=options.assistant_mask) for chat in chats]
+    encoded, masks = [one for one, _ in pairs], [mask for _, mask in pairs] if options.assistant_mask else None
     strategy, limit = tokenizer.truncation_of(truncation, max_length, padding)
-    masks = [_assistant_mask(chat, one) for chat, one in zip(chats, encoded, strict=True)] if options.assistant_mask else None
     if strategy is not None and limit is not None:
         if masks is not None:
             masks = [truncate(Encoded(mask), limit, strategy, tokenizer.truncation_side).ids for mask in masks]
@@ -127,11 +127,14 @@ def encode_chats(
     return tokenizer.columns(encoded, batched, padding=padding, max_length=max_length, return_tensors=return_tensors, more=more)
 
 
-def _encode(tokenizer: Tokenizer, chat: RenderedChat, options: ChatOptions) -> Encoded:
+def encode_chat(tokenizer: Tokenizer, chat: RenderedChat, *, with_mask: bool = False) -> tuple[Encoded, list[int]]:
+    """The ids of one rendered conversation; ``with_mask``, their offsets, too, and 1 for each token that the assistant said (else no mask)."""
     if chat.encoded is not None:
-        return chat.encoded
-    check_text(chat.text)
-    return tokenizer.encode_texts([chat.text], None, add_special_tokens=False, details=options.assistant_mask, from_template=True)[0]
+        encoded = chat.encoded
+    else:
+        check_text(chat.text)
+        encoded = tokenizer.encode_texts([chat.text], None, add_special_tokens=False, details=with_mask, from_template=True)[0]
+    return encoded, _assistant_mask(chat, encoded) if with_mask else []
 
 
 def _assistant_mask(chat: RenderedChat, encoded: Encoded) -> list[int]:

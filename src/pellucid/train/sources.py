@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pellucid.base.errors import PellucidError
-from pellucid.base.files import parse_json, read_text
+from pellucid.base.files import read_text
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".json")
 PIECE = 2**20  # bytes of a plain text that are tokenized at a time
@@ -20,8 +20,8 @@ class DataError(PellucidError, ValueError):
     """A text that is absent, empty, not UTF-8, or lacks the field that was asked for."""
 
 
-def find_sources(names: Sequence[str]) -> list[Path]:
-    """The files behind paths, folders (all their .txt, .md, .jsonl and .json files) and globs, in sorted order within each; none twice.
+def find_sources(names: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """The files behind paths, folders (all their files with ``suffixes``) and globs, in sorted order within each; none twice.
 
     Raises: DataError for a name behind which there is nothing.
     """
@@ -31,13 +31,44 @@ def find_sources(names: Sequence[str]) -> list[Path]:
         if path.is_file():
             files = [path]
         elif path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in SUFFIXES)
+            files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in suffixes)
         else:
             files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
         if not files:
-            raise DataError("there is no text here", where=name, expected="a file, a folder with " + ", ".join(SUFFIXES) + " files, or a glob")
+            raise DataError("there is no text here", where=name, expected="a file, a folder with " + ", ".join(suffixes) + " files, or a glob")
         found |= dict.fromkeys(file.resolve() for file in files)
     return list(found)
+
+
+def records(path: Path) -> Iterator[tuple[Any, str]]:
+    """Each value of a file of JSON lines, or of a JSON list, and its place for messages. A ``.json`` may hold JSON lines, too.
+
+    Raises: DataError naming the line that is no JSON.
+    """
+    if path.suffix == ".jsonl" or _begins_with(path, b"{"):
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _parsed(line, f"{path}, line {number}", "one JSON object a line"), f"{path}, line {number}"
+        return
+    values = _parsed(read_text(path), path, "a JSON list of objects, or JSON lines")
+    if not isinstance(values, list):
+        raise DataError("this is no list", where=path, expected="a JSON list of objects", received=type(values).__name__)
+    for number, value in enumerate(values, 1):
+        yield value, f"{path}, entry {number}"
+
+
+def _begins_with(path: Path, first: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(256).lstrip().startswith(first)
+
+
+def _parsed(text: str | bytes, where: object, expected: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise DataError(f"not valid JSON: {reason}", where=where, expected=expected) from None
 
 
 def documents(path: Path, fields: Sequence[str] = ("text",), separator: str | None = None) -> Iterator[Iterator[str]]:
@@ -46,17 +77,9 @@ def documents(path: Path, fields: Sequence[str] = ("text",), separator: str | No
     A plain text is one document, or several between lines that hold ``separator`` alone. In JSON a document is an object's
     ``fields``, joined by line breaks.
     """
-    if path.suffix == ".jsonl":
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield iter([_text_of(parse_json(line, f"{path}, line {number}"), fields, f"{path}, line {number}")])
-    elif path.suffix == ".json":
-        values = parse_json(read_text(path), path)
-        if not isinstance(values, list):
-            raise DataError("expected a JSON list of objects", where=path, received=type(values).__name__)
-        for number, value in enumerate(values, 1):
-            yield iter([_text_of(value, fields, f"{path}, entry {number}")])
+    if path.suffix in (".jsonl", ".json"):
+        for value, where in records(path):
+            yield iter([_text_of(value, fields, where)])
     elif separator is None:
         yield _pieces(path)
     else:
