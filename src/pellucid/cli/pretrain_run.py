@@ -45,6 +45,7 @@ def pretrain(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
             write_model=partial(write_model, config=config, tokenizer=tokenizer),
             validation=None if held_back is None else partial(held_back.spread, flags["eval_rows"], 16),
             write_text=partial(write_sample, model, tokenizer, flags["prompt"], seed=flags["seed"]),
+            tokenizer=tokenizer,
             row_tokens=flags["context_len"],
             about=f"{count(config.num_parameters())} parameters, {count(len(samples.stream))} tokens of text",
         )

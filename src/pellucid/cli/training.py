@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,12 +35,15 @@ if TYPE_CHECKING:
     from pellucid.train.checkpoint import ReadModel, WriteModel
     from pellucid.train.loop import LossFunction
     from pellucid.train.parallel import Processes
-    from pellucid.train.run import RunSettings, Samples
+    from pellucid.train.record import RunRecord
+    from pellucid.train.run import RunSettings, Samples, Step
     from pellucid.train.schedule import Schedule
+    from pellucid.train.tensorboard import EventFiles
 
 RUN_FILE, SAMPLES_FILE = "run.yaml", "samples.jsonl"
 # Flags that may differ when a run goes on: they change nothing that is computed.
 FREE = {"eval_every", "eval_rows", "save_every", "keep", "sample_every", "prompt", "device", "threads", "max_minutes", "on_trouble"}
+FREE |= {"watch", "tensorboard", "record_every"}
 SAMPLE_TOKENS = 200
 
 
@@ -124,38 +127,41 @@ class FolderRun:
         read_model: ReadModel | None = None,
         validation: Callable[[], Iterable[Batch]] | None = None,
         write_text: Callable[[], str] | None = None,
+        tokenizer: Tokenizer | None = None,
         row_tokens: int,
         about: str,
     ) -> bool:
         """Train to the end, or until something stops it; True at the end, and then the model is in the folder itself.
 
         ``model`` is one that was placed, and ``flags`` are resolved. ``write_model`` puts parameters by name into a checkpoint's folder,
-        ``read_model`` takes them back (None: a whole model's). ``write_text`` gives a sample. ``row_tokens``, a row's, and ``about``, the
-        model and the data in a few words, are for the eye alone.
+        ``read_model`` takes them back (None: a whole model's). ``write_text`` gives a sample. ``tokenizer``, ``row_tokens``, a row's,
+        and ``about``, the model and the data in a few words, are for the eye alone.
         """
         from pellucid.train.checkpoint import read_model as read_whole_model
         from pellucid.train.run import Run
         from pellucid.train.sizes import flops_per_token
 
-        steps = flags["steps"]
+        steps, settings = flags["steps"], settings_of(flags)
         run = Run(
             self.folder,
             model,
             samples,
             optimizers_of(flags, model),
             schedule_of(flags),
-            settings_of(flags),
+            settings,
             loss_function,
             write_model,
             read_model=read_model or read_whole_model,
             validation=validation,
+            record=record_of(flags, self, model, samples, validation, tokenizer, settings),
             rank=self.processes.rank,
             num_ranks=self.processes.count,
         )
         resumed = run.resume(self.say)
         tokens = flags["batch_size"] * row_tokens
         self.say(f"{about}, {steps} steps of {tokens:,} tokens" + (f"; going on after step {run.num_done}" if resumed else ""))
-        with TrainingProgress(steps, run.num_done, flops_per_token(model.config, row_tokens), quiet=self.quiet) as progress:
+        flops, peak = flops_per_token(model.config, row_tokens), 0.0 if self.quiet else self.matrix_peak(settings)
+        with self.watched(flags, run.num_done) as events, TrainingProgress(steps, run.num_done, flops, peak=peak, quiet=self.quiet) as progress:
 
             def sample(step: int) -> None:
                 if write_text is not None and self.processes.count == 1:
@@ -163,14 +169,85 @@ class FolderRun:
                     with open(self.folder / SAMPLES_FILE, "a", encoding="utf-8") as file:
                         file.write(json.dumps({"step": step, "text": text}, ensure_ascii=False) + "\n")
                     progress.say(f"--- step {step} ---\n{text}\n---")
+                    if events:
+                        events.write_text(step, text)
 
-            run.run(progress.show, sample)
+            def show(step: Step) -> None:
+                progress.show(step)
+                if events:
+                    events.write(step)
+
+            run.run(show, sample)
         finished = run.num_done == steps
         if not finished:
             self.say(f"stopped after step {run.num_done} ({run.stop_asked}); the same command goes on from there")
         elif self.processes.first:
             _publish(run.checkpoints.steps()[-1], self.folder)
         return finished
+
+    def matrix_peak(self, settings: RunSettings) -> float:
+        """Operations per second that the matrix products of all processes could reach, in the dtype of training."""
+        import torch
+
+        from pellucid.train.peak import matrix_peak
+
+        return self.processes.count * matrix_peak(self.processes.device, settings.autocast or torch.float32)
+
+    @contextmanager
+    def watched(self, flags: Mapping[str, Any], num_done: int) -> Iterator[EventFiles | None]:
+        """Whatever else shows the run while it goes: the page, TensorBoard's files."""
+        from pellucid.explain.training_view import watch_run
+        from pellucid.train.tensorboard import EventFiles
+
+        if not self.processes.first:
+            yield None
+            return
+        with ExitStack() as stack:
+            if flags.get("watch") is not None:
+                self.say(f"watch it learn: {stack.enter_context(watch_run(self.folder, flags['watch']))}")
+            events = EventFiles(self.folder, num_done) if flags.get("tensorboard") else None
+            if events:
+                stack.callback(events.close)
+            yield events
+
+
+def record_of(
+    flags: Mapping[str, Any],
+    run: FolderRun,
+    model: Decoder,
+    samples: Samples,
+    validation: Callable[[], Iterable[Batch]] | None,
+    tokenizer: Tokenizer | None,
+    settings: RunSettings,
+) -> RunRecord | None:
+    """What is kept for looking; None where that was not wanted."""
+    from pellucid.train.record import RunRecord
+
+    if flags.get("record_every") == 0:
+        return None
+    held_back = None if validation is None else next(iter(validation()), None)
+    its: dict[str, Any] = {} if tokenizer is None else {"pieces": pieces_of(tokenizer)}
+    return RunRecord.of(
+        run.folder,
+        model,
+        settings.num_steps,
+        samples,
+        held_back,
+        every=flags.get("record_every"),
+        autocast=settings.autocast,
+        rank=run.processes.rank,
+        **its,
+    )
+
+
+def pieces_of(tokenizer: Tokenizer) -> Callable[[Sequence[int]], list[str]]:
+    """How tokens read, each looked up once."""
+    from functools import cache
+
+    from pellucid.explain.prompt import piece_of
+
+    read = cache(lambda i: piece_of(tokenizer, i))
+    return lambda ids: [read(i) for i in ids]
 
 
 def loss_of(flags: Mapping[str, Any]) -> LossFunction:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pellucid.base.errors import PellucidError
-from pellucid.explain.view import NoSuchQuestionError, View
+from pellucid.explain.answers import Answers, NoSuchQuestionError
 
 HOST = "127.0.0.1"
 MAX_BODY = 2**20
@@ -34,9 +34,9 @@ class PageServer(ThreadingHTTPServer):
     """Serves one view. ``url`` is where; ``serve_forever`` and ``shutdown`` as in ``http.server``."""
 
     daemon_threads = True
-    view: View
+    view: Answers
 
-    def __init__(self, view: View, port: int = 0) -> None:
+    def __init__(self, view: Answers, port: int = 0) -> None:
         super().__init__((HOST, port), _Handler)
         self.view = view
 
@@ -151,7 +151,7 @@ def page_files() -> dict[str, bytes]:
     return found
 
 
-def serve_page(view: View, port: int = 0, *, open_browser: bool = False) -> None:
+def serve_page(view: Answers, port: int = 0, *, open_browser: bool = False) -> None:
     """Serve until interrupted; prints the address."""
     with PageServer(view, port) as server:
         print(f"{server.url} (Ctrl-C ends it)", file=sys.stderr)

@@ -15,15 +15,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import pellucid
 from pellucid.base.errors import PellucidError, RequestError
+from pellucid.explain.answers import NoSuchQuestionError, Params, Tile, plain
 from pellucid.explain.attribution import attribution
 from pellucid.explain.decoding import Decoding
 from pellucid.explain.edits import Ablate, Edit, Patch, SwapToken
@@ -35,6 +35,9 @@ from pellucid.explain.view_model import Subject, describe, histogram
 from pellucid.explain.view_text import text_details
 from pellucid.model.context import Context
 
+if TYPE_CHECKING:
+    from pellucid.explain.training_view import Training
+
 KEPT_RUNS = 3
 TOP = 256  # tokens of a distribution that are named; the rest come as numbers
 TERMS = 40
@@ -42,20 +45,6 @@ SHOWN_DIMENSIONS = 24
 MAX_TEXT = 20_000
 DEFAULT_TEXT = "The capital of France is"
 BIGGEST_TILE = 4_000_000  # values
-
-Params = Mapping[str, str]
-
-
-class NoSuchQuestionError(RequestError):
-    """A path that is no question."""
-
-
-class Tile(NamedTuple):
-    """A rectangle of a tensor. With a step above 1, each value stands for a block and is the one of largest size in it."""
-
-    data: np.ndarray  # (rows, cols) float32
-    row_step: int
-    col_step: int
 
 
 @dataclass
@@ -79,9 +68,16 @@ class View:
     """Answers the page's questions about one model (and others to compare it with). Thread-safe: the model runs under one lock."""
 
     def __init__(
-        self, subject: Subject, text: str = DEFAULT_TEXT, *, first: Trace | None = None, others: Mapping[str, Subject] | None = None
+        self,
+        subject: Subject,
+        text: str = DEFAULT_TEXT,
+        *,
+        first: Trace | None = None,
+        others: Mapping[str, Subject] | None = None,
+        training: Training | None = None,
     ) -> None:
-        self.subject, self.text, self.others = subject, text, dict(others or {})
+        """``training`` is the run that the model comes from, where its record is at hand."""
+        self.subject, self.text, self.others, self.training = subject, text, dict(others or {}), training
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._lock = threading.RLock()
         self.first = self._add(first, 0.0) if first is not None else self._trace(text)
@@ -102,6 +98,7 @@ class View:
             "output": self._output,
             "surprise": lambda _, params: self._surprise(self._run(params)),
             "compare": lambda _, params: self._compare(self._run(params), params.get("other", "")),
+            "training": lambda name, params: None if self.training is None else self.training.answer(name, params),
         }
         self._orders: dict[str, Callable[[Mapping[str, Any]], Any]] = {
             "trace": lambda body: self.summary(self._trace(_text(body, "text"))),
@@ -130,6 +127,8 @@ class View:
 
         Raises: RequestError for a name or a range that is not there.
         """
+        if self.training is not None and name.startswith("training."):
+            return self.training.tile(name.removeprefix("training."), params)
         at, tensor = _indices(params.get("at", "")), self.tensor(name, params)
         tensor = tensor[None] if tensor.ndim == 1 else tensor
         if len(at) != tensor.ndim - 2 or any(not 0 <= i < size for i, size in zip(at, tensor.shape, strict=False)):
@@ -457,17 +456,6 @@ def largest_in_blocks(x: Tensor, row_step: int, col_step: int) -> Tensor:
     finite = x.nan_to_num(neginf=0.0)
     high, low = most(finite), most(-finite)
     return torch.where(high >= low, high, -low)
-
-
-def plain(value: Any) -> Any:
-    """JSON has no infinities and no NaN: they become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: plain(its) for key, its in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(its) for its in value]
-    return value
 
 
 __all__ = ["NoSuchQuestionError", "PellucidError", "Run", "Tile", "View", "largest_in_blocks", "plain"]

@@ -7,9 +7,8 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol
@@ -17,7 +16,6 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from pellucid.base.files import atomic_write
 from pellucid.checkpoint.safetensors_write import save_safetensors
 from pellucid.model.decoder import Decoder
 from pellucid.model.load import to_array
@@ -25,12 +23,13 @@ from pellucid.train.batch import Batch
 from pellucid.train.checkpoint import Checkpoints, WriteModel, read_model, restore_training, trained_parameters, training_tensors, whole
 from pellucid.train.diagnose import TrainingError, bad_gradients, first_bad_value
 from pellucid.train.evaluate import mean_loss
+from pellucid.train.look import undisturbed
 from pellucid.train.loop import LossFunction, accumulate, clip
 from pellucid.train.optim import set_lr
-from pellucid.train.parallel import agree_to_stop, reshard
+from pellucid.train.parallel import agree_to_stop
+from pellucid.train.record import METRICS, RunRecord, forget_after
 from pellucid.train.schedule import Schedule
 
-METRICS = "metrics.jsonl"
 SPIKE_AFTER = 50  # steps before a running mean of the loss means anything
 
 
@@ -77,7 +76,7 @@ class Run:
     """Trains a model. One ``step()`` is all there is to see; ``run()`` repeats it, logs, saves, and stops when told to.
 
     ``write_model`` saves the parameters that learn (and a tokenizer) into a folder, ``read_model`` takes them back from it; ``validation`` gives the
-    held-back batches anew at each call.
+    held-back batches anew at each call; ``record`` keeps what there is to look at besides the metrics.
     """
 
     def __init__(
@@ -93,12 +92,14 @@ class Run:
         *,
         read_model: Callable[[Path, nn.Module], None] = read_model,
         validation: Callable[[], Iterable[Batch]] | None = None,
+        record: RunRecord | None = None,
         rank: int = 0,
         num_ranks: int = 1,
     ) -> None:
         self.folder, self.model, self.samples, self.optimizers = folder, model, samples, list(optimizers)
         self.schedule, self.settings, self.loss_function = schedule, settings, loss_function
         self.write_model, self.read_model, self.validation = write_model, read_model, validation
+        self.record = record
         self.rank, self.num_ranks = rank, num_ranks
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=settings.keep)
         self.num_done = 0
@@ -118,8 +119,9 @@ class Run:
         norm = clip(self.model, settings.max_grad_norm).item()
         trouble = self._trouble(loss, norm)
         if trouble is None:
-            for optimizer in self.optimizers:
-                optimizer.step()
+            with self.record.update(self.num_done + 1, batch, norm) if self.record else nullcontext():
+                for optimizer in self.optimizers:
+                    optimizer.step()
             self.mean_loss = loss if math.isnan(self.mean_loss) else 0.95 * self.mean_loss + 0.05 * loss
         else:
             self._report(trouble, batch)
@@ -165,6 +167,8 @@ class Run:
         settings, began = self.settings, time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model.train()
+        if self.record:
+            self.record.begin(self.num_done)
         with _signals(self._ask_to_stop), open(self.folder / METRICS, "a", encoding="utf-8") as metrics:
             while self.num_done < settings.num_steps and not self.stop_asked:
                 done = self.step()
@@ -175,8 +179,11 @@ class Run:
                     metrics.write(json.dumps({name: value for name, value in vars(done).items() if value is not None}) + "\n")
                     metrics.flush()
                     on_step(done)
+                if self.record:
+                    self.record.after(done.step)
                 if settings.sample_every and _due(done.step, settings.sample_every, last):
-                    self._undisturbed(partial(on_sample, done.step))
+                    with undisturbed(self.model):
+                        on_sample(done.step)
                 if settings.max_seconds and time.monotonic() - began > settings.max_seconds:
                     self.stop_asked = "the time is up"
                 if self.num_ranks > 1:
@@ -187,26 +194,8 @@ class Run:
     def validate(self) -> float:
         """Mean loss on the held-back batches."""
         assert self.validation is not None
-        loss = math.nan
-        batches = self.validation()
-
-        def measure() -> None:
-            nonlocal loss
-            loss = mean_loss(self.model, batches, autocast=self.settings.autocast)
-
-        self._undisturbed(measure)
-        return loss
-
-    def _undisturbed(self, look: Callable[[], None]) -> None:
-        """Look at the model in eval mode without touching the random numbers of training."""
-        random = torch.get_rng_state()
-        self.model.eval()
-        try:
-            look()
-        finally:
-            reshard(self.model)
-            self.model.train()
-            torch.set_rng_state(random)
+        with undisturbed(self.model):
+            return mean_loss(self.model, self.validation(), autocast=self.settings.autocast)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -230,34 +219,20 @@ class Run:
             self.checkpoints.clean()
         path = self.checkpoints.latest(warn)
         if path is None:
+            if self.rank == 0:
+                forget_after(self.folder, 0)
             return False
         self.read_model(path, self.model)
         state = restore_training(path, self.model, self.optimizers)
         self.num_done = state["step"]
         self.mean_loss = math.nan if state["mean_loss"] is None else state["mean_loss"]
         if self.rank == 0:
-            self._forget_metrics_after(self.num_done)
+            forget_after(self.folder, self.num_done)
         return True
-
-    def _forget_metrics_after(self, step: int) -> None:
-        """Steps that were done after the checkpoint will be done again."""
-        path = self.folder / METRICS
-        if path.is_file():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            with atomic_write(path, "w") as file:
-                file.write("".join(line + "\n" for line in lines))
 
 
 def _due(step: int, every: int, last: bool) -> bool:
     return last or bool(every and step % every == 0)
-
-
-def _step_of(line: str) -> float:
-    """The step of a line of metrics; a line that a kill cut off counts as later than any."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf
 
 
 @contextmanager
