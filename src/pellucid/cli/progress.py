@@ -53,7 +53,10 @@ class TrainingProgress:
         self._loss += weight * (step.loss - self._loss)
         self._rate += weight * (step.tokens / step.seconds - self._rate)
         if step.val_loss is not None:
-            self.say(f"step {step.step}: validation loss {step.val_loss:.4f}")
+            preferred = (
+                f", margin {step.val_margin:.3f}, {100 * (step.val_accuracy or 0):.0f} % of pairs right" if step.val_margin is not None else ""
+            )
+            self.say(f"step {step.step}: validation loss {step.val_loss:.4f}{preferred}")
         if step.skipped:
             self.say(f"step {step.step} left out: {step.skipped}")
         if self._bar is not None:

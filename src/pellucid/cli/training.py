@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pellucid.train.loop import LossFunction
     from pellucid.train.parallel import Processes
     from pellucid.train.record import RunRecord
-    from pellucid.train.run import RunSettings, Samples, Step
+    from pellucid.train.run import Judge, RunSettings, Samples, Step
     from pellucid.train.schedule import Schedule
     from pellucid.train.tensorboard import EventFiles
 
@@ -126,6 +126,7 @@ class FolderRun:
         write_model: WriteModel,
         read_model: ReadModel | None = None,
         validation: Callable[[], Iterable[Batch]] | None = None,
+        judge: Judge | None = None,
         write_text: Callable[[], str] | None = None,
         tokenizer: Tokenizer | None = None,
         row_tokens: int,
@@ -134,8 +135,8 @@ class FolderRun:
         """Train to the end, or until something stops it; True at the end, and then the model is in the folder itself.
 
         ``model`` is one that was placed, and ``flags`` are resolved. ``write_model`` puts parameters by name into a checkpoint's folder,
-        ``read_model`` takes them back (None: a whole model's). ``write_text`` gives a sample. ``tokenizer``, ``row_tokens``, a row's,
-        and ``about``, the model and the data in a few words, are for the eye alone.
+        ``read_model`` takes them back (None: a whole model's). ``judge``: see ``Run``. ``write_text`` gives a sample. ``tokenizer``,
+        ``row_tokens``, a row's, and ``about``, the model and the data in a few words, are for the eye alone.
         """
         from pellucid.train.checkpoint import read_model as read_whole_model
         from pellucid.train.run import Run
@@ -153,6 +154,7 @@ class FolderRun:
             write_model,
             read_model=read_model or read_whole_model,
             validation=validation,
+            judge=judge,
             record=record_of(flags, self, model, samples, validation, tokenizer, settings),
             rank=self.processes.rank,
             num_ranks=self.processes.count,
@@ -289,6 +291,7 @@ def settings_of(flags: Mapping[str, Any]) -> RunSettings:
         num_steps=flags["steps"],
         autocast=torch.bfloat16 if flags["bf16"] else None,
         max_seconds=60 * flags["max_minutes"],
+        spike=flags.get("spike", RunSettings.spike),
         **{name: flags[name] for name in its},
     )
 

@@ -6,7 +6,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +69,21 @@ class Step:
     tokens: int  # of this step
     seconds: float
     val_loss: float | None = None
+    val_margin: float | None = None  # of preferences: how much more the chosen answers are worth than the rejected ones
+    val_accuracy: float | None = None  # of preferences: the fraction of pairs in which they are worth more
     skipped: str | None = None  # the trouble for which its update was left out
+
+
+# Figures of held-back batches, by the names that ``Step`` has for them.
+Judge = Callable[[Decoder, Iterable[Batch]], Mapping[str, float]]
 
 
 class Run:
     """Trains a model. One ``step()`` is all there is to see; ``run()`` repeats it, logs, saves, and stops when told to.
 
     ``write_model`` saves the parameters that learn (and a tokenizer) into a folder, ``read_model`` takes them back from it; ``validation`` gives the
-    held-back batches anew at each call; ``record`` keeps what there is to look at besides the metrics.
+    held-back batches anew at each call, and ``judge`` their figures (None: the mean loss); ``record`` keeps what there is to look at besides
+    the metrics.
     """
 
     def __init__(
@@ -92,6 +99,7 @@ class Run:
         *,
         read_model: Callable[[Path, nn.Module], None] = read_model,
         validation: Callable[[], Iterable[Batch]] | None = None,
+        judge: Judge | None = None,
         record: RunRecord | None = None,
         rank: int = 0,
         num_ranks: int = 1,
@@ -99,7 +107,7 @@ class Run:
         self.folder, self.model, self.samples, self.optimizers = folder, model, samples, list(optimizers)
         self.schedule, self.settings, self.loss_function = schedule, settings, loss_function
         self.write_model, self.read_model, self.validation = write_model, read_model, validation
-        self.record = record
+        self.judge, self.record = judge, record
         self.rank, self.num_ranks = rank, num_ranks
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=settings.keep)
         self.num_done = 0
@@ -174,7 +182,7 @@ class Run:
                 done = self.step()
                 last = done.step == settings.num_steps
                 if self.validation and _due(done.step, settings.eval_every, last):
-                    done = Step(**{**vars(done), "val_loss": self.validate()})
+                    done = Step(**{**vars(done), **self.validate()})
                 if self.rank == 0:
                     metrics.write(json.dumps({name: value for name, value in vars(done).items() if value is not None}) + "\n")
                     metrics.flush()
@@ -191,11 +199,13 @@ class Run:
                 if _due(done.step, settings.save_every, last) or self.stop_asked:
                     self.save()
 
-    def validate(self) -> float:
-        """Mean loss on the held-back batches."""
+    def validate(self) -> Mapping[str, float]:
+        """Figures of the held-back batches."""
         assert self.validation is not None
         with undisturbed(self.model):
-            return mean_loss(self.model, self.validation(), autocast=self.settings.autocast)
+            if self.judge is not None:
+                return self.judge(self.model, self.validation())
+            return {"val_loss": mean_loss(self.model, self.validation(), autocast=self.settings.autocast)}
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
