@@ -60,6 +60,7 @@ format: setup-dev ## put the code into its format
 
 bench: setup-dev ## measure beside transformers and llama.cpp; keeps a record
 	@$(VENV_PYTHON) bench/side_by_side.py --record
+	@$(VENV_PYTHON) bench/native.py --record
 
 bench-peers: setup ## build llama.cpp for `make bench`: some minutes
 	@$(VENV_PYTHON) -m venv .venv-llamacpp
