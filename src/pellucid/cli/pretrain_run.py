@@ -41,7 +41,7 @@ def pretrain(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
             flags,
             model=model,
             samples=samples,
-            loss_function=loss_of(flags),
+            loss_function=loss_of(flags, model),
             write_model=partial(write_model, config=config, tokenizer=tokenizer),
             validation=None if held_back is None else partial(held_back.spread, flags["eval_rows"], 16),
             write_text=partial(write_sample, model, tokenizer, flags["prompt"], seed=flags["seed"]),

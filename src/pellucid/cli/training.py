@@ -7,14 +7,14 @@ A command brings what is its own (model, samples, loss), and this module the res
         flags = run.resolve(flags, steps=suggested_steps, lr=suggested_lr)
         run.settle(flags)
         model = run.place(model, flags)
-        finished = run.train(flags, model=model, samples=…, loss_function=loss_of(flags), write_model=…, …)
+        finished = run.train(flags, model=model, samples=…, loss_function=loss_of(flags, model), write_model=…, …)
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
     from pellucid.model.context import Recorder
     from pellucid.model.decoder import Decoder
+    from pellucid.sampling import SamplingParams
     from pellucid.text.tokenizer import Tokenizer
     from pellucid.train.batch import Batch
     from pellucid.train.checkpoint import ReadModel, WriteModel
     from pellucid.train.loop import LossFunction
+    from pellucid.train.loss import Forward
     from pellucid.train.parallel import Processes
     from pellucid.train.record import RunRecord
     from pellucid.train.run import Judge, RunSettings, Samples, Step
@@ -102,16 +104,14 @@ class FolderRun:
             write_yaml(path, resolved)
 
     def place(self, model: Decoder, flags: Mapping[str, Any]) -> Decoder:
-        """The model, ready to be trained: on its device, its layers checkpointed, compiled, and spread over processes as asked; seeds dropout."""
+        """The model, ready to be trained: on its device, its layers checkpointed and spread over processes as asked; seeds dropout."""
         import torch
 
-        from pellucid.train.loop import checkpoint_activations, compile_layers
+        from pellucid.train.loop import checkpoint_activations
 
         model = model.to(self.processes.device)
         if flags["checkpoint_activations"]:
             checkpoint_activations(model)
-        if flags["compiled"]:
-            compile_layers(model)
         self.processes.spread(model)
         torch.manual_seed(flags["seed"] + self.processes.rank)  # dropout differs between processes
         return model
@@ -252,13 +252,22 @@ def pieces_of(tokenizer: Tokenizer) -> Callable[[Sequence[int]], list[str]]:
     return lambda ids: [read(i) for i in ids]
 
 
-def loss_of(flags: Mapping[str, Any]) -> LossFunction:
-    """Cross-entropy with the z-loss and the dropout that were asked for."""
+def loss_of(flags: Mapping[str, Any], model: Decoder) -> LossFunction:
+    """Cross-entropy of a model that was placed, with the z-loss, the dropout and the compilation that were asked for."""
     from functools import partial
 
     from pellucid.train.loss import language_loss
 
-    return partial(language_loss, z_loss=flags["z_loss"], recorder=dropout_of(flags))
+    return partial(language_loss, z_loss=flags["z_loss"], recorder=dropout_of(flags), forward=forward_of(flags, model))
+
+
+def forward_of(flags: Mapping[str, Any], model: Decoder) -> Forward | None:
+    """What stands in for ``model.hidden`` where it is compiled; None where it is not."""
+    if not flags["compiled"]:
+        return None
+    from pellucid.train.compile import compiled_forward
+
+    return compiled_forward(model)
 
 
 def dropout_of(flags: Mapping[str, Any]) -> Recorder | None:
@@ -305,17 +314,25 @@ def _publish(checkpoint: Path, folder: Path) -> None:
 
 def write_sample(model: Decoder, tokenizer: Tokenizer, prompt: str, *, seed: int = 0, max_new_tokens: int = SAMPLE_TOKENS) -> str:
     """A text that the model continues, or begins itself."""
-    from pellucid.generate.engine import Engine
-    from pellucid.generate.request import Request
-    from pellucid.model.executor import TorchExecutor
     from pellucid.sampling import SamplingParams
 
     ids = tokenizer.encode(prompt, add_special_tokens=False) if prompt else []
-    room = model.config.context_len - max(len(ids), 1)
+    return prompt + _written(model, tokenizer, ids, max_new_tokens, SamplingParams(do_sample=True, temperature=0.8, top_k=50, seed=seed))
+
+
+def write_answer(model: Decoder, tokenizer: Tokenizer, prompt_ids: Sequence[int], stop_token_ids: Collection[int]) -> str:
+    """What the model finds likeliest to follow, until one of the stop tokens."""
+    from pellucid.sampling import SamplingParams
+
+    return _written(model, tokenizer, prompt_ids, SAMPLE_TOKENS, SamplingParams(), stop_token_ids=stop_token_ids)
+
+
+def _written(model: Decoder, tokenizer: Tokenizer, ids: Sequence[int], max_new_tokens: int, sampling: SamplingParams, **stop: Any) -> str:
+    from pellucid.generate.engine import Engine
+    from pellucid.generate.request import Request
+    from pellucid.model.executor import TorchExecutor
+
     engine = Engine(TorchExecutor(model), tokenizer)
-    request = Request(
-        prompt_ids=ids,
-        max_new_tokens=max(min(max_new_tokens, room), 1),
-        sampling=SamplingParams(do_sample=True, temperature=0.8, top_k=50, seed=seed),
-    )
-    return prompt + "".join(event.text for event in engine.stream(request.fit(model.config, engine.context_len)))
+    room = model.config.context_len - max(len(ids), 1)
+    request = Request(prompt_ids=ids, max_new_tokens=max(min(max_new_tokens, room), 1), sampling=sampling, **stop)
+    return "".join(event.text for event in engine.stream(request.fit(model.config, engine.context_len)))

@@ -47,12 +47,6 @@ def checkpoint_activations(model: Decoder) -> None:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
-def compile_layers(model: Decoder) -> None:
-    """Let torch compile the layers: one program serves all that are alike, so a deep model compiles no longer than a shallow one."""
-    for layer in model.layers:
-        layer.compile(dynamic=False)
-
-
 def clip(model: torch.nn.Module, max_norm: float) -> Tensor:
     """The norm of all gradients together, before they are scaled down to at most ``max_norm`` (0: left alone)."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm if max_norm > 0 else float("inf"))

@@ -19,26 +19,20 @@ if TYPE_CHECKING:
 class SegmentMasked:
     """``Context.attend`` for packed rows: softmax(q kᵀ · scale + mask) v, the mask causal, windowed, and by segment.
 
-    One serves one batch: the mask is made once for all layers of a kind. It takes no cache.
+    One serves one batch: the mask is made once, and for layers with a window narrowed there. It takes no cache.
     """
 
     def __init__(self, segments: Int[Tensor, "B T"]) -> None:
-        self._segments = segments
-        self._masks: dict[int | None, Bool[Tensor, "B 1 T T"]] = {}
+        self._places = torch.arange(segments.shape[1], device=segments.device)
+        same = segments[:, :, None] == segments[:, None, :]  # (B, T, T)
+        self._seen: Bool[Tensor, "B 1 T T"] = (same & visible(self._places, self._places, None, None))[:, None]
 
     def __call__(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
         assert ctx.cache is None
         config, groups = attention.config, q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, T, E)
-        mask = self._mask(config.window)
+        mask = self._seen if config.window is None else self._seen & visible(self._places, self._places, config.window, None)
         if config.softcap is None:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=config.softmax_scale)
         scores = config.softcap * torch.tanh(q @ k.mT * (config.softmax_scale / config.softcap))  # (B, H, T, T)
         return scores.masked_fill(~mask, float("-inf")).float().softmax(-1).to(v.dtype) @ v
-
-    def _mask(self, window: int | None) -> Bool[Tensor, "B 1 T T"]:
-        if window not in self._masks:
-            places = torch.arange(self._segments.shape[1], device=self._segments.device)
-            same = self._segments[:, :, None] == self._segments[:, None, :]  # (B, T, T)
-            self._masks[window] = (same & visible(places, places, window, None))[:, None]
-        return self._masks[window]
