@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.model.linear import Linear, LoraLinear
 from pellucid.train.batch import Batch
-from pellucid.train.loss import language_loss
 from pellucid.train.lora import LoraSettings, attach_lora, load_adapter, lora_layers, merge, save_adapter, without_adapter
+from pellucid.train.loss import language_loss
 
 IDS = torch.randint(0, 96, (2, 9), generator=torch.Generator().manual_seed(1))
 FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")

@@ -1,6 +1,7 @@
 """The front door, without torch: a name becomes a checkpoint, a tokenizer, a config, or an executor.
 
 A model is named by a folder, a file (``.gguf``, ``.safetensors``, ``.bin``), a catalogue alias, or a hub id (``org/name[@revision]``).
+An adapter's folder names the model that it adapts, and opens as that model with the adapter merged in.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import ConfigError, TokenizerError
+from pellucid.checkpoint.adapted import base_of, is_adapter, open_adapted
 from pellucid.checkpoint.open import Checkpoint, open_checkpoint, open_config
 from pellucid.checkpoint.resolve import resolve
 from pellucid.config import ModelConfig
@@ -26,7 +28,8 @@ Name = str | os.PathLike[str]
 
 def open_model(name: Name, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
     """The checkpoint behind a name: headers read, weights mapped, nothing computed yet."""
-    return open_checkpoint(locate(name, revision=revision, offline=offline))
+    path = locate(name, revision=revision, offline=offline)
+    return open_adapted(path, offline=offline) if is_adapter(path) else open_checkpoint(path)
 
 
 def locate(name: Name, *, revision: str | None = None, offline: bool = False, weights: bool = True) -> Path:
@@ -39,7 +42,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
 
     Raises: TokenizerError where there is none.
     """
-    if checkpoint.kind == "gguf" and "tokenizer.ggml.model" in checkpoint.metadata:
+    if checkpoint.tokenizer_path is None and "tokenizer.ggml.model" in checkpoint.metadata:
         from pellucid.text.gguf import tokenizer_from_gguf
 
         return tokenizer_from_gguf(checkpoint.metadata)
@@ -66,7 +69,9 @@ class AutoTokenizer:
         ``padding_side="left"`` are set on the tokenizer.
         """
         path = locate(name, revision=revision, offline=offline)
-        if (path.is_dir() and not any(path.glob("*.gguf"))) or (path.suffix == ".bin" and path.name.startswith("tok")):
+        if is_adapter(path):
+            tokenizer = tokenizer_of(open_adapted(path, offline=offline))
+        elif (path.is_dir() and not any(path.glob("*.gguf"))) or (path.suffix == ".bin" and path.name.startswith("tok")):
             tokenizer = load_tokenizer(path)
         else:
             tokenizer = tokenizer_of(open_checkpoint(path))
@@ -82,7 +87,8 @@ class AutoConfig:
 
     @staticmethod
     def from_pretrained(name: Name, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False) -> ModelConfig:
-        return open_config(locate(name, revision=revision, offline=offline, weights=False))
+        path = locate(name, revision=revision, offline=offline, weights=False)
+        return open_config(base_of(path, offline=offline, weights=False) if is_adapter(path) else path)
 
     @staticmethod
     def for_model(model_type: str, **keys: Any) -> ModelConfig:

@@ -54,16 +54,21 @@ def read_adapter(folder: str | Path, config: ModelConfig) -> Adapter:
     folder = Path(folder)
     described = read_json(inside(folder, CONFIG, folder))
     settings = _settings(described, folder / CONFIG)
-    if (folder / TENSORS).is_file():
-        path = inside(folder, TENSORS, folder)
+    path = tensors_of(folder)
+    if path.name == TENSORS:
         file = SafetensorsFile(path)
         stored, metadata = file, file.metadata
-    elif (folder / TORCH_BIN).is_file():
-        path = inside(folder, TORCH_BIN, folder)
-        stored, metadata = open_torch_bin(path), {}
     else:
-        raise CheckpointError("the adapter has no tensors", where=folder, expected=TENSORS, remedy="the download is incomplete")
+        stored, metadata = open_torch_bin(path), {}
     return Adapter(settings=settings, updates=_updates(stored, config, settings, described, path), base_sha256=metadata.get(BASE_SHA256))
+
+
+def tensors_of(folder: Path) -> Path:
+    """The file that holds A and B. Raises: CheckpointError where there is none."""
+    for name in (TENSORS, TORCH_BIN):
+        if (folder / name).is_file():
+            return inside(folder, name, folder)
+    raise CheckpointError("the adapter has no tensors", where=folder, expected=TENSORS, remedy="the download is incomplete")
 
 
 # Keys of adapter_config.json with which something else is computed, and the values with which it is not.
@@ -92,8 +97,9 @@ def read_base_name(folder: str | Path) -> tuple[str | None, str | None]:
     folder = Path(folder)
     described = read_json(inside(folder, CONFIG, folder))
     names = [described.get(key) or None for key in ("base_model_name_or_path", "revision")]
-    if not all(name is None or (isinstance(name, str) and name.isprintable()) for name in names):
-        raise CheckpointError("the base must be named by a string", where=folder / CONFIG, received=repr(names)[:200])
+    for name in names:
+        if name is not None and not (isinstance(name, str) and name.isprintable() and all(len(part.encode()) < 256 for part in name.split("/"))):
+            raise CheckpointError("the base must be named by a path or a model's name", where=folder / CONFIG, received=repr(name)[:200])
     return names[0], names[1]
 
 

@@ -1,14 +1,19 @@
-"""``pellucid convert``: a model as two files, its parameters and the program that runs them."""
+"""``pellucid convert``: a model as two files, its parameters and the program that runs them; an adapter as the model that it makes."""
 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pellucid.base.errors import RequestError
+from pellucid.base.errors import RequestError, TokenizerError
 from pellucid.cli import options
+
+if TYPE_CHECKING:
+    from pellucid.checkpoint.open import Checkpoint
 
 COMPILE = "cc -O3 -march=native -pthread run.c -lm -o run && ./run parameters"
 
@@ -24,11 +29,18 @@ def command(model: str, out: Path, two_files: bool, quantize: str | None, offlin
     """Write MODEL in another form into the folder OUT.
 
     --two-files: one file of numbers, and one C program that a person can read and any C compiler makes into a model that answers.
+    Without it, an adapter is merged into the model that it adapts, and written as a folder like any other model's.
     """
-    if not two_files:
-        raise RequestError("there is nothing to convert to", expected="--two-files")
-    from pellucid.auto import open_model
+    from pellucid.auto import locate, open_model
+    from pellucid.checkpoint.adapted import is_adapter
     from pellucid.cli.numbers import size
+
+    if not two_files:
+        if quantize or not is_adapter(locate(model, offline=offline)):
+            raise RequestError("there is nothing to convert to", expected="--two-files, or an adapter to merge")
+        _write_merged(open_model(model, offline=offline), out)
+        print(out)
+        return
     from pellucid.native.two_files import convert
 
     about = convert(open_model(model, offline=offline), out, quantize=quantize)
@@ -37,3 +49,14 @@ def command(model: str, out: Path, two_files: bool, quantize: str | None, offlin
     if not quiet:
         print(f"parameters {size((out / 'parameters').stat().st_size)}, run.c {size((out / 'run.c').stat().st_size)}; {about}", file=sys.stderr)
         print(f'Next: cd {out} && {COMPILE} "your prompt"', file=sys.stderr)
+
+
+def _write_merged(checkpoint: Checkpoint, out: Path) -> None:
+    """The whole model, and its tokenizer where there is one. What was in blocks is written as float32, in which it was merged."""
+    from pellucid.auto import tokenizer_of
+    from pellucid.checkpoint.save import save_checkpoint
+
+    dtype = "float32" if any(array.is_blocks for array in checkpoint.stored.values()) else None
+    save_checkpoint(out, checkpoint.config, checkpoint.weights, generation_config=checkpoint.generation_config, dtype=dtype)
+    with suppress(TokenizerError):
+        tokenizer_of(checkpoint).save_pretrained(out)

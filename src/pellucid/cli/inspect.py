@@ -28,10 +28,9 @@ def command(name: str | None, model: str, context_len: int | None, offline: bool
     Its description in plain words, its parts with their shapes and sizes, its tokenizer, the memory that it needs. Only
     headers are read, so it takes no longer for a large model. MODEL can be given with -m, too.
     """
-    from pellucid.checkpoint.open import open_checkpoint
-    from pellucid.checkpoint.resolve import resolve
+    from pellucid.auto import open_model
 
-    facts = Facts(open_checkpoint(resolve(name or model, offline=offline)), context_len)
+    facts = Facts(open_model(name or model, offline=offline), context_len)
     if as_json:
         print(json.dumps(facts.as_dict(), indent=2, ensure_ascii=False))
     else:

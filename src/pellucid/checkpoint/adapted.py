@@ -1,0 +1,118 @@
+"""An adapter's folder opened as a model: the base that it names, each weight with its update folded in when it is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pellucid.base.array import Array
+from pellucid.base.errors import CheckpointError, ModelNotFoundError
+from pellucid.checkpoint.adapter import CONFIG, Update, read_adapter, read_base_name, tensors_of
+from pellucid.checkpoint.find import NAMES
+from pellucid.checkpoint.lazy import Lazy
+from pellucid.checkpoint.open import Checkpoint, open_checkpoint
+from pellucid.checkpoint.resolve import resolve
+from pellucid.checkpoint.weights import FLOATS, Weights
+from pellucid.quant import convert, dequantize
+
+SAMPLE = 4096  # bytes of each tensor that a fingerprint reads
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a folder holds an adapter, and no weights of a whole model."""
+    return (path / CONFIG).is_file() and not any((path / name).is_file() for name in NAMES)
+
+
+def base_of(folder: Path, *, offline: bool = False, weights: bool = True) -> Path:
+    """Where the model lies that an adapter adapts. ``adapter_config.json`` names it by an absolute path, one from the adapter's folder,
+    one from the current folder (PEFT's way), a catalogue alias or a hub id.
+
+    Raises: ModelNotFoundError where it names none, or none that there is; CheckpointError for an adapter of an adapter.
+    """
+    name, revision = read_base_name(folder)
+    if name is None:
+        raise ModelNotFoundError(
+            "the adapter does not say which model it adapts",
+            where=folder / CONFIG,
+            expected="base_model_name_or_path",
+            remedy="write the model's name there; in Python, load_adapter(model, folder) takes any model",
+        )
+    beside, pinned = folder / name, f"{name}@{revision}" if revision and "/" in name and not Path(name).exists() else name
+    try:
+        path = beside if beside.exists() else resolve(pinned, offline=offline, weights=weights)
+    except ModelNotFoundError as error:
+        remedy = f"write into {folder / CONFIG} where it lies now"
+        raise ModelNotFoundError(f"the model that the adapter adapts is not to be had: {error}", where=folder, remedy=remedy) from None
+    if is_adapter(path):
+        raise CheckpointError(
+            "the adapter names an adapter as its base", where=folder / CONFIG, received=name, remedy="merge that one first: pellucid convert"
+        )
+    return path
+
+
+def open_adapted(folder: Path, *, offline: bool = False) -> Checkpoint:
+    """Base and adapter as one checkpoint. A weight in blocks becomes float32 where the adapter changes it; others stay as they are.
+
+    Raises: as ``open_checkpoint`` and ``read_adapter``; CheckpointError where the base is not the model that was adapted.
+    """
+    base = open_checkpoint(base_of(folder, offline=offline))
+    adapter = read_adapter(folder, base.config)
+    if adapter.base_sha256 is not None and adapter.base_sha256 != fingerprint(base.stored):
+        raise CheckpointError(
+            "the base is not the model that was adapted: its weights are others",
+            where=base.path,
+            expected=f"fingerprint {adapter.base_sha256[:12]}…",
+            remedy=f"name the right one in {folder / CONFIG}; in Python, load_adapter(model, folder) takes any model of the same shapes",
+        )
+    tensors = tensors_of(folder)
+    own_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+    return replace(
+        base,
+        path=folder,
+        weights=MergedWeights(base.weights, adapter.updates),
+        files={**base.files, tensors: tensors.stat().st_size},
+        tokenizer_path=folder if own_tokenizer else base.tokenizer_path,
+    )
+
+
+class MergedWeights(Weights):
+    """A model's weights with W + scale · B A in place of those that are adapted, each made when it is asked for."""
+
+    def __init__(self, base: Weights, updates: Mapping[str, Update]) -> None:
+        self._base, self._updates, self.stored_names = base, updates, base.stored_names
+        Lazy.__init__(self, {})
+
+    def __getitem__(self, name: str) -> Array:
+        return merged(self._base[name], self._updates.get(name.removesuffix(".weight")) if name.endswith(".weight") else None)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._base
+
+    def __iter__(self):
+        return iter(self._base)
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+
+def merged(weight: Array, update: Update | None) -> Array:
+    """W + scale · B A, summed in float32; in W's dtype, or float32 for a W in blocks."""
+    if update is None:
+        return weight
+    whole = dequantize(weight) + np.float32(update.scale) * (dequantize(update.b) @ dequantize(update.a))
+    return convert(Array.from_numpy(whole), weight.dtype if weight.dtype in FLOATS else "float32")
+
+
+def fingerprint(stored: Mapping[str, Array]) -> str:
+    """A hash of names, dtypes, shapes and the first bytes of every tensor in a model's files: enough to tell two trainings apart."""
+    digest = hashlib.sha256()
+    for name in sorted(stored):
+        array = stored[name]
+        flat = array.data.reshape(-1)
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(flat[: SAMPLE // flat.itemsize]).tobytes())
+    return digest.hexdigest()
