@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from reference import reference_model, tiny
 from torch import Tensor, nn
 
+from pellucid import AutoModelForCausalLM
+from pellucid.base.array import BLOCKS, Array
 from pellucid.base.errors import ConfigError, UnsupportedError
+from pellucid.causal_lm import CausalLM
+from pellucid.checkpoint.open import open_checkpoint
 from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.model.linear import Linear, LoraLinear
+from pellucid.model.load import load_weights
+from pellucid.model.quantized import QuantizedLinear, decode_on_device
+from pellucid.quant import DECODERS, LAYOUTS, dequantize
 from pellucid.train.batch import Batch
 from pellucid.train.lora import LoraSettings, attach_lora, load_adapter, lora_layers, merge, save_adapter, without_adapter
 from pellucid.train.loss import language_loss
@@ -34,12 +43,12 @@ def logits(model: Decoder, ids: Tensor = IDS) -> Tensor:
         return model(ids, Context(torch.arange(ids.shape[1]).expand(ids.shape)))
 
 
-def noisy(model: Decoder) -> Decoder:
+def noisy(model: Decoder, size: float = 0.3) -> Decoder:
     """As if it had learned: B is not zero."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for layer in lora_layers(model).values():
-            layer.lora_b.normal_(0, 0.3, generator=generator)
+            layer.lora_b.normal_(0, size, generator=generator)
     return model
 
 
@@ -201,3 +210,93 @@ def test_written_and_read_it_is_the_same_bit_for_bit(family: str, tmp_path: Path
     save_adapter(tmp_path / "again", again, settings)
     files = [dict(SafetensorsFile(folder / "adapter_model.safetensors")) for folder in (tmp_path, tmp_path / "again")]
     assert {n: a.data.tobytes() for n, a in files[0].items()} == {n: a.data.tobytes() for n, a in files[1].items()}
+
+
+# --- over blocks of few bits (QLoRA) ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [*DECODERS])
+def test_a_quantized_map_equals_the_same_map_over_decoded_weights_bit_for_bit(bits: str) -> None:
+    rng = np.random.default_rng(0)
+    blocks = random_blocks(bits, (8, 256), rng)
+    plain, frozen = Linear(256, 8, bias=True), QuantizedLinear(blocks, torch.float32, torch.device("cpu"))
+    plain.weight = nn.Parameter(torch.from_numpy(dequantize(blocks).copy()), requires_grad=False)
+    frozen.bias = plain.bias = nn.Parameter(torch.randn(8), requires_grad=False)
+    results = []
+    for linear in (plain, frozen):
+        x = torch.randn(3, 256, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        y = linear(x, Context(torch.zeros(1, 1)))
+        y.square().sum().backward()
+        results.append((y, x.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert torch.equal(plain.weight, frozen.weight)
+
+
+@pytest.mark.parametrize("bits", ["q8_0", "q4_0", "q4_1"])
+def test_blocks_are_decoded_on_a_device_as_quant_decodes_them(bits: str) -> None:
+    blocks = random_blocks(bits, (6, 64), np.random.default_rng(1))
+    decoded = decode_on_device(torch.from_numpy(blocks.data), bits).view(blocks.shape)
+    assert torch.equal(decoded, torch.from_numpy(dequantize(blocks)))
+
+
+def random_blocks(bits: str, shape: tuple[int, int], rng: np.random.Generator) -> Array:
+    """Blocks with any integers and finite scales."""
+    elements, size = BLOCKS[bits]
+    stored = rng.integers(0, 256, (shape[0], shape[1] // elements, size), np.uint8)
+    layout = stored.reshape(-1).view(LAYOUTS[bits])
+    for name in {"d", "m", "dmin"} & set(layout.dtype.names or ()):
+        layout[name] = rng.normal(0, 0.01, layout.shape).astype(np.float16)
+    return Array(bits, shape, stored.reshape(shape[0], -1))
+
+
+@pytest.mark.parametrize("quantize", ["q8", "q4"])
+def test_qlora_is_lora_over_the_decoded_weights(quantize: str, stories: Path, tmp_path: Path) -> None:
+    """Loss, gradients, what is saved, and what merging gives: the same."""
+    frozen = AutoModelForCausalLM.from_pretrained(stories / "stories260K.bin", device="cpu", quantize=quantize)
+    plain = AutoModelForCausalLM.from_pretrained(stories / "stories260K.bin", device="cpu")
+    with torch.no_grad():
+        for name, module in plain.named_modules():
+            if isinstance(module, Linear):
+                module.weight.copy_(frozen.get_parameter(f"{name}.weight"))
+    ids = torch.randint(0, 512, (2, 17), generator=torch.Generator().manual_seed(0))
+    found = []
+    for model in (plain, frozen):
+        settings = LoraSettings(rank=4, dropout=0.1)
+        attach_lora(model, settings, torch.Generator().manual_seed(3))
+        noisy(model, 0.05).train()
+        torch.manual_seed(0)
+        loss = language_loss(model, Batch.of(ids[:, :-1], ids[:, 1:]))
+        loss.total.backward()
+        found.append((loss.total, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}))
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1].keys() == found[1][1].keys()
+    for name, gradient in found[0][1].items():
+        assert torch.equal(gradient, found[1][1][name]), name
+    assert sum(p.numel() for p in frozen.parameters()) < 0.5 * sum(p.numel() for p in plain.parameters())
+    save_adapter(tmp_path, frozen, settings)
+    load_adapter(again := AutoModelForCausalLM.from_pretrained(stories / "stories260K.bin", device="cpu", quantize=quantize), tmp_path)
+    frozen.eval()
+    assert torch.equal(logits_of(again, ids), logits_of(frozen, ids))
+    kept = logits_of(frozen, ids)
+    merge(frozen)
+    close(logits_of(frozen, ids), kept)
+    assert not [module for module in frozen.modules() if isinstance(module, QuantizedLinear)]
+
+
+def logits_of(model: CausalLM, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(ids).logits
+
+
+def test_a_gguf_file_keeps_its_own_blocks(smollm2: Path) -> None:
+    config, weights = (checkpoint := open_checkpoint(smollm2)).config, checkpoint.weights
+    with torch.device("meta"):
+        model = Decoder(replace(config, layers=config.layers[:1]))
+    load_weights(model, weights, device="cpu", quantize="q4")
+    frozen = {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
+    assert {name: module.format for name, module in frozen.items()} == {name: weights[f"{name}.weight"].dtype for name in frozen}
+    assert {module.format for module in frozen.values()} >= {"q4_1"}
+    for name, module in frozen.items():
+        assert np.array_equal(module.weight.numpy(), dequantize(weights[f"{name}.weight"])), name

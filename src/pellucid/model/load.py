@@ -13,6 +13,7 @@ from pellucid.base.errors import ConfigError
 from pellucid.checkpoint.release import release
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.model.decoder import Decoder
+from pellucid.model.quantized import QuantizedLinear, in_blocks
 from pellucid.quant import dequantize_into
 
 DTYPES = {
@@ -85,22 +86,35 @@ def load_decoder(
     return decoder
 
 
-def load_weights(decoder: Decoder, weights: Mapping[str, Array], dtype: str | torch.dtype = "auto", device: str | torch.device = "auto") -> None:
+def load_weights(
+    decoder: Decoder,
+    weights: Mapping[str, Array],
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    quantize: str | None = None,
+) -> None:
     """Give a decoder on the meta device its weights. ``weights`` is asked for each name once, in order, and may make them on the way.
 
+    ``quantize`` ("q8", "q4"): the layers' matrices stay in blocks (``model.quantized``), the file's own where it has such; those whose
+    rows are no whole blocks stay as they are.
     Shapes are the mapping's to check (``families.rules.to_ours`` does). The decoder is then in eval mode and needs no gradients.
     """
     its_device = choose_device(device)
     its_dtype = choose_dtype(dtype, stored_dtype(weights), its_device)
-    modules = dict(decoder.named_modules())
+    modules: dict[str, nn.Module] = dict(decoder.named_modules())
     for name in weight_shapes(decoder.config):
         array = weights[name]
+        path, _, leaf = name.rpartition(".")
+        is_matrix = path.endswith("_proj") and leaf == "weight"
+        if quantize is not None and is_matrix and (blocks := in_blocks(array, quantize)) is not None:
+            modules[path] = QuantizedLinear(blocks, its_dtype, its_device)
+            decoder.set_submodule(path, modules[path])
+            continue
         tensor = to_tensor(array, its_dtype).to(its_device)
         if array.dtype != str(its_dtype).removeprefix("torch.") or its_device.type != "cpu":
             release(array)  # converted: the file's pages need not stay in memory beside the copy
-        path, _, leaf = name.rpartition(".")
         setattr(modules[path], leaf, nn.Parameter(tensor, requires_grad=False))
-    for name, buffer in list(decoder.named_buffers()):
+    for name, buffer in list(decoder.named_buffers(recurse=False)):
         decoder.register_buffer(name, buffer.to(its_device, its_dtype), persistent=False)
     decoder.eval()
 

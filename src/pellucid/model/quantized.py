@@ -19,20 +19,32 @@ from pellucid.base.array import BLOCKS, Array
 from pellucid.base.errors import UnsupportedError
 from pellucid.model.context import Context
 from pellucid.model.invariant import rows_invariant_linear
-from pellucid.quant import dequantize_into
+from pellucid.quant import dequantize, dequantize_into, quantize
+
+QUANTIZED = {"q8": "q8_0", "q4": "q4_0"}  # what a number of bits is called → the format
+
+
+def in_blocks(weight: Array, bits: str) -> Array | None:
+    """A matrix in blocks: its own where it is in blocks already, else of ``bits``, q8 or q4; None where its rows are no whole blocks."""
+    if weight.is_blocks:
+        return weight
+    format = QUANTIZED[bits]
+    return None if weight.shape[1] % BLOCKS[format][0] else quantize(dequantize(weight), format)
 
 
 class QuantizedLinear(nn.Module):
-    """x Wᵀ + b, W decoded on the way; gradients reach x alone."""
+    """x Wᵀ + b, W decoded on the way, into the model's dtype; gradients reach x alone."""
 
     blocks: Tensor  # (N, bytes of a row), uint8
+    bias: nn.Parameter | None
 
-    def __init__(self, blocks: Array, bias: nn.Parameter | None, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, blocks: Array, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
         self.out_features, self.in_features = blocks.shape
-        self.format, self.dtype, self.bias = blocks.dtype, dtype, bias
+        self.format, self.dtype = blocks.dtype, dtype
+        self.register_parameter("bias", None)
         if device.type != "cpu" and self.format not in _ON_DEVICE:
-            raise UnsupportedError(f"{self.format} blocks are decoded on a CPU only", expected=" or ".join(_ON_DEVICE))
+            raise UnsupportedError(f"{self.format} blocks are decoded on a CPU only", expected=" or ".join(_ON_DEVICE), remedy="--device cpu")
         data = np.ascontiguousarray(blocks.data)
         self.register_buffer("blocks", torch.from_numpy(data if data.flags.writeable else data.copy()).to(device), persistent=False)
 
