@@ -1,12 +1,14 @@
 """An executor without a model: its logits are a hash of all that a slot was ever given, and how it was cut.
 
-So every mistake of an engine (a wrong slot, order, position, a stale cache, a chunk cut for a neighbour's sake) changes the tokens.
+So every mistake of an engine (a wrong slot, order, position, a stale cache, a chunk cut for a neighbour's sake) changes the tokens. A chunk
+that is cut short by ``truncate`` still is what it was computed in. Where splits do not matter, only the tokens count.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,6 +34,14 @@ def model_config(context_len: int = 64, bos_token_id: int | None = None) -> Mode
     )
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens that are left of those that were computed together."""
+
+    token_ids: tuple[int, ...]
+    size: int
+
+
 class HashLogits:
     def __init__(self, rows: np.ndarray) -> None:
         self.rows = rows
@@ -46,9 +56,9 @@ class HashLogits:
 class HashExecutor:
     """``before_step`` may raise in the executor's stead, or look at what it is given."""
 
-    def __init__(self, context_len: int = 64, bos_token_id: int | None = None, max_slots: int = 1000) -> None:
-        self.config = model_config(context_len, bos_token_id)
-        self.slots: dict[int, list[tuple[int, ...]]] = {}  # slot -> its chunks, in order
+    def __init__(self, context_len: int = 64, bos_token_id: int | None = None, max_slots: int = 1000, splits_matter: bool = True) -> None:
+        self.config, self.splits_matter = model_config(context_len, bos_token_id), splits_matter
+        self.slots: dict[int, list[Chunk]] = {}  # in order
         self.capacity: dict[int, int] = {}
         self.max_slots, self.steps, self.computed = max_slots, 0, 0
         self.before_step: Callable[[Sequence[StepInput]], None] = lambda inputs: None
@@ -73,22 +83,37 @@ class HashExecutor:
             assert given.token_ids
             self.computed += len(given.token_ids)
             assert self.length(given.slot) + len(given.token_ids) <= self.capacity[given.slot], "more than was allocated"
+            ids = tuple(int(token) for token in given.token_ids)
+            added = [Chunk((token,), 1) for token in ids] if given.one_by_one else [Chunk(ids, len(ids))]
+            chunks += added
             for place in given.wanted:
-                seen = [*chunks, tuple(given.token_ids[: place + 1])]
-                rows.append(np.random.default_rng(zlib.crc32(repr(seen).encode())).standard_normal(VOCAB).astype(np.float32))
-            chunks.append(tuple(given.token_ids))
+                rows.append(self._logits(self._cut(chunks, self.length(given.slot) - len(ids) + place + 1)))
         return HashLogits(np.array(rows).reshape(-1, VOCAB))
 
-    def length(self, slot: int) -> int:
-        return sum(map(len, self.slots[slot]))
+    def _logits(self, chunks: list[Chunk]) -> np.ndarray:
+        seen = chunks if self.splits_matter else [token for chunk in chunks for token in chunk.token_ids]
+        return np.random.default_rng(zlib.crc32(repr(seen).encode())).standard_normal(VOCAB).astype(np.float32)
 
-    def fork(self, slot: int, capacity: int) -> int:
+    def _cut(self, chunks: list[Chunk], length: int) -> list[Chunk]:
+        left = []
+        for chunk in chunks:
+            if length > 0:
+                left.append(Chunk(chunk.token_ids[:length], chunk.size))
+            length -= len(chunk.token_ids)
+        assert length <= 0, "cannot truncate to more than there is"
+        return left
+
+    def length(self, slot: int) -> int:
+        return sum(len(chunk.token_ids) for chunk in self.slots[slot])
+
+    def fork(self, slot: int, capacity: int, length: int | None = None) -> int:
         copy = self.allocate(capacity)
-        self.slots[copy] = list(self.slots[slot])
+        self.slots[copy] = self._cut(self.slots[slot], self.length(slot) if length is None else length)
+        assert self.length(copy) <= capacity
         return copy
 
     def truncate(self, slot: int, length: int) -> None:
-        raise NotImplementedError
+        self.slots[slot] = self._cut(self.slots[slot], length)
 
     def free(self, slot: int) -> None:
         del self.slots[slot], self.capacity[slot]

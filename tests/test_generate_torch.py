@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from clairvoyant import Clairvoyant
 from reference import reference_model, tiny
 
 from pellucid.families import FAMILIES
@@ -51,6 +52,28 @@ def test_answers_in_a_changing_batch_equal_the_answers_alone_bit_for_bit(family:
         assert [answers[key] for key in sorted(answers)] == expected
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_conversation_that_reuses_its_past_and_guesses_ahead_is_the_same_bit_for_bit(family: str) -> None:
+    """Four turns. Whole chunks of earlier prompts are reused; windows (qwen2) take wrong guesses back, too."""
+    executor, chance = TorchExecutor(tiny(family)), random.Random(family)
+    size = executor.config.vocab_size
+
+    def fresh(request: Request) -> tuple[Answer, ...]:
+        return Engine(executor, prefill_chunk=4, reuse=False).run([request])[0].answers
+
+    engine = Engine(executor, prefill_chunk=4, speculate=Clairvoyant(fresh))
+    prompt, reused = [chance.randrange(size) for _ in range(6)], []
+    for turn in range(4):
+        sampling = GREEDY if turn % 2 else SamplingParams(seed=turn, top_p=0.9, repetition_penalty=1.2)
+        request = Request(prompt_ids=prompt, max_new_tokens=8, sampling=sampling, logprobs=3, stop_token_ids=())
+        (answer,) = engine.run([request])[0].answers
+        assert told(answer) == told(fresh(request)[0])
+        assert answer.timings.guessed_tokens > 0
+        reused.append(answer.timings.reused_tokens)
+        prompt = [*prompt, *answer.token_ids, *(chance.randrange(size) for _ in range(3))]
+    assert reused == [0, 4, 16, 28]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])

@@ -11,7 +11,7 @@ from reference import tiny
 from pellucid.base.errors import ContextLengthError, UnsupportedError
 from pellucid.config import AttentionConfig
 from pellucid.executor import StepInput
-from pellucid.model.cache import Cache, WindowCache
+from pellucid.model.cache import ROLLBACK, Cache, WindowCache
 from pellucid.model.executor import TorchExecutor
 
 
@@ -29,6 +29,42 @@ def test_a_window_cache_returns_every_key_that_a_query_may_see_in_order(window: 
         assert k.flatten().tolist() == list(range(first, seen))
         assert v.flatten().tolist() == [-float(i) for i in range(first, seen)]
         assert k.shape[2] <= 2 * window + chunk  # what is kept is bounded, however long the sequence
+
+
+@given(window=st.integers(1, 6), chunks=st.lists(st.integers(1, 60), min_size=1, max_size=12), back=st.integers(0, ROLLBACK))
+def test_a_window_cache_takes_back_as_many_tokens_as_may_be_guessed(window: int, chunks: list[int], back: int) -> None:
+    config = AttentionConfig(num_heads=1, num_kv_heads=1, head_dim=1, window=window)
+    cache = WindowCache(config, 1, torch.float32, torch.device("cpu"))
+    seen = 0
+    for chunk in chunks:
+        new = torch.arange(seen, seen + chunk, dtype=torch.float32).view(1, 1, chunk, 1)
+        cache.append(new, new)
+        seen += chunk
+    left = max(seen - back, 0)
+    cache.truncate(left)
+    k, _, first = cache.append(torch.full((1, 1, 1, 1), float(left)), torch.zeros(1, 1, 1, 1))
+    assert k.flatten().tolist() == list(range(max(left - window + 1, 0), left + 1))
+    assert first == max(left - window + 1, 0)
+
+
+def test_a_step_that_is_interrupted_leaves_its_slots_as_they_were_or_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    for family, left in (("llama", 20), ("qwen2", 0)):  # the second with a window, which may have moved
+        executor = TorchExecutor(tiny(family))
+        slot, other = executor.allocate(40), executor.allocate(40)
+        executor.step([StepInput(slot, list(range(20)), ()), StepInput(other, list(range(20)), ())])
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(executor.decoder.layers[-1], "forward", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                executor.step([StepInput(slot, [1, 2, 3], ())])
+        assert executor.length(slot) == left
+        if rest := list(range(left, 20)):
+            executor.step([StepInput(slot, rest, ())])
+        again = executor.step([StepInput(slot, [5], (0,)), StepInput(other, [5], (0,))]).numpy()
+        assert (again[0] == again[1]).all()
 
 
 def test_a_window_cache_refuses_to_go_back_beyond_what_it_kept() -> None:

@@ -18,6 +18,7 @@ class StepInput:
     slot: int
     token_ids: Sequence[int]
     wanted: Sequence[int]  # indices into token_ids whose logits are asked for; often () or (len(token_ids) - 1,)
+    one_by_one: bool = False  # each token's numbers shall be those of a step of its own: it checks a guess
 
 
 class Logits(Protocol):
@@ -38,20 +39,31 @@ class Executor(Protocol):
     @property
     def config(self) -> ModelConfig: ...
 
+    @property
+    def splits_matter(self) -> bool:
+        """Whether a token's numbers depend on how the tokens are cut into steps, and on nothing else that changes from run to run.
+
+        An engine then reuses only what was cut as it would cut it itself.
+        """
+        ...
+
     def allocate(self, capacity: int) -> int:
         """A new slot with room for ``capacity`` tokens, allocated once. Returns its number."""
         ...
 
     def step(self, inputs: Sequence[StepInput]) -> Logits:
-        """Run the new tokens of several slots in one call. A slot's numbers never depend on the other slots."""
+        """Run the new tokens of several slots in one call. A slot's numbers never depend on the other slots.
+
+        What interrupts it leaves each of its slots as it was before, or empty.
+        """
         ...
 
     def length(self, slot: int) -> int:
         """Tokens that the slot holds."""
         ...
 
-    def fork(self, slot: int, capacity: int) -> int:
-        """A new slot that begins with the same tokens (for several answers to one prompt)."""
+    def fork(self, slot: int, capacity: int, length: int | None = None) -> int:
+        """A new slot that begins with the same tokens, or the first ``length`` of them. Raises UnsupportedError as ``truncate`` does."""
         ...
 
     def truncate(self, slot: int, length: int) -> None:

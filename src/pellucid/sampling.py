@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -109,6 +110,11 @@ class TokenCounts:
         self._ids[place] = token
         self._counts[place] += 1
 
+    def copy(self) -> TokenCounts:
+        other = TokenCounts(())
+        other._ids, other._counts, other._place = self._ids.copy(), self._counts.copy(), self._place.copy()
+        return other
+
 
 class SamplingState:
     """What one answer's choices depend on beside the logits: its parameters, its tokens so far, its random numbers.
@@ -126,6 +132,13 @@ class SamplingState:
         """The answer continues with ``token``."""
         if self.counts is not None:
             self.counts.add(token)
+
+    def ahead(self) -> SamplingState:
+        """A copy that may choose tokens ahead, with the random numbers that this one will use for them; this one stays where it is."""
+        other = copy(self)
+        other.counts = None if self.counts is None else self.counts.copy()
+        other.random = deepcopy(self.random)
+        return other
 
 
 def fresh_seed(params: SamplingParams) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING
@@ -14,11 +15,16 @@ from pellucid.generate.request import Request
 from pellucid.generate.result import Event, FinishReason, Result
 from pellucid.generate.scheduler import Scheduler
 from pellucid.generate.sequence import Sequence
+from pellucid.generate.slots import Slots
+from pellucid.generate.speculate import Speculator
 from pellucid.sampling import fresh_seed
 from pellucid.text.detokenizer import IncrementalDetokenizer
 
 if TYPE_CHECKING:
     from pellucid.text.tokenizer import Tokenizer
+
+# Rows beyond which a step computes no guesses. On a CPU, a row costs nearly as much beside sixteen others as it would by itself.
+GUESSING_ROWS = 16
 
 
 class Engine:
@@ -27,9 +33,13 @@ class Engine:
     A request's greedy tokens, and for a given seed its sampled ones, are the same alone and in any company, as far as the executor's
     numbers are: each has its own slot, its own random numbers, and chunks that are cut by its own prompt alone.
 
-    ``max_batch``: answers written at a time. ``prefill_chunk``: tokens of a prompt computed in one step. ``max_tokens_per_step``: tokens
-    of all requests in one step; more than its least lets several prompts advance together. ``context_len``: a context shorter than the
-    model's own, to save memory. With a tokenizer, events carry text.
+    What answers have computed is kept when they end, in the slots that others do not need, and a prompt that begins alike goes on from
+    there (``reuse``): a conversation's next turn computes what is new in it. The tokens are the same as without.
+
+    ``max_batch``: answers written at a time, and slots in all. ``prefill_chunk``: tokens of a prompt computed in one step; None: 512, or
+    128 where only whole chunks can be reused. ``max_tokens_per_step``: tokens of all requests in one step; more than its least lets
+    several prompts advance together. ``context_len``: a context shorter than the model's own, to save memory. ``speculate``: guesses
+    tokens ahead (``PromptLookup``, ``DraftModel``). With a tokenizer, events carry text.
     """
 
     def __init__(
@@ -38,20 +48,29 @@ class Engine:
         tokenizer: Tokenizer | None = None,
         *,
         max_batch: int = 16,
-        prefill_chunk: int = 512,
+        prefill_chunk: int | None = None,
         max_tokens_per_step: int | None = None,
         context_len: int | None = None,
+        reuse: bool = True,
+        speculate: Speculator | None = None,
     ) -> None:
-        if executor.config.rotates_by_length:  # a prompt's frequencies follow from its whole length, so it is computed whole
+        by_length = executor.config.rotates_by_length
+        if by_length:  # a prompt's frequencies follow from its whole length, so it is computed whole
             prefill_chunk = executor.config.context_len
-        least = max_batch + prefill_chunk
+        elif prefill_chunk is None:
+            prefill_chunk = 128 if executor.splits_matter and reuse else 512
+        if speculate is not None:
+            speculate.check(executor.config)
+        least = (max_batch if speculate is None else max(max_batch, GUESSING_ROWS)) + prefill_chunk
         _check("max_batch", max_batch, 1)
         _check("prefill_chunk", prefill_chunk, 1)
         _check("max_tokens_per_step", least if max_tokens_per_step is None else max_tokens_per_step, least)
         _check("context_len", executor.config.context_len if context_len is None else context_len, 1, executor.config.context_len)
         self.executor, self.tokenizer = executor, tokenizer
         self.context_len = context_len or executor.config.context_len
+        self._speculate, self._reuse = speculate, reuse
         self._scheduler = Scheduler(max_batch, prefill_chunk, max_tokens_per_step or least)
+        self._slots = Slots(executor, self.context_len, prefill_chunk if by_length or executor.splits_matter else None)
         self._events: list[Event] = []  # that happened and that nobody has been told yet
         self._next_id = 0
 
@@ -76,6 +95,7 @@ class Engine:
         """
         try:
             self._admit()
+            self._guess()
             if batch := self._scheduler.next_batch():
                 logits = self.executor.step([given for _, given in batch])
                 self._choose(batch, logits)
@@ -91,6 +111,16 @@ class Engine:
         for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
             if sequence.request_id == request_id:
                 self._drop(sequence, "cancelled")
+
+    def forget(self) -> None:
+        """Free what is kept of answers that have ended."""
+        self._slots.shrink(0)
+        if self._speculate is not None:
+            self._speculate.forget()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # the executor may be closed, or the engine not have come to be
+            self.forget()
 
     @property
     def has_work(self) -> bool:
@@ -121,26 +151,71 @@ class Engine:
         """Give waiting requests their places and slots; one that gets no slot (no memory) fails alone."""
         while (sequence := self._scheduler.admit()) is not None:
             try:
-                sequence.start(self.executor.allocate(sequence.capacity))
+                sequence.start(*self._slots.take(sequence.request.prompt_ids, sequence.capacity))
             except Exception as error:
                 self._drop(sequence, "error", error)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Slots that are kept give way to those that are needed, so that there are never more than ``max_batch``."""
+        self._slots.shrink(self._scheduler.max_batch - self._scheduler.places_taken)
+
+    def _guess(self) -> None:
+        """Guess on for every answer that is being written, as far as its pace and the step's rows allow."""
+        if self._speculate is None:
+            return
+        decoding = [sequence for sequence in self._scheduler.running if not sequence.in_prefill]
+        share = min(GUESSING_ROWS // max(len(decoding), 1) - 1, self._speculate.most)
+        wanted = {sequence: min(sequence.pace.next(), share, sequence.room_for_guesses) for sequence in decoding}
+        guesses = self._speculate.guess({sequence: most for sequence, most in wanted.items() if most > 0})
+        for sequence in decoding:
+            sequence.guess = guesses.get(sequence, [])
 
     def _choose(self, batch: list[tuple[Sequence, StepInput]], logits: Logits) -> None:
-        """The next token of every sequence whose prompt is complete. One that fails (say, in its detokenizer) fails alone."""
+        """The next tokens of every sequence whose prompt is complete."""
+        choosing = [sequence for sequence, given in batch if given.wanted]  # in the order of their rows
+        rows = logits.numpy() if any(sequence.needs_logits for sequence in choosing) else None
+        best = None if all(sequence.needs_logits for sequence in choosing) else logits.argmax()
+        row = 0
         for sequence, given in batch:
-            sequence.computed += len(given.token_ids)
-        choosing = [sequence for sequence, _ in batch if not sequence.in_prefill]  # in the order of their rows
-        rows = logits.numpy() if any(sequence.needs_logits for sequence in choosing) else np.empty(0)
-        best = np.empty(0) if all(sequence.needs_logits for sequence in choosing) else logits.argmax()
-        for row, sequence in enumerate(choosing):
-            for member in (sequence, *self._part(sequence)):
-                try:
-                    event = member.choose(rows[row]) if member.needs_logits else member.accept(int(best[row]))
-                except Exception as error:
-                    event = member.abandon("error", error)
-                self._events.append(event)
-                if member.answer is not None:
-                    self._release(member)
+            if sequence.in_prefill:
+                sequence.computed += len(given.token_ids)
+                for member in (sequence, *self._part(sequence)) if given.wanted else ():
+                    self._choose_one(member, row, rows, best)
+            else:
+                self._follow(sequence, row, rows, best)
+            row += len(given.wanted)
+
+    def _follow(self, sequence: Sequence, row: int, rows: np.ndarray | None, best: np.ndarray | None) -> None:
+        """The token after the last, and those after the guesses as long as these are right; what was computed for wrong ones is taken back."""
+        right, guess = 0, sequence.guess
+        sequence.pace.guessed += len(guess)
+        while True:
+            sequence.computed += 1
+            token = self._choose_one(sequence, row + right, rows, best)
+            if sequence.answer is not None or right == len(guess) or token != guess[right]:
+                break
+            right += 1
+            sequence.pace.accepted += 1
+        if guess:
+            sequence.pace.adapt(len(guess), right)
+        if right < len(guess) and sequence.slot is not None:
+            self.executor.truncate(sequence.slot, sequence.computed)
+
+    def _choose_one(self, sequence: Sequence, row: int, rows: np.ndarray | None, best: np.ndarray | None) -> int | None:
+        """Choose a token by its row of logits, or their argmax. A sequence that fails (say, in its detokenizer) fails alone."""
+        try:
+            if rows is not None and sequence.needs_logits:
+                event = sequence.choose(rows[row])
+            else:
+                assert best is not None
+                event = sequence.accept(int(best[row]))
+        except Exception as error:
+            event = sequence.abandon("error", error)
+        self._events.append(event)
+        if sequence.answer is not None:
+            self._release(sequence)
+        return event.token_id
 
     def _part(self, sequence: Sequence) -> list[Sequence]:
         """The prompt is computed once: its other answers go on from copies of the slot."""
@@ -149,7 +224,7 @@ class Engine:
             sibling = sequence.siblings[0]
             assert sequence.slot is not None
             try:
-                sibling.branch(sequence, self.executor.fork(sequence.slot, sibling.capacity))
+                sibling.branch(sequence, self._slots.fork(sequence.slot, sibling.capacity))
                 self._scheduler.running.append(sibling)
                 parted.append(sibling)
             except Exception as error:
@@ -167,7 +242,15 @@ class Engine:
         self._scheduler.remove(sequence)
         if sequence.slot is not None:
             slot, sequence.slot = sequence.slot, None
-            self.executor.free(slot)
+            its = sequence.answer
+            if self._reuse and its is not None and its.error is None:
+                prompt = len(sequence.request.prompt_ids)
+                self._slots.keep(slot, sequence.all_ids[: sequence.computed], min(prompt, sequence.computed))
+                self._make_room()
+            else:
+                self._slots.free(slot)
+        if self._speculate is not None:
+            self._speculate.release(sequence)
 
     def _stream(self, num_answers: dict[int, int]) -> Generator[Event]:
         """Step until these requests (id → answers) are finished, yielding their events and leaving all others where they are."""

@@ -12,6 +12,7 @@ from pellucid.executor import Executor
 from pellucid.generate.engine import Engine
 from pellucid.generate.request import Request
 from pellucid.generate.result import Result
+from pellucid.generate.speculate import Speculator
 from pellucid.sampling import GREEDY, SamplingParams
 
 if TYPE_CHECKING:
@@ -39,13 +40,14 @@ def generate(
     logprobs: int | None = None,
     streamer: Streamer | None = None,
     max_batch: int = 16,
-    prefill_chunk: int = 512,
+    prefill_chunk: int | None = None,
+    speculate: Speculator | None = None,
 ) -> list[Result]:
     """Answer every prompt, together. Arguments as in ``Request`` and ``Engine``; a seed is each prompt's own, so equal prompts answer alike.
 
     Raises: what ``Engine.add`` raises, before any work is done; and what made an answer fail.
     """
-    engine = Engine(executor, tokenizer, max_batch=max(max_batch, n), prefill_chunk=prefill_chunk)
+    engine = Engine(executor, tokenizer, max_batch=max(max_batch, n), prefill_chunk=prefill_chunk, speculate=speculate)
     requests = [
         Request(
             prompt_ids=prompt,
@@ -58,7 +60,10 @@ def generate(
         ).fit(executor.config, engine.context_len)
         for prompt in prompts
     ]
-    results = engine.run(requests) if streamer is None else [_streamed(engine, requests, streamer)]
+    try:
+        results = engine.run(requests) if streamer is None else [_streamed(engine, requests, streamer)]
+    finally:
+        engine.forget()
     for answer in (answer for result in results for answer in result.answers):
         if answer.error is not None:
             raise answer.error

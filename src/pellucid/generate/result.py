@@ -18,6 +18,9 @@ class Timings:
 
     prompt_tokens: int
     new_tokens: int
+    reused_tokens: int = 0  # of the prompt: computed for an earlier request
+    guessed_tokens: int = 0  # that were computed ahead, and of these, those that were right
+    accepted_tokens: int = 0
     queued: float  # from add to the first step it took part in
     prefill: float  # from there to its first token
     decode: float  # from its first token to its last
@@ -28,7 +31,8 @@ class Timings:
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        return self.prompt_tokens / self.prefill if self.prefill else 0.0
+        """Of the tokens that were computed."""
+        return (self.prompt_tokens - self.reused_tokens) / self.prefill if self.prefill else 0.0
 
     @property
     def decode_tokens_per_second(self) -> float:

@@ -12,8 +12,8 @@ class Scheduler:
     """First come, first served: every answer that is being written gets its next token, then prompts advance by whole chunks.
 
     A step runs at most ``max_batch`` sequences and ``max_tokens_per_step`` tokens. A chunk is never made smaller to fit: it waits,
-    because where a prompt is cut must not depend on who else is here. ``max_tokens_per_step`` holds a decode of every sequence and one
-    chunk, so the first prompt in line always advances.
+    because where a prompt is cut must not depend on who else is here. ``max_tokens_per_step`` holds a decode of every sequence, with
+    its guesses, and one chunk, so the first prompt in line always advances.
     """
 
     def __init__(self, max_batch: int, prefill_chunk: int, max_tokens_per_step: int) -> None:
@@ -23,8 +23,7 @@ class Scheduler:
 
     def admit(self) -> Sequence | None:
         """The next waiting sequence, now running, if it and its siblings have places."""
-        places = self.max_batch - sum(1 + len(sequence.siblings) for sequence in self.running)
-        if not self.waiting or 1 + len(self.waiting[0].siblings) > places:
+        if not self.waiting or 1 + len(self.waiting[0].siblings) > self.max_batch - self.places_taken:
             return None
         self.running.append(self.waiting.popleft())
         return self.running[-1]
@@ -32,7 +31,7 @@ class Scheduler:
     def next_batch(self) -> list[tuple[Sequence, StepInput]]:
         """The sequences of the next step, and what each has computed."""
         batch = [(sequence, sequence.next_input(1)) for sequence in self.running if not sequence.in_prefill]
-        budget = self.max_tokens_per_step - len(batch)
+        budget = self.max_tokens_per_step - sum(len(given.token_ids) for _, given in batch)
         for sequence in self.running:
             if sequence.in_prefill:
                 given = sequence.next_input(self.prefill_chunk)
@@ -41,6 +40,11 @@ class Scheduler:
                 batch.append((sequence, given))
                 budget -= len(given.token_ids)
         return batch
+
+    @property
+    def places_taken(self) -> int:
+        """Of ``max_batch``: by what runs, and by what will part from it."""
+        return sum(1 + len(sequence.siblings) for sequence in self.running)
 
     def remove(self, sequence: Sequence) -> None:
         for line in (self.waiting, self.running):

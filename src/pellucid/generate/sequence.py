@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from pellucid.executor import StepInput
+from pellucid.generate.pace import Pace
 from pellucid.generate.request import Request
 from pellucid.generate.result import Answer, Event, FinishReason, Timings
 from pellucid.generate.stop import StopStrings
@@ -24,8 +25,12 @@ class Sequence:
         self.request_id, self.index, self.request = request_id, index, request
         self.siblings: list[Sequence] = []
         self.slot: int | None = None
-        self.computed = 0  # tokens that the slot holds
+        self.computed = 0  # tokens of prompt and answer that the slot holds for certain
+        self.reused = 0  # of these, what the slot held before
         self.token_ids: list[int] = []
+        self._ids = np.array(request.prompt_ids, np.int64)  # and room for the answer's, which grows
+        self.guess: list[int] = []  # the next tokens, perhaps: computed along with the last, and checked
+        self.pace = Pace()
         self.state = SamplingState(request.sampling, request.prompt_ids, index, seed)
         self.answer: Answer | None = None
         self._detokenizer, self._stops = detokenizer, StopStrings(request.stop)
@@ -40,8 +45,19 @@ class Sequence:
         return len(self.request.prompt_ids) + self.request.max_new_tokens
 
     @property
+    def all_ids(self) -> np.ndarray:
+        """The prompt's tokens and the answer's, int64."""
+        return self._ids[: len(self.request.prompt_ids) + len(self.token_ids)]
+
+    @property
     def in_prefill(self) -> bool:
         return self.computed < len(self.request.prompt_ids)
+
+    @property
+    def room_for_guesses(self) -> int:
+        """Guesses that could still become tokens: a right one is followed by one more."""
+        assert self.request.max_new_tokens is not None
+        return 0 if self.in_prefill else self.request.max_new_tokens - len(self.token_ids) - 1
 
     @property
     def needs_logits(self) -> bool:
@@ -49,23 +65,24 @@ class Sequence:
         return self.request.logprobs is not None or not self.request.sampling.plain_greedy
 
     def next_input(self, chunk: int) -> StepInput:
-        """What to compute next: ``chunk`` tokens of the prompt, or its rest, or the last new token.
+        """What to compute next: ``chunk`` tokens of the prompt, or its rest, or the last new token and a guess at those after it.
 
         Prompts are cut at multiples of ``chunk`` whatever else the step holds: a sequence's numbers depend on where it is cut.
         """
         assert self.slot is not None
         if not self.in_prefill:
-            return StepInput(self.slot, self.token_ids[-1:], (0,))
+            return StepInput(self.slot, [self.token_ids[-1], *self.guess], range(1 + len(self.guess)), one_by_one=bool(self.guess))
         prompt, stop = self.request.prompt_ids, self.computed + chunk
         tokens = prompt[self.computed : stop]
         return StepInput(self.slot, tokens, (len(tokens) - 1,) if stop >= len(prompt) else ())
 
-    def start(self, slot: int) -> None:
-        self.slot, self._started = slot, time.perf_counter()
+    def start(self, slot: int, reused: int) -> None:
+        """Begin in a slot that holds the prompt's first ``reused`` tokens."""
+        self.slot, self.computed, self.reused, self._started = slot, reused, reused, time.perf_counter()
 
     def branch(self, prefilled: Sequence, slot: int) -> None:
         """Go on from a sibling's prompt, copied to ``slot``."""
-        self.slot, self.computed, self._started = slot, prefilled.computed, prefilled._started
+        self.slot, self.computed, self.reused, self._started = slot, prefilled.computed, prefilled.reused, prefilled._started
 
     def choose(self, logits: np.ndarray) -> Event:
         """Take the next token from a row of logits."""
@@ -78,7 +95,10 @@ class Sequence:
         self._last = time.perf_counter()
         if not self.token_ids:
             self._first = self._last
+        if len(self.all_ids) == len(self._ids):
+            self._ids = np.concatenate((self._ids, np.empty(len(self._ids) + 64, np.int64)))
         self.token_ids.append(token)
+        self.all_ids[-1] = token
         self.state.append(token)
         if its_logprobs is not None:
             self._logprobs.append(its_logprobs)
@@ -131,6 +151,9 @@ class Sequence:
         return Timings(
             prompt_tokens=len(self.request.prompt_ids),
             new_tokens=len(self.token_ids),
+            reused_tokens=self.reused,
+            guessed_tokens=self.pace.guessed,
+            accepted_tokens=self.pace.accepted,
             queued=self._started - self._added,
             prefill=self._first - self._started if self.token_ids else 0.0,
             decode=self._last - self._first if self.token_ids else 0.0,

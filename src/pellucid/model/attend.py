@@ -72,8 +72,9 @@ def _with_cached(attention: Attention, k: Tensor, v: Tensor, ctx: Context) -> tu
     """All keys and values, cached ones first; the place in the sequence of the first new one, and of the first of all."""
     if ctx.cache is None:
         return k, v, 0, 0
+    added = k.shape[2]
     k, v, first = ctx.cache.layers[attention.layer].append(k, v)
-    return k, v, ctx.cache.length, first
+    return k, v, first + k.shape[2] - added, first
 
 
 def _mask(attention: Attention, num_queries: int, num_keys: int, start: int, first: int, ctx: Context) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.base.errors import RequestError
+from pellucid.base.errors import ContextLengthError, RequestError
 from pellucid.config import ModelConfig
 from pellucid.executor import StepInput
 from pellucid.model.attend import sdpa
@@ -67,8 +67,8 @@ class TorchExecutor:
     def allocate(self, capacity: int) -> int:
         return self._keep(Cache(self.config, 1, capacity, self.decoder.dtype, self.decoder.device))
 
-    def fork(self, slot: int, capacity: int) -> int:
-        return self._keep(self._caches[slot].fork(capacity))
+    def fork(self, slot: int, capacity: int, length: int | None = None) -> int:
+        return self._keep(self._caches[slot].fork(capacity, length))
 
     def _keep(self, cache: Cache) -> int:
         slot, self._next_slot = self._next_slot, self._next_slot + 1
@@ -88,8 +88,9 @@ class TorchExecutor:
     def step(self, inputs: Sequence[StepInput]) -> TorchLogits:
         """One forward over all new tokens.
 
+        Tokens that are to be computed ``one_by_one`` attend one by one; all else treats rows alike where ``rows_invariant``.
         Raises: RequestError for an empty step or an id out of range, ContextLengthError where a slot is full; both before any slot
-        has changed. After any other exception (Ctrl-C in a layer) the slots of this step are to be freed.
+        has changed.
         """
         if not inputs or any(not given.token_ids for given in inputs):
             raise RequestError("a step needs at least one token for each of its slots")
@@ -102,9 +103,13 @@ class TorchExecutor:
             wanted += [start + i for i in given.wanted]
             ids += given.token_ids
             positions += range(cache.length, cache.length + count)
-            lengths += [cache.length + count] * count
             its = Context(positions=torch.empty(0, device=device), cache=cache)
-            parts.append((start, start + count, its))
+            if given.one_by_one:
+                lengths += range(cache.length + 1, cache.length + count + 1)
+                parts += [(row, row + 1, its) for row in range(start, start + count)]
+            else:
+                lengths += [cache.length + count] * count
+                parts.append((start, start + count, its))
         invariant = self.rows_invariant
         padding = padded_rows(len(ids)) - len(ids) if invariant else 0  # here, once, rather than in every linear map
         ctx = Context(
@@ -113,10 +118,22 @@ class TorchExecutor:
             attend=Ragged(parts),
             rows_invariant=invariant,
         )
-        hidden = self.decoder.hidden(torch.tensor([ids + [0] * padding], device=device), ctx)[0]  # (rows, D)
+        try:
+            hidden = self.decoder.hidden(torch.tensor([ids + [0] * padding], device=device), ctx)[0]  # (rows, D)
+        except (RequestError, ContextLengthError):  # found before the first layer
+            raise
+        except BaseException:
+            for given in inputs:
+                self._caches[given.slot].undo()
+            raise
         for given in inputs:
             self._caches[given.slot].advance(len(given.token_ids))
         return TorchLogits(self.decoder.logits(hidden[wanted], ctx))
+
+    @property
+    def splits_matter(self) -> bool:
+        """In float32 on a CPU attention's rounding depends on how many queries it gets at a time; elsewhere on the batch, too."""
+        return self.rows_invariant
 
     @property
     def rows_invariant(self) -> bool:

@@ -90,13 +90,19 @@ class NativeExecutor:
         self._slots[slot] = _Slot(handle, capacity)
         return slot
 
-    def fork(self, slot: int, capacity: int) -> int:
+    @property
+    def splits_matter(self) -> bool:
+        """No: every row is computed alike, alone or among others."""
+        return False
+
+    def fork(self, slot: int, capacity: int, length: int | None = None) -> int:
         its = self._slots[slot]
-        if its.length > capacity:
-            raise ContextLengthError("the KV cache is full", expected=f"at most {capacity} tokens", received=its.length)
+        length = its.length if length is None else length
+        if not 0 <= length <= min(its.length, capacity):
+            raise ContextLengthError("the KV cache is full", expected=f"at most {min(its.length, capacity)} tokens", received=length)
         copy = self.allocate(capacity)
-        self._library.pellucid_copy_slot(self._slots[copy].handle, its.handle, its.length)
-        self._slots[copy].length = its.length
+        self._library.pellucid_copy_slot(self._slots[copy].handle, its.handle, length)
+        self._slots[copy].length = length
         return copy
 
     def length(self, slot: int) -> int:
