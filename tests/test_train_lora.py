@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import pytest
 import torch
 from reference import reference_model, tiny
 from torch import Tensor, nn
+from train_worker import Noise
 
 from pellucid import AutoModelForCausalLM
 from pellucid.base.array import BLOCKS, Array
-from pellucid.base.errors import ConfigError, UnsupportedError
+from pellucid.base.errors import ConfigError, UnsupportedError, WeightsError
 from pellucid.causal_lm import CausalLM
+from pellucid.checkpoint.adapter import TENSORS as ADAPTER
 from pellucid.checkpoint.open import open_checkpoint
 from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.model.context import Context
@@ -27,8 +30,23 @@ from pellucid.model.load import load_weights
 from pellucid.model.quantized import QuantizedLinear, decode_on_device
 from pellucid.quant import DECODERS, LAYOUTS, dequantize
 from pellucid.train.batch import Batch
-from pellucid.train.lora import LoraSettings, attach_lora, load_adapter, lora_layers, merge, save_adapter, without_adapter
+from pellucid.train.checkpoint import TENSORS
+from pellucid.train.lora import (
+    LoraSettings,
+    attach_lora,
+    load_adapter,
+    lora_layers,
+    merge,
+    read_lora,
+    save_adapter,
+    without_adapter,
+    write_lora,
+)
 from pellucid.train.loss import language_loss
+from pellucid.train.optim import OptimSettings, make_optimizers
+from pellucid.train.preference import PreferenceBatch, preference_loss
+from pellucid.train.run import Run, RunSettings
+from pellucid.train.schedule import Schedule
 
 IDS = torch.randint(0, 96, (2, 9), generator=torch.Generator().manual_seed(1))
 FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")
@@ -210,6 +228,61 @@ def test_written_and_read_it_is_the_same_bit_for_bit(family: str, tmp_path: Path
     save_adapter(tmp_path / "again", again, settings)
     files = [dict(SafetensorsFile(folder / "adapter_model.safetensors")) for folder in (tmp_path, tmp_path / "again")]
     assert {n: a.data.tobytes() for n, a in files[0].items()} == {n: a.data.tobytes() for n, a in files[1].items()}
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+class Pairs(Noise):
+    def shuffled(self, first: int, count: int) -> Batch:
+        return PreferenceBatch.of_pairs(super().shuffled(first, count), super().shuffled(first + 1000, count))
+
+
+def lora_run(folder: Path, family: str, method: str) -> Run:
+    torch.manual_seed(0)
+    model, settings = fresh(family), LoraSettings(rank=4, dropout=0.1)
+    attach_lora(model, settings, torch.Generator().manual_seed(0))
+    return Run(
+        folder,
+        model,
+        Noise() if method == "lora" else Pairs(),
+        make_optimizers(model, OptimSettings(lr=1e-2)),
+        Schedule(num_steps=8, warmup_steps=2),
+        RunSettings(num_steps=8, batch_size=4, micro_batch_size=2, lr=1e-2, save_every=4, eval_every=0, spike=0.0, keep=0),
+        language_loss if method == "lora" else preference_loss,
+        partial(write_lora, model=model, settings=settings, base="somewhere"),
+        read_model=read_lora,
+    )
+
+
+@pytest.mark.parametrize("method", ["lora", "dpo"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_run_goes_on_bit_for_bit_from_a_checkpoint_of_the_adapter_alone(family: str, method: str, tmp_path: Path) -> None:
+    whole = lora_run(tmp_path / "whole", family, method)
+    whole.run()
+    begun = lora_run(tmp_path / "begun", family, method)
+    begun.run(lambda step: setattr(begun, "stop_asked", "enough" if step.step == 4 else None))
+    going_on = lora_run(tmp_path / "begun", family, method)
+    assert going_on.resume()
+    assert going_on.num_done == 4
+    going_on.run()
+    last = [folder / "checkpoints" / "step-00000008" for folder in (tmp_path / "whole", tmp_path / "begun")]
+    assert sorted(file.name for file in last[0].iterdir()) == ["adapter_config.json", ADAPTER, "training.json", TENSORS]
+    for name in (ADAPTER, TENSORS):
+        a, b = ({key: array.data.tobytes() for key, array in SafetensorsFile(folder / name).items()} for folder in last)
+        assert a == b, name
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "begun")]
+    assert [json.loads(line)["loss"] for line in logs[0]] == [json.loads(line)["loss"] for line in logs[1]]
+
+
+def test_another_adapter_than_the_attached_one_is_refused(tmp_path: Path) -> None:
+    model, settings = adapted("llama")
+    save_adapter(tmp_path, model, settings)
+    for other in (LoraSettings(rank=2), LoraSettings(rank=4, alpha=1), LoraSettings(rank=4, targets=("q_proj",))):
+        model = fresh("llama")
+        attach_lora(model, other)
+        with pytest.raises(WeightsError, match="another than the one attached"):
+            read_lora(tmp_path, model)
 
 
 # --- over blocks of few bits (QLoRA) ---------------------------------------------------------------------------------

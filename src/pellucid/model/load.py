@@ -77,12 +77,16 @@ def stored_dtype(weights: Mapping[str, Array]) -> str:
 
 
 def load_decoder(
-    config: ModelConfig, weights: Mapping[str, Array], dtype: str | torch.dtype = "auto", device: str | torch.device = "auto"
+    config: ModelConfig,
+    weights: Mapping[str, Array],
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    quantize: str | None = None,
 ) -> Decoder:
     """A decoder with these weights; see ``load_weights``."""
     with torch.device("meta"):
         decoder = Decoder(config)
-    load_weights(decoder, weights, dtype, device)
+    load_weights(decoder, weights, dtype, device, quantize)
     return decoder
 
 
