@@ -20,9 +20,11 @@ from pellucid import AutoModelForCausalLM
 from pellucid.base.array import BLOCKS, Array
 from pellucid.base.errors import ConfigError, UnsupportedError, WeightsError
 from pellucid.causal_lm import CausalLM
+from pellucid.checkpoint.adapted import fingerprint
 from pellucid.checkpoint.adapter import TENSORS as ADAPTER
 from pellucid.checkpoint.open import open_checkpoint
 from pellucid.checkpoint.safetensors import SafetensorsFile
+from pellucid.explain import trace
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.model.linear import Linear, LoraLinear
@@ -31,6 +33,7 @@ from pellucid.model.quantized import QuantizedLinear, decode_on_device
 from pellucid.quant import DECODERS, LAYOUTS, dequantize
 from pellucid.train.batch import Batch
 from pellucid.train.checkpoint import TENSORS
+from pellucid.train.loop import accumulate
 from pellucid.train.lora import (
     LoraSettings,
     attach_lora,
@@ -150,6 +153,34 @@ def test_without_the_adapter_it_is_its_base_bit_for_bit() -> None:
     assert not torch.allclose(logits(model), logits(tiny("qwen2")))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_kept_adapter_is_explained_as_what_it_amounts_to(family: str) -> None:
+    """The tap of q has the adapter in it, and every identity holds of the weights that ``trace`` shows: W + scale · B A."""
+    kept, merged = adapted(family, dropout=0.5)[0].train(), adapted(family)[0]
+    merge(merged)
+    its, others = trace(kept, None, IDS), trace(merged, None, IDS)
+    assert its.checks.ok, its.checks.failed
+    assert list(its) == list(others)
+    for path, value in its.items():
+        torch.testing.assert_close(value, others[path], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(its["layers.0.q"], trace(tiny(family), None, IDS)["layers.0.q"], atol=1e-2)
+    assert torch.equal(its.weight("layers.0.attention.q_proj.weight"), merged.get_parameter("layers.0.attention.q_proj.weight"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_learns_over_weights_of_any_dtype_and_under_autocast(dtype: torch.dtype) -> None:
+    model, batch = fresh("llama").to(dtype), Batch.of(IDS[:, :-1], IDS[:, 1:])
+    attach_lora(model, LoraSettings(rank=4, targets=("all-linear",)), torch.Generator().manual_seed(3))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-2)
+    losses = []
+    for _ in range(12):
+        losses.append(accumulate(model, batch.split(1), language_loss, autocast=torch.bfloat16).item())
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.7 * losses[0]
+    assert {layer.lora_a.dtype for layer in lora_layers(model).values()} == {torch.float32}
+
+
 # --- merging ---------------------------------------------------------------------------------------------------------
 
 
@@ -161,6 +192,29 @@ def test_merged_it_is_a_plain_model_with_the_same_logits(family: str) -> None:
     assert not lora_layers(model)
     assert {name: p.shape for name, p in model.named_parameters()} == {name: p.shape for name, p in tiny(family).named_parameters()}
     close(logits(model), kept)
+
+
+def test_kept_merged_and_opened_it_tells_the_same_story_and_transformers_loads_it(stories: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    base = stories / "hf"
+    model = AutoModelForCausalLM.from_pretrained(base, device="cpu")
+    settings = LoraSettings(rank=4, alpha=8)
+    attach_lora(model, settings, torch.Generator().manual_seed(3))
+    noisy(model, 0.05)
+    save_adapter(tmp_path / "adapter", model, settings, base=str(base), base_sha256=fingerprint(open_checkpoint(base).stored))
+    prompt = torch.tensor([[1, 403, 407, 261, 378]])
+    story = model.generate(prompt, max_new_tokens=30)
+    assert not torch.equal(story, AutoModelForCausalLM.from_pretrained(base, device="cpu").generate(prompt, max_new_tokens=30))
+    model.save_pretrained(tmp_path / "kept")
+    kept = logits_of(model, story)
+    merge(model)
+    model.save_pretrained(tmp_path / "merged")
+    opened = [AutoModelForCausalLM.from_pretrained(tmp_path / name, device="cpu") for name in ("adapter", "kept", "merged")]
+    for its in (model, *opened):
+        assert torch.equal(its.generate(prompt, max_new_tokens=30), story)
+        close(logits_of(its, story), kept)
+    with torch.no_grad():
+        close(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(story).logits, kept)
 
 
 # --- peft ------------------------------------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ class LoraLinear(nn.Module):
         if not self.enabled:
             return y
         linear = rows_invariant_linear if ctx.rows_invariant else F.linear
-        narrow = linear(F.dropout(x, self.dropout, self.training).to(self.lora_a.dtype), self.lora_a)  # (*rows, r)
+        learning = self.training and torch.is_grad_enabled()  # a look at a model in mid-training sees no dropout
+        narrow = linear(F.dropout(x, self.dropout, learning).to(self.lora_a.dtype), self.lora_a)  # (*rows, r)
         return y + (self.scale * linear(narrow, self.lora_b)).to(y.dtype)
 
     @property
