@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from pellucid.native.build import compiler
+
 TEMPLATE = "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}"
 
 
@@ -52,6 +54,28 @@ def test_a_later_answer_depends_on_the_history_and_reset_forgets_it(chat: list[s
     first, second = prompt_tokens("Hello", "Hello")
     assert second > first
     assert prompt_tokens("Hello", "/reset", "Hello") == [first, first]
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`")
+def test_a_later_turn_computes_only_what_is_new_and_says_so(chat: list[str]) -> None:
+    figures = talk([*chat, "--executor", "native"], "Hello there, my friend", "And then?").stderr
+    (first, second) = re.findall(r"prompt (\d+) tokens(?: \((\d+) reused\))?", figures)
+    assert first[1] == ""
+    assert int(first[0]) <= int(second[1]) < int(second[0])
+
+
+def test_guesses_change_no_word(chat: list[str], stories: Path) -> None:
+    lines = ("Hello there, my friend", "Hello there, my friend")
+    plain = talk(chat, *lines)
+    for flags in (["--prompt-lookup", "10"], ["--draft", str(stories / "stories260K.bin")]):
+        guessed = talk([*chat, *flags], *lines)
+        assert guessed.stdout == plain.stdout
+        assert "guesses right" in guessed.stderr
+
+
+def test_an_answer_that_the_context_cuts_off_says_so(chat: list[str]) -> None:
+    result = subprocess.run([*chat, "-c", "24"], input="Once upon a time\n", capture_output=True, text=True, timeout=120)
+    assert "the context is full" in result.stderr
 
 
 def test_a_system_message_stays_and_begins_anew(chat: list[str], tmp_path: Path) -> None:
@@ -140,6 +164,11 @@ def terminal(chat: list[str]) -> Iterator[Terminal]:
 def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(terminal: Terminal) -> None:
     terminal.wait_for("> ")
     terminal.type("Once upon a time\n")
+    terminal.wait_for(r"time\r\n.*[a-z]{3}")
+    terminal.type("\x03")
+    terminal.wait_for(r"…\r\n")
+    terminal.wait_for("> ")
+    terminal.type("Once upon a time\n")  # and the conversation goes on
     terminal.wait_for(r"time\r\n.*[a-z]{3}")
     terminal.type("\x03")
     terminal.wait_for(r"…\r\n")

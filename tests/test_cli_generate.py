@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,31 @@ def test_json_tells_all_about_an_answer(model: Path, published: str) -> None:
     assert answer["timings"]["decode_tokens_per_second"] > 0
 
 
+@pytest.mark.parametrize("sampling", [(), ("--temperature", 1, "--seed", 3, "--repeat-penalty", 1.1)], ids=["greedy", "drawn"])
+def test_a_draft_that_is_the_model_itself_guesses_right_and_changes_nothing(model: Path, sampling: tuple[object, ...]) -> None:
+    plain = json.loads(generate(model, "--json", "-n", 60, *sampling).stdout)
+    draft = json.loads(generate(model, "--json", "-n", 60, *sampling, "--draft", model).stdout)
+    assert draft["token_ids"] == plain["token_ids"]
+    assert draft["timings"]["accepted_tokens"] == draft["timings"]["guessed_tokens"] > 40
+    assert plain["timings"]["guessed_tokens"] == 0
+
+
+def test_lookup_changes_nothing(model: Path) -> None:
+    options = ("--json", "-n", 60, "-p", "Lily had a red ball. Lily had a red ball. Lily had")
+    plain, guessed = (json.loads(generate(model, *options, *more).stdout) for more in ((), ("--prompt-lookup", 8)))
+    assert guessed["token_ids"] == plain["token_ids"]
+    assert guessed["timings"]["guessed_tokens"] > 0
+
+
+def test_a_draft_with_another_vocabulary_is_refused_by_its_first_other_token(model: Path, stories: Path, tmp_path: Path) -> None:
+    shutil.copy(model, tmp_path)
+    words = (stories / "tok512.bin").read_bytes()
+    (tmp_path / "tok512.bin").write_bytes(words.replace(b" the", b" eht"))
+    result = generate(model, "-p", "x", "--draft", tmp_path / model.name, status=2)
+    assert "another vocabulary" in result.stderr
+    assert "(expected '▁the', received '▁eht')" in result.stderr
+
+
 def test_many_prompts_are_answered_as_each_alone(model: Path, tmp_path: Path) -> None:
     prompts = ["Once upon a time", "Lily", "The big red ball was", "", "Tom and his dog went to the park. They"]
     file = tmp_path / "prompts.jsonl"
@@ -90,6 +116,7 @@ def test_the_same_seed_draws_the_same_text(model: Path) -> None:
         (["-n", 600], b"", "expected at most 512 together"),
         (["--chat", "-p", "Hi"], b"", "no chat template"),
         (["-p", "x", "--prompts", "-"], b"", "exclude each other"),
+        (["--draft", "x", "--prompt-lookup", 3], b"", "exclude each other"),
         (["--prompts", "-"], b"\n \n", "there is no prompt"),
         (["--prompts", "-"], b"caf\xe9\n", "not UTF-8 at byte 3"),
         (["--prompts", "-"], b'{"prompt": "a"}\n{"text": "b"}\n', "standard input, line 2: no prompt in this line"),

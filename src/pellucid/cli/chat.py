@@ -34,6 +34,7 @@ Ctrl-C stops an answer. A line that ends in \\ goes on in the next."""
 @options.system
 @options.chat_template
 @options.sampling
+@options.speculation
 @options.quiet
 def command(
     model: str,
@@ -160,7 +161,7 @@ class Conversation:
             raise answer.error
         self.messages = [*messages, {"role": "assistant", "content": "".join(said)}]
         if answer is not None and not self.quiet:
-            notice(figures(answer))
+            notice(figures(answer, self.session.engine.context_len))
 
     def obey(self, line: str) -> None:
         """A line for the program itself. Raises: RequestError for one that it does not know."""

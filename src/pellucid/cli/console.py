@@ -113,12 +113,17 @@ def status(text: str) -> Iterator[Callable[[str], None]]:
         say("")
 
 
-def figures(answer: Answer) -> str:
-    """``prompt 31 tokens, 0.2 s · answer 64 tokens, 30.1 tokens/s``."""
+def figures(answer: Answer, context_len: int) -> str:
+    """``prompt 31 tokens (20 reused), 0.2 s · answer 64 tokens, 30.1 tokens/s, 26 of 40 guesses right``."""
     from pellucid.cli.numbers import duration
 
     its = answer.timings
-    text = f"prompt {its.prompt_tokens} tokens, {duration(its.time_to_first_token)} · answer {its.new_tokens} tokens"
+    reused = f" ({its.reused_tokens} reused)" if its.reused_tokens else ""
+    text = f"prompt {its.prompt_tokens} tokens{reused}, {duration(its.time_to_first_token)} · answer {its.new_tokens} tokens"
     if its.new_tokens > 1:
         text += f", {its.decode_tokens_per_second:.1f} tokens/s"
-    return text + (" · cut off by -n" if answer.finish_reason == "length" else "")
+    if its.guessed_tokens:
+        text += f", {its.accepted_tokens} of {its.guessed_tokens} guesses right"
+    if answer.finish_reason != "length":
+        return text
+    return text + (" · the context is full" if its.prompt_tokens + its.new_tokens >= context_len else " · cut off by -n")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @options.system
 @options.chat_template
 @options.sampling
+@options.speculation
 @options.as_json
 @options.quiet
 def command(
@@ -90,7 +91,7 @@ def write_one(session: Session, request: Request, quiet: bool) -> Answer:
     if answer.error is not None:
         raise answer.error
     if not quiet:
-        notice(figures(answer))
+        notice(figures(answer, session.engine.context_len))
     return answer
 
 
@@ -136,6 +137,9 @@ def _as_dict(prompt: Any, answer: Answer) -> dict[str, Any]:
         "timings": {
             "prompt_tokens": timings.prompt_tokens,
             "new_tokens": timings.new_tokens,
+            "reused_tokens": timings.reused_tokens,
+            "guessed_tokens": timings.guessed_tokens,
+            "accepted_tokens": timings.accepted_tokens,
             "time_to_first_token": round(timings.time_to_first_token, 4),
             "prefill_tokens_per_second": round(timings.prefill_tokens_per_second, 2),
             "decode_tokens_per_second": round(timings.decode_tokens_per_second, 2),

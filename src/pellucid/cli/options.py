@@ -107,5 +107,18 @@ sampling = together(
     ]
 )
 
+speculation = together(
+    [
+        option("--draft", metavar="NAME", help="A smaller model of the same vocabulary, to guess ahead.", heading="Speed; answers stay the same"),
+        option(
+            "--prompt-lookup",
+            type=click.IntRange(1, 31),
+            metavar="N",
+            help="Guess up to N tokens ahead where the text repeats itself.",
+            heading="Speed; answers stay the same",
+        ),
+    ]
+)
+
 as_json = option("--json", "as_json", is_flag=True, help="Results as JSON, for a program to read.")
 quiet = option("-q", "--quiet", is_flag=True, help="Nothing but results and errors.")

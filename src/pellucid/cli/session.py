@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pellucid.base.errors import ConfigError, PellucidError
+from pellucid.base.errors import ConfigError, PellucidError, RequestError
 
 if TYPE_CHECKING:
     from pellucid.checkpoint.open import Checkpoint
+    from pellucid.executor import Executor
+    from pellucid.generate import Speculator
     from pellucid.generate.engine import Engine
     from pellucid.generate.request import Request
     from pellucid.sampling import SamplingParams
@@ -54,26 +56,61 @@ class Session:
 
     @property
     def stop_token_ids(self) -> set[int]:
-        """Every id that the model's files name as an end; they often disagree, and any of them is meant."""
-        named = self.checkpoint.generation_config.get("eos_token_id") or ()
-        return {*self.checkpoint.config.eos_token_ids, *self.tokenizer.stop_token_ids, *([named] if isinstance(named, int) else named)}
+        return stop_token_ids(self.checkpoint, self.tokenizer)
+
+
+def stop_token_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> set[int]:
+    """Every id that the model's files name as an end; they often disagree, and any of them is meant."""
+    named = checkpoint.generation_config.get("eos_token_id") or ()
+    return {*checkpoint.config.eos_token_ids, *tokenizer.stop_token_ids, *([named] if isinstance(named, int) else named)}
 
 
 def open_session(model: str, flags: Mapping[str, Any] = MappingProxyType({})) -> Session:
-    """Load a model by name; ``flags`` are those of ``options.running``. Raises: PellucidError."""
-    from pellucid.auto import open_executor, open_model, tokenizer_of
+    """Load a model by name; ``flags`` are those of ``options.running`` and ``options.speculation``. Raises: PellucidError."""
+    from pellucid.auto import open_model, tokenizer_of
     from pellucid.generate.engine import Engine
 
     checkpoint = open_model(model, offline=flags.get("offline", False))
     tokenizer = tokenizer_of(checkpoint)
+    speculate = _speculator(tokenizer, flags)
+    return Session(checkpoint, tokenizer, Engine(_executor(checkpoint, flags), tokenizer, context_len=flags.get("context_len"), speculate=speculate))
+
+
+def _executor(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> Executor:
+    from pellucid.auto import open_executor
+
     device = flags.get("device", "auto")
     try:
-        executor = open_executor(checkpoint, **{name: flags[name] for name in ("executor", "dtype", "device", "threads") if name in flags})
+        return open_executor(checkpoint, **{name: flags[name] for name in ("executor", "dtype", "device", "threads") if name in flags})
     except (RuntimeError, AssertionError) as error:  # torch's words for a device that is not there
         if isinstance(error, PellucidError) or device in ("auto", "cpu"):
             raise
         raise ConfigError(f"the device {device!r} cannot be used: {error}", remedy="--device auto takes the best there is") from None
-    return Session(checkpoint, tokenizer, Engine(executor, tokenizer, context_len=flags.get("context_len")))
+
+
+def _speculator(tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Speculator | None:
+    """What guesses ahead, if anything is to. Raises: PellucidError, where the draft model cannot be had or has another vocabulary."""
+    from pellucid.generate import DraftModel, PromptLookup
+
+    name, lookup = flags.get("draft"), flags.get("prompt_lookup")
+    if name and lookup:
+        raise RequestError("--draft and --prompt-lookup exclude each other")
+    if not name:
+        return PromptLookup(lookup) if lookup else None
+    from pellucid.auto import open_model, tokenizer_of
+
+    draft = open_model(name, offline=flags.get("offline", False))
+    ours, theirs = ({place: token for token, place in its.get_vocab().items()} for its in (tokenizer, tokenizer_of(draft)))
+    if others := sorted(place for place, token in theirs.items() if ours.get(place, token) != token):
+        first = others[0]
+        raise ConfigError(
+            f"the draft model has another vocabulary: {len(others):,} of its {len(theirs):,} tokens differ",
+            where=f"{name}, token {first}",
+            expected=repr(ours[first]),
+            received=repr(theirs[first]),
+            remedy="take a smaller model of the same family, or the same model in fewer bits",
+        )
+    return DraftModel(_executor(draft, flags))
 
 
 # Flag -> its name in generation_config.json, which is transformers' own.
