@@ -12,7 +12,7 @@ from pellucid import __version__
 from pellucid.base.errors import PellucidError
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses; 130 is the shell's for Ctrl-C
-COMMANDS = ("chat", "generate", "tokenize", "inspect", "explain", "convert", "pretrain", "evaluate", "tokenizer", "pull", "list")
+COMMANDS = ("chat", "generate", "tokenize", "inspect", "explain", "convert", "pretrain", "finetune", "evaluate", "tokenizer", "pull", "list")
 
 
 class Commands(click.Group):

@@ -324,7 +324,7 @@ def write_answer(model: Decoder, tokenizer: Tokenizer, prompt_ids: Sequence[int]
     """What the model finds likeliest to follow, until one of the stop tokens."""
     from pellucid.sampling import SamplingParams
 
-    return _written(model, tokenizer, prompt_ids, SAMPLE_TOKENS, SamplingParams(), stop_token_ids=stop_token_ids)
+    return _written(model, tokenizer, prompt_ids, SAMPLE_TOKENS, SamplingParams(do_sample=False), stop_token_ids=stop_token_ids)
 
 
 def _written(model: Decoder, tokenizer: Tokenizer, ids: Sequence[int], max_new_tokens: int, sampling: SamplingParams, **stop: Any) -> str:

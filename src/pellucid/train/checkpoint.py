@@ -38,9 +38,16 @@ WriteModel = Callable[[Path, Mapping[str, Array]], None]  # (folder, every train
 ReadModel = Callable[[Path, nn.Module], None]  # (folder, the model whose parameters are set in place)
 
 
-def write_model(folder: Path, weights: Mapping[str, Array], *, config: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
+def write_model(
+    folder: Path,
+    weights: Mapping[str, Array],
+    *,
+    config: ModelConfig,
+    tokenizer: Tokenizer | None = None,
+    generation_config: Mapping[str, Any] | None = None,
+) -> None:
     """A folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load."""
-    save_checkpoint(folder, config, weights)
+    save_checkpoint(folder, config, weights, generation_config=generation_config)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 

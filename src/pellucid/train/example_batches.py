@@ -12,6 +12,7 @@ import torch
 
 from pellucid.train.batch import IGNORED, Batch
 from pellucid.train.example_store import Examples
+from pellucid.train.preference import PreferenceBatch
 from pellucid.train.sources import DataError
 
 PADDING = 0  # the segment of places that hold no token
@@ -75,6 +76,8 @@ class ExampleBatches:
                 positions[number, places] = np.arange(len(ids) - 1)
                 segments[number, places] = segment
         made = torch.from_numpy(token_ids), torch.from_numpy(targets)
+        if self.examples.paired:
+            return PreferenceBatch(*made, Batch.of(*made).positions)
         if all(len(row) == 1 for row in rows):  # padding follows the text, and causal attention never looks at it
             return Batch.of(*made)
         return Batch(*made, torch.from_numpy(positions), torch.from_numpy(segments))

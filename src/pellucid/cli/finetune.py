@@ -1,0 +1,70 @@
+"""``pellucid finetune``: from a model that writes to one that does as it was shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pellucid.cli import options
+from pellucid.cli.run_config import config
+from pellucid.cli.training_flags import COUNT, FRACTION, run_flags, training_flags, under
+
+_data, _method = under("Data"), under("Method")
+data = options.together(
+    [
+        _data("-d", "--data", multiple=True, metavar="FILE", help="JSON lines or lists: a file, folder or glob; can be given again."),
+        _data("--fill", multiple=True, metavar="NAME=TEXT", help="What takes the place of {{NAME}} in the data; can be given again."),
+        _data("--chat-template", type=click.Path(dir_okay=False), metavar="FILE", help="A Jinja file to use instead of the model's."),
+        _data("--context-len", type=COUNT, metavar="N", help="Tokens of an example.  [default: 1024, or the model's context]"),
+        _data(
+            "--on-too-long",
+            type=click.Choice(["truncate", "skip", "stop"]),
+            default="truncate",
+            metavar="NAME",
+            help="truncate, skip or stop.  [default: truncate]",
+        ),
+        _data("--pack/--pad", default=False, help="Several examples a row, or one.  [default: pad]"),
+        _data("--val-fraction", type=FRACTION, default=0.05, metavar="X", help="Held back, of the records.  [default: 0.05]"),
+        _data("--preview", is_flag=True, help="Show a batch and what is learned of it; train nothing."),
+    ]
+)
+method = options.together(
+    [
+        _method("--method", type=click.Choice(["lora", "full", "dpo"]), default="lora", metavar="NAME", help="lora, full or dpo.  [default: lora]"),
+        _method("--lora-rank", type=COUNT, default=16, metavar="N", help="Of each update.  [default: 16]"),
+        _method("--lora-alpha", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Updates count alpha / rank.  [default: 2 × rank]"),
+        _method("--lora-targets", default="all-linear", metavar="NAMES", help="Linear maps, with commas between.  [default: all-linear]"),
+        _method("--lora-dropout", type=FRACTION, default=0.0, metavar="P", help="Of what enters an update.  [default: 0]"),
+        _method("--merge/--no-merge", default=True, help="A whole model in the end, or an adapter.  [default: merge]"),
+        _method("--quantize", type=click.Choice(["q8", "q4"]), metavar="NAME", help="q8 or q4: hold the frozen weights in 8 or 4 bits (QLoRA)."),
+        _method("--beta", type=click.FloatRange(min=0, min_open=True), default=0.1, metavar="X", help="DPO: how near to stay.  [default: 0.1]"),
+        _method("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, metavar="X", help="Times over the data.  [default: 3]"),
+    ]
+)
+
+
+@options.command("finetune")
+@options.model
+@options.offline
+@data
+@method
+@training_flags(steps="as many as --epochs takes", lr="by method and width", batch_size=8, weight_decay=0.0)
+@run_flags(out="runs/finetune", every=50)
+@config
+@options.quiet
+@click.pass_context
+def command(ctx: click.Context, config: str | None, quiet: bool, overwrite: bool, preview: bool, out: str, **flags: Any) -> None:
+    """Train a model further on conversations, completions or preferences.
+
+    pellucid finetune -m smollm2 -d conversations.jsonl -o runs/mine
+
+    Of a conversation the assistant's words are learned, of a prompt and its completion the completion; --preview shows
+    them. Records: text; prompt, completion; messages; conversations; instruction, input, output; chosen, rejected (for
+    --method dpo). A run that was stopped goes on when the same command is given again. Then: pellucid chat -m runs/mine
+    """
+    from pathlib import Path
+
+    from pellucid.cli.finetune_run import finetune
+
+    finetune(Path(out), flags, quiet=quiet, overwrite=overwrite, preview=preview)

@@ -1,0 +1,230 @@
+"""What ``pellucid finetune`` brings to a run: a model that can do something already, and examples of what it should do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pellucid.base.errors import RequestError
+from pellucid.cli.numbers import count
+from pellucid.cli.training import FolderRun, dropout_of, loss_of, open_run, write_answer
+
+if TYPE_CHECKING:
+    from pellucid.checkpoint.open import Checkpoint
+    from pellucid.model.decoder import Decoder
+    from pellucid.text.tokenizer import Tokenizer
+    from pellucid.train.batch import Batch
+    from pellucid.train.checkpoint import ReadModel, WriteModel
+    from pellucid.train.example_batches import ExampleBatches
+    from pellucid.train.example_store import Examples
+    from pellucid.train.loop import LossFunction
+    from pellucid.train.masks import Masking
+    from pellucid.train.run import Judge
+
+USUAL_CONTEXT = 1024
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def finetune(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, overwrite: bool = False, preview: bool = False) -> None:
+    """Begin a run, go on with one, or show what it would learn. Raises: PellucidError."""
+    from pellucid.auto import open_model, tokenizer_of
+    from pellucid.cli.preview import show_batch
+    from pellucid.train.example_store import describe
+    from pellucid.train.examples import SUFFIXES
+    from pellucid.train.sources import find_sources
+
+    if not flags["data"]:
+        raise RequestError("there is nothing to learn from", remedy="-d FILE, JSON lines of messages for one")
+    sources = find_sources(flags["data"], SUFFIXES)
+    checkpoint = open_model(flags["model"], offline=flags["offline"])
+    flags = {**flags, "data": [str(source) for source in sources], "fill": list(flags["fill"])}
+    flags["context_len"] = flags["context_len"] or min(USUAL_CONTEXT, checkpoint.config.context_len)
+    _check(checkpoint, flags)
+    with open_run(folder, flags, quiet=quiet, overwrite=overwrite and not preview) as run:
+        tokenizer = tokenizer_of(checkpoint)
+        masking, examples = _tokenized(run, sources, tokenizer, checkpoint, flags)
+        run.say(describe(examples.counts))
+        samples, held_back = _split(examples, tokenizer, flags)
+        if preview:
+            show_batch(samples.shuffled(0, min(flags["batch_size"], len(samples))), tokenizer)
+            return
+        from pellucid.train.sizes import suggested_lr
+
+        steps = max(round(flags["epochs"] * len(samples) / flags["batch_size"]), 1)
+        flags = run.resolve(flags, steps=steps, lr=suggested_lr(checkpoint.config.d_model) * LR_OF_METHOD[flags["method"]])
+        run.settle(flags)
+        learning = _full(checkpoint, tokenizer, flags) if flags["method"] == "full" else _lora(checkpoint, tokenizer, flags)
+        model = run.place(learning.model, flags)
+        row_tokens = round(sum(len(examples[n][0]) for sample in samples.samples for row in sample for n in row) / len(samples))
+        finished = run.train(
+            flags | {"spike": 0.0},  # of few examples, some are much harder than others
+            model=model,
+            samples=samples,
+            loss_function=learning.loss(model),
+            write_model=learning.write_model,
+            read_model=learning.read_model,
+            validation=None if held_back is None else partial(held_back.spread, flags["eval_rows"], flags["batch_size"]),
+            judge=learning.judge,
+            write_text=_answers(model, tokenizer, masking, held_back or samples, flags),
+            tokenizer=tokenizer,
+            row_tokens=row_tokens,
+            about=f"{_learned(model)}, {len(samples):,} {'pairs' if examples.paired else 'rows'} an epoch",
+        )
+        if finished and run.processes.first:
+            if flags["method"] != "full" and flags["merge"]:
+                _merge(folder)
+            run.say(f"done: pellucid {'chat' if masking.has_chat_format else 'generate'} -m {folder}")
+
+
+# Of the rate that suits training from random weights, at the same width: LoRA takes ten times what all weights do (Schulman et al.
+# 2025, *LoRA Without Regret*), and a preference, which compares sums over whole answers, a tenth of that.
+LR_OF_METHOD = {"full": 0.1, "lora": 1.0, "dpo": 0.1}
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What a method makes of a model: which parameters learn, by which loss, and how they are kept."""
+
+    model: Decoder
+    loss: Callable[[Decoder], LossFunction]  # of the model once it is placed
+    write_model: WriteModel
+    read_model: ReadModel | None = None
+    judge: Judge | None = None
+
+
+def _check(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> None:
+    """Raises: RequestError for flags that contradict each other, or the model."""
+    if flags["context_len"] > checkpoint.config.context_len:
+        raise RequestError(
+            "--context-len is longer than the model's", expected=f"at most {checkpoint.config.context_len}", received=flags["context_len"]
+        )
+    if flags["quantize"] and flags["method"] == "full":
+        raise RequestError("quantized weights cannot be trained themselves", remedy="--method lora, or leave out --quantize")
+    if flags["pack"] and flags["method"] == "dpo":
+        raise RequestError("pairs are not packed", remedy="leave out --pack")
+    if malformed := next((one for one in flags["fill"] if "=" not in one), None):
+        raise RequestError("--fill takes a name and what takes its place", expected="NAME=TEXT", received=malformed)
+
+
+def _tokenized(
+    run: FolderRun, sources: list[Path], tokenizer: Tokenizer, checkpoint: Checkpoint, flags: Mapping[str, Any]
+) -> tuple[Masking, Examples]:
+    """The first process tokenizes; the others find what it made."""
+    from pellucid.cli.prompts import read_template
+    from pellucid.cli.session import stop_token_ids
+    from pellucid.train.example_store import Making, tokenize_examples
+    from pellucid.train.masks import Masking
+
+    if flags["chat_template"] is not None:
+        tokenizer.chat_template = read_template(flags["chat_template"])  # the result's, too
+    masking = Masking(tokenizer, stop_token_ids=stop_token_ids(checkpoint, tokenizer))
+    making = Making(
+        context_len=flags["context_len"],
+        paired=flags["method"] == "dpo",
+        on_too_long=flags["on_too_long"],
+        fill=dict(one.split("=", 1) for one in flags["fill"]),
+    )
+    with run.processes.first_before_others():
+        return masking, tokenize_examples(run.folder / "examples", sources, masking, making, run.say)
+
+
+def _split(examples: Examples, tokenizer: Tokenizer, flags: Mapping[str, Any]) -> tuple[ExampleBatches, ExampleBatches | None]:
+    """What it learns from, and what is held back to validate."""
+    from pellucid.train.example_batches import ExampleBatches, rows_of, split_records
+
+    train, held_back = split_records(examples.records, flags["val_fraction"])
+    context_len = flags["context_len"]
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    rows = rows_of(train.tolist(), examples, pack_into=context_len if flags["pack"] else None)
+    samples = ExampleBatches(examples, rows, pad, flags["seed"], context_len if flags["compiled"] else None)
+    return samples, ExampleBatches(examples, rows_of(held_back.tolist(), examples), pad) if len(held_back) else None
+
+
+# --- methods ---------------------------------------------------------------------------------------------------------
+
+
+def _full(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Learning:
+    """All weights learn."""
+    from pellucid.model.load import load_decoder
+    from pellucid.train.checkpoint import write_model
+
+    model = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu").requires_grad_()
+    write = partial(write_model, config=checkpoint.config, tokenizer=tokenizer, generation_config=checkpoint.generation_config)
+    return Learning(model, partial(loss_of, flags), write)
+
+
+def _lora(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Learning:
+    """Low-rank updates learn, from examples or from preferences; the weights stay as they are."""
+    import torch
+
+    from pellucid.checkpoint.adapted import fingerprint
+    from pellucid.model.load import load_decoder
+    from pellucid.train.lora import LoraSettings, attach_lora, read_lora, write_lora
+    from pellucid.train.preference import PreferenceSettings, preference_loss
+
+    model = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu", flags["quantize"])
+    targets = tuple(flags["lora_targets"].replace(",", " ").split())
+    settings = LoraSettings(flags["lora_rank"], flags["lora_alpha"] or 2 * flags["lora_rank"], targets, flags["lora_dropout"])
+    attach_lora(model, settings, torch.Generator().manual_seed(flags["seed"]))
+    base = Path(flags["model"])
+    write = partial(
+        write_lora,
+        model=model,
+        settings=settings,
+        base=str(base.resolve()) if base.exists() else flags["model"],
+        base_sha256=fingerprint(checkpoint.stored),
+        tokenizer=tokenizer,
+    )
+    if flags["method"] == "lora":
+        return Learning(model, partial(loss_of, flags), write, read_lora)
+    preference = PreferenceSettings(beta=flags["beta"])
+    loss_function = partial(preference_loss, settings=preference, recorder=dropout_of(flags))
+    return Learning(model, lambda _: loss_function, write, read_lora, partial(_judge, preference=preference))
+
+
+def _judge(model: Decoder, batches: Iterable[Batch], *, preference: Any) -> dict[str, float]:
+    from pellucid.train.preference import preference_scores
+
+    scores = preference_scores(model, list(batches), preference)  # type: ignore[arg-type]
+    return {"val_loss": scores.loss, "val_margin": scores.margin, "val_accuracy": scores.accuracy}
+
+
+def _merge(folder: Path) -> None:
+    """The adapter in the folder gives way to the model that it makes of its base. What was in blocks is written as float32."""
+    from pellucid.checkpoint.adapted import open_adapted
+    from pellucid.checkpoint.save import save_checkpoint
+    from pellucid.train.checkpoint import Checkpoints
+
+    whole = open_adapted(Checkpoints(folder / "checkpoints").steps()[-1])
+    dtype = "float32" if any(array.is_blocks for array in whole.stored.values()) else None
+    save_checkpoint(folder, whole.config, whole.weights, generation_config=whole.generation_config, dtype=dtype)
+    for name in ADAPTER_FILES:
+        (folder / name).unlink()
+
+
+# --- for the eye -----------------------------------------------------------------------------------------------------
+
+
+def _learned(model: Decoder) -> str:
+    """``4.9 M of 139.4 M parameters learn``."""
+    from pellucid.train.checkpoint import trained_parameters
+
+    learned, every = sum(p.numel() for p in trained_parameters(model).values()), sum(p.numel() for p in model.parameters())
+    return f"{count(learned)} of {count(every)} parameters learn" if learned < every else f"{count(every)} parameters"
+
+
+def _answers(model: Decoder, tokenizer: Tokenizer, masking: Masking, examples: ExampleBatches, flags: Mapping[str, Any]) -> Callable[[], str]:
+    """What the model answers to the prompt; without one, to the first example that is held back."""
+    if flags["prompt"] and masking.has_chat_format:
+        asked = [{"role": "user", "content": flags["prompt"]}]
+        ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    elif flags["prompt"]:
+        ids = tokenizer.encode(flags["prompt"])
+    else:
+        example, learned = examples.examples[examples.samples[0][0][0]]
+        ids = example[: int(learned.argmax())].tolist()
+    question = flags["prompt"] or tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return lambda: f"{question}\n→ {write_answer(model, tokenizer, ids, masking.stop_token_ids)}"
