@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
@@ -33,7 +34,6 @@ static double read_memory(const uint8_t *p) {
         for (int k = 0; k < 4; k++) {
             Words v;
             memcpy(&v, p + i + 64 * k, sizeof v);
-            __builtin_prefetch(p + i + 64 * k + 4096);
             sum[k] += v;
         }
     sum[0] += sum[1] + sum[2] + sum[3];
@@ -112,7 +112,10 @@ static double rate(int its_kind, int threads) {
 __attribute__((visibility("default"))) int limits(int threads, size_t bytes, double *out) {
     if (threads < 1 || threads > MAX_THREADS) return 1;
     share = bytes / (size_t)threads / 4096 * 4096;
-    if (posix_memalign((void **)&memory, 4096, share * (size_t)threads)) return 1;
+    if (posix_memalign((void **)&memory, 2 << 20, share * (size_t)threads)) return 1;
+#if defined(MADV_HUGEPAGE)
+    madvise(memory, share * (size_t)threads, MADV_HUGEPAGE);
+#endif
     memset(memory, 1, share * (size_t)threads);
     for (int k = READ; k <= INT8; k++) {
         out[k] = 0;

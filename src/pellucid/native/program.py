@@ -55,7 +55,7 @@ def _source(config: ModelConfig, layout: Layout, size: int, half_cache: bool) ->
         _sizes(config, layout, size, half_cache),
         *(_file(name) for name in ("vector.h", "threads.h", "formats.h", "activations.h", "product.h")),
         f"// The formats of this model's weights.\n{products}static TileProduct *const PRODUCTS[][4] = {{{table}}};",
-        *(_file(name) for name in ("rows.h", "attention.h", "model.h", "stages.h")),
+        *(_file(name) for name in ("rows.h", "attention.h", "parameters.h", "model.h", "stages.h")),
         _layers(config, layout),
         _forward(config),
         _file("api.h"),

@@ -6,7 +6,7 @@ EXPORT void pellucid_close(Model *m) {
     if (!m) return;
     const int threads = m->team.size;
     if (threads) team_stop(&m->team);
-    if (m->parameters) munmap((void *)(uintptr_t)m->parameters, m->size);
+    unmap_parameters(&m->parameters);
     free(m->x), free(m->q), free(m->k), free(m->v), free(m->z), free(m->act), free(m->final), free(m->cosine), free(m->sine);
     free(m->scratch), free(m->attention), free(m->runs);
     free_panels(&m->shared);
@@ -46,24 +46,14 @@ EXPORT int pellucid_open(const char *path, int threads, Model **made) {
         close(file);
         return WRONG_FILE;
     }
-    void *mapped = mmap(NULL, PARAMETERS_SIZE, PROT_READ, MAP_SHARED, file, 0);
-    close(file);
-    if (mapped == MAP_FAILED) return NO_MEMORY;
-    static const uint8_t expected[32] = PARAMETERS_KEY;
-    if (memcmp(mapped, expected, 32)) {
-        munmap(mapped, PARAMETERS_SIZE);
-        return WRONG_FILE;
-    }
     Model *m = calloc(1, sizeof *m);
-    if (!m) {
-        munmap(mapped, PARAMETERS_SIZE);
-        return NO_MEMORY;
-    }
-    m->parameters = mapped;
-    m->size = PARAMETERS_SIZE;
-    if (!team_start(&m->team, threads, MAX_STAGES) || !make_buffers(m, threads)) {
+    const bool mapped = m && map_parameters(&m->parameters, file);
+    close(file);
+    static const uint8_t expected[32] = PARAMETERS_KEY;
+    const int code = !mapped ? NO_MEMORY : memcmp(m->parameters.bytes, expected, 32) ? WRONG_FILE : OK;
+    if (code || !team_start(&m->team, threads, MAX_STAGES) || !make_buffers(m, threads)) {
         pellucid_close(m);
-        return NO_MEMORY;
+        return code ? code : NO_MEMORY;
     }
     *made = m;
     return OK;
@@ -124,6 +114,7 @@ EXPORT int pellucid_step(Model *m, int rows, const int32_t *token_ids, const int
     m->num_wanted = num_wanted, m->wanted = wanted, m->logits = logits;
     cut_into_runs(m);
     run(&m->team, forward, m);
+    if (m->steps < STEPS_BEFORE_MOVING && ++m->steps == STEPS_BEFORE_MOVING) start_moving(&m->parameters);
     return OK;
 }
 #ifdef TRACE

@@ -89,9 +89,6 @@ typedef struct {
     Floats scale, scale_high, minimum;
 } Block;
 
-INLINE void ahead(const uint8_t *p, int lines) { // asks for what is needed some hundred nanoseconds from now
-    for (int i = 0; i < lines; i++) __builtin_prefetch(p + 4096 + i * 64);
-}
 INLINE Bytes low_half(Bytes v) { return v & 15; }
 INLINE Bytes high_half(Bytes v) { return (Bytes)((Shorts)v >> 4) & 15; }
 
@@ -102,14 +99,12 @@ INLINE Block unpack(const int format, const uint8_t *tile, int b, int g) {
     switch (format) {
     case Q8_0:
         p = tile + (size_t)(b / 2) * 1088;
-        if (g == 0) ahead(p + b % 2 * 576, 9 - b % 2);
         block.scale = load_halves(p + b % 2 * 32 + rows * 2);
         p += 64 + b % 2 * 512;
         for (int j = 0; j < 8; j++) block.q[j] = load_bytes(p + j * 64 + rows * 4);
         break;
     case Q4_0:
         p = tile + (size_t)(b / 2) * 576;
-        if (g == 0) ahead(p + b % 2 * 320, 5 - b % 2);
         block.scale = load_halves(p + b % 2 * 32 + rows * 2);
         p += 64 + b % 2 * 256;
         for (int j = 0; j < 4; j++) {
@@ -119,7 +114,6 @@ INLINE Block unpack(const int format, const uint8_t *tile, int b, int g) {
         break;
     case Q4_1:
         p = tile + (size_t)b * 320;
-        if (g == 0) ahead(p, 5);
         for (int j = 0; j < 4; j++) {
             Bytes v = load_bytes(p + j * 64 + rows * 4);
             block.q[j] = low_half(v), block.q[j + 4] = high_half(v);
@@ -130,7 +124,6 @@ INLINE Block unpack(const int format, const uint8_t *tile, int b, int g) {
     case Q4_K:
     case Q5_K:
         p = tile + (size_t)(b / 8) * (format == Q4_K ? 2368 : 2880);
-        if (g == 0) ahead(p + i * (format == Q4_K ? 296 : 360), format == Q4_K ? 5 : 6);
         for (int j = 0; j < 8; j++) {
             Bytes v = load_bytes(p + 320 + i / 2 * 512 + j * 64 + rows * 4);
             block.q[j] = (Bytes)((Shorts)v >> i % 2 * 4) & 15;
@@ -144,7 +137,6 @@ INLINE Block unpack(const int format, const uint8_t *tile, int b, int g) {
         break;
     default: // Q6_K
         p = tile + (size_t)(b / 8) * 3392;
-        if (g == 0) ahead(p + i * 424, 7);
         for (int j = 0; j < 8; j++) {
             Bytes low = load_bytes(p + 320 + i / 2 * 512 + j * 64 + rows * 4);
             Bytes high = load_bytes(p + 2368 + i / 4 * 512 + j * 64 + rows * 4);

@@ -16,8 +16,7 @@ typedef struct {
 } Run;
 
 typedef struct {
-    const uint8_t *parameters; // mapped
-    size_t size;
+    Parameters parameters;
     Team team;
     float *x, *q, *k, *v, *z, *act;   // [MAX_ROWS][…_ROW]: residual stream; by head; the MLP's inner activations
     float *final;                     // [MAX_ROWS][D_ROW]: the wanted rows
@@ -28,6 +27,7 @@ typedef struct {
     Run *runs;
     int num_runs, num_pieces;
     bool shared_chunks; // whether there is a run of several chunks
+    int steps; // so far, up to STEPS_BEFORE_MOVING
     // The step that is being run:
     int rows, num_wanted;
     const int32_t *token_ids, *positions, *wanted;
@@ -35,7 +35,7 @@ typedef struct {
     float *logits;
 } Model;
 
-INLINE const float *numbers(const Model *m, size_t offset) { return offset ? (const float *)(const void *)(m->parameters + offset) : NULL; }
+INLINE const float *numbers(const Model *m, size_t offset) { return offset ? (const float *)(const void *)(m->parameters.bytes + offset) : NULL; }
 
 static void *zeroed(size_t count, size_t size) { // 64-byte aligned; NULL where there is no memory
     size_t bytes = (count * size + 63) / 64 * 64 + 64;
@@ -53,7 +53,6 @@ static bool make_panels(Panels *p, size_t rows, int columns) {
     return p->floats && (p->bf16 || !BF16_PRODUCTS) && p->bytes && p->sums;
 }
 static void free_panels(Panels *p) { free(p->floats), free(p->bf16), free(p->bytes), free(p->sums); }
-
 
 // ---- taps: compiled with -DTRACE, a step writes every value that has a name, for those who want to see it ----------------------------
 #ifdef TRACE

@@ -28,7 +28,7 @@ typedef struct {
 // raw[row] = outputs t · 16 … of a matrix, for all rows.
 static void multiply_tile(const Model *m, const Product *p, int t, const Panels *x, int rows, float (*raw)[TILE]) {
     const Matrix *w = p->matrix;
-    const uint8_t *tile = m->parameters + w->offset + (size_t)t * tile_bytes(w->format, w->columns);
+    const uint8_t *tile = m->parameters.bytes + w->offset + (size_t)t * tile_bytes(w->format, w->columns);
     for (int first = 0, size; first < rows; first += size) {
         size = panel_size(rows - first);
         PRODUCTS[w->format][size == 8 ? 3 : size / 2](tile, w->columns / 32, x, (size_t)first * x->columns, raw + first);
@@ -88,7 +88,7 @@ static void multiply_activated(Model *m, Turn *turn, const Panels *x, int rows, 
 
 // A matrix's row, as floats.
 static void read_row(const Model *m, const Matrix *w, int row, int width, float *out) {
-    const uint8_t *tile = m->parameters + w->offset + (size_t)(row / TILE) * tile_bytes(w->format, w->columns);
+    const uint8_t *tile = m->parameters.bytes + w->offset + (size_t)(row / TILE) * tile_bytes(w->format, w->columns);
     for (int c = 0; c < width; c++) out[c] = weight_at(w->format, tile, row % TILE, c);
 }
 

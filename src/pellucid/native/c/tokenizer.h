@@ -286,7 +286,7 @@ static void print_token(const Vocabulary *v, uint32_t id, bool first) {
 
 // The vocabulary in the parameters file; false where what it says cannot be.
 static bool read_vocabulary(const Model *m, Vocabulary *v) {
-    const uint8_t *p = m->parameters + TOKENIZER_OFFSET;
+    const uint8_t *p = m->parameters.bytes + TOKENIZER_OFFSET;
     v->starts = (const void *)p, p += (VOCAB_TOKENS + 1) * sizeof(uint32_t);
     v->sorted = (const void *)p, p += VOCAB_TOKENS * sizeof(uint32_t);
     v->scores = (const void *)p, p += VOCAB_TOKENS * sizeof(float);
