@@ -1,4 +1,4 @@
-"""A small training run in a process of its own, for tests that kill it: python train_worker.py FOLDER [--die-in-save STEP]."""
+"""A small training run in a process of its own, for tests that kill it: python train_worker.py FOLDER [--compile] [--die-in-save STEP]."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pellucid.families import FAMILIES
 from pellucid.model.decoder import Decoder
 from pellucid.train import checkpoint
 from pellucid.train.batch import Batch
+from pellucid.train.compile import compiled_forward
 from pellucid.train.dropout import Dropout
 from pellucid.train.loss import language_loss
 from pellucid.train.optim import OptimSettings, make_optimizers
@@ -51,12 +52,14 @@ def small_run(folder: Path, optimizer: str = "muon", **changes: object) -> Run:
 def main() -> None:
     torch.set_num_threads(1)
     run = small_run(Path(sys.argv[1]))
+    if "--compile" in sys.argv:
+        run.loss_function = partial(run.loss_function, forward=compiled_forward(run.model))  # type: ignore[call-arg]
     if "--die-in-save" in sys.argv:
         write = run.write_model
 
         def die(folder: Path, weights: dict) -> None:
             write(folder, weights)
-            if f"{sys.argv[3]:0>8}" in folder.name:
+            if f"{sys.argv[-1]:0>8}" in folder.name:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         run.write_model = die  # type: ignore[assignment]

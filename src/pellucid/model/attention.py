@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pellucid.config import AttentionConfig
 from pellucid.model.context import Context
-from pellucid.model.linear import Linear
+from pellucid.model.linear import Linear, for_products
 from pellucid.model.norm import make_norm
 from pellucid.model.position import rotate
 
@@ -26,7 +26,7 @@ class Attention(nn.Module):
         self.o_proj = Linear(config.q_dim, d_model, bias=config.o_bias)
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
-        x = ctx.tap(self, "attn_in", x)
+        x = for_products(ctx.tap(self, "attn_in", x))
         q = ctx.tap(self, "q", self._by_head(self.q_proj(x, ctx)))  # (B, H, T, E)
         k = ctx.tap(self, "k", self._by_head(self.k_proj(x, ctx)))  # (B, K, T, E)
         v = ctx.tap(self, "v", self._by_head(self.v_proj(x, ctx)))  # (B, K, T, E)

@@ -65,6 +65,12 @@ class LoraLinear(nn.Module):
         return self.base.bias
 
 
+def for_products(x: Tensor) -> Tensor:
+    """Under autocast, x as the products that read it would each cast it: once for all of them. Else x itself."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+
+
 class Embedding(nn.Embedding):
     """A row of the table for each id."""
 

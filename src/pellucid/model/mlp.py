@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pellucid.config import MLPConfig
 from pellucid.model.context import Context
 from pellucid.model.invariant import rows_invariant_gelu_tanh, rows_invariant_silu
-from pellucid.model.linear import Linear
+from pellucid.model.linear import Linear, for_products
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -34,7 +34,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.d_ff, d_model, bias=config.bias)
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
-        x = ctx.tap(self, "mlp_in", x)
+        x = for_products(ctx.tap(self, "mlp_in", x))
         activation = (ROWS_INVARIANT if ctx.rows_invariant else ACTIVATIONS)[self.activation]
         if self.gate_proj is None:
             act = activation(ctx.tap(self, "mlp_pre", self.up_proj(x, ctx)))  # (B, T, F)

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pellucid.model.context import Context, Recorder
-from pellucid.train.segments import SegmentMasked
+from pellucid.train.attend import SegmentMasked, causal
 
 IGNORED = -100  # a target that does not count, as in transformers and torch
 
@@ -40,7 +40,7 @@ class Batch:
     def context(self, recorder: Recorder | None = None) -> Context:
         """The forward pass that this batch asks for."""
         if self.segments is None:
-            return Context(self.positions, recorder=recorder)
+            return Context(self.positions, attend=causal, recorder=recorder)
         return Context(self.positions, attend=SegmentMasked(self.segments), recorder=recorder)
 
     def to(self, device: torch.device) -> Batch:

@@ -1,12 +1,14 @@
-"""Cross-entropy over a large vocabulary, in chunks of rows: the float32 logits of a batch are never in memory together.
+"""Cross-entropy over a large vocabulary, in chunks of rows: the logits of a batch are never in memory together.
 
-For 8,192 tokens and 50,000 words they would take 1.6 GB, and their gradient as much again. Both functions here keep a chunk at a time.
+For 8,192 tokens and 50,000 words they would take 1.6 GB in float32, and their gradient as much again. Both functions here keep a chunk at a
+time: large enough that the output head, read again for each, is not what takes the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -20,7 +22,8 @@ from pellucid.model.decoder import Decoder
 from pellucid.model.linear import Linear
 from pellucid.train.batch import IGNORED, Batch
 
-CHUNK_CELLS = {"cpu": 2**21, "cuda": 2**27}  # logits held at a time: 8 MB stays in a CPU's caches; a GPU wants large products
+CHUNK_CELLS = {"cpu": 2**25, "cuda": 2**27}  # logits held at a time: 64 MB in bfloat16; a GPU wants larger products
+CACHED_CELLS = 2**18  # of these a CPU core turns into gradients at a time: 1 MB of float32 stays in its cache
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,35 @@ def _chunk_rows(vocab_size: int, device: torch.device) -> int:
     return max(CHUNK_CELLS.get(device.type, 2**24) // vocab_size, 64)
 
 
+def _cached_rows(logits: Tensor) -> int:
+    return max(CACHED_CELLS * torch.get_num_threads() // logits.shape[1], 1) if logits.device.type == "cpu" else len(logits)
+
+
+def _split(rows: Tensor | None, size: int) -> Iterable[Tensor | None]:
+    return repeat(None) if rows is None else rows.split(size)
+
+
+def _score(logits: Tensor, targets: Tensor, softcap: float | None, z_loss: float, wants_gradients: bool) -> tuple[Tensor, Tensor]:
+    """Σ nll and Σ logsumexp² of some rows, in float32; their gradients ∂total/∂logits then take the logits' place."""
+    wide, slope = logits.float(), None
+    if softcap is not None:
+        bent = torch.tanh(wide / softcap)
+        wide, slope = bent * softcap, 1 - bent.square()
+    log_p = F.log_softmax(wide, -1)
+    its = log_p.gather(1, targets)
+    log_sum = wide.gather(1, targets) - its
+    nll = -its.sum()
+    if wants_gradients:
+        d_logits = log_p.exp_()  # p
+        if z_loss:
+            d_logits *= 1 + 2 * z_loss * log_sum
+        d_logits.scatter_add_(1, targets, torch.full_like(log_sum, -1.0))
+        if slope is not None:
+            d_logits *= slope
+        logits.copy_(d_logits)
+    return nll, log_sum.square().sum()
+
+
 class _HeadLoss(torch.autograd.Function):
     """Output head and loss in one. The gradients of a chunk are computed while its logits are at hand, so nothing is computed twice.
 
@@ -106,38 +138,33 @@ class _HeadLoss(torch.autograd.Function):
         chunk_rows: int,
         wants_gradients: bool,
     ) -> tuple[Tensor, Tensor]:
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         counted = (targets != IGNORED).nonzero()[:, 0]
         everything = len(counted) == len(targets)
         rows, wanted = (hidden, targets) if everything else (hidden[counted], targets[counted])
         d_rows = torch.empty_like(rows) if wants_gradients and ctx.needs_input_grad[0] else None
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_gradients and ctx.needs_input_grad[1] else None
+        d_weight: Tensor | None = None
+        learns = wants_gradients and ctx.needs_input_grad[1]
         total, nll = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(rows), chunk_rows):
-            h, target = rows[start : start + chunk_rows], wanted[start : start + chunk_rows, None]
-            logits = (h @ weight.mT).float()  # (rows of the chunk, V)
-            slope = None
-            if softcap is not None:
-                bent = logits.div_(softcap).tanh_()
-                logits, slope = bent * softcap, bent.square_().neg_().add_(1)
-            log_sum = logits.logsumexp(-1, keepdim=True)
-            its = (log_sum - logits.gather(1, target)).sum()
-            nll += its
-            total += its + z_loss * log_sum.square().sum() if z_loss else its
-            if d_rows is None and d_weight is None:
-                continue
-            d_logits = logits.sub_(log_sum).exp_()  # p
-            if z_loss:
-                d_logits *= 1 + 2 * z_loss * log_sum
-            d_logits.scatter_add_(1, target, torch.full_like(log_sum, -1.0))
-            if slope is not None:
-                d_logits *= slope
-            d_logits = d_logits.to(h.dtype)
-            if d_rows is not None:
-                d_rows[start : start + chunk_rows] = d_logits @ weight
-            if d_weight is not None:
-                d_weight += d_logits.mT @ h
+        with torch.autocast(device, enabled=False):  # cast once, here: autocast would cast the whole head again for each chunk
+            head = weight.to(dtype)
+            for h, target, d_h in zip(*(_split(part, chunk_rows) for part in (rows, wanted[:, None], d_rows)), strict=False):
+                h = h.to(dtype)
+                logits = h @ head.mT  # (rows of the chunk, V)
+                for some, theirs in zip(*(part.split(_cached_rows(logits)) for part in (logits, target)), strict=True):
+                    its, squares = _score(some, theirs, softcap, z_loss, learns or d_h is not None)
+                    nll += its
+                    total += its + z_loss * squares
+                if d_h is not None:
+                    d_h.copy_(logits @ head)  # the logits are their gradients by now
+                if learns:
+                    its = logits.mT @ h
+                    d_weight = its.float() if d_weight is None else d_weight.add_(its)
         if d_rows is not None and not everything:
             d_rows = torch.zeros_like(hidden).index_copy_(0, counted, d_rows)
+        if learns and d_weight is None:  # no target counts
+            d_weight = torch.zeros_like(weight)
         ctx.save_for_backward(d_rows, None if d_weight is None else d_weight.to(weight.dtype))
         ctx.mark_non_differentiable(nll)
         return total, nll
