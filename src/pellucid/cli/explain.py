@@ -13,11 +13,12 @@ from pellucid.cli import options
 
 if TYPE_CHECKING:
     from pellucid.explain.trace import Trace
+    from pellucid.explain.training_view import Training
     from pellucid.explain.view_model import Subject
 
 
 @options.command("explain")
-@click.argument("text", metavar="[PROMPT]", required=False)
+@click.argument("text", metavar="[PROMPT | RUN]", required=False)
 @options.model
 @options.option(
     "--dtype", type=click.Choice(options.DTYPES), metavar="NAME", default="auto", help="auto, float32, bfloat16 or float16.", heading="Model"
@@ -63,10 +64,12 @@ def command(
     The walk: the prompt's tokens, what each layer adds, would say and looks at, the prediction. Or one layer, one step, one cell.
 
     Every number comes from the model's own forward pass, and the last line says how well all of them agree with their
-    equations. Without PROMPT, or -p, what is piped in is read.
+    equations. Without PROMPT, or -p, what is piped in is read. Where PROMPT is the folder of a training run, the page shows how its model
+    learned, and (from its first checkpoint on) the model itself.
     """
     from pellucid.cli import explain_print as show
     from pellucid.cli.console import notice, status
+    from pellucid.cli.explain_run import explain_run, is_run, training_of
     from pellucid.cli.numbers import size
     from pellucid.cli.prompts import read_stdin
 
@@ -75,6 +78,11 @@ def command(
     folder = Path(html or ".").absolute().parent
     if html is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):  # said before the work, not after it
         raise RequestError("the page cannot be written there", where=html, expected="a file in a folder that exists and can be written to")
+    if text is not None and is_run(text):
+        explain_run(Path(text), prompt, lambda name: _subject(name, flags), html=html, max_size=max_size, port=port, say=notice)
+        if html is not None:
+            notice(f"{html}: {size(Path(html).stat().st_size)}")
+        return
     text = text if text is not None else prompt if prompt is not None else read_stdin()
     with status(f"loading {model} …") as say:
         subject = _subject(model, flags)
@@ -88,12 +96,12 @@ def command(
             _ = trace.checks
         if html is not None:
             say("writing the page …")
-            _write(trace, subject, html, max_size, [] if step is None or cell is None else [(step, _index(cell))])
+            _write(trace, subject, html, max_size, training_of(model), [] if step is None or cell is None else [(step, _index(cell))])
     if open_page:
         from pellucid.explain.server import serve_page
         from pellucid.explain.view import View
 
-        serve_page(View(subject, first=trace, others=others), port, open_browser=True)
+        serve_page(View(subject, first=trace, others=others, training=training_of(model)), port, open_browser=True)
     elif html is not None:
         notice(f"{html}: {size(Path(html).stat().st_size)}")
     elif step is not None and cell is not None:
@@ -149,7 +157,7 @@ def _index(cell: str) -> tuple[int, ...]:
         raise RequestError("a cell is named by whole numbers", where="--cell", expected="I,J,…", received=repr(cell)) from None
 
 
-def _write(trace: Trace, subject: Subject, file: str, max_size: float, pinned: list[tuple[str, tuple[int, ...]]]) -> None:
+def _write(trace: Trace, subject: Subject, file: str, max_size: float, training: Training | None, pinned: list[tuple[str, tuple[int, ...]]]) -> None:
     from pellucid.explain.html import write_page
 
-    write_page(trace, file, max_bytes=int(max_size * 1e6), subject=subject, pinned=pinned)
+    write_page(trace, file, max_bytes=int(max_size * 1e6), subject=subject, pinned=pinned, training=training)

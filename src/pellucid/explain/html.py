@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 from pellucid.base.errors import PellucidError, RequestError
 from pellucid.base.files import atomic_write
 from pellucid.explain.server import page_files
+from pellucid.explain.training_html import add_training
 from pellucid.explain.view import View
 from pellucid.explain.view_model import Subject
 
 if TYPE_CHECKING:
     from pellucid.explain.trace import Trace
+    from pellucid.explain.training_view import Training
 
 MAX_BYTES = 20_000_000
 CLOSE_POSITIONS = 8  # of a long text, the last ones have their outputs, lens and attribution in the file
@@ -37,20 +39,47 @@ Pin = tuple[str, Sequence[int]]
 
 
 def write_page(
-    trace: Trace, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, subject: Subject | None = None, pinned: Sequence[Pin] = ()
+    trace: Trace,
+    path: str | os.PathLike[str],
+    *,
+    max_bytes: int = MAX_BYTES,
+    subject: Subject | None = None,
+    pinned: Sequence[Pin] = (),
+    training: Training | None = None,
 ) -> None:
     """Write the page of a trace; atomically.
 
     ``max_bytes`` bounds the file: layers are taken from the middle, the ends, then the rest, as far as they fit. ``subject`` tells the
     model's name and how its files hold it. ``pinned`` names cells whose operands, with a few steps back from each, must be in the file;
-    the answer's own logit always is. Raises: RequestError for a trace of chosen positions, and where not even the least fits.
+    the answer's own logit always is. ``training`` is the run that made the model, for the page's last section.
+
+    Raises: RequestError for a trace of chosen positions, and where not even the least fits.
     """
     if trace.is_partial:
         raise RequestError("the page needs every position of the text", remedy="trace without positions=; choose layers= to save memory")
     if subject is None:
         subject = Subject(decoder=trace.model, tokenizer=trace.prompt.tokenizer, name=trace.config.model_type)
-    data = _gather(View(subject, first=trace), max_bytes - len(_shell("{}").encode()), pinned)
-    page = _shell(json.dumps(data.to_json(), ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    _write(path, _gather(View(subject, first=trace, training=training), _room(max_bytes), pinned).to_json())
+
+
+def write_training_page(training: Training, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> None:
+    """Write the page of a run that has no model to explain yet: its training section alone. Raises: RequestError where it does not fit."""
+    data = _Data(_room(max_bytes) - 4096, 0)
+    data.answers.update(model=None, run=None)
+    add_training(data, training, share=1.0)
+    if "training/state" not in data.answers:
+        raise RequestError("the page does not fit", received=max_bytes, remedy="raise max_bytes")
+    left_out = {"en": "It holds what the run had recorded when it was written.", "zh": "它包含写下它时训练已有的记录。"}
+    _write(path, {**data.to_json(), "left_out": left_out})
+
+
+def _room(max_bytes: int) -> int:
+    """What is left of a file beside the page's own code."""
+    return max_bytes - len(_shell("{}").encode())
+
+
+def _write(path: str | os.PathLike[str], data: Any) -> None:
+    page = _shell(json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
     with atomic_write(path) as file:
         file.write(page.encode())
 
@@ -111,6 +140,7 @@ def _gather(view: View, room: int, pinned: Sequence[Pin]) -> _Data:
         data.answer(address, value)
     for path in ("checks", "text", "batch", "norms", "surprise"):
         _ask(data, view, path)
+    add_training(data, view.training)
     data.positions = list(range(max(0, length - CLOSE_POSITIONS), length)) if length > 2 * CLOSE_POSITIONS else list(range(length))
     for name in its:
         if its.taps[name].layer is None:

@@ -14,7 +14,7 @@ _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\d+(?:\.\d+)?(?:e[+-]?\d+)?|'+|.", re.S)
 _GREEK = {
     name: chr(code)
     for name, code in (
-        ("alpha", 0x3B1), ("beta", 0x3B2), ("gamma", 0x3B3), ("epsilon", 0x3B5), ("theta", 0x3B8), ("mu", 0x3BC), ("pi", 0x3C0),
+        ("alpha", 0x3B1), ("beta", 0x3B2), ("gamma", 0x3B3), ("epsilon", 0x3B5), ("eta", 0x3B7), ("theta", 0x3B8), ("mu", 0x3BC), ("pi", 0x3C0),
         ("sigma", 0x3C3), ("ell", 0x2113), ("infty", 0x221E), ("top", 0x22A4), ("Delta", 0x394),
     )
 }  # fmt: skip
@@ -25,7 +25,7 @@ _OPERATORS = {
 _FUNCTIONS = {"sin", "cos", "exp", "log", "max", "tanh"}
 _SPACES = {"quad": "1em", ";": "0.28em", ",": "0.17em", " ": "0.25em"}
 _BIG = {"sum": "∑"}
-_FENCES = "()[]⌊⌋|"
+_FENCES = "()[]⌊⌋|‖"
 
 
 @lru_cache(4096)

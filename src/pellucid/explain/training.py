@@ -24,7 +24,7 @@ from pellucid.train.record import ABOUT, BATCH, METRICS, SAMPLES, SNAPSHOTS, WEI
 MAX_FILE = 8 * 2**20  # bytes of a file that is read whole
 MAX_READ = 64 * 2**20  # bytes of a growing file that are read at a time
 MAX_SNAPSHOT = 16 * 2**20
-SMOOTHING = 0.98
+MEMORY = 50  # steps that the smoothed loss reaches back; fewer at first
 METRIC = ("step", "loss", "lr", "grad_norm", "tokens", "seconds")
 _SNAPSHOT = re.compile(r"step-(\d{8,12})\.safetensors")
 
@@ -45,7 +45,6 @@ class RunFolder:
         self.weight_steps: list[int] = []
         self.weights: dict[str, list[list[float]]] = {}
         self.seconds_recording = 0.0
-        self._mean, self._rest = 0.0, 1.0
         self._growing = [
             _Growing(self.path / METRICS, self._take_metric, self._forget_metrics),
             _Growing(self.path / SAMPLES, self._take_sample, self.samples.clear),
@@ -147,10 +146,10 @@ class RunFolder:
         for column, value in zip(self.metrics.values(), values, strict=True):
             column.append(value)
         loss = values[1]
-        if math.isfinite(loss):  # a running mean that forgets, freed from its start at 0 (Kingma & Ba 2015, §3)
-            self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * loss
-            self._rest *= SMOOTHING
-        self.smooth.append(self._mean / (1 - self._rest) if self._rest < 1 else math.nan)
+        mean = self.smooth[-1] if self.smooth else math.nan
+        if math.isfinite(loss):
+            mean = loss if math.isnan(mean) else mean + max(1 / MEMORY, 5 / (len(self.smooth) + 5)) * (loss - mean)
+        self.smooth.append(mean)
         if its.get("val_loss") is not None:
             self.validation.append((int(values[0]), _number(its, "val_loss", METRICS)))
         if its.get("skipped"):
@@ -160,7 +159,6 @@ class RunFolder:
         for column in self.metrics.values():
             del column[:]
         del self.smooth[:]
-        self._mean, self._rest = 0.0, 1.0
         self.validation.clear()
         self.skipped.clear()
 

@@ -17,7 +17,7 @@ from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError, RequestError
 from pellucid.explain.answers import NoSuchQuestionError, Params, Tile, plain
 from pellucid.explain.mathml import mathml
-from pellucid.explain.training import METRICS, SMOOTHING, RunFolder
+from pellucid.explain.training import MEMORY, METRICS, RunFolder
 
 POINTS = 700  # of a curve, over the whole run, and as many over the logarithm of the step
 COLUMNS = 300  # of a heat map
@@ -27,15 +27,16 @@ NEAR = 4
 SETTINGS = ("optimizer", "lr", "schedule", "warmup_steps", "batch_size", "context_len", "weight_decay", "dropout", "max_grad_norm", "seed")
 FORMULAS = {
     "loss": r"L = -\frac{1}{n} \sum_t \log p(x_{t+1} | x_{\le t})",
-    "smooth": r"m_t = \beta m_{t-1} + (1 - \beta) L_t , \quad \text{shown: } \frac{m_t}{1 - \beta^t} , \quad \beta = " + str(SMOOTHING),
+    "smooth": r"m_t = m_{t-1} + \alpha_t (L_t - m_{t-1}) , \quad \alpha_t = \max \left( \frac{1}{" + str(MEMORY) + r"}, \frac{5}{t + 4} \right)",
     "lr": r"w \to w - \eta_t \cdot u_t",
     "grad_norm": r"‖g‖ = \sqrt{\sum_i \left( \frac{∂ L}{∂ w_i} \right)^2}",
-    "speed": r"\frac{\text{tokens of the step}}{\text{its seconds}}",
+    "speed": r"\frac{B \cdot T}{\Delta t}",
     "ratio": r"r = \frac{‖ \Delta w ‖}{‖ w ‖} = \sqrt{\frac{\sum_i (\Delta w_i)^2}{\sum_i w_i^2}} \approx 10^{-3}",
+    "size": r"‖ w ‖ = \sqrt{\sum_i w_i^2}",
     "token_loss": r"\ell_t = -\log p(x_{t+1} | x_{\le t}) , \quad L = \frac{1}{n} \sum_t \ell_t",
     "attention": r"A = \operatorname{softmax} \left( \frac{q k^\top}{\sqrt{d}} \right)",
     "distance": r"a_d = \frac{1}{T - d} \sum_{i \ge d} A_{i, i-d}",
-    "embedding": r"y_i = (e_i - \mu) V , \quad V = \text{first two principal axes, last snapshot}",
+    "embedding": r"y_i = (e_i - \mu) \, U , \quad U = \text{PCA}_2",
     "positions": r"\cos(p_i, p_j) = \frac{p_i \cdot p_j}{‖ p_i ‖ ‖ p_j ‖}",
     "next": r"p(x_{t+1} | x_{\le t}) = \operatorname{softmax}(\text{logits}_t)",
 }
@@ -70,15 +71,14 @@ class Training:
             return plain(self._questions[kind](name, params))
 
     def tile(self, name: str, params: Params) -> Tile:
-        """``training.attention.500.3`` (at: the head), ``training.positions.500``. Raises: CheckpointError where there is none."""
+        """``attention.500.3`` (all heads of the layer, one below the other), ``positions.500``. Raises: RequestError where there is none."""
         kind, _, rest = name.partition(".")
         step, _, layer = rest.partition(".")
         with self._lock:
             found = self._snapshot(_step(step)).get(f"{kind}.{layer}" if layer else kind)
-        at = [int(i) for i in params.get("at", "").split(",") if i]
-        if found is None or len(at) != len(found.shape) - 2 or any(not 0 <= i < size for i, size in zip(at, found.shape, strict=False)):
+        if found is None or kind not in ("attention", "positions") or len(found.shape) < 2:
             raise RequestError("there is no such picture", received=name)
-        return Tile(found.data[tuple(at)].astype(np.float32), 1, 1)
+        return Tile(found.data.astype(np.float32).reshape(-1, found.shape[-1]), 1, 1)
 
     def _refresh(self) -> None:
         self.folder.refresh()

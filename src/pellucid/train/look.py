@@ -62,7 +62,7 @@ def take_snapshot(model: Decoder, text: Sequence[int], tokens: Sequence[int]) ->
     with undisturbed(model), _eager():
         logits = model.logits(model.hidden(ids, ctx)[0], ctx).float()  # (T, V)
         p, likeliest = logits.softmax(-1).topk(min(LIKELIEST, logits.shape[-1]))
-        nll = logits[:-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        nll = -logits[:-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
         table = whole(model.embed.weight)[torch.tensor(list(tokens), device=model.device)]
         places = None if model.pos_embed is None else whole(model.pos_embed.weight)[:POSITIONS].float()
     found: dict[str, Tensor] = {

@@ -36,7 +36,8 @@ MAX_TEXT = 48  # tokens of the fixed text
 MAX_TABLE = 2**17  # numbers of embedding rows in a snapshot
 MAX_TOKENS = 256  # whose embeddings are followed
 BATCH_ROWS, BATCH_COLUMNS = 4, 256
-BATCH_SECONDS = 2.0  # the batch is looked at no more often than a reader can follow
+BATCH_SECONDS = 2.0  # between looks at the batch, at the least: more than a reader can follow would be wasted
+BATCH_SHARE = 0.005  # of the time, at the most
 
 Pieces = Callable[[Sequence[int]], list[str]]  # how tokens read
 
@@ -80,7 +81,8 @@ class RunRecord:
         self.tokens = list(tokens)[: min(MAX_TOKENS, max(MAX_TABLE // model.config.d_model, 2))]
         self.steps = frozenset(snapshot_steps(num_steps) if self.every else ())
         self.weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        self._looked = -math.inf  # when the batch was
+        self._next_look = -math.inf  # at the batch, on the clock
+        self._spent = 0.0  # seconds that have not been told yet
 
     @classmethod
     def of(cls, folder: Path, model: Decoder, num_steps: int, samples: Samples, held_back: Batch | None = None, **settings: object) -> RunRecord:
@@ -107,32 +109,37 @@ class RunRecord:
         if not self.every or (step != 1 and step % self.every and step != self.num_steps):
             yield
             return
-        began, names = time.perf_counter(), list(self.weights)
-        if step == self.num_steps or began - self._looked > BATCH_SECONDS:
+        began = time.perf_counter()
+        if step == self.num_steps or began > self._next_look:
             self._look_at(step, batch)
-            self._looked = time.perf_counter()
+            took = time.perf_counter() - began
+            self._next_look = began + max(BATCH_SECONDS, took / BATCH_SHARE)
         here = [_local(parameter) for parameter in self.weights.values()]
         gradients = [_local(torch.zeros_like(p) if p.grad is None else p.grad) for p in self.weights.values()]
         before = [weight.detach().clone() for weight in here]
         clipped, size = self._norms(gradients), self._norms(before)
         unclip = grad_norm / max(float(clipped.norm()), 1e-30)
-        spent = time.perf_counter() - began
+        self._spent += time.perf_counter() - began
         yield
         began = time.perf_counter()
-        change = self._norms(torch._foreach_sub(here, before))  # type: ignore[arg-type]
+        for old, new in zip(before, here, strict=True):
+            old.sub_(new.detach())
+        change = self._norms(before)
         if self.rank == 0:
-            assert len(names) == len(change)
             line = {name: _short(norms) for name, norms in (("grad", clipped * unclip), ("update", change), ("weight", size))}
-            spent += time.perf_counter() - began
-            _append(self.folder / WEIGHTS, {"step": step, **line, "seconds": round(spent, 6)})
+            self._spent += time.perf_counter() - began
+            _append(self.folder / WEIGHTS, {"step": step, **line, "seconds": round(self._spent, 6)})
+            self._spent = 0.0
 
     def after(self, step: int) -> None:
         """A snapshot, where one is due."""
         if step not in self.steps:
             return
+        began = time.perf_counter()
         found = take_snapshot(self.model, self.text, self.tokens)
         if self.rank == 0:
             save_safetensors(self.folder / SNAPSHOTS / f"step-{step:08d}.safetensors", found)
+        self._spent += time.perf_counter() - began
 
     def _look_at(self, step: int, batch: Batch) -> None:
         """The first rows of the batch, and how surprised the model is at each token before it learns from them."""

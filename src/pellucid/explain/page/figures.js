@@ -33,6 +33,11 @@ export function trouble(app, error) {
   return h("p", { class: "bad", role: "alert" }, String(error.message));
 }
 
+/** A figure of the training story, with what each has: a title, one sentence, and the formula of its numbers. */
+export function picture(app, info, key, formula, ...nodes) {
+  return h("figure", { class: "picture", data: { picture: key } }, h("figcaption", {}, h("b", {}, app.t(`${key}_name`)), h("span", {}, prose(app.t(`${key}_says`)))), h("div", { class: "formula" }, math(info.formulas[formula])), ...nodes);
+}
+
 const tokenRow = (app) => (i) => `${i} ${app.token(i)}`;
 
 /**

@@ -16,14 +16,11 @@ import { render as residual } from "./sections/residual.js";
 import { render as output } from "./sections/output.js";
 import { render as decode } from "./sections/decode.js";
 import { render as whatif } from "./sections/whatif.js";
+import { render as training } from "./sections/training.js";
 
-const SECTIONS = { files, text, embed, model, cell, attention, mlp, residual, output, decode, whatif, training };
+const ALL = { files, text, embed, model, cell, attention, mlp, residual, output, decode, whatif, training };
+let SECTIONS = ALL;
 const byId = (id) => document.getElementById(id);
-
-/** The place of the training story; the training issue fills it. */
-function training(app) {
-  return h("section", { id: "training", "aria-labelledby": "training-title" }, h("h2", { id: "training-title" }, h("span", { class: "no" }, "12"), app.t("training_title")), story(app, "training_story"), h("div", { id: "training-slot" }));
-}
 
 async function open() {
   const embedded = byId("pellucid-data"), app = new App(embedded ? new Embedded(JSON.parse(embedded.textContent)) : new Live());
@@ -31,9 +28,10 @@ async function open() {
   new Why(app, byId("why"));
   settings(app);
   try {
-    const asked = app.source.live && app.state.text, run = asked ? app.source.post("trace", { text: asked }) : app.source.get("run");
     app.model = await app.source.get("model");
-    start(app, await run);
+    if (!app.model) return await onlyTraining(app);
+    const asked = app.source.live && app.state.text;
+    start(app, await (asked ? app.source.post("trace", { text: asked }) : app.source.get("run")));
   } catch (error) {
     return byId("page").replaceChildren(trouble(app, error));
   }
@@ -42,6 +40,16 @@ async function open() {
   keys(app);
   addEventListener("hashchange", () => (Object.assign(app.state, readAddress()), app.tell(["layer", "head", "pos"]), arrive(app)));
   arrive(app);
+}
+
+/** A run that goes on, or that has left no model yet: its training is all there is to see. */
+async function onlyTraining(app) {
+  const info = await app.source.get("training");
+  SECTIONS = { training };
+  app.model = { name: info.name, layers: [], trained: info };
+  app.run = { tokens: [], steps: [], text: "" };
+  render(app);
+  keys(app);
 }
 
 async function openRun(app, ask) {
@@ -124,7 +132,7 @@ function bar(app) {
   const strip = h("div", { class: "strip", id: "strip" }, app.run.tokens.map((token, i) => h("button", { class: `chip${token.special ? " special" : ""}`, title: `${i} · id ${token.id}`, on: { click: () => app.set({ pos: i }) } }, visible(token.text))));
   byId("bar").replaceChildren(
     h("div", { id: "checks-failed" }),
-    h("div", { class: "bar-row" }, h("a", { class: "wordmark", href: "#", on: { click: (event) => (event.preventDefault(), scrollTo({ top: 0 })) } }, "Pellucid"), h("span", { class: "bar-model" }, app.model.name), goTo(app), view,
+    h("div", { class: "bar-row" }, h("a", { class: "wordmark", href: "#", on: { click: (event) => (event.preventDefault(), scrollTo({ top: 0 })) } }, "Pellucid"), h("span", { class: "bar-model" }, app.model.name), app.run.steps.length ? goTo(app) : "", view,
       h("button", { id: "lang", lang: state.lang === "zh" ? "en" : "zh", on: { click: () => set({ lang: state.lang === "zh" ? "en" : "zh" }) } }, app.t("language")),
       h("button", { class: "icon", id: "theme", title: app.t("theme"), "aria-label": app.t("theme"), on: { click: () => set({ theme: dark() ? "light" : "dark" }) } }, "◐"),
       h("button", { class: "icon", id: "help", title: app.t("help"), "aria-label": app.t("help"), on: { click: () => help(app) } }, "?")), strip);
@@ -171,6 +179,7 @@ function navigation(app) {
   const stack = h("div", { class: "stack", role: "group", "aria-label": app.t("layer") }, app.model.layers.map((_, i) => h("button", { title: `${app.t("layer")} ${i}`, "aria-label": `${app.t("layer")} ${i}`, tabindex: -1, on: { click: () => app.set({ layer: i }) } })).reverse());
   const label = h("span", { class: "stack-label" });
   const nav = byId("map-nav");
+  document.body.classList.toggle("alone", !app.model.layers.length);
   nav.setAttribute("aria-label", app.t("nav").model);
   nav.replaceChildren(...Object.keys(SECTIONS).flatMap((id) => (id === "residual" ? [label, stack, link(id)] : [link(id)])));
   app.watch(stack, ["layer"], ({ layer }) => {
@@ -180,6 +189,7 @@ function navigation(app) {
 }
 
 function hero(app) {
+  if (!app.run.tokens.length) return h("div", { class: "hero story" }, h("h1", {}, app.t("watch_title", app.model.name)), app.t("watch_hero").map((paragraph) => h("p", {}, prose(paragraph))));
   const { run, model } = app, area = h("textarea", { rows: 2, maxlength: 20000, "aria-label": app.t("prompt_label"), spellcheck: "false" });
   area.value = run.text;
   const submit = (event) => (event.preventDefault(), area.value && app.rerun(area.value));

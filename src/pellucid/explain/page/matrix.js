@@ -10,7 +10,7 @@ export class Matrix {
   /**
    * ``tensor``: {name, at, rows, cols}, two axes of a step or a weight. Options: scale ("signed" or "probability"), rowLabel(i),
    * colLabel(j), square (cells as wide as high), limit (the end of the scale, else from the values), small (a map without rulers),
-   * rowHeight, note.
+   * rowHeight, note; for ``values`` of other meanings say(value, i, j), title(i, j), colName(j) and a legend of their own.
    */
   constructor(app, tensor, options = {}) {
     Object.assign(this, { app, options: { scale: "signed", ...options }, cursor: null, marked: null });
@@ -108,7 +108,7 @@ export class Matrix {
       box(row, col, 1, 1, "#fff", 4);
       box(row, col, 1, 1, "#000", 2);
     }
-    if (!options.small) this.foot.replaceChildren(legend(this.limit, options.scale, options.scale === "signed" && options.limit === undefined),
+    if (!options.small) this.foot.replaceChildren(options.legend ?? legend(this.limit, options.scale, options.scale === "signed" && options.limit === undefined),
       tile.rowStep * tile.colStep > 1 ? h("span", { class: "sampled" }, this.app.t("thumbnail", tile)) : "", options.note ?? "");
   }
 
@@ -121,7 +121,7 @@ export class Matrix {
       for (let j = 0; j < tile.cols; j++) {
         const value = tile.data[i * tile.cols + j];
         context.fillStyle = ink(value, this.limit, options.scale);
-        context.fillText(number(value, 3), at.left + (j + 0.5) * at.cell, at.top + (i + 0.5) * at.height);
+        context.fillText(this.say(value, i, j), at.left + (j + 0.5) * at.cell, at.top + (i + 0.5) * at.height);
       }
   }
 
@@ -148,8 +148,12 @@ export class Matrix {
     for (let j = 0; j < tile.cols * tile.colStep; j += step) {
       const x = at.left + (j / tile.colStep) * at.cell;
       context.fillRect(x, at.top - 4, 1, 4);
-      if (x + 24 < at.left + at.width || j === 0) context.fillText(String(j), x + 3, at.top - 6);
+      if (x + 24 < at.left + at.width || j === 0) context.fillText(options.colName?.(j) ?? String(j), x + 3, at.top - 6);
     }
+  }
+
+  say(value, i, j) {
+    return this.options.say ? this.options.say(value, i, j) : number(value, 3);
   }
 
   cellAt(event) {
@@ -254,11 +258,12 @@ export class Tip {
     if (this.asked !== key || !near) return;
     this.element.hidden = false;
     const value = near.data[(i - near.top) * near.cols + (j - near.left)], row = matrix.options.rowLabel?.(i), col = matrix.options.colLabel?.(j);
-    this.head.replaceChildren(h("span", {}, `${name}[${[...at, i, j].join(", ")}]`), h("b", { class: "tip-value" }, number(value)), h("small", {}, [row, col].filter(Boolean).join(" → ")));
+    this.head.replaceChildren(h("span", {}, matrix.options.title?.(i, j) ?? `${name}[${[...at, i, j].join(", ")}]`), h("b", { class: "tip-value" }, matrix.options.say?.(value, i, j) ?? number(value)), h("small", {}, matrix.options.title ? "" : [row, col].filter(Boolean).join(" → ")));
     this.line.replaceChildren();
     this.canvas.hidden = matrix.at.cell >= 40;
     this.lens(matrix, near, cell);
     clearTimeout(this.timer);
+    if (matrix.tensor.values) return; // not a step of the run: there is no more to say
     this.timer = setTimeout(async () => {
       const why = await this.app.source.get(`cell/${name}`, { index: [...at, i, j].join(","), run }).catch(() => null);
       if (why && this.asked === key) this.line.replaceChildren(...this.app.shortly(why));
@@ -276,7 +281,7 @@ export class Tip {
       context.fillStyle = css(value, matrix.limit, matrix.options.scale);
       context.fillRect(x, y, wide, tall);
       context.fillStyle = ink(value, matrix.limit, matrix.options.scale);
-      context.fillText(number(value, 3), x + wide / 2, y + tall / 2);
+      context.fillText(matrix.say(value, near.top + Math.floor(at / near.cols), near.left + (at % near.cols)), x + wide / 2, y + tall / 2);
     });
     context.strokeStyle = "#000";
     context.lineWidth = 2;
