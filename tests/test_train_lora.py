@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
+import transformers
 from reference import reference_model, tiny
 from torch import Tensor, nn
 from train_worker import Noise
@@ -195,7 +197,6 @@ def test_merged_it_is_a_plain_model_with_the_same_logits(family: str) -> None:
 
 
 def test_kept_merged_and_opened_it_tells_the_same_story_and_transformers_loads_it(stories: Path, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     base = stories / "hf"
     model = AutoModelForCausalLM.from_pretrained(base, device="cpu")
     settings = LoraSettings(rank=4, alpha=8)
@@ -221,7 +222,6 @@ def test_kept_merged_and_opened_it_tells_the_same_story_and_transformers_loads_i
 
 
 def theirs_over(family: str, folder: Path) -> nn.Module:
-    peft = pytest.importorskip("peft")
     return peft.PeftModel.from_pretrained(reference_model(tiny(family)), str(folder)).eval()
 
 
@@ -255,7 +255,6 @@ def test_peft_loads_what_we_write_with_equal_logits(family: str, targets: Any, r
     ],
 )
 def test_we_load_what_peft_writes_with_equal_logits(family: str, extra: dict[str, Any], merging: bool, tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     made = peft.get_peft_model(reference_model(tiny(family)), peft.LoraConfig(r=4, lora_alpha=10, task_type="CAUSAL_LM", **extra)).eval()
     with torch.no_grad():

@@ -96,6 +96,21 @@ def test_ipo_compares_mean_log_probabilities_with_its_mark() -> None:
     torch.testing.assert_close(loss.total, (gain[:, 0] - gain[:, 1] - 2.5).square().sum())
 
 
+@pytest.mark.parametrize(
+    ("its", "loss", "accuracy"),
+    [
+        (PreferenceSettings(beta=0.3), 0.490897, 0.75),
+        (PreferenceSettings(beta=0.3, kind="ipo"), 1.728523, 0.75),
+        (PreferenceSettings(beta=0.3, mean_log_probs=True), 0.626736, 0.75),
+    ],
+)
+def test_losses_are_those_of_trl(its: PreferenceSettings, loss: float, accuracy: float) -> None:
+    """What trl 1.16.0 gives (``sigmoid``, ``ipo``, ``sigmoid_norm``) for this model and these pairs; gradients agreed to 2e-6."""
+    found = preference_loss(model_with_lora(), pairs(4), its)
+    assert found.total.item() / 4 == pytest.approx(loss, abs=1e-5)
+    assert found.num_right.item() / 4 == accuracy
+
+
 def test_settings_out_of_range_are_refused() -> None:
     wrong: list[dict[str, Any]] = [{"beta": 0}, {"label_smoothing": 0.5}, {"kind": "kto"}]
     for given_settings in wrong:
