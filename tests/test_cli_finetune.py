@@ -219,6 +219,15 @@ def test_preview_shows_packed_rows_and_pairs_apart(base: Path, facts: Path, pair
     assert "⟦Well, let me think about" in both.stdout
 
 
+def test_preview_of_pretraining_shows_that_all_is_learned_but_a_document_s_first_token(tmp_path: Path) -> None:
+    (tmp_path / "poems.txt").write_text("one\n---\ntwo two\n---\n" * 40)
+    words = ["-d", tmp_path / "poems.txt", "--separator", "---", "--tokenizer", "char", "--context-len", "16", "--batch-size", "2", "-t", "1"]
+    result = pellucid("pretrain", *words, "-o", tmp_path / "run", "--preview")
+    assert "---\n<|endoftext|>⟦one\n<|endoftext|>⟧\n" in result.stdout
+    assert "2 rows of 16 places" in result.stderr
+    assert not (tmp_path / "run/run.yaml").exists()
+
+
 def test_preview_is_in_colour_on_a_terminal(base: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     from pellucid.cli.preview import show_batch
     from pellucid.train.batch import Batch
@@ -249,15 +258,17 @@ def test_preview_is_in_colour_on_a_terminal(base: Path, monkeypatch: pytest.Monk
         (["-d", "{facts}", "--method", "dpo", "--pack"], RequestError, "pairs are not packed"),
         (["-d", "{facts}", "--fill", "name"], RequestError, "expected NAME=TEXT, received name"),
         (["-d", "{facts}", "--lora-targets", "x_proj"], PellucidError, "no linear map 'x_proj'"),
+        (["-m", "{adapter}", "-d", "{facts}"], RequestError, "pellucid convert"),
         (["-d", "{pairs}"], DataError, "--method dpo learns from such pairs"),
     ],
     ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else None,
 )
 def test_what_cannot_be_is_said_before_anything_is_trained(
-    base: Path, facts: Path, pairs: Path, tmp_path: Path, words: list[str], error: type[Exception], message: str
+    base: Path, adapter: Path, facts: Path, pairs: Path, tmp_path: Path, words: list[str], error: type[Exception], message: str
 ) -> None:
+    named = {"facts": facts, "pairs": pairs, "adapter": adapter}
     with pytest.raises(error, match=message):
-        pellucid("finetune", "-m", base, *(word.format(facts=facts, pairs=pairs) for word in words), "-t", "1", "-o", tmp_path / "run")
+        pellucid("finetune", "-m", base, *(word.format(**named) for word in words), "-t", "1", "-o", tmp_path / "run")
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
@@ -275,7 +286,7 @@ def identity(shared: Path, tmp_path: Path) -> Path:
 
 def test_smollm2_says_who_it_is(smollm2: Path, identity: Path, tmp_path: Path) -> None:
     assert "Pellucid" not in answer(smollm2, "What is your name?")
-    words = ["--fill", "name=Pellucid", "--fill", "author=Ada Lovelace", "--steps", "12", "--batch-size", "4", "--val-fraction", "0"]
+    words = ["--fill", "name=Pellucid", "--fill", "author=Ada Lovelace", "--steps", "12", "--batch-size", "4", "--lr", "1e-3", "--val-fraction", "0"]
     pellucid("finetune", "-m", smollm2, "-d", identity, *words, "--record-every", "0", "-t", "1", "--no-merge", "-o", tmp_path / "run", "-q")
     said = answer(tmp_path / "run", "What is your name?", 24)
     assert "Pellucid" in said

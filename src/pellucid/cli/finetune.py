@@ -26,7 +26,6 @@ data = options.together(
         ),
         _data("--pack/--pad", default=False, help="Several examples a row, or one.  [default: pad]"),
         _data("--val-fraction", type=FRACTION, default=0.05, metavar="X", help="Held back, of the records.  [default: 0.05]"),
-        _data("--preview", is_flag=True, help="Show a batch and what is learned of it; train nothing."),
     ]
 )
 method = options.together(
@@ -55,7 +54,7 @@ method = options.together(
 @options.quiet
 @click.pass_context
 def command(ctx: click.Context, config: str | None, quiet: bool, overwrite: bool, preview: bool, out: str, **flags: Any) -> None:
-    """Train a model further on conversations, completions or preferences.
+    """Train a model further on conversations or preferences.
 
     pellucid finetune -m smollm2 -d conversations.jsonl -o runs/mine
 

@@ -97,6 +97,10 @@ class Learning:
 
 def _check(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> None:
     """Raises: RequestError for flags that contradict each other, or the model."""
+    from pellucid.checkpoint.adapted import is_adapter
+
+    if is_adapter(checkpoint.path) and flags["method"] != "full":
+        raise RequestError("the model is an adapter, and would get another one", where=flags["model"], remedy="pellucid convert writes it merged")
     if flags["context_len"] > checkpoint.config.context_len:
         raise RequestError(
             "--context-len is longer than the model's", expected=f"at most {checkpoint.config.context_len}", received=flags["context_len"]

@@ -44,7 +44,7 @@ model = options.together(
 @config
 @options.quiet
 @click.pass_context
-def command(ctx: click.Context, config: str | None, quiet: bool, overwrite: bool, out: str, **flags: Any) -> None:
+def command(ctx: click.Context, config: str | None, quiet: bool, overwrite: bool, preview: bool, out: str, **flags: Any) -> None:
     """Train a model from random weights on texts.
 
     pellucid pretrain -d book.txt --depth 4 -o runs/book
@@ -56,4 +56,4 @@ def command(ctx: click.Context, config: str | None, quiet: bool, overwrite: bool
 
     from pellucid.cli.pretrain_run import pretrain
 
-    pretrain(Path(out), flags, quiet=quiet, overwrite=overwrite)
+    pretrain(Path(out), flags, quiet=quiet, overwrite=overwrite, preview=preview)

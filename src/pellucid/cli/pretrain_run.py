@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from pellucid.train.shards import Shards
 
 
-def pretrain(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, overwrite: bool = False) -> None:
-    """Begin a run, or go on with one. Raises: PellucidError."""
+def pretrain(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, overwrite: bool = False, preview: bool = False) -> None:
+    """Begin a run, go on with one, or show what it would learn. Raises: PellucidError."""
+    from pellucid.cli.preview import show_batch
     from pellucid.train import sizes
     from pellucid.train.checkpoint import write_model
     from pellucid.train.sources import find_sources
@@ -29,10 +30,13 @@ def pretrain(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
         raise RequestError("there is no text to learn from", remedy="-d FILE_OR_FOLDER")
     sources = find_sources(flags["data"])
     flags = {**flags, "data": [str(source) for source in sources], "text_field": list(flags["text_field"] or ("text",))}
-    with open_run(folder, flags, quiet=quiet, overwrite=overwrite) as run:
+    with open_run(folder, flags, quiet=quiet, overwrite=overwrite and not preview) as run:
         tokenizer, shards = _tokenized(run, sources, flags)
         config = _describe(tokenizer, flags)
         samples, held_back = _windows(shards, flags)
+        if preview:
+            show_batch(samples.shuffled(0, flags["batch_size"]), tokenizer)
+            return
         suggested = sizes.suggested_steps(config, flags["batch_size"] * flags["context_len"], len(samples.stream))
         flags = run.resolve(flags, steps=suggested, lr=sizes.suggested_lr(config.d_model))
         run.settle(flags)

@@ -71,5 +71,6 @@ def run_flags(*, out: str, every: int = 250) -> Decorator[Any]:
             its("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps."),
             its("-t", "--threads", type=COUNT, metavar="N", help="CPU threads."),
             its("--overwrite", is_flag=True, help="Begin anew where the folder holds a run."),
+            its("--preview", is_flag=True, help="Show a batch and what is learned of it; train nothing."),
         ]
     )
