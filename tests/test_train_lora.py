@@ -262,7 +262,7 @@ def test_we_load_what_peft_writes_with_equal_logits(family: str, extra: dict[str
             if "lora_B" in name:
                 parameter.normal_(0, 0.3)
         expected = made(IDS).logits
-    made.save_pretrained(tmp_path)
+    made.save_pretrained(str(tmp_path))
     model = fresh(family)
     assert not torch.allclose(logits(model), expected, atol=1e-2)
     load_adapter(model, tmp_path)
