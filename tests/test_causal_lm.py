@@ -49,6 +49,16 @@ def test_a_fresh_model_is_about_as_surprised_as_chance() -> None:
     assert loss.item() == pytest.approx(torch.tensor(96.0).log().item(), abs=0.2)
 
 
+def test_guessing_ahead_changes_no_token() -> None:
+    model, other = model_of("llama"), model_of("qwen3")
+    for sampling in ({}, {"do_sample": True, "seed": 3, "top_p": 0.9, "repetition_penalty": 1.2}):
+        plain = model.generate(IDS, max_new_tokens=20, stop_token_ids=(), **sampling)
+        for guessing in ({"prompt_lookup_num_tokens": 5}, {"assistant_model": model}, {"assistant_model": other}):
+            assert torch.equal(model.generate(IDS, max_new_tokens=20, stop_token_ids=(), **sampling, **guessing), plain)
+    with pytest.raises(RequestError, match="exclude each other"):
+        model.generate(IDS, prompt_lookup_num_tokens=5, assistant_model=model)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2", "qwen3"])
 def test_transformers_reads_back_what_we_save_with_equal_logits(family: str, tmp_path: Path) -> None:
     model = model_of(family)

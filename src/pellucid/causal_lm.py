@@ -18,7 +18,7 @@ from pellucid.checkpoint.safetensors_write import MAX_SHARD_BYTES
 from pellucid.checkpoint.save import save_checkpoint
 from pellucid.config import ModelConfig
 from pellucid.families import family_of
-from pellucid.generate import Streamer, append_new_tokens, generate
+from pellucid.generate import DraftModel, PromptLookup, Speculator, Streamer, append_new_tokens, generate
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.model.executor import TorchExecutor
@@ -81,12 +81,15 @@ class CausalLM(Decoder):
         seed: int | None = None,
         streamer: Streamer | None = None,
         tokenizer: Any = None,
+        prompt_lookup_num_tokens: int | None = None,
+        assistant_model: Decoder | None = None,
     ) -> Int[Tensor, "B T_new"]:
         """The prompts and what follows them. Prompts of a batch are padded on the left and masked; rows that end early, on the right.
 
         Runs these weights as they are now. ``position_ids`` is taken from tokenizers that give it; positions follow from the mask.
         ``stop_token_ids`` None: the model's end-of-text ids; ``stop`` strings need the ``tokenizer``. A seed is each prompt's own: equal
-        prompts answer alike, and the ``num_return_sequences`` answers to one differ.
+        prompts answer alike, and the ``num_return_sequences`` answers to one differ. ``prompt_lookup_num_tokens`` and ``assistant_model``
+        guess tokens ahead (see ``generate/speculate.py``): in float32 on a CPU the answers are the same, elsewhere up to rounding.
 
         Raises: RequestError for arguments out of range or padding on the right; ContextLengthError naming prompt and context lengths.
         """
@@ -110,6 +113,7 @@ class CausalLM(Decoder):
             stop_token_ids=stop_token_ids,
             n=num_return_sequences,
             streamer=streamer,
+            speculate=_speculator(prompt_lookup_num_tokens, assistant_model),
         )
         pad = pad_token_id if pad_token_id is not None else self.config.pad_token_id
         if pad is None:
@@ -172,6 +176,14 @@ class AutoModelForCausalLM:
         model = CausalLM(description)
         model.initialize(generator)
         return model.to(its_device, its_dtype)
+
+
+def _speculator(prompt_lookup_num_tokens: int | None, assistant_model: Decoder | None) -> Speculator | None:
+    if prompt_lookup_num_tokens is not None and assistant_model is not None:
+        raise RequestError("prompt_lookup_num_tokens and assistant_model exclude each other")
+    if assistant_model is not None:
+        return DraftModel(TorchExecutor(assistant_model))
+    return None if prompt_lookup_num_tokens is None else PromptLookup(prompt_lookup_num_tokens)
 
 
 def _without_padding(ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
