@@ -11,6 +11,7 @@ from reference import reference_model, tiny
 
 from pellucid.families import FAMILIES
 from pellucid.generate import Answer, Engine, Request, generate
+from pellucid.model.decoder import Decoder
 from pellucid.model.executor import TorchExecutor
 from pellucid.sampling import GREEDY, SamplingParams
 
@@ -74,6 +75,25 @@ def test_a_conversation_that_reuses_its_past_and_guesses_ahead_is_the_same_bit_f
         reused.append(answer.timings.reused_tokens)
         prompt = [*prompt, *answer.token_ids, *(chance.randrange(size) for _ in range(3))]
     assert reused == [0, 4, 16, 28]
+
+
+def test_guesses_where_frequencies_follow_from_the_length_are_computed_as_one_by_one() -> None:
+    """With dynamic rope scaling a token's rotation depends on how many there are by then; and no past can be reused."""
+    scaling = {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 16}
+    decoder = Decoder(FAMILIES["llama"].config(FAMILIES["llama"].TINY | {"rope_scaling": scaling}))
+    decoder.initialize(torch.Generator().manual_seed(0))
+    executor = TorchExecutor(decoder.eval())
+
+    def fresh(request: Request) -> tuple[Answer, ...]:
+        return Engine(executor, reuse=False).run([request])[0].answers
+
+    engine = Engine(executor, speculate=Clairvoyant(fresh))
+    request = Request(prompt_ids=range(1, 11), max_new_tokens=30, sampling=GREEDY, logprobs=2, stop_token_ids=())
+    for _ in range(2):
+        (answer,) = engine.run([request])[0].answers
+        assert told(answer) == told(fresh(request)[0])
+        assert answer.timings.accepted_tokens > 0
+        assert answer.timings.reused_tokens == 0
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])

@@ -58,7 +58,7 @@ class Engine:
         if by_length:  # a prompt's frequencies follow from its whole length, so it is computed whole
             prefill_chunk = executor.config.context_len
         elif prefill_chunk is None:
-            prefill_chunk = 128 if executor.splits_matter and reuse else 512
+            prefill_chunk = 128 if executor.splits_matter else 512
         if speculate is not None:
             speculate.check(executor.config)
         least = (max_batch if speculate is None else max(max_batch, GUESSING_ROWS)) + prefill_chunk
