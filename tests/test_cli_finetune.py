@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +179,20 @@ def test_stopped_and_gone_on_with_it_ends_where_it_would_have(base: Path, facts:
     assert [line["loss"] for line in figures(tmp_path / "parts")] == [line["loss"] for line in figures(tmp_path / "whole")]
     name = "model.safetensors" if "full" in method else "adapter_model.safetensors"
     assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora", "dpo"])
+def test_two_processes_learn_as_one(base: Path, others: Path, pairs: Path, tmp_path: Path, method: str) -> None:
+    data = pairs if method == "dpo" else others
+    words = ["finetune", "-m", base, "-d", data, "--method", method, *QUICK, "--lr", "1e-3", "--batch-size", "4", "--steps", "4"]
+    words += ["--sample-every", "0", "-q", "-o"]
+    pellucid(*words, tmp_path / "one")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    subprocess.run([*launch, "-m", "pellucid", *map(str, words), tmp_path / "two"], check=True, timeout=300)
+    for one, two in zip(figures(tmp_path / "one"), figures(tmp_path / "two"), strict=True):
+        assert (one["loss"], one["grad_norm"]) == pytest.approx((two["loss"], two["grad_norm"]), rel=1e-3)
+    assert (tmp_path / "two/model.safetensors").is_file()
 
 
 def test_epochs_set_the_steps_and_the_flags_are_kept(base: Path, facts: Path, tmp_path: Path) -> None:

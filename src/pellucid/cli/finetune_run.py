@@ -216,7 +216,7 @@ def _learned(model: Decoder) -> str:
     """``4.9 M of 139.4 M parameters learn``."""
     from pellucid.train.checkpoint import trained_parameters
 
-    learned, every = sum(p.numel() for p in trained_parameters(model).values()), sum(p.numel() for p in model.parameters())
+    learned, every = sum(parameter.numel() for parameter in trained_parameters(model).values()), model.config.num_parameters()
     return f"{count(learned)} of {count(every)} parameters learn" if learned < every else f"{count(every)} parameters"
 
 
