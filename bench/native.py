@@ -229,13 +229,14 @@ def starts(given: argparse.Namespace) -> dict[str, dict]:
     file, threads = str(file_of("q4_1", given.llamacpp_python)), str(given.threads)
     pellucid = [str(Path(sys.executable).with_name("pellucid")), "generate", "-m", file, "-p", TEXT, "-n", "16", "-t", threads, "--quiet"]
     commands = {"pellucid": pellucid, "llama.cpp": [given.llamacpp_python, "-c", START_LLAMACPP, file, threads, TEXT, "16"]}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # installed packages are compiled
     seconds: dict[str, list[float]] = {system: [] for system in SYSTEMS}
     memory: dict[str, list[float]] = {system: [] for system in SYSTEMS}
     for turn in range(given.rounds + 1):  # the first fills the page cache
         for system, command in commands.items():
             start = time.perf_counter()
             first = peak = 0.0
-            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=environment) as process:
                 assert process.stdout is not None
                 assert process.stderr is not None
                 while process.stdout.read(1):

@@ -104,6 +104,18 @@ def test_neon_says_the_same_tokens_in_an_emulator(folder: Path) -> None:
     assert [int(token) for token in done.stdout.split()] == expected_ids("qwen3", [5, 6, 7], 9)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="apt-get install valgrind")
+def test_valgrind_finds_nothing_on_the_plain_path(folder: Path) -> None:
+    flags = [flag for flag in STRICT if flag != "-march=native"]  # valgrind knows no AVX-512
+    target = written("qwen3", folder)
+    program = build(target, "valgrind", ("cc", *flags, "-g", "-DPLAIN_C"))
+    checked = ["valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full", "--fair-sched=yes"]
+    done = subprocess.run([*checked, program, target / "parameters", "5 6 7", "-n", "9", "-t", "2"], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [int(token) for token in done.stdout.split()] == expected_ids("qwen3", [5, 6, 7], 9)
+
+
 def test_what_cannot_be_done_ends_clearly(folder: Path) -> None:
     target = written("gpt2", folder)
     program = build(target, "sanitized", ("cc", *SANITIZED))

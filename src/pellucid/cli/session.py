@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -65,15 +66,23 @@ def stop_token_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> set[int]:
     return {*checkpoint.config.eos_token_ids, *tokenizer.stop_token_ids, *([named] if isinstance(named, int) else named)}
 
 
-def open_session(model: str, flags: Mapping[str, Any] = MappingProxyType({})) -> Session:
-    """Load a model by name; ``flags`` are those of ``options.running`` and ``options.speculation``. Raises: PellucidError."""
+def open_session(model: str, flags: Mapping[str, Any] = MappingProxyType({}), *, max_batch: int = 16) -> Session:
+    """Load a model by name; ``flags`` are those of ``options.running`` and ``options.speculation``, ``max_batch`` is the engine's.
+
+    Raises: PellucidError.
+    """
     from pellucid.auto import open_model, tokenizer_of
     from pellucid.generate.engine import Engine
 
-    checkpoint = open_model(model, offline=flags.get("offline", False))
-    tokenizer = tokenizer_of(checkpoint)
+    gc.disable()  # a vocabulary is some hundred thousand objects, none of them garbage: looking for it takes a tenth of the start
+    try:
+        checkpoint = open_model(model, offline=flags.get("offline", False))
+        tokenizer = tokenizer_of(checkpoint)
+    finally:
+        gc.enable()
     speculate = _speculator(tokenizer, flags)
-    return Session(checkpoint, tokenizer, Engine(_executor(checkpoint, flags), tokenizer, context_len=flags.get("context_len"), speculate=speculate))
+    engine = Engine(_executor(checkpoint, flags), tokenizer, context_len=flags.get("context_len"), max_batch=max_batch, speculate=speculate)
+    return Session(checkpoint, tokenizer, engine)
 
 
 def _executor(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> Executor:

@@ -83,7 +83,7 @@ class NativeExecutor:
 
     def allocate(self, capacity: int) -> int:
         """Raises: MemoryError where the cache has no room."""
-        handle = self._library.pellucid_slot(capacity)
+        handle = self._library.pellucid_slot(capacity) if capacity < 2**31 - 16 else None
         if not handle:
             raise MemoryError(f"no memory for a KV cache of {capacity} tokens")
         slot, self._next_slot = self._next_slot, self._next_slot + 1

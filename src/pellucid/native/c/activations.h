@@ -2,7 +2,8 @@
 //
 // Rows come in panels of 8, 4, 2 or 1 (PANEL at most), so that a vector of weights is used for several rows while it is in registers.
 // In a panel the same 32 columns of its rows lie together: [block][row][32]. Floating-point weights take floats (bf16 where the
-// processor multiplies those), quantized ones signed bytes with a scale for each 32 columns: x ≈ scale · q, scale = max |x| / 127.
+// processor multiplies those), quantized ones signed bytes with a scale for each 16 columns: x ≈ scale · q, scale = max |x| / 127. (Weights
+// have one for each 32; halves of activations by themselves cost little and lose half as much.)
 #define PANEL (LANES == 16 ? 8 : 4)
 
 #if defined(USE_AVX512) && defined(__AVX512BF16__)
@@ -14,11 +15,10 @@
 enum { AS_FLOATS = 1, AS_BF16 = 2, AS_BYTES = 4 }; // forms, as bits of a set
 INLINE int form_for(int format) { return !IS_FLOAT(format) ? AS_BYTES : format == BF16 && BF16_PRODUCTS ? AS_BF16 : AS_FLOATS; }
 
-typedef struct {
-    float scale;
-    float scaled_sum;            // scale · Σ q: what a minimum is multiplied with
-    int32_t zero_8, zero_128;    // −8 Σ q and BIAS_128 · Σ q: what a sum starts with where q is stored with 8 or 128 added
-    int32_t zero_32[2];          // −32 Σ q of each half
+typedef struct { // of 32 columns; [2]: of their halves
+    float scale[2];
+    float scaled_sum; // Σ scale · q: what a minimum is multiplied with
+    int32_t zero_8[2], zero_32[2], zero_128[2]; // −8 Σ q, −32 Σ q and BIAS_128 · Σ q: what a sum starts with where weights have 8, 32 or 128 added
 } Sums;
 
 typedef struct {
@@ -38,24 +38,25 @@ INLINE int panel_of(int row, int rows, int *size) {
 }
 
 static void fill_bytes(int8_t *q, Sums *sums, const float *x) {
-    Floats most = splat(0);
-    for (int i = 0; i < 32; i += LANES) most = max_(most, abs_(load(x + i)));
-    const float largest = max_lanes(most), scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0;
     const Floats magic = splat(12582912.0f); // 1.5 · 2^23: adding it rounds to a whole number
-    int32_t sum[2];
-    for (int half = 0; half < 2; half++) {
+    sums->scaled_sum = 0;
+    for (int half = 0; half < 2; half++, q += 16, x += 16) {
+        Floats most = splat(0);
+        for (int i = 0; i < 16; i += LANES) most = max_(most, abs_(load(x + i)));
+        const float largest = max_lanes(most), scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0;
         Ints total = splat_int(0);
-        for (int i = half * 16; i < half * 16 + 16; i += LANES) {
+        for (int i = 0; i < 16; i += LANES) {
             Ints whole = (Ints)(load(x + i) * inverse + magic) - (Ints)magic;
             total += whole;
             typedef int8_t Few __attribute__((vector_size(LANES)));
             Few few = __builtin_convertvector(whole, Few);
             memcpy(q + i, &few, LANES);
         }
-        sum[half] = sum_ints(total);
+        const int32_t sum = sum_ints(total);
+        sums->scale[half] = scale;
+        sums->scaled_sum += scale * (float)sum;
+        sums->zero_8[half] = -8 * sum, sums->zero_32[half] = -32 * sum, sums->zero_128[half] = BIAS_128 * sum;
     }
-    const int32_t both = sum[0] + sum[1];
-    *sums = (Sums){scale, scale * (float)both, -8 * both, BIAS_128 * both, {-32 * sum[0], -32 * sum[1]}};
 }
 
 // Row `row` of `rows`: x, whose columns are a multiple of 64, in each of the forms.

@@ -51,14 +51,16 @@ static void *move_parameters(void *given) {
     for (size_t at = 0; at + LARGE_PAGE <= PARAMETERS_SIZE && !atomic_load(&p->stop); at += LARGE_PAGE) {
         uint8_t *room = mmap(NULL, 2 * LARGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (room == MAP_FAILED) break;
-        uint8_t *page = room + (LARGE_PAGE - (uintptr_t)room % LARGE_PAGE) % LARGE_PAGE;
+        uint8_t *page = room + (LARGE_PAGE - (uintptr_t)room % LARGE_PAGE) % LARGE_PAGE, *end = room + 2 * LARGE_PAGE;
+        if (page > room) munmap(room, (size_t)(page - room)); // now: once the page has moved, others may be given the addresses around it
+        if (page + LARGE_PAGE < end) munmap(page + LARGE_PAGE, (size_t)(end - page) - LARGE_PAGE);
         bool moved = !madvise(page, LARGE_PAGE, MADV_HUGEPAGE);
         if (moved) {
             memcpy(page, p->bytes + at, LARGE_PAGE);
             moved = !mprotect(page, LARGE_PAGE, PROT_READ);
             moved = moved && mremap(page, LARGE_PAGE, LARGE_PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(uintptr_t)(p->bytes + at)) != MAP_FAILED;
         }
-        munmap(room, 2 * LARGE_PAGE); // what is left of it
+        if (!moved) munmap(page, LARGE_PAGE);
         if (!moved) break;
     }
     return NULL;

@@ -22,20 +22,21 @@ INLINE void quantized_tile(const int format, const int size, const uint8_t *tile
             const Sums *its = sums + (size_t)b * size;
 #pragma GCC unroll 8
             for (int m = 0; m < size; m++, a += 8) {
-                Ints low = splat_int(0), high = splat_int(0);
-                if (format == Q4_0) low = splat_int(its[m].zero_8);
-                if (format == Q8_0) low = splat_int(its[m].zero_128);
+                Ints low = splat_int(0), high = splat_int(0); // of either half of the columns
+                if (format == Q4_0) low = splat_int(its[m].zero_8[0]), high = splat_int(its[m].zero_8[1]);
+                if (format == Q8_0) low = splat_int(its[m].zero_128[0]), high = splat_int(its[m].zero_128[1]);
                 if (format == Q6_K) low = splat_int(its[m].zero_32[0]), high = splat_int(its[m].zero_32[1]);
 #pragma GCC unroll 4
                 for (int j = 0; j < 4; j++) {
                     low = format == Q8_0 ? dot_biased(low, w.q[j], a[j]) : dot_small(low, w.q[j], a[j]);
                     high = format == Q8_0 ? dot_biased(high, w.q[j + 4], a[j + 4]) : dot_small(high, w.q[j + 4], a[j + 4]);
                 }
+                const Floats first = to_floats(low) * its[m].scale[0];
                 if (format == Q6_K) {
-                    Floats both = fma_(to_floats(high), w.scale_high, to_floats(low) * w.scale);
-                    total[m] = fma_(both, splat(its[m].scale), total[m]);
+                    const Floats second = to_floats(high) * its[m].scale[1];
+                    total[m] = fma_(second, w.scale_high, fma_(first, w.scale, total[m]));
                 } else {
-                    total[m] = fma_(to_floats(low + high), w.scale * its[m].scale, total[m]);
+                    total[m] = fma_(fma_(to_floats(high), splat(its[m].scale[1]), first), w.scale, total[m]);
                 }
                 if (format == Q4_1 || format == Q4_K || format == Q5_K) total[m] = fma_(w.minimum, splat(its[m].scaled_sum), total[m]);
             }
