@@ -25,7 +25,7 @@ FLOORS = (
     {"model", "native"},
     {"generate", "train"},
     {"auto"},
-    {"causal_lm", "explain"},
+    {"causal_lm", "explain", "harness"},
     {"serve", "cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

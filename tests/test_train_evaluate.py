@@ -15,7 +15,7 @@ from pellucid.families import FAMILIES
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.train.batch import IGNORED
-from pellucid.train.evaluate import _windows, evaluate
+from pellucid.train.evaluate import evaluate, windows
 
 MODEL = Decoder(FAMILIES["llama"].config(FAMILIES["llama"].TINY)).initialize(torch.Generator().manual_seed(0))
 
@@ -26,7 +26,7 @@ def test_every_target_counts_in_one_window_and_sees_enough(length: int, context_
     stride = data.draw(st.integers(1, context_len))
     ids = torch.arange(length)
     seen: list[int] = []
-    for batch in _windows(ids, context_len, stride):
+    for batch in windows(ids, context_len, stride):
         assert batch.token_ids.shape[1] <= context_len
         first = int(batch.token_ids[0, 0])
         for target in batch.targets[batch.targets != IGNORED].tolist():

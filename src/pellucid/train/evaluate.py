@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -37,6 +37,9 @@ class Evaluation:
     context_len: int
     stride: int
 
+    def __add__(self, other: Evaluation) -> Evaluation:
+        return replace(self, nll=self.nll + other.nll, num_scored=self.num_scored + other.num_scored, num_bytes=self.num_bytes + other.num_bytes)
+
     @property
     def perplexity(self) -> float:
         """exp(nll / tokens): depends on the tokenizer."""
@@ -66,7 +69,7 @@ def evaluate(
         raise RequestError("the stride must fit the context", expected=f"1 to {context_len}", received=stride)
     all_ids = torch.tensor(ids)
     nll, num_scored, waiting = 0.0, 0, []
-    for batch in _windows(all_ids, context_len, stride):
+    for batch in windows(all_ids, context_len, stride):
         if waiting and (len(waiting) == rows or batch.token_ids.shape != waiting[0].token_ids.shape):
             nll, num_scored = _add(model, waiting, nll, num_scored)
             waiting = []
@@ -75,7 +78,7 @@ def evaluate(
     return Evaluation(nll, num_scored, num_bytes, context_len, stride)
 
 
-def _windows(ids: torch.Tensor, context_len: int, stride: int) -> Iterable[Batch]:
+def windows(ids: torch.Tensor, context_len: int, stride: int) -> Iterable[Batch]:
     """Windows of one row each; every target of the text counts in exactly one."""
     scored, start = 0, 0  # targets so far: target t is ids[t + 1]
     while scored < len(ids) - 1:

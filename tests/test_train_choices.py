@@ -1,0 +1,200 @@
+"""Choices by likelihood, two models beside each other, and EleutherAI's harness over a model of ours."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from pellucid import AutoTokenizer
+from pellucid.base.errors import ConfigError, RequestError
+from pellucid.cli.app import app
+from pellucid.cli.evaluate_run import load
+from pellucid.families import FAMILIES
+from pellucid.harness import HarnessError, as_harness_model, run_tasks
+from pellucid.model.context import Context
+from pellucid.model.decoder import Decoder
+from pellucid.text.tokenizer import Tokenizer
+from pellucid.train.choices import answer, encode_pair, read_questions, score
+from pellucid.train.compare import compare
+from pellucid.train.evaluate import evaluate
+from pellucid.train.sources import DataError
+from pellucid.train.tokenizer import save_tokenizer, train_bpe
+
+CONFIG = FAMILIES["llama"].config(FAMILIES["llama"].TINY)
+
+
+def decoder(seed: int) -> Decoder:
+    return Decoder(CONFIG).initialize(torch.Generator().manual_seed(seed))
+
+
+MODEL = decoder(0)
+
+
+def spread(*parts: list[int]) -> torch.Tensor:
+    """log p of each next token of a row that stands alone."""
+    ids = torch.tensor([[token for part in parts for token in part]])
+    logits = MODEL(ids[:, :-1], Context(torch.arange(ids.shape[1] - 1)[None]))[0]
+    return logits.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+
+
+def test_a_continuation_scores_what_its_tokens_do_whatever_is_beside_it() -> None:
+    pairs = [([1, 2, 3], [4, 5]), ([9], [8, 7, 6, 5, 4]), ([3, 3, 3, 3, 3, 3], [1])]
+    for (context, continuation), its in zip(pairs, score(MODEL, pairs, rows=2), strict=True):
+        assert its.log_p == pytest.approx(spread(context, continuation)[-len(continuation) :].sum().item(), rel=1e-4)
+
+
+def test_a_likeliest_continuation_is_called_greedy() -> None:
+    likeliest = int(MODEL(torch.tensor([[1, 2, 3]]), Context(torch.arange(3)[None]))[0, -1].argmax())
+    assert [its.is_greedy for its in score(MODEL, [([1, 2, 3], [likeliest]), ([1, 2, 3], [(likeliest + 1) % 96])])] == [True, False]
+
+
+def test_what_exceeds_the_context_is_left_out_at_the_front() -> None:
+    long = [index % 90 for index in range(CONFIG.context_len + 50)]
+    (its,) = score(MODEL, [(long, [5, 6])])
+    assert its.log_p == pytest.approx(spread(long[-CONFIG.context_len + 1 :], [5, 6])[-2:].sum().item(), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    (folder / "text.txt").write_text("The sky is blue. The grass is green. Is the sky green? " * 20)
+    save_tokenizer(train_bpe([folder / "text.txt"], 280), folder / "tokenizer")
+    return AutoTokenizer.from_pretrained(folder / "tokenizer")
+
+
+def test_spaces_between_question_and_choice_belong_to_the_choice(tokenizer: Tokenizer) -> None:
+    context, continuation = encode_pair(tokenizer, "The sky is ", "blue")
+    assert tokenizer.decode(continuation) == " blue"
+    assert context[0] == tokenizer.bos_token_id
+    assert encode_pair(tokenizer, "", "blue")[0] == [tokenizer.bos_token_id]
+
+
+def test_questions_name_their_answer_in_three_ways(tmp_path: Path) -> None:
+    path = tmp_path / "quiz.jsonl"
+    lines = [{"question": "The sky is", "choices": ["green", "blue"], "answer": its} for its in (1, "B", "blue")]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [its.answer for its in read_questions(path)] == [1, 1, 1]
+    for wrong in (2, -1, "C", "red", None, True):
+        path.write_text(json.dumps({**lines[0], "answer": wrong}))
+        with pytest.raises(DataError, match=r"quiz\.jsonl, line 1.*0 to 1"):
+            read_questions(path)
+    path.write_text('{"question": "x", "choices": ["one"], "answer": 0}')
+    with pytest.raises(DataError, match="two texts"):
+        read_questions(path)
+
+
+def test_a_model_compared_with_itself_is_no_distance_away() -> None:
+    ids = torch.randint(96, (100,), generator=torch.Generator().manual_seed(1)).tolist()
+    its = compare(MODEL, MODEL, ids, 100, context_len=32, stride=16)
+    assert its.mean_kl == pytest.approx(0, abs=1e-6)
+    assert its.top1_agreement == 1
+    assert its.model.nll == pytest.approx(evaluate(MODEL, ids, 100, context_len=32, stride=16).nll, rel=1e-5)
+
+
+def test_two_models_are_as_far_apart_as_their_distributions() -> None:
+    other, ids = decoder(1), torch.randint(96, (20,), generator=torch.Generator().manual_seed(1))
+    its = compare(MODEL, other, ids.tolist(), 20, context_len=32, stride=32)
+    p, q = (model(ids[None, :-1], Context(torch.arange(19)[None]))[0].log_softmax(-1) for model in (MODEL, other))
+    assert its.mean_kl == pytest.approx((q.exp() * (q - p)).sum(-1).mean().item(), rel=1e-4)
+    assert its.num_agreeing == int((p.argmax(-1) == q.argmax(-1)).sum())
+    assert its.reference.perplexity == pytest.approx(math.exp(-q.gather(1, ids[1:, None]).mean().item()), rel=1e-4)
+    smaller = Decoder(replace(CONFIG, vocab_size=50))
+    with pytest.raises(ConfigError, match="one vocabulary"):
+        compare(MODEL, smaller, ids.tolist(), 20, context_len=32, stride=32)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows one sentence."""
+    folder = tmp_path_factory.mktemp("learned")
+    (folder / "text.txt").write_text("The sky is blue. The grass is green. " * 100)
+    words = ["--depth", 1, "--d-model", 32, "--num-heads", 2, "--context-len", 32, "--batch-size", 8, "--steps", 60, "--lr", "2e-2", "-t", 1]
+    words += ["--tokenizer", "char", "-q", "--sample-every", 0]
+    assert CliRunner().invoke(app, list(map(str, ["pretrain", "-d", folder / "text.txt", *words, "-o", folder / "run"]))).exit_code == 0
+    (folder / "quiz.jsonl").write_text(
+        '{"question": "The sky is", "choices": ["green", "blue"], "answer": "B"}\n'
+        '{"question": "The grass is", "choices": ["green", "blue"], "answer": 0}\n'
+    )
+    return folder
+
+
+def evaluated(*words: object) -> dict[str, float]:
+    result = CliRunner().invoke(app, list(map(str, ["evaluate", *words, "--json", "-t", 1])))
+    if result.exception:
+        raise result.exception
+    return json.loads(result.stdout)
+
+
+def test_a_model_that_learned_the_answers_chooses_them(learned: Path) -> None:
+    assert evaluated("-m", learned / "run", "--choices", learned / "quiz.jsonl") == {"acc": 1.0, "acc_norm": 1.0, "num_questions": 2}
+    model, tokenizer = load(str(learned / "run"), device="cpu")
+    questions = read_questions(learned / "quiz.jsonl")
+    assert [answer(model, tokenizer, question) for question in questions] == [(1, 1), (0, 0)]
+
+
+def test_what_a_dtype_or_quantization_costs_is_measured(learned: Path) -> None:
+    its = evaluated("-m", learned / "run", "-d", learned / "text.txt", "--max-bytes", 400, "--quantize", "q8", "--against", "float32")
+    assert 0 <= its["mean_kl"] < 0.05
+    assert its["top1_agreement"] > 0.9
+    assert its["perplexity"] == pytest.approx(its["reference_perplexity"], rel=0.05)
+    coarse = evaluated("-m", learned / "run", "-d", learned / "text.txt", "--max-bytes", 400, "--against", "q4")
+    assert coarse["mean_kl"] > its["mean_kl"]
+
+
+def test_evaluate_asks_for_one_thing(learned: Path) -> None:
+    with pytest.raises(RequestError, match="one thing"):
+        evaluated("-m", learned / "run")
+    with pytest.raises(RequestError, match="no text to compare"):
+        evaluated("-m", learned / "run", "--choices", learned / "quiz.jsonl", "--against", "float32")
+
+
+TASK = """
+task: colours
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: gold
+metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
+
+
+def test_without_lm_eval_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "lm_eval.api.model", None)
+    with pytest.raises(HarnessError, match=r"pip install 'pellucid\[lm-eval\]'"):
+        as_harness_model(MODEL, tokenizer)
+
+
+@pytest.mark.slow
+def test_the_harness_runs_over_a_model_of_ours(learned: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="pip install 'pellucid[lm-eval]' runs this test")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    lines = [
+        {"question": "The sky is", "choices": ["green", "blue"], "gold": 1},
+        {"question": "The grass is", "choices": ["green", "blue"], "gold": 1},
+    ]
+    (tmp_path / "colours.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/colours.yaml").write_text(TASK.replace("DATA", str(tmp_path / "colours.jsonl")))
+    model, tokenizer = load(str(learned / "run"), device="cpu")
+    figures = run_tasks(model, tokenizer, ["colours"], folder=str(tmp_path / "tasks"))["colours"]
+    assert figures["acc,none"] == figures["acc_norm,none"] == 0.5, "the second gold answer is wrong on purpose"
+
+    class Asked:
+        def __init__(self, *args: object) -> None:
+            self.args = args
+
+    its = as_harness_model(model, tokenizer)
+    assert its.generate_until([Asked("The sky is", {"until": ["."], "max_gen_toks": 8})]) == [" blue"]
+    (rolling,) = its.loglikelihood_rolling([Asked("The sky is blue.")])
+    ids = tokenizer.encode("<|endoftext|>The sky is blue.", add_special_tokens=False)
+    assert rolling == pytest.approx(-evaluate(model, ids, 1).nll)
