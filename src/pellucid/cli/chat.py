@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Small models loop when they always take the likeliest token; used where neither flags nor the model's files say otherwise.
 DRAW = {"temperature": 0.7, "top_p": 0.95}
 USUAL_ANSWER = 1024  # tokens, where -n is not given
+CONVERSATIONS = 2  # whose keys and values are in memory: this one, and the one before /reset or /system
 HELP = """\
 /reset         forget the conversation, but not the system message
 /system TEXT   set the system message, and begin anew; alone, show it
@@ -57,7 +58,7 @@ def command(
 
     template = read_template(chat_template)
     with status(f"loading {os.path.basename(model)} …"):
-        session = open_session(model, flags)
+        session = open_session(model, flags, max_batch=CONVERSATIONS)
     conversation = Conversation(session, sampling_params(session.checkpoint, flags, default=DRAW), template, system, max_new_tokens, stop, quiet)
     conversation.check_template()
     if not quiet:

@@ -34,7 +34,8 @@ class Engine:
     numbers are: each has its own slot, its own random numbers, and chunks that are cut by its own prompt alone.
 
     What answers have computed is kept when they end, in the slots that others do not need, and a prompt that begins alike goes on from
-    there (``reuse``): a conversation's next turn computes what is new in it. The tokens are the same as without.
+    there (``reuse``): a conversation's next turn computes what is new in it. The tokens are the same as without. Where the model's weights
+    change, ``forget`` what was computed with the old ones.
 
     ``max_batch``: answers written at a time, and slots in all. ``prefill_chunk``: tokens of a prompt computed in one step; None: 512, or
     128 where only whole chunks can be reused. ``max_tokens_per_step``: tokens of all requests in one step; more than its least lets
