@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -56,6 +57,12 @@ def map_file(path: str | os.PathLike[str]) -> memoryview:
         if os.fstat(file.fileno()).st_size == 0:
             raise CheckpointError("the file is empty", where=path, remedy="download the file again")
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal; the file need not fit in memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

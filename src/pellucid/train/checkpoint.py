@@ -10,7 +10,6 @@ A checkpoint is written under a hidden name and renamed when all of it is on the
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError
-from pellucid.base.files import read_json, write_json
+from pellucid.base.files import file_sha256, read_json, write_json
 from pellucid.checkpoint.open import open_checkpoint
 from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.checkpoint.safetensors_write import save_safetensors
@@ -86,7 +85,7 @@ class Checkpoints:
         shutil.rmtree(partial, ignore_errors=True)
         write(partial)
         save_safetensors(partial / TENSORS, tensors)
-        files = {file.relative_to(partial).as_posix(): _sha256(file) for file in sorted(partial.rglob("*")) if file.is_file()}
+        files = {file.relative_to(partial).as_posix(): file_sha256(file) for file in sorted(partial.rglob("*")) if file.is_file()}
         write_json(partial / STATE, {**state, "step": step, "files": files})
         for directory in (partial, self.folder):
             _sync(directory)
@@ -133,7 +132,7 @@ def verify(path: Path) -> None:
         raise CheckpointError("the checkpoint is not whole", where=path, expected=STATE)
     for name, expected in state["files"].items():
         file = path / name
-        if not file.is_file() or _sha256(file) != expected:
+        if not file.is_file() or file_sha256(file) != expected:
             raise CheckpointError("a file is absent or damaged", where=file, expected=f"sha256 {expected[:12]}…")
 
 
@@ -180,11 +179,6 @@ def placed_like(value: Tensor, parameter: Tensor) -> Tensor:
 
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]
     return value.to(parameter.device)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(directory: Path) -> None:

@@ -7,18 +7,16 @@ FOLDER/examples.npy        (num_examples, 2) int64: where each ends, and which r
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 
-from pellucid.base.files import atomic_write, read_json, write_json
-from pellucid.train.examples import Pair, Read, read_examples
+from pellucid.base.files import atomic_write, file_sha256, read_json, write_json
+from pellucid.train.examples import Example, Pair, Read, read_examples
 from pellucid.train.masks import Masked, Masking
 from pellucid.train.shards import tokenizer_hash
 from pellucid.train.sources import DataError
@@ -108,7 +106,7 @@ def tokenize_examples(
     """
     made_of = {
         "version": VERSION,
-        "sources": [[str(source), hashlib.sha256(source.read_bytes()).hexdigest()] for source in sources],
+        "sources": [[str(source), file_sha256(source)] for source in sources],
         "tokenizer_sha256": tokenizer_hash(masking.tokenizer),
         "chat_template": masking.chat_template or masking.tokenizer.chat_template,
         "stop_token_ids": sorted(masking.stop_token_ids),
@@ -119,72 +117,76 @@ def tokenize_examples(
         if all(manifest.get(name) == value for name, value in made_of.items()):
             return Examples(folder, making.paired, Counts(**manifest["counts"]))
         (folder / MANIFEST).unlink()  # from here on the files are not what it says
-    counts, index = Counts(), []
-    formats: Counter[str] = Counter()
+    maker = _Maker(masking, making)
+    counts, index = maker.counts, []
     with atomic_write(folder / TOKENS) as file:
         for source in sources:
             progress(f"tokenizing {source.name} …")
-            for sequences in _sequences(source, masking, making, counts, formats):
+            for sequences in maker.sequences(source):
                 for one in sequences:
                     file.write((np.asarray(one.ids, "<u4") | np.where(one.learned, LEARNED, np.uint32(0))).tobytes())
                     counts.num_tokens += len(one.ids)
                     counts.num_learned += sum(one.learned)
                     index.append((counts.num_tokens, counts.num_records))
                 counts.num_records += 1
-    counts.num_examples, counts.formats = len(index), dict(formats)
+    counts.num_examples = len(index)
     if not index:
-        raise DataError("there is no example", where=", ".join(map(str, sources))[:200], received=f"{counts.num_too_long} too long, of none left")
+        raise DataError("no example is left", where=", ".join(map(str, sources))[:200], received=describe(counts))
     with atomic_write(folder / INDEX) as file:
         np.save(file, np.asarray(index, np.int64), allow_pickle=False)
     write_json(folder / MANIFEST, made_of | {"counts": asdict(counts)})
     return Examples(folder, making.paired, counts)
 
 
-def _sequences(source: Path, masking: Masking, making: Making, counts: Counts, formats: Counter[str]) -> Iterator[list[Masked]]:
-    """Of each record that is learned from: its sequences, trimmed; counted as it goes."""
-    for read in read_examples(source, making.fill):
-        formats[read.format] += 1
-        if read.example is None:
-            counts.num_marked_bad += 1
-            continue
-        yield _fitted(_tokens(read, masking, making.paired), read.where, making, counts)
+class _Maker:
+    """Records to sequences, and the count of what became of them."""
 
+    def __init__(self, masking: Masking, making: Making) -> None:
+        self.masking, self.making, self.counts = masking, making, Counts()
 
-def _tokens(read: Read, masking: Masking, paired: bool) -> list[Masked]:
-    assert read.example is not None
-    if not paired:
-        return masking.tokens(read.example, read.where)
-    if isinstance(read.example, Pair):
-        return list(masking.pair(read.example, read.where))
-    raise DataError(
-        "this is no pair of answers", where=read.where, expected="chosen and rejected", received=read.format, remedy="--method lora, or full"
-    )
+    def sequences(self, source: Path) -> Iterator[list[Masked]]:
+        """Of each record that is learned from: its sequences, each up to its last token that is learned, and no longer than the context."""
+        formats = self.counts.formats
+        for read in read_examples(source, self.making.fill):
+            formats[read.format] = formats.get(read.format, 0) + 1
+            if read.example is None:
+                self.counts.num_marked_bad += 1
+            else:
+                yield self._fitted(self._tokens(read.example, read), read.where)
 
-
-def _fitted(made: Sequence[Masked], where: str, making: Making, counts: Counts) -> list[Masked]:
-    """Sequences trimmed to what is learned of them, and to the context; what happens to those that do not fit is counted."""
-    limit = making.context_len + 1  # the last token is a target alone
-    whole, cut = [_trimmed(one, len(one.ids)) for one in made], [_trimmed(one, limit) for one in made]
-    if None in whole:
-        raise DataError("nothing of this example is learned", where=where, expected="an answer that is not empty")
-    fits = [one == two for one, two in zip(whole, cut, strict=True)]
-    if all(fits):
-        pass
-    elif making.on_too_long == "skip":  # of a conversation whose answers stand apart, some may fit; a pair is whole or absent
-        cut = [] if making.paired else [one for one, its in zip(cut, fits, strict=True) if its]
-        counts.num_too_long += 1 if making.paired else fits.count(False)
-    elif making.on_too_long == "stop" or None in cut:
-        longest = max(len(one.ids) for one in whole if one is not None)
+    def _tokens(self, example: Example, read: Read) -> list[Masked]:
+        if not self.making.paired:
+            return self.masking.tokens(example, read.where)
+        if isinstance(example, Pair):
+            return list(self.masking.pair(example, read.where))
         raise DataError(
-            "the example is longer than the context" + (", and nothing that is learned would be left of it" if None in cut else ""),
-            where=where,
-            expected=f"at most {limit} tokens",
-            received=longest,
-            remedy=f"--context-len {longest - 1}, or --on-too-long skip",
+            "this is no pair of answers", where=read.where, expected="chosen and rejected", received=read.format, remedy="--method lora, or full"
         )
-    else:
-        counts.num_truncated += fits.count(False)
-    return [one for one in cut if one is not None]
+
+    def _fitted(self, made: Sequence[Masked], where: str) -> list[Masked]:
+        limit = self.making.context_len + 1  # the last token is a target alone
+        whole, cut = [_trimmed(one, len(one.ids)) for one in made], [_trimmed(one, limit) for one in made]
+        if None in whole:
+            raise DataError("nothing of this example is learned", where=where, expected="an answer that is not empty")
+        fits = [one == two for one, two in zip(whole, cut, strict=True)]
+        if not all(fits):
+            if self.making.on_too_long == "skip":  # of a conversation whose answers stand apart, some may fit; a pair is whole or absent
+                cut = [] if self.making.paired else [one for one, its in zip(cut, fits, strict=True) if its]
+                self.counts.num_too_long += 1 if self.making.paired else fits.count(False)
+            elif self.making.on_too_long == "stop" or None in cut:
+                self._refuse(max(len(one.ids) for one in whole if one is not None), where, None in cut)
+            else:
+                self.counts.num_truncated += fits.count(False)
+        return [one for one in cut if one is not None]
+
+    def _refuse(self, length: int, where: str, nothing_left: bool) -> NoReturn:
+        raise DataError(
+            "the example is longer than the context" + (", and nothing that is learned would be left of it" if nothing_left else ""),
+            where=where,
+            expected=f"at most {self.making.context_len + 1} tokens",
+            received=length,
+            remedy=f"--context-len {length - 1}, or --on-too-long skip",
+        )
 
 
 def _trimmed(one: Masked, limit: int) -> Masked | None:

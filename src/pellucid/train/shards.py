@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pellucid.base.files import atomic_write, read_json, write_json
+from pellucid.base.files import atomic_write, file_sha256, read_json, write_json
 from pellucid.train.sources import DataError, documents
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def make_shards(
     known = _known(folder, making)
     done: list[Shard] = []
     for number, source in enumerate(sources):
-        identity = {"source": str(source), "source_bytes": source.stat().st_size, "source_sha256": _sha256(source)}
+        identity = {"source": str(source), "source_bytes": source.stat().st_size, "source_sha256": file_sha256(source)}
         if number < len(known) and identity == {name: getattr(known[number], name) for name in identity}:
             done.append(known[number])
             continue
@@ -161,8 +161,3 @@ def _tokens_file(folder: Path, number: int) -> Path:
 
 def _starts_file(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.documents.npy"
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
