@@ -81,6 +81,7 @@ class RunRecord:
         self.tokens = list(tokens)[: min(MAX_TOKENS, max(MAX_TABLE // model.config.d_model, 2))]
         self.steps = frozenset(snapshot_steps(num_steps) if self.every else ())
         self.weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._spread = any(hasattr(parameter, "to_local") for parameter in self.weights.values())  # over processes
         self._next_look = -math.inf  # at the batch, on the clock
         self._spent = 0.0  # seconds that have not been told yet
 
@@ -110,7 +111,7 @@ class RunRecord:
             yield
             return
         began = time.perf_counter()
-        if step == self.num_steps or began > self._next_look:
+        if step in self.steps if self._spread else (step == self.num_steps or began > self._next_look):  # processes have clocks of their own
             self._look_at(step, batch)
             took = time.perf_counter() - began
             self._next_look = began + max(BATCH_SECONDS, took / BATCH_SHARE)
@@ -165,7 +166,7 @@ class RunRecord:
     def _norms(self, tensors: Sequence[Tensor]) -> Tensor:
         """(N,) the length of each; of those that are spread over processes, of all parts together."""
         norms = torch.stack(torch._foreach_norm(list(tensors))).float()  # type: ignore[arg-type]
-        if any(hasattr(parameter, "to_local") for parameter in self.weights.values()):
+        if self._spread:
             squares = norms.square()
             torch.distributed.all_reduce(squares)
             norms = squares.sqrt()
