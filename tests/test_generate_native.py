@@ -21,11 +21,12 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2"])  # the second with a sliding window
+@pytest.fixture(scope="module", params=[("llama", None), ("llama", "q8"), ("llama", "q4"), ("qwen2", None)], ids=str)
 def executors(request: pytest.FixtureRequest, private_cache: object) -> Iterator[tuple[NativeExecutor, NativeExecutor]]:
-    """The model, and the same once more as its draft."""
-    decoder = tiny(request.param)
-    both = [NativeExecutor(decoder.config, dict(weights_of(decoder)), threads=2, flags=("-O1",)) for _ in range(2)]
+    """The model, and the same once more as its draft. In blocks of integers products are other ones; qwen2 has a sliding window."""
+    family, quantize = request.param
+    decoder = tiny(family)
+    both = [NativeExecutor(decoder.config, dict(weights_of(decoder)), quantize=quantize, threads=2, flags=("-O1",)) for _ in range(2)]
     yield both[0], both[1]
     for executor in both:
         executor.close()
