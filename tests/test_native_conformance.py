@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -148,10 +149,41 @@ def test_a_long_context_equals_torch_and_itself_however_it_is_split_and_shared(f
 
 
 def test_a_mechanism_that_is_lacking_is_named() -> None:
-    scaling = {"rope_type": "dynamic", "factor": 2.0}
-    config = FAMILIES["llama"].config(FAMILIES["llama"].TINY | {"rope_scaling": scaling})
-    assert "dynamic" in (supports(config) or "")
-    assert supports(tiny("llama").config) is None
+    config = tiny("llama").config
+    unlike = replace(config.layers[1], mlp=replace(config.layers[1].mlp, d_ff=2 * config.layers[1].mlp.d_ff))
+    assert supports(replace(config, layers=(config.layers[0], unlike))) == "layers of different shapes"
+    assert supports(config) is None
+
+
+FACTORS = {"short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [2.0, 3.0, 4.0, 5.0]}
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "dynamic", "factor": 2.0},
+        {"rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 24, **FACTORS},
+    ],
+    ids=lambda scaling: scaling["rope_type"],
+)
+def test_scalings_by_length_equal_torch_in_every_split(scaling: dict) -> None:
+    """Before the original length, across it and beyond; by a prefill, by steps, and by guesses that are checked."""
+    from pellucid.model.decoder import Decoder
+
+    family = FAMILIES["llama"]
+    config = family.config(family.TINY | {"rope_scaling": scaling, "max_position_embeddings": 24})
+    config = replace(config, context_len=LENGTH)
+    decoder = Decoder(config)
+    decoder.load_state_dict(tiny("llama").state_dict())
+    decoder.requires_grad_(False).eval()
+    torch_executor, executor = TorchExecutor(decoder), NativeExecutor(config, dict(weights_of(decoder)), threads=2, flags=("-O1",))
+    assert executor.splits_matter
+    ids = token_ids()
+    for cuts in ([], [20, 23], list(range(18, LENGTH))):
+        expected = run(torch_executor, ids, cuts)
+        assert np.abs(run(executor, ids, cuts) - expected).max() <= 1e-5 * np.abs(expected).max()
+    checked = executor.step([StepInput(executor.allocate(LENGTH), ids, range(LENGTH), one_by_one=True)]).numpy()
+    np.testing.assert_array_equal(checked, run(executor, ids, list(range(1, LENGTH))))
 
 
 @pytest.mark.parametrize(

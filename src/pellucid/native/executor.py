@@ -92,8 +92,8 @@ class NativeExecutor:
 
     @property
     def splits_matter(self) -> bool:
-        """No: every row is computed alike, alone or among others."""
-        return False
+        """A row is computed alike, alone or among others; only some rotary scalings go by how long the request is after the step."""
+        return any(layer.attention.rope and layer.attention.rope.scaling and layer.attention.rope.scaling.by_length for layer in self.config.layers)
 
     def fork(self, slot: int, capacity: int, length: int | None = None) -> int:
         its = self._slots[slot]
@@ -122,24 +122,26 @@ class NativeExecutor:
 
         Raises: RequestError for an empty step or an id out of range, ContextLengthError where a slot is full; nothing has changed then.
         """
-        ids, positions, handles, wanted = self._rows(inputs)
+        ids, positions, lengths, handles, wanted = self._rows(inputs)
         logits = np.empty((len(wanted), self.config.vocab_size), np.float32)
         done = 0
         for start in range(0, len(ids), MAX_ROWS):
             stop = min(start + MAX_ROWS, len(ids))
             here = wanted[done : done + int(np.searchsorted(wanted[done:], stop))] - start
-            self._run(ids[start:stop], positions[start:stop], handles[start:stop], here.astype(np.int32), logits[done : done + len(here)])
+            rows = (ids[start:stop], positions[start:stop], lengths[start:stop], handles[start:stop])
+            self._run(*rows, here.astype(np.int32), logits[done : done + len(here)])
             done += len(here)
         for given in inputs:
             self._slots[given.slot].length += len(given.token_ids)
         return NativeLogits(logits)
 
-    def _rows(self, inputs: Sequence[StepInput]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The step as rows: token ids, positions, slots; and the rows whose logits are wanted."""
+    def _rows(self, inputs: Sequence[StepInput]) -> tuple[np.ndarray, ...]:
+        """The step as rows: token ids, positions, lengths of their requests, slots; and the rows whose logits are wanted."""
         if not inputs or any(not len(given.token_ids) for given in inputs):
             raise RequestError("a step needs at least one token for each of its slots")
         ids: list[int] = []
         positions: list[int] = []
+        lengths: list[int] = []
         handles: list[int] = []
         wanted: list[int] = []
         for given in inputs:
@@ -153,15 +155,16 @@ class NativeExecutor:
             wanted += [len(ids) + i for i in given.wanted]
             ids += given.token_ids
             positions += range(slot.length, slot.length + count)
+            lengths += range(slot.length + 1, slot.length + count + 1) if given.one_by_one else [slot.length + count] * count
             handles += [slot.handle] * count
         if not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
             raise RequestError("a token id is out of range", expected=f"0 to {self.config.vocab_size - 1}", received=f"{min(ids)} to {max(ids)}")
-        return np.array(ids, np.int32), np.array(positions, np.int32), np.array(handles, np.uintp), np.array(wanted, np.int64)
+        numbers = (np.array(values, np.int32) for values in (ids, positions, lengths))
+        return *numbers, np.array(handles, np.uintp), np.array(wanted, np.int64)
 
-    def _run(self, ids: np.ndarray, positions: np.ndarray, handles: np.ndarray, wanted: np.ndarray, logits: np.ndarray) -> None:
-        code = self._library.pellucid_step(
-            self._model, len(ids), ids.ctypes.data, positions.ctypes.data, handles.ctypes.data, len(wanted), wanted.ctypes.data, logits.ctypes.data
-        )
+    def _run(self, ids: np.ndarray, positions: np.ndarray, lengths: np.ndarray, handles: np.ndarray, wanted: np.ndarray, logits: np.ndarray) -> None:
+        rows = (array.ctypes.data for array in (ids, positions, lengths, handles))
+        code = self._library.pellucid_step(self._model, len(ids), *rows, len(wanted), wanted.ctypes.data, logits.ctypes.data)
         assert code == 0, f"a step that was checked failed with code {code}"
 
     def trace_to(self, path: bytes | None) -> int:
@@ -202,7 +205,7 @@ def _load(path: Path) -> ctypes.CDLL:
         ("slot", pointer, (number,)),
         ("free_slot", None, (pointer,)),
         ("copy_slot", None, (pointer, pointer, number)),
-        ("step", number, (pointer, number, pointer, pointer, pointer, number, pointer, pointer)),
+        ("step", number, (pointer, number, pointer, pointer, pointer, pointer, number, pointer, pointer)),
     ):
         function = getattr(library, f"pellucid_{name}")
         function.restype, function.argtypes = result, arguments

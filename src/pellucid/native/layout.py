@@ -44,7 +44,7 @@ def padded(count: int, multiple: int = ROW_MULTIPLE) -> int:
 
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """Matrices are tiled; biases, norms and position tables are rows of float32."""
-    return len(shape) == 2 and name != "pos_embed.weight"
+    return len(shape) == 2 and name not in ("pos_embed.weight", "rotary.frequencies")
 
 
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -54,7 +54,8 @@ def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes["pos_embed.weight"] = (config.context_len, config.d_model)
     ropes = [layer.attention.rope for layer in config.layers if layer.attention.rope]
     if ropes:
-        shapes["rotary.frequencies"] = (ropes[0].dim // 2,)
+        scaling = ropes[0].scaling
+        shapes["rotary.frequencies"] = (*((2,) if scaling and scaling.kind == "longrope" else ()), ropes[0].dim // 2)
     return shapes
 
 

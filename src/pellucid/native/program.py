@@ -24,8 +24,6 @@ def supports(config: ModelConfig) -> str | None:
     first, rope = config.layers[0], _rope(config)
     for layer in config.layers:
         its = layer.attention.rope
-        if its and its.scaling and its.scaling.by_length:
-            return f"rope scaling {its.scaling.kind!r}, whose frequencies depend on the request's length"
         if _shared(layer) != _shared(first) or (its and its != rope):
             return "layers of different shapes"
     return None
@@ -101,6 +99,11 @@ def _sizes(config: ModelConfig, layout: Layout, size: int, half_cache: bool) -> 
     offsets = {"POS_EMBED": "pos_embed.weight", "ROTARY_FREQUENCIES": "rotary.frequencies"}
     offsets |= {"FINAL_NORM": "final_norm.weight", "FINAL_NORM_BIAS": "final_norm.bias"}
     places = "\n".join(f"#define {name} ((size_t){layout.entries[its].offset})" for name, its in offsets.items() if its in layout.entries)
+    if rope and rope.scaling and rope.scaling.by_length:
+        places += f"\n#define ORIGINAL_LENGTH {rope.scaling.original_context_len}"
+        places += f"\n#define FREQUENCIES_ROW {layout.entries['rotary.frequencies'].columns}"
+        if rope.scaling.kind == "dynamic":
+            places += f"\n#define DYNAMIC_FACTOR {float(rope.scaling.factor).hex()}\n#define ROPE_THETA {float(rope.theta).hex()}"
     return f"""
 enum {{
     VOCAB_SIZE = {config.vocab_size},

@@ -1,4 +1,4 @@
-"""Rotary frequencies in numpy: what ``model.position`` computes in torch, for the scalings that do not depend on a request's length."""
+"""Rotary frequencies in numpy: what ``model.position`` computes in torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from pellucid.config import RopeConfig, RopeScaling
 
 
 def frequencies(rope: RopeConfig) -> np.ndarray:
-    """Radians a position for each rotated pair, float32, (dim / 2,). Source: Su et al. 2021, eq. 15; for scalings see ``RopeScaling``."""
+    """Radians a position for each rotated pair, float32, (dim / 2,). Source: Su et al. 2021, eq. 15; for scalings see ``RopeScaling``.
+
+    ``longrope`` has two rows, (2, dim / 2): for requests up to the original length, and beyond it. ``dynamic``: those up to the original
+    length; beyond it the program computes them.
+    """
     exponent = np.arange(0, rope.dim, 2, dtype=np.float32) / np.float32(rope.dim)
     plain = np.float32(1) / np.power(np.float32(rope.theta), exponent, dtype=np.float32)
     scaling = rope.scaling
@@ -25,8 +29,10 @@ def frequencies(rope: RopeConfig) -> np.ndarray:
             scaled = _yarn(rope, scaling, plain)
         case "factors":
             scaled = plain / np.array(scaling.short_factors, np.float32)
-        case _:
-            raise AssertionError(f"{scaling.kind} depends on the request's length")
+        case "longrope":
+            scaled = plain / np.array([scaling.short_factors, scaling.long_factors], np.float32)
+        case "dynamic":
+            scaled = plain
     return scaled.astype(np.float32)
 
 
@@ -56,14 +62,18 @@ def _yarn(rope: RopeConfig, scaling: RopeScaling, plain: np.ndarray) -> np.ndarr
 
 
 def magnitude(rope: RopeConfig) -> float:
-    """What cos and sin are multiplied by (1 without yarn)."""
+    """What cos and sin are multiplied by (1 without yarn or longrope)."""
     scaling = rope.scaling
-    if scaling is None or scaling.kind != "yarn":
+    if scaling is None or scaling.kind not in ("yarn", "longrope"):
         return 1.0
     if scaling.attention_factor is not None:
         return scaling.attention_factor
     if scaling.factor <= 1:
         return 1.0
+
+    if scaling.kind == "longrope":
+        assert scaling.original_context_len is not None
+        return math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_context_len))
 
     def of(weight: float) -> float:
         return 0.1 * weight * math.log(scaling.factor) + 1.0

@@ -103,14 +103,15 @@ static void cut_into_runs(Model *m) {
 }
 
 // One step of at most MAX_ROWS tokens: row r is token_ids[r] at positions[r] of slots[r]; a slot's rows are consecutive and in order.
+// lengths[r]: tokens of its request once this step, or the longer one that it is a part of, is over (some rotary scalings go by it).
 // The logits of rows wanted[0 …] go to `logits`, [num_wanted][VOCAB_SIZE].
-EXPORT int pellucid_step(Model *m, int rows, const int32_t *token_ids, const int32_t *positions, Slot *const *slots, int num_wanted,
-                         const int32_t *wanted, float *logits) {
+EXPORT int pellucid_step(Model *m, int rows, const int32_t *token_ids, const int32_t *positions, const int32_t *lengths, Slot *const *slots,
+                         int num_wanted, const int32_t *wanted, float *logits) {
     for (int r = 0; r < rows; r++) {
         if (token_ids[r] < 0 || token_ids[r] >= VOCAB_SIZE) return BAD_TOKEN;
         if (positions[r] < 0 || positions[r] >= slots[r]->capacity || positions[r] >= MAX_POSITIONS) return SLOT_FULL;
     }
-    m->rows = rows, m->token_ids = token_ids, m->positions = positions, m->slots = slots;
+    m->rows = rows, m->token_ids = token_ids, m->positions = positions, m->lengths = lengths, m->slots = slots;
     m->num_wanted = num_wanted, m->wanted = wanted, m->logits = logits;
     cut_into_runs(m);
     run(&m->team, forward, m);

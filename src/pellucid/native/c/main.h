@@ -84,14 +84,17 @@ int main(int count, char **given) {
     Slot *slot = pellucid_slot((int)ids.count + (int)tokens);
     float *logits = malloc(VOCAB_SIZE * sizeof *logits);
     if (!slot || !logits) fail(message(NO_MEMORY));
-    int32_t row_ids[MAX_ROWS], positions[MAX_ROWS], wanted, position = 0;
+    int32_t row_ids[MAX_ROWS], positions[MAX_ROWS], lengths[MAX_ROWS], wanted, position = 0;
     Slot *slots[MAX_ROWS];
     for (long done = 0; done <= tokens; done++) {
         while ((size_t)position < ids.count) { // the prompt in pieces, then token by token
             const int left = (int)(ids.count - (size_t)position), rows = left < MAX_ROWS ? left : MAX_ROWS;
-            for (int r = 0; r < rows; r++) row_ids[r] = (int32_t)ids.ids[position + r], positions[r] = position + r, slots[r] = slot;
+            for (int r = 0; r < rows; r++) {
+                row_ids[r] = (int32_t)ids.ids[position + r], positions[r] = position + r;
+                lengths[r] = (int32_t)ids.count, slots[r] = slot;
+            }
             wanted = rows - 1;
-            code = pellucid_step(m, rows, row_ids, positions, slots, rows == left, &wanted, logits);
+            code = pellucid_step(m, rows, row_ids, positions, lengths, slots, rows == left, &wanted, logits);
             if (code) fail(message(code));
             position += rows;
         }

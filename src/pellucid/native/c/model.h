@@ -30,7 +30,7 @@ typedef struct {
     int steps; // so far, up to STEPS_BEFORE_MOVING
     // The step that is being run:
     int rows, num_wanted;
-    const int32_t *token_ids, *positions, *wanted;
+    const int32_t *token_ids, *positions, *lengths, *wanted;
     Slot *const *slots;
     float *logits;
 } Model;

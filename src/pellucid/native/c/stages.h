@@ -92,6 +92,22 @@ static void read_row(const Model *m, const Matrix *w, int row, int width, float 
     for (int c = 0; c < width; c++) out[c] = weight_at(w->format, tile, row % TILE, c);
 }
 
+#ifdef ROTARY_FREQUENCIES
+// Radians a position of pair j, for a request of so many tokens.
+INLINE float frequency(const Model *m, int length, int j) {
+#if defined(DYNAMIC_FACTOR) // θ grows with the request: θ · stretch^(dim / (dim − 2)), stretch 1 up to the original length
+    const double dim = 2.0 * ROTARY_PAIRS, long_as = length > ORIGINAL_LENGTH ? length : ORIGINAL_LENGTH;
+    const double stretch = DYNAMIC_FACTOR * long_as / ORIGINAL_LENGTH - (DYNAMIC_FACTOR - 1);
+    return (float)exp(-(log(ROPE_THETA) + log(stretch) * (dim / (dim - 2))) * (2 * j / dim));
+#elif defined(ORIGINAL_LENGTH) // two rows of frequencies: up to the original length, and beyond it
+    return numbers(m, ROTARY_FREQUENCIES)[(length > ORIGINAL_LENGTH ? FREQUENCIES_ROW : 0) + j];
+#else
+    (void)length;
+    return numbers(m, ROTARY_FREQUENCIES)[j];
+#endif
+}
+#endif
+
 // Rows of the residual stream replaced by their norm.
 SOME void normalize_rows(Model *m, Turn *turn, const Norm *norm) {
     while (take(turn, m->rows, share_of(turn, m->rows, 4)))
