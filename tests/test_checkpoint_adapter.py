@@ -143,6 +143,19 @@ def test_a_weight_in_blocks_becomes_float32_and_others_keep_their_dtype() -> Non
     assert merged(untouched, None) is untouched
 
 
+def test_over_a_gguf_file_it_has_the_files_tokenizer_or_one_of_its_own(smollm2: Path, base: Path, tmp_path: Path) -> None:
+    plain = open_checkpoint(smollm2)
+    updates = {name: update for name, update in updates_for(plain.config, ("q_proj",)).items() if name.startswith("layers.0.")}
+    its = LoraSettings(rank=2, alpha=4, targets=tuple(updates))
+    write_adapter(tmp_path, plain.config, its, updates, base=str(smollm2), base_sha256=fingerprint(plain.stored))
+    weights = open_model(tmp_path).weights
+    assert (weights["layers.0.attention.q_proj.weight"].dtype, weights["layers.0.attention.k_proj.weight"].dtype) == ("float32", "q4_1")
+    text = "Once upon a time"
+    assert AutoTokenizer.from_pretrained(tmp_path).encode(text) == AutoTokenizer.from_pretrained(smollm2).encode(text)
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).encode(text) == AutoTokenizer.from_pretrained(base).encode(text)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_writes_and_reads_its_own_bit_for_bit(family: str, tmp_path: Path) -> None:
     config = FAMILIES[family].config(FAMILIES[family].TINY)
