@@ -11,7 +11,9 @@ TESTS ?= tests
 override PROMPT := $(value PROMPT)
 override MODEL := $(value MODEL)
 override DATA := $(value DATA)
-export PROMPT MODEL DATA
+override NANOGPT := $(value NANOGPT)
+override LITGPT := $(value LITGPT)
+export PROMPT MODEL DATA NANOGPT LITGPT
 
 SET_UP := command -v "$(PYTHON)" >/dev/null || { \
 	echo "No $(PYTHON) here. Install Python 3.11 or newer (https://www.python.org/downloads/), or: make demo PYTHON=/path/to/python3" >&2; \
@@ -21,7 +23,7 @@ SET_UP := command -v "$(PYTHON)" >/dev/null || { \
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	$(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile -rs
 
-.PHONY: help setup setup-dev demo train-demo test test-all check format bench bench-peers lock clean
+.PHONY: help setup setup-dev demo train-demo test test-all check format bench bench-train bench-peers lock clean
 
 help: ## what can be made (this list)
 	@echo "Pellucid. make …"
@@ -61,6 +63,9 @@ format: setup-dev ## put the code into its format
 bench: setup-dev ## measure beside transformers and llama.cpp; keeps a record
 	@$(VENV_PYTHON) bench/side_by_side.py --record
 	@$(VENV_PYTHON) bench/native.py --record
+
+bench-train: setup-dev ## training beside nanoGPT, transformers, litgpt: NANOGPT=checkout
+	@$(VENV_PYTHON) bench/pretrain.py --record $(if $(NANOGPT),--nanogpt "$$NANOGPT") $(if $(LITGPT),--litgpt "$$LITGPT")
 
 bench-peers: setup ## build llama.cpp for `make bench`: some minutes
 	@$(VENV_PYTHON) -m venv .venv-llamacpp

@@ -20,7 +20,7 @@ FILE = click.Path(dir_okay=False)
 
 @options.command("evaluate")
 @options.model
-@_what("-d", "--data", multiple=True, metavar="TEXT", help="Texts: a file, folder or glob; can be given again.")
+@_what("-d", "--data", multiple=True, metavar="TEXT", help="Texts: a file, folder or glob, or hf:NAME[:CONFIG][:SPLIT]; can be given again.")
 @_what("--against", metavar="NAME", help="A second model, or a dtype (float32, …) or q8, q4 of the same: how far apart they are on the texts.")
 @_what("--choices", type=FILE, metavar="FILE", help="JSON lines of question, choices, answer: the likeliest choice is the model's.")
 @_what("--tasks", metavar="NAMES", help="Tasks of the lm-eval harness, by commas (pip install 'pellucid[lm-eval]').")

@@ -13,7 +13,7 @@ from pellucid.cli.training_flags import COUNT, FRACTION, run_flags, training_fla
 _data, _model = under("Data"), under("Model")
 data = options.together(
     [
-        _data("-d", "--data", multiple=True, metavar="TEXT", help="A file, folder or glob; can be given again."),
+        _data("-d", "--data", multiple=True, metavar="TEXT", help="A file, folder or glob, or hf:NAME[:CONFIG][:SPLIT]; can be given again."),
         _data("--tokenizer", default="bpe", metavar="NAME", help="bpe or char, learned from the texts; or a model or folder.  [default: bpe]"),
         _data("--vocab-size", type=COUNT, default=4096, metavar="N", help="Of a tokenizer that is learned.  [default: 4096]"),
         _data("--text-field", multiple=True, metavar="NAME", help="Field of a JSON object; several are joined.  [default: text]"),

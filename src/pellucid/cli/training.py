@@ -61,6 +61,12 @@ def open_run(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
         torch.set_num_threads(flags["threads"])
     torch.use_deterministic_algorithms(flags["deterministic"])
     with Processes(choose_device(flags["device"])) as processes:
+        if flags["batch_size"] % processes.count:
+            raise ConfigError(
+                "the rows of a step must be shared evenly",
+                expected=f"--batch-size a multiple of {processes.count} processes",
+                received=flags["batch_size"],
+            )
         if overwrite and processes.first:
             shutil.rmtree(folder, ignore_errors=True)
         yield FolderRun(folder, processes, quiet or not processes.first)

@@ -1,4 +1,4 @@
-"""Texts on disk → documents, streamed: plain text, JSON lines, JSON lists; files, folders, globs."""
+"""Texts on disk → documents, streamed: plain text, JSON lines, JSON lists; files, folders, globs, and data sets of the hub."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from pellucid.base.errors import PellucidError
 from pellucid.base.files import read_text
+from pellucid.train.hub_datasets import PREFIX, fetch_dataset
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".json")
 PIECE = 2**20  # bytes of a plain text that are tokenized at a time
@@ -28,7 +29,9 @@ def find_sources(names: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> li
     found: dict[Path, None] = {}
     for name in names:
         path = Path(name).expanduser()
-        if path.is_file():
+        if name.startswith(PREFIX):
+            files = [fetch_dataset(name)]
+        elif path.is_file():
             files = [path]
         elif path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in suffixes)
