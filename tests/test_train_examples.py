@@ -438,8 +438,9 @@ def test_all_sequences_of_a_record_are_held_back_together_or_not_at_all() -> Non
     assert sorted([*train, *held]) == list(range(60))
     assert not set(records[train]) & set(records[held])
     assert len(split_records(records, 0)[1]) == 0
+    assert len(split_records(np.arange(5), 0.05)[1]) == 0, "of very few, none can be spared"
     with pytest.raises(DataError, match="--val-fraction 0"):
-        split_records(np.zeros(3), 0.5)
+        split_records(np.arange(2), 0.9)
 
 
 def test_counts_say_what_was_left_out() -> None:

@@ -34,6 +34,7 @@ def finetune(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
     from pellucid.cli.preview import show_batch
     from pellucid.train.example_store import describe
     from pellucid.train.examples import SUFFIXES
+    from pellucid.train.sizes import suggested_lr
     from pellucid.train.sources import find_sources
 
     if not flags["data"]:
@@ -51,14 +52,11 @@ def finetune(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
         if preview:
             show_batch(samples.shuffled(0, min(flags["batch_size"], len(samples))), tokenizer)
             return
-        from pellucid.train.sizes import suggested_lr
-
         steps = max(round(flags["epochs"] * len(samples) / flags["batch_size"]), 1)
         flags = run.resolve(flags, steps=steps, lr=suggested_lr(checkpoint.config.d_model) * LR_OF_METHOD[flags["method"]])
         run.settle(flags)
         learning = _full(checkpoint, tokenizer, flags) if flags["method"] == "full" else _lora(checkpoint, tokenizer, flags)
         model = run.place(learning.model, flags)
-        row_tokens = round(sum(len(examples[n][0]) for sample in samples.samples for row in sample for n in row) / len(samples))
         finished = run.train(
             flags | {"spike": 0.0},  # of few examples, some are much harder than others
             model=model,
@@ -70,7 +68,7 @@ def finetune(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
             judge=learning.judge,
             write_text=_answers(model, tokenizer, masking, held_back or samples, flags),
             tokenizer=tokenizer,
-            row_tokens=row_tokens,
+            row_tokens=round(samples.mean_places),
             about=f"{_learned(model)}, {len(samples):,} {'pairs' if examples.paired else 'rows'} an epoch",
         )
         if finished and run.processes.first:

@@ -36,6 +36,12 @@ class ExampleBatches:
         """Samples of an epoch."""
         return len(self.samples)
 
+    @property
+    def mean_places(self) -> float:
+        """Places that the examples of a sample take, padding left out."""
+        lengths = self.examples.lengths
+        return sum(int(lengths[example]) - 1 for sample in self.samples for row in sample for example in row) / len(self.samples)
+
     def shuffled(self, first: int, count: int) -> Batch:
         """Samples ``first`` … ``first + count − 1`` of the endless order: each once an epoch, in an order of the epoch's own."""
         return self._batch([self._at(number) for number in range(first, first + count)])
@@ -84,12 +90,12 @@ class ExampleBatches:
 
 
 def split_records(records: np.ndarray, val_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the examples to train on, and of those held back: a fixed random ``val_fraction`` of the records, at least one.
+    """Numbers of the examples to train on, and of those held back: a fixed random ``val_fraction`` of the records (of very few, none).
 
     All examples of a record are on one side. Raises: DataError where nothing would be left to train on.
     """
     distinct = np.unique(records)
-    num_held = min(max(round(len(distinct) * val_fraction), 1), len(distinct)) if val_fraction else 0
+    num_held = round(len(distinct) * val_fraction)
     if num_held == len(distinct):
         raise DataError(
             "no example is left to train on", expected="more than one record", received=len(distinct), remedy="more data, or --val-fraction 0"
