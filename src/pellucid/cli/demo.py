@@ -14,21 +14,24 @@ from pellucid.base.errors import ModelNotFoundError, PellucidError, TemplateErro
 from pellucid.cli.options import DEFAULT_MODEL
 
 PROMPT = "Why is the sky blue?"
+SHIPPED_PROMPT = "KING HENRY:\n"  # what the model that came with Pellucid can go on with; it was never taught to answer
 NEW_TOKENS = 200
 
 
-def demo(model: str, prompt: str) -> None:
+def demo(model: str, prompt: str | None = None) -> None:
     """Fetch, load, answer, and say where to go next. Raises: PellucidError."""
+    from pellucid.cli.at_hand import SHIPPED, at_hand
     from pellucid.cli.console import notice, status
     from pellucid.cli.generate import write_one
     from pellucid.cli.pull import pull
     from pellucid.cli.session import open_session
     from pellucid.sampling import GREEDY
 
-    named = [] if model == DEFAULT_MODEL else ["-m", model]
     if not os.path.exists(model):
         _echo("pull", model)
-        pull(model)
+        model = at_hand(model, pull)
+    named = [] if model == DEFAULT_MODEL else ["-m", model]
+    prompt = prompt or (SHIPPED_PROMPT if model == SHIPPED else PROMPT)
     with status(f"loading {os.path.basename(model)} …"):
         session = open_session(model)
     try:
@@ -68,7 +71,7 @@ def main() -> int:
 
     model = os.environ.get("MODEL") or DEFAULT_MODEL
     try:
-        demo(model, os.environ.get("PROMPT") or PROMPT)
+        demo(model, os.environ.get("PROMPT"))
     except ModelNotFoundError as error:
         complain(str(error))
         print("Not fetched: the model. With one on disk: make demo MODEL=path (a folder, or a .gguf file)", file=sys.stderr)

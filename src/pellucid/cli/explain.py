@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,9 @@ def command(
     equations. Without PROMPT, or -p, what is piped in is read. Where PROMPT is the folder of a training run, the page shows how its model
     learned, and (from its first checkpoint on) the model itself.
     """
+    from pellucid.checkpoint.resolve import resolve
     from pellucid.cli import explain_print as show
+    from pellucid.cli.at_hand import at_hand
     from pellucid.cli.console import notice, status
     from pellucid.cli.explain_run import explain_run, is_run, training_of
     from pellucid.cli.numbers import size
@@ -84,6 +87,7 @@ def command(
             notice(f"{html}: {size(Path(html).stat().st_size)}")
         return
     text = text if text is not None else prompt if prompt is not None else read_stdin()
+    model = at_hand(model, partial(resolve, offline=flags["offline"]))
     with status(f"loading {model} …") as say:
         subject = _subject(model, flags)
         in_template = flags["chat"] or flags["system"] is not None

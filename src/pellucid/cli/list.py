@@ -34,7 +34,7 @@ def command(as_json: bool) -> None:
 
 
 def _rows() -> Iterator[Row]:
-    from pellucid.checkpoint.catalogue import CATALOGUE
+    from pellucid.checkpoint.catalogue import CATALOGUE, Shipped
     from pellucid.checkpoint.hub import HubName, cached
 
     begun = _begun_in_hub_cache()
@@ -42,6 +42,8 @@ def _rows() -> Iterator[Row]:
         if isinstance(entry.source, HubName):
             source, here = str(entry.source), entry.source.repo in begun and entry.is_cached()
             begun.discard(entry.source.repo)
+        elif isinstance(entry.source, Shipped):
+            source, here = "pellucid", True
         else:
             source, here = entry.source.requirement, entry.is_cached()
         yield Row(entry.name, entry.aliases, here, entry.size, entry.about, entry.licence, source)
