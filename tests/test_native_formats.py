@@ -18,7 +18,7 @@ from pellucid.model.load import load_decoder
 from pellucid.native import build
 from pellucid.native.build import compiler
 from pellucid.native.executor import NativeExecutor
-from pellucid.native.formats import FORMATS, to_tiles
+from pellucid.native.formats import FORMATS, _q5_0_as_q8_0, own_format, to_tiles
 from pellucid.native.layout import plan
 from pellucid.native.program import source
 from pellucid.quant import LAYOUTS, convert, dequantize
@@ -59,7 +59,7 @@ def random_array(dtype: str, shape: tuple[int, int], seed: int = 0) -> Array:
         return convert(Array.from_numpy(generator.normal(0, 0.05, shape).astype(np.float32)), dtype)
     elements, size = BLOCKS[dtype]
     blocks = generator.integers(0, 256, (shape[0], shape[1] // elements * size), np.uint8).view(LAYOUTS[dtype])
-    small = {"q8_0": 5e-4, "q4_0": 0.01, "q4_1": 0.01, "q4_k": 4e-4, "q5_k": 2e-4, "q6_k": 5e-5}[dtype]
+    small = {"q8_0": 5e-4, "q4_0": 0.01, "q4_1": 0.01, "q5_0": 0.01, "q4_k": 4e-4, "q5_k": 2e-4, "q6_k": 5e-5}[dtype]
     blocks["d"] = generator.normal(0, small, blocks.shape)
     for minimum in {"m", "dmin"} & set(blocks.dtype.names or ()):
         blocks[minimum] = generator.normal(0, {"m": 0.05, "dmin": 1e-3}[minimum], blocks.shape)
@@ -126,6 +126,14 @@ def test_a_tile_holds_the_arrays_own_values(dtype: str) -> None:
         tile = data[row // 16 * size : (row // 16 + 1) * size]
         got = [made.test_weight(c_format(dtype), tile, row % 16, column) for column in range(COLUMNS)]
         np.testing.assert_allclose(got, values[row], rtol=3e-7, atol=1e-9)
+
+
+def test_five_bits_are_widened_to_eight_and_nothing_is_lost() -> None:
+    array = random_array("q5_0", (ROWS, COLUMNS))
+    assert own_format(array) == "q8_0"
+    wide = Array("q8_0", array.shape, _q5_0_as_q8_0(array))
+    np.testing.assert_array_equal(dequantize(wide), dequantize(array))
+    np.testing.assert_array_equal(to_tiles(array, "q8_0", ROWS, COLUMNS), to_tiles(wide, "q8_0", ROWS, COLUMNS))
 
 
 @EVERY

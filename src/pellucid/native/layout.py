@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.native.formats import FORMATS, VECTOR
 
-VERSION = 1  # raise when tiles of a format change
+VERSION = 2  # raise when tiles of a format change
 HEADER_BYTES = 4096  # the key of the program that the file belongs to, then nothing
 ALIGNMENT = 64  # bytes: a vector of AVX-512
 ROW_MULTIPLE = 64  # rows of activations are padded to this many floats
