@@ -366,6 +366,11 @@ def test_blocks_are_decoded_on_a_device_as_quant_decodes_them(bits: str) -> None
     assert torch.equal(decoded, torch.from_numpy(dequantize(blocks)))
 
 
+def test_blocks_that_only_a_cpu_decodes_are_named() -> None:
+    with pytest.raises(UnsupportedError, match="q6_k blocks are decoded on a CPU only"):
+        decode_on_device(torch.zeros(1, 210, dtype=torch.uint8), "q6_k")
+
+
 def random_blocks(bits: str, shape: tuple[int, int], rng: np.random.Generator) -> Array:
     """Blocks with any integers and finite scales."""
     elements, size = BLOCKS[bits]

@@ -43,8 +43,6 @@ class QuantizedLinear(nn.Module):
         self.out_features, self.in_features = blocks.shape
         self.format, self.dtype = blocks.dtype, dtype
         self.register_parameter("bias", None)
-        if device.type != "cpu" and self.format not in _ON_DEVICE:
-            raise UnsupportedError(f"{self.format} blocks are decoded on a CPU only", expected=" or ".join(_ON_DEVICE), remedy="--device cpu")
         data = np.ascontiguousarray(blocks.data)
         self.register_buffer("blocks", torch.from_numpy(data if data.flags.writeable else data.copy()).to(device), persistent=False)
 
@@ -86,7 +84,12 @@ def decode(blocks: UInt8[Tensor, "N bytes"], format: str, shape: tuple[int, ...]
 
 
 def decode_on_device(blocks: UInt8[Tensor, "N bytes"], format: str) -> Float[Tensor, "n 32"]:
-    """The same by torch's own operations, wherever the blocks are. Source: see ``quant.blocks32``."""
+    """The same by torch's own operations, wherever the blocks are. Source: see ``quant.blocks32``.
+
+    Raises: UnsupportedError for a format that only a CPU decodes.
+    """
+    if format not in _ON_DEVICE:
+        raise UnsupportedError(f"{format} blocks are decoded on a CPU only", expected=" or ".join(_ON_DEVICE), remedy="--device cpu")
     return _ON_DEVICE[format](blocks.view(-1, BLOCKS[format][1]))
 
 
