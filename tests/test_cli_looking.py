@@ -110,6 +110,7 @@ def test_parts_add_up_to_the_whole(stories: Path, smollm2: Path) -> None:
         assert sum(part["parameters"] for part in facts["parts"].values()) == facts["num_parameters"]
         assert sum(part["bytes"] for part in facts["parts"].values()) == sum(weight["bytes"] for weight in facts["weights"])
         assert sum(weight["bytes"] for weight in facts["weights"]) <= sum(facts["files"].values())
+        assert facts["native_lacks"] is None
 
 
 def test_smollm2_reads_as_it_is(smollm2: Path) -> None:
@@ -122,6 +123,7 @@ def test_smollm2_reads_as_it_is(smollm2: Path) -> None:
         "lm_head",
         "q4_1 68.7%, q8_0 31.1%",
         "BPE, 49,152 tokens",
+        "native, torch",
         "(2,048 tokens)",
     ):
         assert part in text

@@ -43,12 +43,14 @@ class Facts:
     def __init__(self, checkpoint: Checkpoint, context_len: int | None) -> None:
         from pellucid.cli.anatomy import layer_groups, weights_of
         from pellucid.cli.words import describe_tokenizer
+        from pellucid.native.program import supports
 
         self.checkpoint, self.config = checkpoint, checkpoint.config
         self.weights = weights_of(checkpoint)
         self.groups = layer_groups(self.weights)
         self.context_len = min(context_len or self.config.context_len, self.config.context_len)
         self.tokenizer = describe_tokenizer(checkpoint)
+        self.native_lacks = supports(self.config)
 
     # --- totals
 
@@ -81,6 +83,7 @@ class Facts:
             "parts": {part: {"parameters": parameters, "bytes": nbytes} for part, (parameters, nbytes) in self.by("part").items()},
             "dtypes": {dtype: {"parameters": parameters, "bytes": nbytes} for dtype, (parameters, nbytes) in self.by("dtype").items()},
             "tokenizer": self.tokenizer,
+            "native_lacks": self.native_lacks,
             "memory": {
                 "context_len": self.context_len,
                 **{dtype: {"weights": weights, "cache": cache} for dtype, (weights, cache) in self.memory().items()},
@@ -156,6 +159,7 @@ class Facts:
 
         for label, text in self.tokenizer.items():
             yield label, str(text)
+        yield "runs on", f"torch; the native executor lacks {self.native_lacks}" if self.native_lacks else "native, torch"
         for dtype, (weights, cache) in self.memory().items():
             yield "memory", f"{dtype}: {size(weights + cache)} = weights {size(weights)} + cache {size(cache)} ({self.context_len:,} tokens)"
 
