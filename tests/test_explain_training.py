@@ -19,6 +19,7 @@ from test_explain_page_browser import listen, near, said
 from test_train_record import lines, recorded_run
 from train_worker import STEPS
 
+from pellucid.auto import open_model, tokenizer_of
 from pellucid.base.errors import CheckpointError, PellucidError
 from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.checkpoint.safetensors_write import save_safetensors
@@ -29,7 +30,9 @@ from pellucid.explain.mathml import mathml
 from pellucid.explain.server import PageServer
 from pellucid.explain.training import MEMORY, RunFolder
 from pellucid.explain.training_view import FORMULAS, Training, TrainingOnly, by_distance, watch_run
-from pellucid.model.load import to_array
+from pellucid.explain.view import View
+from pellucid.explain.view_model import Subject
+from pellucid.model.load import load_decoder, to_array
 from pellucid.train.record import ABOUT, BATCH, METRICS, SAMPLES, SNAPSHOTS, WEIGHTS
 
 TEXT = "To be, or not to be: that is the question.\n" * 60
@@ -438,6 +441,16 @@ def test_the_watching_server_answers_its_own_page_alone(watched: str) -> None:
         connection.endheaders()
         assert connection.getresponse().status == status, path
         connection.close()
+
+
+def test_a_model_is_explained_beside_its_training(run: Path, training: Training) -> None:
+    checkpoint = open_model(run)
+    subject = Subject.of(checkpoint, load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu"), tokenizer_of(checkpoint))
+    view = View(subject, "To be", training=training)
+    assert view.answer("training/state", {})["step"] == 12
+    assert view.tile("training.attention.12.0", {}).data.shape[1] == view.answer("training/snapshot/12", {})["length"]
+    assert view.answer("run", {})["text"] == "To be"
+    assert View(subject, "To be").answer("training", {}) is None
 
 
 def test_only_training_has_no_model_to_ask(training: Training) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from test_train_cli import torchrun
 from train_worker import STEPS, Noise, small_run
 
 from pellucid.base.errors import UnsupportedError
@@ -173,6 +175,21 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path:
 def test_no_record_where_none_is_wanted(tmp_path: Path) -> None:
     recorded_run(tmp_path, every=0, num_steps=2).run()
     assert not (tmp_path / "record").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_record_what_one_does(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("To be, or not to be: that is the question.\n" * 100)
+    sizes = ("--tokenizer", "char", "--depth", 1, "--d-model", 16, "--num-heads", 2, "--context-len", 16, "--batch-size", 4, "-t", 1)
+    times = ("--steps", 6, "--sample-every", 0, "--record-every", 2)
+    words = ["pellucid", "pretrain", "-d", tmp_path / "book.txt", *sizes, *times, "-q", "-o"]
+    subprocess.run([sys.executable, "-m", *map(str, [*words, tmp_path / "one"])], check=True, timeout=300)
+    assert torchrun("-m", *words, tmp_path / "two").wait(300) == 0
+    for a, b in zip(lines(tmp_path / "one" / WEIGHTS), lines(tmp_path / "two" / WEIGHTS), strict=True):
+        for name in ("grad", "update", "weight"):
+            assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-7)
+    for folder in ("one", "two"):
+        assert len(list((tmp_path / folder / SNAPSHOTS).iterdir())) == len(snapshot_steps(6))
 
 
 # --- TensorBoard, MFU ---------------------------------------------------------------------------------------------------

@@ -145,7 +145,6 @@ function embedding(app, info, own) {
     if (!points || wide < 80) return;
     picture_.setAttribute("width", wide);
     const scale = Math.min(wide - 50, TALL - 40) / 2 / data.reach;
-    picture_.style.setProperty("--cx", `${wide / 2}px`);
     nodes.forEach((node, i) => node.style.setProperty("transform", `translate(${(wide / 2 + points[i][0] * scale * Math.min(1.7, (wide - 50) / (TALL - 40))).toFixed(1)}px, ${(TALL / 2 - points[i][1] * scale).toFixed(1)}px)`));
     axes[0].setAttribute("x2", wide);
     for (const [name, value] of [["x1", wide / 2], ["x2", wide / 2], ["y2", TALL]]) axes[1].setAttribute(name, value);
@@ -165,6 +164,7 @@ function embedding(app, info, own) {
       if (nodes.length !== tokens().length) {
         nodes = tokens().map((token, i) => svg("text", { class: `point kind-${kindOf(token.text)}`, "text-anchor": "middle", "dominant-baseline": "central", on: { pointerenter: () => tell(i) } }, visible(token.text)));
         picture_.replaceChildren(...axes, ...nodes);
+        picture_.classList.toggle("many", nodes.length > 120);
         const found = new Set(tokens().map((token) => kindOf(token.text)));
         keys.replaceChildren(...[...found].map((kind) => h("span", {}, h("i", { class: `back-${kind}` }), app.t("token_kind")[kind])));
       }
