@@ -85,7 +85,7 @@ def test_clang_compiles_it_without_a_warning_too(folder: Path) -> None:
 
 @pytest.mark.parametrize("path", [(), ("-mno-avx512f",), ("-DPLAIN_C",)], ids=["native", "avx2", "plain"])
 def test_every_instruction_set_says_the_same_tokens(path: tuple[str, ...], folder: Path) -> None:
-    program = build(written("chatglm", folder), "path", ("cc", *STRICT, *path))
+    program = build(written("chatglm", folder), "path" + "".join(path), ("cc", *STRICT, *path))
     assert [int(token) for token in run(program, "5 6 7", "-n", "12").stdout.split()] == expected_ids("chatglm", [5, 6, 7], 12)
 
 
@@ -109,7 +109,7 @@ def test_neon_says_the_same_tokens_in_an_emulator(folder: Path) -> None:
 def test_valgrind_finds_nothing_on_the_plain_path(folder: Path) -> None:
     flags = [flag for flag in STRICT if flag != "-march=native"]  # valgrind knows no AVX-512
     target = written("qwen3", folder)
-    program = build(target, "valgrind", ("cc", *flags, "-g", "-DPLAIN_C"))
+    program = build(target, "checked", ("cc", *flags, "-g", "-DPLAIN_C"))
     checked = ["valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full", "--fair-sched=yes"]
     done = subprocess.run([*checked, program, target / "parameters", "5 6 7", "-n", "9", "-t", "2"], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
