@@ -55,7 +55,7 @@ def base_of(folder: Path, *, offline: bool = False, weights: bool = True) -> Pat
 
 
 def open_adapted(folder: Path, *, offline: bool = False) -> Checkpoint:
-    """Base and adapter as one checkpoint. A weight in blocks becomes float32 where the adapter changes it; others stay as they are.
+    """Base and adapter as one checkpoint. Weights in blocks become float32.
 
     Raises: as ``open_checkpoint`` and ``read_adapter``; CheckpointError where the base is not the model that was adapted.
     """
@@ -100,9 +100,13 @@ class MergedWeights(Weights):
 
 
 def merged(weight: Array, update: Update | None) -> Array:
-    """W + scale · B A, summed in float32; in W's dtype, or float32 for a W in blocks."""
+    """W + scale · B A, summed in float32; in W's dtype, or float32 for a W in blocks.
+
+    What is not adapted leaves its blocks as well: an executor may compute with those in fewer bits than the adapter was trained in,
+    and the merged model, written as float32, would then say something else than the adapter does.
+    """
     if update is None:
-        return weight
+        return convert(weight, "float32") if weight.is_blocks else weight
     whole = dequantize(weight) + np.float32(update.scale) * (dequantize(update.b) @ dequantize(update.a))
     return convert(Array.from_numpy(whole), weight.dtype if weight.dtype in FLOATS else "float32")
 
