@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pellucid import __version__
 from pellucid.base.array import Array
 from pellucid.base.errors import ContextLengthError, PellucidError, RequestError, UnsupportedError
 from pellucid.base.files import atomic_write, read_json, write_json
@@ -239,7 +240,7 @@ def _parameters(config: ModelConfig, weights: Mapping[str, Array], quantize: str
         with os.fdopen(handle, "wb") as file:
             pack.write_parameters(file, config, plan(config, formats), weights)
         return formats, _Fleeting(Path(name))
-    key = hashlib.sha256(f"{source_id}\0{quantize}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{__version__}\0{source_id}\0{quantize}".encode()).hexdigest()[:32]
     path, index = folder("parameters") / key, folder("parameters") / f"{key}.json"
     formats = _packed_before(config, path, index)
     if formats is None:
