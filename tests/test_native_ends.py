@@ -59,6 +59,7 @@ def mapped_bytes() -> int:
 
 def test_the_parameters_move_to_large_pages_while_the_model_runs_and_its_numbers_stay() -> None:
     config, weights = model()
+    elsewhere = mapped_bytes()  # by executors of other tests, which may be collected meanwhile
     ids = np.random.default_rng(1).integers(0, config.vocab_size, 200).tolist()
     settled = NativeExecutor(config, weights, threads=2, flags=("-O1",))
     expected = settled.step([StepInput(settled.allocate(200), ids, range(200))]).numpy()  # one step: nothing moves
@@ -78,7 +79,7 @@ def test_the_parameters_move_to_large_pages_while_the_model_runs_and_its_numbers
         for token in ids[:5]:
             executor.step([StepInput(slot, [token], (0,))])
         executor.close()
-        assert mapped_bytes() == 0
+        assert mapped_bytes() <= elsewhere
 
 
 def has_large_pages() -> bool:

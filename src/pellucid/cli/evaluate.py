@@ -61,7 +61,7 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure perplexity and bits per byte of texts, or what else is asked for.
+    """Measure perplexity, multiple choice, or what a format costs.
 
     pellucid evaluate -m smollm2 -d book.txt --stride 512
 
