@@ -113,6 +113,8 @@ print(executor.step([StepInput(slot, [1, 2], (1,))]).numpy().shape)
 
 def test_ctrl_c_in_mid_step_takes_effect_at_once_and_leaves_the_slot_as_it_was() -> None:
     done = process("""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, as pytest may be, has it ignored
 executor = make()
 slot = executor.allocate(50000)
 executor.step([StepInput(slot, [1, 2, 3], ())])
