@@ -29,7 +29,7 @@ def train_demo(data: str | None) -> None:
     its = [] if data is None else ["-o", f"runs/{Path(data).stem or 'text'}", "--prompt", "", "--eval-rows", "200"]
     folder = OUT if data is None else its[1]
     train = ["pretrain", "--config", str(RECIPE), "-d", data or str(USUAL_TEXT), *its]
-    write = ["generate", "-m", folder, "-n", "60", "--temperature", "0.8", "--seed", "1", *(["-p", "ROMEO:"] if data is None else [])]
+    write = ["generate", "-m", folder, "--temperature", "0.8", "--seed", "1", *(["-p", "ROMEO:"] if data is None else [])]
     for words in (train, write):
         notice(f"$ .venv/bin/pellucid {' '.join(words)}")
         app(words, prog_name="pellucid", standalone_mode=False)
