@@ -24,8 +24,7 @@ def demo(model: str, prompt: str | None = None) -> None:
     from pellucid.cli.console import notice, status
     from pellucid.cli.generate import write_one
     from pellucid.cli.pull import pull
-    from pellucid.cli.session import open_session
-    from pellucid.sampling import GREEDY
+    from pellucid.cli.session import open_session, sampling_params
 
     if not os.path.exists(model):
         _echo("pull", model)
@@ -40,7 +39,7 @@ def demo(model: str, prompt: str | None = None) -> None:
         ids, how = session.encode(prompt), []
     _echo("generate", *named, *how, "-p", prompt)
     print()
-    write_one(session, session.request(ids, GREEDY, max_new_tokens=None, usual=NEW_TOKENS), quiet=False)
+    write_one(session, session.request(ids, sampling_params(session.checkpoint, {}), max_new_tokens=None, usual=NEW_TOKENS), quiet=False)
     print()
     notice("Where to go next:")
     for what, words in (
