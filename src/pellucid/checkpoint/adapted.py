@@ -16,6 +16,7 @@ from pellucid.checkpoint.find import NAMES
 from pellucid.checkpoint.lazy import Lazy
 from pellucid.checkpoint.open import Checkpoint, open_checkpoint
 from pellucid.checkpoint.resolve import resolve
+from pellucid.checkpoint.save import save_checkpoint
 from pellucid.checkpoint.weights import FLOATS, Weights
 from pellucid.quant import convert, dequantize
 
@@ -77,6 +78,12 @@ def open_adapted(folder: Path, *, offline: bool = False) -> Checkpoint:
         files={**base.files, tensors: tensors.stat().st_size},
         tokenizer_path=folder if own_tokenizer else base.tokenizer_path,
     )
+
+
+def save_merged(merged: Checkpoint, folder: Path) -> None:
+    """The whole model that base and adapter make, in one dtype: what was in blocks is written as float32, in which it was merged."""
+    dtype = "float32" if any(array.is_blocks for array in merged.stored.values()) else None
+    save_checkpoint(folder, merged.config, merged.weights, generation_config=merged.generation_config, dtype=dtype)
 
 
 class MergedWeights(Weights):

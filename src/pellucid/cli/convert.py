@@ -22,7 +22,7 @@ COMPILE = "cc -O3 -march=native -pthread run.c -lm -o run && ./run parameters"
 @click.argument("model", metavar="MODEL")
 @click.argument("out", metavar="OUT", type=click.Path(file_okay=False, path_type=Path))
 @options.option("--two-files", is_flag=True, help="Write OUT/parameters and OUT/run.c.")
-@options.option("--quantize", type=click.Choice(["q8", "q4"]), metavar="NAME", help="Fewer bits: q8 or q4; default: as the file has them.")
+@options.option("--quantize", type=click.Choice(options.QUANTIZED), metavar="NAME", help="Fewer bits: q8 or q4; default: as the file has them.")
 @options.offline
 @options.quiet
 def command(model: str, out: Path, two_files: bool, quantize: str | None, offline: bool, quiet: bool) -> None:
@@ -52,11 +52,10 @@ def command(model: str, out: Path, two_files: bool, quantize: str | None, offlin
 
 
 def _write_merged(checkpoint: Checkpoint, out: Path) -> None:
-    """The whole model, and its tokenizer where there is one. What was in blocks is written as float32, in which it was merged."""
+    """The whole model, and its tokenizer where there is one."""
     from pellucid.auto import tokenizer_of
-    from pellucid.checkpoint.save import save_checkpoint
+    from pellucid.checkpoint.adapted import save_merged
 
-    dtype = "float32" if any(array.is_blocks for array in checkpoint.stored.values()) else None
-    save_checkpoint(out, checkpoint.config, checkpoint.weights, generation_config=checkpoint.generation_config, dtype=dtype)
+    save_merged(checkpoint, out)
     with suppress(TokenizerError):
         tokenizer_of(checkpoint).save_pretrained(out)

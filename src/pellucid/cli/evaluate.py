@@ -10,7 +10,6 @@ import click
 
 from pellucid.base.errors import RequestError
 from pellucid.cli import options
-from pellucid.cli.evaluate_run import QUANTIZED
 from pellucid.cli.run_config import config
 from pellucid.cli.training_flags import COUNT, under
 
@@ -32,7 +31,7 @@ FILE = click.Path(dir_okay=False)
 @_data("--stride", type=COUNT, metavar="N", help="Tokens scored in a window.  [default: half the context]")
 @options.context_size
 @_model("--dtype", type=click.Choice(options.DTYPES), metavar="NAME", default="auto", help="auto, float32, bfloat16 or float16.")
-@_model("--quantize", type=click.Choice(QUANTIZED), metavar="NAME", help="q8 or q4: the layers' matrices in blocks.")
+@_model("--quantize", type=click.Choice(options.QUANTIZED), metavar="NAME", help="q8 or q4: the layers' matrices in blocks.")
 @_model("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps.")
 @_model("-t", "--threads", type=COUNT, metavar="N", help="CPU threads.")
 @options.offline

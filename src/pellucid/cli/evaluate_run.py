@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pellucid.train.compare import Comparison
     from pellucid.train.evaluate import Evaluation
 
-QUANTIZED = ("q8", "q4")
 Say = Callable[[str], None]
 
 
@@ -30,7 +29,7 @@ def load(name: str, *, offline: bool = False, dtype: str = "auto", device: str =
 
 def load_reference(against: str, model: str, **settings: Any) -> Decoder:
     """Another model, or the same one in another dtype (float32, bfloat16, …) or quantized (q8, q4)."""
-    if against in QUANTIZED:
+    if against in options.QUANTIZED:
         return load(model, **settings, quantize=against)[0]
     return load(model, **settings, dtype=against)[0] if against in options.DTYPES else load(against, **settings)[0]
 

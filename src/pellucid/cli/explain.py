@@ -87,7 +87,8 @@ def command(
             notice(f"{html}: {size(Path(html).stat().st_size)}")
         return
     text = text if text is not None else prompt if prompt is not None else read_stdin()
-    model = at_hand(model, partial(resolve, offline=flags["offline"]))
+    if model == options.DEFAULT_MODEL:
+        model = at_hand(model, partial(resolve, offline=flags["offline"]))
     with status(f"loading {model} …") as say:
         subject = _subject(model, flags)
         in_template = flags["chat"] or flags["system"] is not None

@@ -36,7 +36,7 @@ method = options.together(
         _method("--lora-targets", default="all-linear", metavar="NAMES", help="Linear maps, with commas between.  [default: all-linear]"),
         _method("--lora-dropout", type=FRACTION, default=0.0, metavar="P", help="Of what enters an update.  [default: 0]"),
         _method("--merge/--no-merge", default=True, help="A whole model in the end, or an adapter.  [default: merge]"),
-        _method("--quantize", type=click.Choice(["q8", "q4"]), metavar="NAME", help="q8 or q4: hold the frozen weights in 8 or 4 bits (QLoRA)."),
+        _method("--quantize", type=click.Choice(options.QUANTIZED), metavar="NAME", help="q8 or q4: hold the frozen weights in 8 or 4 bits (QLoRA)."),
         _method("--beta", type=click.FloatRange(min=0, min_open=True), default=0.1, metavar="X", help="DPO: how near to stay.  [default: 0.1]"),
         _method("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, metavar="X", help="Times over the data.  [default: 3]"),
     ]

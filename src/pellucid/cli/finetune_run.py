@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pellucid.train.run import Judge
 
 USUAL_CONTEXT = 1024
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def finetune(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, overwrite: bool = False, preview: bool = False) -> None:
@@ -195,15 +194,13 @@ def _judge(model: Decoder, batches: Iterable[Batch], *, preference: Any) -> dict
 
 
 def _merge(folder: Path) -> None:
-    """The adapter in the folder gives way to the model that it makes of its base. What was in blocks is written as float32."""
-    from pellucid.checkpoint.adapted import open_adapted
-    from pellucid.checkpoint.save import save_checkpoint
+    """The adapter in the folder gives way to the model that it makes of its base."""
+    from pellucid.checkpoint.adapted import open_adapted, save_merged
+    from pellucid.checkpoint.adapter import CONFIG, TENSORS
     from pellucid.train.checkpoint import Checkpoints
 
-    whole = open_adapted(Checkpoints(folder / "checkpoints").steps()[-1])
-    dtype = "float32" if any(array.is_blocks for array in whole.stored.values()) else None
-    save_checkpoint(folder, whole.config, whole.weights, generation_config=whole.generation_config, dtype=dtype)
-    for name in ADAPTER_FILES:
+    save_merged(open_adapted(Checkpoints(folder / "checkpoints").steps()[-1]), folder)
+    for name in (CONFIG, TENSORS):
         (folder / name).unlink()
 
 

@@ -10,6 +10,7 @@ import click
 DEFAULT_MODEL = "smollm2"
 NAMING = "a folder, .gguf or .bin file, catalogue name, or org/name[@revision]"
 
+QUANTIZED = ("q8", "q4")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -204,17 +204,19 @@ class FolderRun:
     @contextmanager
     def watched(self, flags: Mapping[str, Any], num_done: int) -> Iterator[EventFiles | None]:
         """Whatever else shows the run while it goes: the page, TensorBoard's files."""
-        from pellucid.explain.training_view import watch_run
-        from pellucid.train.tensorboard import EventFiles
-
         if not self.processes.first:
             yield None
             return
         with ExitStack() as stack:
             if flags.get("watch") is not None:
+                from pellucid.explain.training_view import watch_run
+
                 self.say(f"watch it learn: {stack.enter_context(watch_run(self.folder, flags['watch']))}")
-            events = EventFiles(self.folder, num_done) if flags.get("tensorboard") else None
-            if events:
+            events = None
+            if flags.get("tensorboard"):
+                from pellucid.train.tensorboard import EventFiles
+
+                events = EventFiles(self.folder, num_done)
                 stack.callback(events.close)
             yield events
 
