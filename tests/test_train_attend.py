@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -48,6 +49,25 @@ def test_scores_that_are_too_many_are_left_to_the_fused_kernel(monkeypatch: pyte
     monkeypatch.setattr(attend, "MAX_CELLS", q.shape[0] * HEADS * LENGTH**2 - 1)
     assert not attend._products_pay(q, v)
     assert not attend._products_pay(q.float(), v.float())
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("how", [partial(attend.causal, dropout=0.3), attend.SegmentMasked(torch.zeros(2, LENGTH, dtype=torch.int64), 0.3)])
+def test_dropout_leaves_out_weights_of_the_equation(how: object, softcap: float | None) -> None:
+    """Of softmax(q kᵀ / √E), 3 in 10 weights become 0 and the others 1 / 0.7 times as large: the same random numbers, drawn by hand."""
+    attention = Attention(32, replace(CONFIG, num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=8, softcap=softcap), 0)
+    q, k, v = inputs(torch.float32)
+    torch.manual_seed(5)
+    ours = how(attention, q, k, v, Context(torch.arange(LENGTH).expand(2, LENGTH)))  # type: ignore[operator]
+
+    scores = q @ k.repeat_interleave(2, 1).mT / 8**0.5
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    weights = scores.masked_fill(torch.ones(LENGTH, LENGTH).triu(1).bool(), float("-inf")).softmax(-1)
+    torch.manual_seed(5)
+    kept = torch.nn.functional.dropout(torch.ones_like(weights), 0.3)
+    assert 0.25 < (kept == 0).float().mean() < 0.35
+    torch.testing.assert_close(ours, (weights * kept) @ v.repeat_interleave(2, 1), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("window", [None, 5])

@@ -22,21 +22,22 @@ if TYPE_CHECKING:
 MAX_CELLS = 2**26  # scores of a layer held in memory: 128 MB
 
 
-def causal(attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
-    """``Context.attend`` for rows that each are one text."""
-    if attention.config.softcap is not None or not _products_pay(q, v):
+def causal(attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context, *, dropout: float = 0.0) -> Tensor:
+    """``Context.attend`` for rows that each are one text. ``dropout``: the fraction of the weights (softmax's) that is left out."""
+    if not dropout and (attention.config.softcap is not None or not _products_pay(q, v)):
         return sdpa(attention, q, k, v, ctx)
     places = torch.arange(q.shape[2], device=q.device)
-    return _attend(attention, q, k, v, visible(places, places, attention.config.window, None))
+    return _attend(attention, q, k, v, visible(places, places, attention.config.window, None), dropout)
 
 
 class SegmentMasked:
     """``Context.attend`` for packed rows: softmax(q kᵀ · scale + mask) v, the mask causal, windowed, and by segment.
 
-    One serves one batch: the mask is made once, and for layers with a window narrowed there. It takes no cache.
+    One serves one batch: the mask is made once, and for layers with a window narrowed there. It takes no cache. ``dropout``: as ``causal``'s.
     """
 
-    def __init__(self, segments: Int[Tensor, "B T"]) -> None:
+    def __init__(self, segments: Int[Tensor, "B T"], dropout: float = 0.0) -> None:
+        self._dropout = dropout
         self._places = torch.arange(segments.shape[1], device=segments.device)
         same = segments[:, :, None] == segments[:, None, :]  # (B, T, T)
         self._seen: Bool[Tensor, "B 1 T T"] = (same & visible(self._places, self._places, None, None))[:, None]
@@ -44,20 +45,21 @@ class SegmentMasked:
     def __call__(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
         assert ctx.cache is None
         window = attention.config.window
-        return _attend(attention, q, k, v, self._seen if window is None else self._seen & visible(self._places, self._places, window, None))
+        seen = self._seen if window is None else self._seen & visible(self._places, self._places, window, None)
+        return _attend(attention, q, k, v, seen, self._dropout)
 
 
-def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, seen: Bool[Tensor, "#B 1 T T"] | Bool[Tensor, "T T"]) -> Tensor:
+def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, seen: Bool[Tensor, "#B 1 T T"] | Bool[Tensor, "T T"], dropout: float) -> Tensor:
     config, groups = attention.config, q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, T, E)
     if config.softcap is not None:
         scores = config.softcap * torch.tanh(q @ k.mT * (config.softmax_scale / config.softcap))  # (B, H, T, T)
-        return scores.masked_fill(~seen, float("-inf")).float().softmax(-1).to(v.dtype) @ v
+        return F.dropout(scores.masked_fill(~seen, float("-inf")).float().softmax(-1).to(v.dtype), dropout) @ v
     if not _products_pay(q, v):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=config.softmax_scale)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=config.softmax_scale)
     scores = (q * config.softmax_scale).to(v.dtype) @ k.to(v.dtype).mT  # (B, H, T, T)
-    return (scores + torch.zeros_like(seen, dtype=v.dtype).masked_fill_(~seen, float("-inf"))).softmax(-1) @ v
+    return F.dropout((scores + torch.zeros_like(seen, dtype=v.dtype).masked_fill_(~seen, float("-inf"))).softmax(-1), dropout) @ v
 
 
 def _products_pay(q: Tensor, v: Tensor) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Int
@@ -37,11 +38,12 @@ class Batch:
         """Targets that count."""
         return int((self.targets != IGNORED).sum())
 
-    def context(self, recorder: Recorder | None = None) -> Context:
-        """The forward pass that this batch asks for."""
-        if self.segments is None:
-            return Context(self.positions, attend=causal, recorder=recorder)
-        return Context(self.positions, attend=SegmentMasked(self.segments), recorder=recorder)
+    def context(self, recorder: Recorder | None = None, attention_dropout: float = 0.0) -> Context:
+        """The forward pass that this batch asks for; in training, a fraction ``attention_dropout`` of the attention weights is dropped."""
+        if self.segments is not None:
+            return Context(self.positions, attend=SegmentMasked(self.segments, attention_dropout), recorder=recorder)
+        attend = partial(causal, dropout=attention_dropout) if attention_dropout else causal
+        return Context(self.positions, attend=attend, recorder=recorder)
 
     def to(self, device: torch.device) -> Batch:
         segments = None if self.segments is None else self.segments.to(device)

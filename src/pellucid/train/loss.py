@@ -44,6 +44,7 @@ def language_loss(
     *,
     z_loss: float = 0.0,
     recorder: Recorder | None = None,
+    attention_dropout: float = 0.0,
     forward: Forward | None = None,
     chunk_rows: int | None = None,
 ) -> Loss:
@@ -54,7 +55,7 @@ def language_loss(
     ``z_loss`` adds z · (log Σ exp logits)² for each target, which keeps logits near a normalized scale.
     Source: Chowdhery et al. 2022 (PaLM) §5, z-loss.
     """
-    ctx = batch.context(recorder)
+    ctx = batch.context(recorder, attention_dropout)
     hidden = (forward or model.hidden)(batch.token_ids, ctx).flatten(0, 1)  # (N, D)
     targets = batch.targets.flatten()
     head = model.lm_head

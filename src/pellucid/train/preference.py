@@ -7,6 +7,7 @@ Source: Rafailov et al. 2023 eq. 7 (DPO); Mitchell 2023 (label smoothing, cDPO);
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,7 @@ from pellucid.model.context import Recorder
 from pellucid.model.decoder import Decoder
 from pellucid.train.batch import IGNORED, Batch
 from pellucid.train.lora import lora_layers, without_adapter
-from pellucid.train.loss import Loss, token_nll
+from pellucid.train.loss import Forward, Loss, token_nll
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,18 @@ def preference_loss(
     *,
     reference: Decoder | None = None,
     recorder: Recorder | None = None,
+    attention_dropout: float = 0.0,
+    forward: Forward | None = None,
 ) -> PreferenceLoss:
     """The loss of a ``PreferenceBatch``, summed over its pairs.
 
     The reference is what the batch brings along, else ``reference`` (a frozen copy), else the model with its LoRA left out.
+    ``forward`` stands in for ``model.hidden``: the same, compiled.
+
     Raises: ConfigError where there is none of these.
     """
     assert isinstance(batch, PreferenceBatch)
-    log_probs = pair_log_probs(model, batch, settings, recorder=recorder)  # (P, 2)
+    log_probs = pair_log_probs(model, batch, settings, recorder=recorder, attention_dropout=attention_dropout, forward=forward)  # (P, 2)
     gain = log_probs - _of_reference(model, batch, settings, reference).to(log_probs)
     margin = gain[:, 0] - gain[:, 1]
     rewards = settings.beta * gain.detach()
@@ -127,11 +132,17 @@ def preference_loss(
 
 
 def pair_log_probs(
-    model: Decoder, batch: PreferenceBatch, settings: PreferenceSettings = PreferenceSettings(), *, recorder: Recorder | None = None
+    model: Decoder,
+    batch: PreferenceBatch,
+    settings: PreferenceSettings = PreferenceSettings(),
+    *,
+    recorder: Recorder | None = None,
+    attention_dropout: float = 0.0,
+    forward: Forward | None = None,
 ) -> Float[Tensor, "P 2"]:
     """log p(answer | prompt) of chosen and rejected: the sum over the answer's tokens, or their mean."""
-    ctx = batch.context(recorder)
-    hidden = model.hidden(batch.token_ids, ctx)  # (R, T, D)
+    ctx = batch.context(recorder, attention_dropout)
+    hidden = (forward or model.hidden)(batch.token_ids, ctx)  # (R, T, D)
     counted = batch.targets != IGNORED
     row = counted.nonzero()[:, 0]
     nll, _ = token_nll(model, hidden[counted], batch.targets[counted], ctx)
@@ -178,9 +189,11 @@ def preference_scores(
     settings: PreferenceSettings = PreferenceSettings(),
     *,
     reference: Decoder | None = None,
+    autocast: torch.dtype | None = None,
 ) -> PreferenceScores:
     """How a model judges pairs: held-back ones, say."""
-    losses = [preference_loss(model, batch.to(model.device), settings, reference=reference) for batch in batches]
+    with torch.autocast(model.device.type, autocast) if autocast else nullcontext():
+        losses = [preference_loss(model, batch.to(model.device), settings, reference=reference) for batch in batches]
     num_pairs = max(sum(loss.num_targets for loss in losses), 1)
 
     def mean(values: Iterable[Tensor]) -> float:
