@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 
+from pellucid.checkpoint.save import save_checkpoint
 from pellucid.families import FAMILIES
 from pellucid.families.rules import to_theirs
 from pellucid.model.decoder import Decoder, Layer
 from pellucid.model.load import to_tensor, weights_of
+from pellucid.model.mlp import MLP
 from pellucid.model.position import sinusoidal_table
 
 
@@ -37,6 +40,8 @@ def reference_model(decoder: Decoder) -> nn.Module:
     import transformers
 
     family = FAMILIES[decoder.config.model_type]
+    if any(layer.experts for layer in decoder.config.layers):
+        return _through_files(decoder)
     theirs = {name: to_tensor(array).clone() for name, array in to_theirs(decoder.config, family.WEIGHTS, dict(weights_of(decoder)))}
     hf = family.to_hf(decoder.config)
     if decoder.config.model_type == "chatglm":  # transformers knows it as ``glm``, under other names
@@ -49,6 +54,16 @@ def reference_model(decoder: Decoder) -> nn.Module:
     assert all(name == "lm_head.weight" for name in missing), missing
     model.tie_weights()
     return model.requires_grad_(False)
+
+
+def _through_files(decoder: Decoder) -> nn.Module:
+    """transformers' model of a folder that we wrote: it stacks experts in memory by rules of its own, which are for files."""
+    import transformers
+
+    with TemporaryDirectory() as folder:
+        save_checkpoint(folder, decoder.config, dict(weights_of(decoder)))
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", experts_implementation="eager")
+    return model.requires_grad_(False).eval()
 
 
 def _as_glm(decoder: Decoder, theirs: dict[str, Tensor]) -> tuple:
@@ -99,6 +114,7 @@ def _torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
     mask = nn.Transformer.generate_square_subsequent_mask(token_ids.shape[1])
     for ours in decoder.layers:
         assert isinstance(ours, Layer)
+        assert isinstance(ours.mlp, MLP)
         theirs = nn.TransformerEncoderLayer(
             config.d_model, layer.attention.num_heads, layer.mlp.d_ff, 0.0, layer.mlp.activation, layer.norm.eps, True, layer.norm_order == "pre"
         ).eval()

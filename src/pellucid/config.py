@@ -16,6 +16,7 @@ from pellucid.base.errors import ConfigError
 
 MAX_SIZE = 2**31 - 1  # a width or a vocabulary beyond this is a damaged or hostile file
 MAX_LAYERS = 4096
+MAX_EXPERTS = 2**16  # over all layers
 
 
 def _check_size(owner: str, **sizes: int) -> None:
@@ -178,15 +179,46 @@ class MLPConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpertsConfig:
+    """A mixture of experts: many MLPs of one shape, of which each token goes through a few, and their weighted sum.
+
+    With r = x W_rᵀ (a score for each expert) and S the ``experts_per_token`` largest of them, a token's result is Σ_{e ∈ S} w_e · MLP_e(x),
+    w = softmax(r), or, ``normalize``, w_e / Σ_{S} w. ``shared`` is one more MLP that every token goes through; ``shared_gated`` multiplies
+    what it gives by σ(x W_gᵀ), a number a token. Source: Shazeer et al. 2017; Jiang et al. 2024 (Mixtral) §2.1; Dai et al. 2024 (shared).
+    """
+
+    num_experts: int
+    experts_per_token: int
+    normalize: bool = True
+    shared: MLPConfig | None = None
+    shared_gated: bool = False
+
+    def __post_init__(self) -> None:
+        _check_size("experts", num_experts=self.num_experts, experts_per_token=self.experts_per_token)
+        if self.experts_per_token > self.num_experts:
+            raise ConfigError(
+                "a token cannot go through more experts than there are",
+                where="experts",
+                expected=f"at most num_experts = {self.num_experts}",
+                received=self.experts_per_token,
+                remedy="check num_experts_per_tok in config.json",
+            )
+        if self.shared_gated and self.shared is None:
+            raise ConfigError("there is no shared expert to gate", where="experts")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerConfig:
     """One layer: attention, then MLP, each added to the residual stream.
 
-    ``norm_order``: ``pre`` is x + f(norm(x)); ``post`` is norm(x + f(x)), as in *Attention Is All You Need*.
+    A sparse layer has ``experts``: ``mlp`` is then the shape of each of them. ``norm_order``: ``pre`` is x + f(norm(x)); ``post`` is
+    norm(x + f(x)), as in *Attention Is All You Need*.
     """
 
     attention: AttentionConfig
     mlp: MLPConfig
     norm: NormConfig
+    experts: ExpertsConfig | None = None
     norm_order: Literal["pre", "post"] = "pre"
 
     def __post_init__(self) -> None:
@@ -219,6 +251,8 @@ class ModelConfig:
         _check_choice(self.model_type, "position", self.position, ("none", "learned", "sinusoidal"))
         if not 0 < len(self.layers) <= MAX_LAYERS:
             raise ConfigError("num_layers is out of range", where=self.model_type, expected=f"1 to {MAX_LAYERS}", received=len(self.layers))
+        if (experts := sum(layer.experts.num_experts for layer in self.layers if layer.experts)) > MAX_EXPERTS:
+            raise ConfigError("there are too many experts", where=self.model_type, expected=f"at most {MAX_EXPERTS} in all", received=experts)
         if self.position == "sinusoidal" and self.d_model % 2:
             raise ConfigError("sinusoidal positions pair dimensions", where=self.model_type, expected="an even d_model", received=self.d_model)
         if self.position == "sinusoidal" and self.context_len * self.d_model > MAX_SIZE:
@@ -237,6 +271,15 @@ class ModelConfig:
     def num_parameters(self) -> int:
         """Parameters, each shared one counted once."""
         return sum(math.prod(shape) for shape in weight_shapes(self).values())
+
+    def num_active_parameters(self) -> int:
+        """Parameters that take part in one token's computation: without the experts that it does not go through."""
+        idle = 0
+        for layer in self.layers:
+            if experts := layer.experts:
+                its = sum(math.prod(shape) for shape in mlp_shapes("", self.d_model, layer.mlp).values())
+                idle += (experts.num_experts - experts.experts_per_token) * its
+        return self.num_parameters() - idle
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -271,12 +314,30 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             norm(f"{at}.attention.k_norm", attention.head_dim, attention.qk_norm)
         linear(f"{at}.attention.o_proj", d, attention.q_dim, attention.o_bias)
         norm(f"{at}.mlp_norm", d, layer.norm)
-        if mlp.gated:
-            linear(f"{at}.mlp.gate_proj", mlp.d_ff, d, mlp.bias)
-        linear(f"{at}.mlp.up_proj", mlp.d_ff, d, mlp.bias)
-        linear(f"{at}.mlp.down_proj", d, mlp.d_ff, mlp.bias)
+        if (experts := layer.experts) is None:
+            shapes |= mlp_shapes(f"{at}.mlp.", d, mlp)
+            continue
+        linear(f"{at}.mlp.router", experts.num_experts, d, False)
+        for e in range(experts.num_experts):
+            shapes |= mlp_shapes(f"{at}.mlp.experts.{e}.", d, mlp)
+        if experts.shared:
+            shapes |= mlp_shapes(f"{at}.mlp.shared.", d, experts.shared)
+        if experts.shared_gated:
+            linear(f"{at}.mlp.shared_gate", 1, d, False)
     if config.final_norm:
         norm("final_norm", d, config.final_norm)
     if not config.tie_embeddings:
         linear("lm_head", config.vocab_size, d, False)
+    return shapes
+
+
+def mlp_shapes(prefix: str, d_model: int, mlp: MLPConfig) -> dict[str, tuple[int, ...]]:
+    """The weights of one MLP: ``{"layers.0.mlp.gate_proj.weight": (1536, 576), …}`` for the prefix ``layers.0.mlp.``."""
+    wide, back = (mlp.d_ff, d_model), (d_model, mlp.d_ff)
+    maps = {"gate_proj": wide, "up_proj": wide, "down_proj": back} if mlp.gated else {"up_proj": wide, "down_proj": back}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in maps.items():
+        shapes[f"{prefix}{name}.weight"] = shape
+        if mlp.bias:
+            shapes[f"{prefix}{name}.bias"] = shape[:1]
     return shapes

@@ -133,7 +133,7 @@ def _hugging_face_config(file: Path) -> tuple[ModuleType, ModelConfig]:
 
 
 def _gguf_config(file: GGUFFile) -> tuple[ModuleType, ModelConfig]:
-    family = family_of_gguf(file.metadata.get("general.architecture"), file.path)
+    family = family_of_gguf(file.metadata, file.path)
     return family, _described(lambda: family.config(family.GGUF.hf(file.metadata, file.tensors)), file.path)
 
 

@@ -48,20 +48,21 @@ class Weights(Lazy):
                 where=where,
                 remedy="if the model shares them, set tie_word_embeddings to true in config.json; else a file of the checkpoint is missing",
             )
+        kept = max(KEPT, 3 * max(layer.experts.num_experts if layer.experts else 0 for layer in config.layers))  # of a file's stacks of experts
         plan = to_ours(config, rules, Lazy({full: partial(stored.__getitem__, name) for full, name in names.items()}), where)
         waiting: dict[str, Array] = {}
-        super().__init__({name: partial(_one, name, plan[name], waiting, where) for name in weight_shapes(config)})
+        super().__init__({name: partial(_one, name, plan[name], waiting, kept, where) for name in weight_shapes(config)})
         self.stored_names = {ours: names[match.theirs] for match in matches(config, rules) for ours in match.ours}
 
 
-def _one(name: str, make: Callable[[], dict[str, Array]], waiting: dict[str, Array], where: object) -> Array:
+def _one(name: str, make: Callable[[], dict[str, Array]], waiting: dict[str, Array], kept: int, where: object) -> Array:
     """One weight; those that came of the same array with it (k and v with q) wait to be asked for."""
     array = waiting.pop(name, None)
     if array is None:
         made = make()
         array = made.pop(name)
         waiting |= made
-        for old in list(waiting)[:-KEPT]:
+        for old in list(waiting)[:-kept]:
             waiting.pop(old, None)
     if array.dtype not in FLOATS and array.dtype not in BLOCKS:
         raise WeightsError(f"{name} is no floating-point weight", where=where, received=array.dtype)
@@ -72,7 +73,7 @@ def _their_names(
     config: ModelConfig, rules: tuple[Rule, ...], stored: Mapping[str, Array], ignored: tuple[str, ...], prefixes: tuple[str, ...]
 ) -> dict[str, str]:
     """Name in the rules → name in the file, without the buffers that are ignored."""
-    known = {rule.named(i)[0] for rule in rules for i in range(config.num_layers if "{i}" in rule.theirs else 1)}
+    known = {theirs for rule in rules for theirs, _, _ in rule.places(config)}
     names: dict[str, str] = {}
     for name in stored:
         full = next((prefix + name for prefix in prefixes if prefix + name in known and prefix + name not in stored), name)

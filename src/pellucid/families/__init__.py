@@ -7,16 +7,21 @@ and ours; ``IGNORED``, patterns of known buffers that are no weights; ``GGUF``, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from pellucid.base.errors import UnsupportedError
-from pellucid.families import chatglm, gpt2, llama, qwen2, qwen3, vanilla
+from pellucid.families import chatglm, gpt2, llama, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, vanilla
 
 FAMILIES: dict[str, ModuleType] = {
     "llama": llama,
     "gpt2": gpt2,
     "qwen2": qwen2,
     "qwen3": qwen3,
+    "mixtral": mixtral,
+    "qwen2_moe": qwen2_moe,
+    "qwen3_moe": qwen3_moe,
     "chatglm": chatglm,
     "vanilla": vanilla,
 }
@@ -29,9 +34,13 @@ def family_of(model_type: object, where: object) -> ModuleType:
     raise UnsupportedError(f"model_type {model_type!r} is not implemented", where=where, expected="one of " + ", ".join(FAMILIES))
 
 
-def family_of_gguf(architecture: object, where: object) -> ModuleType:
-    """The family of a GGUF file's ``general.architecture``. Raises: UnsupportedError naming those there are."""
-    readable = {family.GGUF.architecture: family for family in FAMILIES.values() if family.GGUF}
-    if isinstance(architecture, str) and architecture in readable:
-        return readable[architecture]
-    raise UnsupportedError(f"GGUF architecture {architecture!r} is not implemented", where=where, expected="one of " + ", ".join(readable))
+def family_of_gguf(metadata: Mapping[str, Any], where: object) -> ModuleType:
+    """The family of a GGUF file: its ``general.architecture``, and whether it has experts. Raises: UnsupportedError naming those there are."""
+    readable = {(family.GGUF.architecture, family.GGUF.experts): family for family in FAMILIES.values() if family.GGUF}
+    architecture = metadata.get("general.architecture")
+    experts = bool(metadata.get(f"{architecture}.expert_count"))
+    if isinstance(architecture, str) and (architecture, experts) in readable:
+        return readable[architecture, experts]
+    names = ", ".join(dict.fromkeys(name for name, _ in readable))
+    what = " with experts" if experts else ""
+    raise UnsupportedError(f"GGUF architecture {architecture!r}{what} is not implemented", where=where, expected=f"one of {names}")

@@ -13,17 +13,22 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError
-from pellucid.families.rules import Rule, Transform
+from pellucid.config import LayerConfig
+from pellucid.families.rules import Rule, Transform, Unstack
 
 
 @dataclass(frozen=True)
 class GGUF:
-    """How one architecture is read from GGUF: config, weights, tensors that are not weights."""
+    """How one architecture is read from GGUF: config, weights, tensors that are not weights.
+
+    ``experts``: whether it is the architecture's files that have some (Mixtral's are of architecture ``llama``).
+    """
 
     architecture: str
     hf: Callable[[Mapping[str, Any], Mapping[str, Array]], dict[str, Any]]
     weights: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
+    experts: bool = False
 
 
 def key(metadata: Mapping[str, Any], name: str) -> Any:
@@ -126,3 +131,47 @@ def llama_rules(*, q: tuple[Transform, ...] = (), k: tuple[Transform, ...] = ())
         Rule("output_norm.weight", "final_norm.weight"),
         Rule("output.weight", "lm_head.weight"),
     )
+
+
+def experts_keys(architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The Hugging Face config keys of a mixture of experts, by the names that Qwen's have."""
+    keys = {"num_experts": "expert_count", "num_experts_per_tok": "expert_used_count"}
+    return {theirs: _whole(key(metadata, f"{architecture}.{name}")) for theirs, name in keys.items()}
+
+
+def expert_width(architecture: str, metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> int:
+    """Neurons of an expert: what the metadata say, or, where they do not, the tensors' own."""
+    said = metadata.get(f"{architecture}.expert_feed_forward_length")
+    if said is not None:
+        return _whole(said)
+    stack = next((tensors[name] for name in tensors if name.endswith(".ffn_up_exps.weight")), None)
+    return stack.shape[1] if stack is not None and len(stack.shape) == 3 else _whole(key(metadata, f"{architecture}.feed_forward_length"))
+
+
+@dataclass(frozen=True)
+class OneRow:
+    """A vector (D,) as a matrix of one row (1, D); the converter writes the shared expert's gate either way."""
+
+    def forward(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+        return [array.with_data(array.data.reshape(1, -1)) for array in arrays]
+
+    def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+        return [array.with_data(array.data.reshape(-1)) for array in arrays]
+
+
+def _whole(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+# The router, and the experts of a layer in one tensor each.
+EXPERT_RULES = (
+    Rule("blk.{i}.ffn_gate_inp.weight", "layers.{i}.mlp.router.weight"),
+    *(
+        Rule(f"blk.{{i}}.ffn_{name}_exps.weight", f"layers.{{i}}.mlp.experts.{{e}}.{name}_proj.weight", (Unstack(),))
+        for name in ("gate", "up", "down")
+    ),
+)
+SHARED_EXPERT_RULES = (
+    *(Rule(f"blk.{{i}}.ffn_{name}_shexp.weight", f"layers.{{i}}.mlp.shared.{name}_proj.weight") for name in ("gate", "up", "down")),
+    Rule("blk.{i}.ffn_gate_inp_shexp.weight", "layers.{i}.mlp.shared_gate.weight", (OneRow(),)),
+)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid.base.array import Array
-from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig
+from pellucid.config import AttentionConfig, ExpertsConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig
 from pellucid.families.gguf import GGUF, common_keys, llama_rules
 from pellucid.families.hf import Keys, one_or_many, rope, rope_to_hf
 from pellucid.families.rules import PermuteRope, Rule
@@ -30,17 +30,20 @@ def build(
     qk_norm: bool = False,
     head_dim: int | None = None,
     windows: tuple[int | None, ...] | None = None,
+    mlps: tuple[tuple[MLPConfig, ExpertsConfig | None], ...] | None = None,
 ) -> ModelConfig:
-    """A decoder of Llama's shape from its config keys; relatives add biases, norms of q and k, windows."""
+    """A decoder of Llama's shape from its config keys; relatives add biases, norms of q and k, windows, experts (``mlps``, one a layer)."""
     d_model, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     head_dim = keys.size("head_dim", head_dim or max(d_model // num_heads, 1))
     num_layers, context_len = keys.num_layers("num_hidden_layers"), keys.size("max_position_embeddings", 2048)
     norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6))
     rotary = rope(keys, head_dim, context_len)
-    mlp = MLPConfig(d_ff=keys.size("intermediate_size"), activation=keys.activation("hidden_act", "silu"), bias=mlp_bias)
+    if mlps is None:
+        dense = MLPConfig(d_ff=keys.size("intermediate_size"), activation=keys.activation("hidden_act", "silu"), bias=mlp_bias)
+        mlps = ((dense, None),) * num_layers
     num_kv_heads = keys.size("num_key_value_heads", num_heads)
 
-    def layer(window: int | None) -> LayerConfig:
+    def layer(window: int | None, mlp: MLPConfig, experts: ExpertsConfig | None) -> LayerConfig:
         attention = AttentionConfig(
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
@@ -51,14 +54,14 @@ def build(
             rope=rotary,
             window=window,
         )
-        return LayerConfig(attention=attention, mlp=mlp, norm=norm)
+        return LayerConfig(attention=attention, mlp=mlp, norm=norm, experts=experts)
 
     return ModelConfig(
         model_type=keys.get("model_type", "llama"),
         vocab_size=keys.size("vocab_size"),
         d_model=d_model,
         context_len=context_len,
-        layers=tuple(layer(window) for window in windows or (None,) * num_layers),
+        layers=tuple(layer(window, *mlp) for window, mlp in zip(windows or (None,) * num_layers, mlps, strict=True)),
         final_norm=norm,
         **keys.common(tied=False),
     )

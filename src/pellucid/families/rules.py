@@ -1,12 +1,12 @@
 """Weight rules: one reversible table a family, used by load and save alike.
 
-A ``Rule`` pairs *their* names with *ours*; ``{i}`` stands for the layer. Transforms turn the arrays under their names
-into the arrays under ours, and back. All are moves of whole rows, or transposes: the values never change.
+A ``Rule`` pairs *their* names with *ours*; ``{i}`` stands for the layer, ``{e}`` for the expert of a sparse one. Transforms turn the
+arrays under their names into the arrays under ours, and back. All are moves of whole rows, or transposes: the values never change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -58,6 +58,26 @@ class Split:
         return [arrays[0].with_data(np.concatenate([array.data for array in arrays]))]
 
 
+class Unstack:
+    """One array (E, …) of all experts of a layer cut into E of one each; back: stacked. Nothing is copied on the way to ours."""
+
+    def forward(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+        (stack,) = arrays
+        assert layer is not None
+        assert layer.experts is not None
+        if stack.shape[0] != layer.experts.num_experts:
+            raise WeightsError(
+                "a stack of experts has the wrong number of them",
+                expected=layer.experts.num_experts,
+                received=stack.shape[0],
+                remedy="check num_experts in config.json",
+            )
+        return [stack.with_data(its) for its in stack.data]
+
+    def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+        return [arrays[0].with_data(np.stack([array.data for array in arrays]))]
+
+
 # Rows of a projection that holds q, k and v in one.
 SPLIT_QKV = Split(lambda layer: (layer.attention.q_dim, layer.attention.kv_dim, layer.attention.kv_dim))
 
@@ -104,9 +124,31 @@ class Rule:
     ours: str | tuple[str, ...]
     transforms: tuple[Transform, ...] = ()
 
-    def named(self, layer: int) -> tuple[str, tuple[str, ...]]:
+    @property
+    def by_layer(self) -> bool:
+        return "{i}" in self.theirs
+
+    def places(self, config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...], int]]:
+        """(their name, our names, layer), everywhere in a model: once for each layer, and each expert, that the name stands for.
+
+        Where ``{e}`` is in our name alone, theirs holds all experts of the layer in one.
+        """
         ours = (self.ours,) if isinstance(self.ours, str) else self.ours
-        return self.theirs.replace("{i}", str(layer)), tuple(name.replace("{i}", str(layer)) for name in ours)
+        if not self.by_layer:
+            yield self.theirs, ours, 0
+            return
+        of_experts = "{e}" in ours[0]
+        for i, layer in enumerate(config.layers):
+            theirs, names = self.theirs.replace("{i}", str(i)), tuple(name.replace("{i}", str(i)) for name in ours)
+            if not of_experts:
+                yield theirs, names, i
+                continue
+            experts = [str(e) for e in range(layer.experts.num_experts)] if layer.experts else []
+            if "{e}" in theirs:
+                for e in experts:
+                    yield theirs.replace("{e}", e), tuple(name.replace("{e}", e) for name in names), i
+            elif experts:
+                yield theirs, tuple(name.replace("{e}", e) for e in experts for name in names), i
 
     def forward(self, array: Array, layer: LayerConfig | None) -> list[Array]:
         arrays = [array]
@@ -136,11 +178,9 @@ def matches(config: ModelConfig, rules: Iterable[Rule]) -> list[Match]:
     needed = weight_shapes(config)
     found = []
     for rule in rules:
-        by_layer = "{i}" in rule.theirs
-        for i in range(config.num_layers if by_layer else 1):
-            theirs, ours = rule.named(i)
+        for theirs, ours, i in rule.places(config):
             if all(name in needed for name in ours):
-                found.append(Match(rule, theirs, ours, config.layers[i] if by_layer else None))
+                found.append(Match(rule, theirs, ours, config.layers[i] if rule.by_layer else None))
     covered = {name for match in found for name in match.ours}
     if uncovered := [name for name in needed if name not in covered]:
         raise UnsupportedError(f"this format has no place for {_some(uncovered)}", where=config.model_type)

@@ -14,6 +14,7 @@ from pellucid.model.context import Context
 from pellucid.model.invariant import rows_invariant_linear
 from pellucid.model.linear import Embedding, Linear
 from pellucid.model.mlp import MLP
+from pellucid.model.moe import MoE
 from pellucid.model.norm import make_norm
 from pellucid.model.position import rotation, sinusoidal_table
 
@@ -27,7 +28,7 @@ class Layer(nn.Module):
         self.attention_norm = make_norm(d_model, config.norm)
         self.attention = Attention(d_model, config.attention, layer)
         self.mlp_norm = make_norm(d_model, config.norm)
-        self.mlp = MLP(d_model, config.mlp)
+        self.mlp = MoE(d_model, config.mlp, config.experts) if config.experts else MLP(d_model, config.mlp)
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         x = ctx.tap(self, "resid_pre", x)

@@ -72,8 +72,9 @@ def to_array(tensor: torch.Tensor) -> Array:
 
 
 def stored_dtype(weights: Mapping[str, Array]) -> str:
-    """The dtype of most of the weights' bytes; asks for one matrix of the first layer, which stands for all."""
-    return weights["layers.0.mlp.up_proj.weight"].dtype
+    """The dtype of most of the weights' bytes; asks for one matrix of the first layer, dense or an expert's, which stands for all."""
+    dense, sparse = "layers.0.mlp.up_proj.weight", "layers.0.mlp.experts.0.up_proj.weight"
+    return weights[dense if dense in weights else sparse].dtype
 
 
 def load_decoder(

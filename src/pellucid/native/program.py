@@ -23,6 +23,8 @@ def supports(config: ModelConfig) -> str | None:
     """Why this executor cannot run the model; None where it can."""
     first, rope = config.layers[0], _rope(config)
     for layer in config.layers:
+        if layer.experts:
+            return "a mixture of experts"
         its = layer.attention.rope
         if _shared(layer) != _shared(first) or (its and its != rope):
             return "layers of different shapes"

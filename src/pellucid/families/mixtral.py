@@ -1,0 +1,64 @@
+"""Mixtral: Llama's shape (Mistral's, with its sliding window where one is given), every MLP a mixture of experts.
+
+Source: Jiang et al. 2024, *Mixtral of Experts* §2.1. Files keep each expert's matrices apart, as ``experts.N.w1`` (gate), ``w3`` (up), ``w2`` (down).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pellucid.base.array import Array
+from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
+from pellucid.families import llama
+from pellucid.families.gguf import EXPERT_RULES, GGUF, common_keys, experts_keys, llama_rules
+from pellucid.families.hf import Keys
+from pellucid.families.rules import Rule
+
+
+def config(hf: Mapping[str, Any]) -> ModelConfig:
+    keys = Keys(hf)
+    num_layers = keys.num_layers("num_hidden_layers")
+    mlp = MLPConfig(d_ff=keys.size("intermediate_size"), activation=keys.activation("hidden_act", "silu"))
+    experts = ExpertsConfig(num_experts=keys.size("num_local_experts", 8), experts_per_token=keys.size("num_experts_per_tok", 2))
+    windows = (keys.get("sliding_window"),) * num_layers
+    return llama.build(keys, qkv_bias=False, windows=windows, mlps=((mlp, experts),) * num_layers)
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    layer = config.layers[0]
+    assert layer.experts
+    return llama.base_to_hf(config) | {
+        "architectures": ["MixtralForCausalLM"],
+        "num_local_experts": layer.experts.num_experts,
+        "num_experts_per_tok": layer.experts.experts_per_token,
+        "sliding_window": layer.attention.window,
+    }
+
+
+_BLOCK, _EXPERT = "model.layers.{i}.block_sparse_moe", "layers.{i}.mlp.experts.{e}"
+WEIGHTS = (
+    *(rule for rule in llama.WEIGHTS if ".mlp." not in rule.theirs),
+    Rule(f"{_BLOCK}.gate.weight", "layers.{i}.mlp.router.weight"),
+    Rule(f"{_BLOCK}.experts.{{e}}.w1.weight", f"{_EXPERT}.gate_proj.weight"),
+    Rule(f"{_BLOCK}.experts.{{e}}.w2.weight", f"{_EXPERT}.down_proj.weight"),
+    Rule(f"{_BLOCK}.experts.{{e}}.w3.weight", f"{_EXPERT}.up_proj.weight"),
+)
+IGNORED = llama.IGNORED
+
+
+def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
+    experts = experts_keys("llama", metadata)
+    return common_keys("llama", metadata, tensors) | experts | {"model_type": "mixtral", "num_local_experts": experts.pop("num_experts")}
+
+
+_RULES = tuple(rule for rule in llama_rules(q=(llama.Q_ROWS,), k=(llama.K_ROWS,)) if ".mlp." not in rule.ours)
+GGUF = GGUF(architecture="llama", hf=gguf_hf, weights=(*_RULES, *EXPERT_RULES), ignored=("rope_freqs.weight",), experts=True)
+
+TINY = llama.TINY | {
+    "model_type": "mixtral",
+    "tie_word_embeddings": False,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "sliding_window": None,
+}

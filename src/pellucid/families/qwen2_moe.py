@@ -1,0 +1,78 @@
+"""Qwen2-MoE and Qwen1.5-MoE: Qwen2 with many narrow experts, and one that every token goes through, let in by a gate of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pellucid.base.array import Array
+from pellucid.base.errors import ConfigError
+from pellucid.config import MLPConfig, ModelConfig
+from pellucid.families import llama, qwen3_moe
+from pellucid.families.gguf import EXPERT_RULES, GGUF, SHARED_EXPERT_RULES, common_keys, expert_width, experts_keys, key, llama_rules
+from pellucid.families.hf import Keys
+from pellucid.families.rules import Rule
+
+
+def config(hf: Mapping[str, Any]) -> ModelConfig:
+    keys = Keys(hf)
+    keys.only("use_sliding_window", False)
+    shared = MLPConfig(d_ff=keys.size("shared_expert_intermediate_size", 5632), activation=keys.activation("hidden_act", "silu"))
+    experts = replace(qwen3_moe.experts(keys), shared=shared, shared_gated=True)
+    return llama.build(keys, qkv_bias=bool(keys.get("qkv_bias", True)), mlps=qwen3_moe.mlps(keys, experts))
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    shared = next((layer.experts.shared for layer in config.layers if layer.experts), None)
+    if shared is None:
+        raise ConfigError("a model of this family has a shared expert", where=config.model_type)
+    return (
+        llama.base_to_hf(config)
+        | qwen3_moe.mlps_to_hf(config)
+        | {
+            "architectures": ["Qwen2MoeForCausalLM"],
+            "qkv_bias": config.layers[0].attention.qkv_bias,
+            "shared_expert_intermediate_size": shared.d_ff,
+            "use_sliding_window": False,
+        }
+    )
+
+
+WEIGHTS = (
+    *llama.WEIGHTS,
+    *qwen3_moe.EXPERTS,
+    *(
+        Rule(f"model.layers.{{i}}.mlp.shared_expert.{name}.weight", f"layers.{{i}}.mlp.shared.{name}.weight")
+        for name in ("gate_proj", "up_proj", "down_proj")
+    ),
+    Rule("model.layers.{i}.mlp.shared_expert_gate.weight", "layers.{i}.mlp.shared_gate.weight"),
+)
+IGNORED = llama.IGNORED
+
+
+def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
+    return (
+        common_keys("qwen2moe", metadata, tensors)
+        | experts_keys("qwen2moe", metadata)
+        | {
+            "model_type": "qwen2_moe",
+            "norm_topk_prob": False,
+            "moe_intermediate_size": expert_width("qwen2moe", metadata, tensors),
+            "shared_expert_intermediate_size": key(metadata, "qwen2moe.expert_shared_feed_forward_length"),
+        }
+    )
+
+
+GGUF = GGUF(architecture="qwen2moe", hf=gguf_hf, weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES), experts=True)
+
+TINY = llama.TINY | {
+    "model_type": "qwen2_moe",
+    "tie_word_embeddings": False,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 40,
+    "norm_topk_prob": False,
+    "decoder_sparse_step": 1,
+}
