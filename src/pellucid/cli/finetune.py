@@ -30,7 +30,13 @@ data = options.together(
 )
 method = options.together(
     [
-        _method("--method", type=click.Choice(["lora", "full", "dpo"]), default="lora", metavar="NAME", help="lora, full or dpo.  [default: lora]"),
+        _method(
+            "--method",
+            type=click.Choice(["lora", "full", "dpo", "dpo-full"]),
+            default="lora",
+            metavar="NAME",
+            help="lora, full; from preferences dpo (LoRA) or dpo-full.  [default: lora]",
+        ),
         _method("--lora-rank", type=COUNT, default=16, metavar="N", help="Of each update.  [default: 16]"),
         _method("--lora-alpha", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Updates count alpha / rank.  [default: 2 × rank]"),
         _method("--lora-targets", default="all-linear", metavar="NAMES", help="Linear maps, with commas between.  [default: all-linear]"),

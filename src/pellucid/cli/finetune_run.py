@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import RequestError
 from pellucid.cli.numbers import count
-from pellucid.cli.training import FolderRun, dropout_of, loss_of, open_run, write_answer
+from pellucid.cli.training import FolderRun, autocast_of, forward_settings, loss_of, open_run, write_answer
 
 if TYPE_CHECKING:
     from pellucid.checkpoint.open import Checkpoint
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pellucid.train.example_store import Examples
     from pellucid.train.loop import LossFunction
     from pellucid.train.masks import Masking
-    from pellucid.train.run import Judge
 
 USUAL_CONTEXT = 1024
 
@@ -54,57 +53,66 @@ def finetune(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
         steps = max(round(flags["epochs"] * len(samples) / flags["batch_size"]), 1)
         flags = run.resolve(flags, steps=steps, lr=suggested_lr(checkpoint.config.d_model) * LR_OF_METHOD[flags["method"]])
         run.settle(flags)
-        learning = _full(checkpoint, tokenizer, flags) if flags["method"] == "full" else _lora(checkpoint, tokenizer, flags)
+        learning = _all_weights(checkpoint, tokenizer, flags) if _whole(flags) else _lora(checkpoint, tokenizer, flags)
+        if examples.paired:
+            samples, held_back = _with_reference(run, learning.model, samples, held_back, checkpoint, flags)
         model = run.place(learning.model, flags)
         finished = run.train(
             flags | {"spike": 0.0},  # of few examples, some are much harder than others
             model=model,
             samples=samples,
-            loss_function=learning.loss(model),
+            loss_function=_preference_loss_of(flags, model) if examples.paired else loss_of(flags, model),
             write_model=learning.write_model,
             read_model=learning.read_model,
             validation=None if held_back is None else partial(held_back.spread, flags["eval_rows"], flags["batch_size"]),
-            judge=learning.judge,
+            judge=partial(_judge, flags=flags) if examples.paired else None,
             write_text=_answers(model, tokenizer, masking, held_back or samples, flags),
             tokenizer=tokenizer,
             row_tokens=round(samples.mean_places),
             about=f"{_learned(model)}, {len(samples):,} {'pairs' if examples.paired else 'rows'} an epoch",
         )
         if finished and run.processes.first:
-            if flags["method"] != "full" and flags["merge"]:
+            if not _whole(flags) and flags["merge"]:
                 _merge(folder)
             run.say(f"done: pellucid {'chat' if masking.has_chat_format else 'generate'} -m {folder}")
 
 
 # Of the rate that suits training from random weights, at the same width: LoRA takes ten times what all weights do (Schulman et al.
-# 2025, *LoRA Without Regret*), and a preference, which compares sums over whole answers, a tenth of that.
-LR_OF_METHOD = {"full": 0.1, "lora": 1.0, "dpo": 0.1}
+# 2025, *LoRA Without Regret*), and a preference, which compares sums over whole answers, a tenth of either.
+LR_OF_METHOD = {"full": 0.1, "lora": 1.0, "dpo": 0.1, "dpo-full": 0.01}
 
 
 @dataclass(frozen=True)
 class Learning:
-    """What a method makes of a model: which parameters learn, by which loss, and how they are kept."""
+    """A model, some of whose parameters learn, and how they are kept."""
 
     model: Decoder
-    loss: Callable[[Decoder], LossFunction]  # of the model once it is placed
     write_model: WriteModel
     read_model: ReadModel | None = None
-    judge: Judge | None = None
+
+
+def _whole(flags: Mapping[str, Any]) -> bool:
+    """All weights learn, not LoRA's alone."""
+    return flags["method"] in ("full", "dpo-full")
+
+
+def _paired(flags: Mapping[str, Any]) -> bool:
+    return flags["method"] in ("dpo", "dpo-full")
 
 
 def _check(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> None:
     """Raises: RequestError for flags that contradict each other, or the model."""
     from pellucid.checkpoint.adapted import is_adapter
 
-    if is_adapter(checkpoint.path) and flags["method"] != "full":
+    if is_adapter(checkpoint.path) and not _whole(flags):
         raise RequestError("the model is an adapter, and would get another one", where=flags["model"], remedy="pellucid convert writes it merged")
     if flags["context_len"] > checkpoint.config.context_len:
         raise RequestError(
             "--context-len is longer than the model's", expected=f"at most {checkpoint.config.context_len}", received=flags["context_len"]
         )
-    if flags["quantize"] and flags["method"] == "full":
-        raise RequestError("quantized weights cannot be trained themselves", remedy="--method lora, or leave out --quantize")
-    if flags["pack"] and flags["method"] == "dpo":
+    if flags["quantize"] and _whole(flags):
+        raise RequestError("quantized weights cannot be trained themselves", remedy="--method lora or dpo, or leave out --quantize")
+    if flags["pack"] and _paired(flags):
         raise RequestError("pairs are not packed", remedy="leave out --pack")
     if malformed := next((one for one in flags["fill"] if "=" not in one), None):
         raise RequestError("--fill takes a name and what takes its place", expected="NAME=TEXT", received=malformed)
@@ -124,7 +132,7 @@ def _tokenized(
     masking = Masking(tokenizer, stop_token_ids=stop_token_ids(checkpoint, tokenizer))
     making = Making(
         context_len=flags["context_len"],
-        paired=flags["method"] == "dpo",
+        paired=_paired(flags),
         on_too_long=flags["on_too_long"],
         fill=dict(one.split("=", 1) for one in flags["fill"]),
     )
@@ -147,24 +155,23 @@ def _split(examples: Examples, tokenizer: Tokenizer, flags: Mapping[str, Any]) -
 # --- methods ---------------------------------------------------------------------------------------------------------
 
 
-def _full(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Learning:
+def _all_weights(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Learning:
     """All weights learn."""
     from pellucid.model.load import load_decoder
     from pellucid.train.checkpoint import write_model
 
     model = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu").requires_grad_()
     write = partial(write_model, config=checkpoint.config, tokenizer=tokenizer, generation_config=checkpoint.generation_config)
-    return Learning(model, partial(loss_of, flags), write)
+    return Learning(model, write)
 
 
 def _lora(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Learning:
-    """Low-rank updates learn, from examples or from preferences; the weights stay as they are."""
+    """Low-rank updates learn; the weights stay as they are."""
     import torch
 
     from pellucid.checkpoint.adapted import fingerprint
     from pellucid.model.load import load_decoder
     from pellucid.train.lora import LoraSettings, attach_lora, read_lora, write_lora
-    from pellucid.train.preference import PreferenceSettings, preference_loss
 
     model = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu", flags["quantize"])
     targets = tuple(flags["lora_targets"].replace(",", " ").split())
@@ -179,18 +186,7 @@ def _lora(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]
         base_sha256=fingerprint(checkpoint.stored),
         tokenizer=tokenizer,
     )
-    if flags["method"] == "lora":
-        return Learning(model, partial(loss_of, flags), write, read_lora)
-    preference = PreferenceSettings(beta=flags["beta"])
-    loss_function = partial(preference_loss, settings=preference, recorder=dropout_of(flags))
-    return Learning(model, lambda _: loss_function, write, read_lora, partial(_judge, preference=preference))
-
-
-def _judge(model: Decoder, batches: Iterable[Batch], *, preference: Any) -> dict[str, float]:
-    from pellucid.train.preference import preference_scores
-
-    scores = preference_scores(model, list(batches), preference)  # type: ignore[arg-type]
-    return {"val_loss": scores.loss, "val_margin": scores.margin, "val_accuracy": scores.accuracy}
+    return Learning(model, write, read_lora)
 
 
 def _merge(folder: Path) -> None:
@@ -202,6 +198,47 @@ def _merge(folder: Path) -> None:
     save_merged(open_adapted(Checkpoints(folder / "checkpoints").steps()[-1]), folder)
     for name in (CONFIG, TENSORS):
         (folder / name).unlink()
+
+
+# --- preferences -----------------------------------------------------------------------------------------------------
+
+
+def _with_reference(
+    run: FolderRun, model: Decoder, samples: ExampleBatches, held_back: ExampleBatches | None, checkpoint: Checkpoint, flags: Mapping[str, Any]
+) -> tuple[ExampleBatches, ExampleBatches | None]:
+    """The pairs, and what the model makes of each that the run will ask for before it learns anything."""
+    from pellucid.checkpoint.adapted import fingerprint
+    from pellucid.cli.console import status
+    from pellucid.train.reference import reference_log_probs
+
+    pairs = samples.pairs(samples.drawn(flags["steps"] * flags["batch_size"]))
+    pairs += [] if held_back is None else held_back.pairs(held_back.chosen(flags["eval_rows"]))
+    with status("") as tell:
+        table = reference_log_probs(
+            model.to(run.processes.device),
+            samples.examples,
+            pairs,
+            identity=f"{fingerprint(checkpoint.stored)} {flags['quantize'] or 'as stored'}",
+            batch_size=flags["micro_batch_size"] or flags["batch_size"],
+            autocast=autocast_of(flags),
+            rank=run.processes.rank,
+            num_ranks=run.processes.count,
+            progress=(lambda _: None) if run.quiet else tell,
+        )
+    return replace(samples, reference=table), None if held_back is None else replace(held_back, reference=table)
+
+
+def _preference_loss_of(flags: Mapping[str, Any], model: Decoder) -> LossFunction:
+    from pellucid.train.preference import PreferenceSettings, preference_loss
+
+    return partial(preference_loss, settings=PreferenceSettings(beta=flags["beta"]), **forward_settings(flags, model))
+
+
+def _judge(model: Decoder, batches: Iterable[Batch], *, flags: Mapping[str, Any]) -> dict[str, float]:
+    from pellucid.train.preference import PreferenceSettings, preference_scores
+
+    scores = preference_scores(model, list(batches), PreferenceSettings(beta=flags["beta"]), autocast=autocast_of(flags))  # type: ignore[arg-type]
+    return {"val_loss": scores.loss, "val_margin": scores.margin, "val_accuracy": scores.accuracy}
 
 
 # --- for the eye -----------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from pellucid.cli.progress import TrainingProgress
 from pellucid.cli.run_config import read_yaml, write_yaml
 
 if TYPE_CHECKING:
+    import torch
     from torch.optim import Optimizer
 
     from pellucid.model.context import Recorder
@@ -98,7 +99,7 @@ class FolderRun:
         path, resolved = self.folder / RUN_FILE, json.loads(json.dumps(dict(flags)))
         before = read_yaml(str(path)) if path.is_file() else resolved
         for name, value in resolved.items():
-            if name not in FREE and before.get(name) != value:
+            if name not in FREE and before.get(name, value) != value:  # a flag that is younger than the run was not given
                 raise ConfigError(
                     f"the run here was begun with another {name}",
                     where=self.folder,
@@ -131,6 +132,7 @@ class FolderRun:
         loss_function: LossFunction,
         write_model: WriteModel,
         read_model: ReadModel | None = None,
+        write_description: Callable[[Path], None] | None = None,
         validation: Callable[[], Iterable[Batch]] | None = None,
         judge: Judge | None = None,
         write_text: Callable[[], str] | None = None,
@@ -141,8 +143,8 @@ class FolderRun:
         """Train to the end, or until something stops it; True at the end, and then the model is in the folder itself.
 
         ``model`` is one that was placed, and ``flags`` are resolved. ``write_model`` puts parameters by name into a checkpoint's folder,
-        ``read_model`` takes them back (None: a whole model's). ``judge``: see ``Run``. ``write_text`` gives a sample. ``tokenizer``,
-        ``row_tokens``, a row's, and ``about``, the model and the data in a few words, are for the eye alone.
+        ``read_model`` takes them back (None: a whole model's). ``write_description``, ``judge``: see ``Run``. ``write_text`` gives a sample.
+        ``tokenizer``, ``row_tokens``, a row's, and ``about``, the model and the data in a few words, are for the eye alone.
         """
         from pellucid.train.checkpoint import read_model as read_whole_model
         from pellucid.train.run import Run
@@ -159,6 +161,7 @@ class FolderRun:
             loss_function,
             write_model,
             read_model=read_model or read_whole_model,
+            write_description=write_description,
             validation=validation,
             judge=judge,
             record=record_of(flags, self, model, samples, validation, tokenizer, settings),
@@ -190,7 +193,7 @@ class FolderRun:
         if not finished:
             self.say(f"stopped after step {run.num_done} ({run.stop_asked}); the same command goes on from there")
         elif self.processes.first:
-            _publish(run.checkpoints.steps()[-1], self.folder)
+            run.publish()
         return finished
 
     def matrix_peak(self, settings: RunSettings) -> float:
@@ -266,7 +269,12 @@ def loss_of(flags: Mapping[str, Any], model: Decoder) -> LossFunction:
 
     from pellucid.train.loss import language_loss
 
-    return partial(language_loss, z_loss=flags["z_loss"], recorder=dropout_of(flags), forward=forward_of(flags, model))
+    return partial(language_loss, z_loss=flags["z_loss"], **forward_settings(flags, model))
+
+
+def forward_settings(flags: Mapping[str, Any], model: Decoder) -> dict[str, Any]:
+    """What every loss takes about its forward pass: the dropout and the compilation that were asked for."""
+    return {"recorder": dropout_of(flags), "attention_dropout": flags["attention_dropout"], "forward": forward_of(flags, model)}
 
 
 def forward_of(flags: Mapping[str, Any], model: Decoder) -> Forward | None:
@@ -285,6 +293,13 @@ def dropout_of(flags: Mapping[str, Any]) -> Recorder | None:
     return Dropout(flags["dropout"]) if flags["dropout"] else None
 
 
+def autocast_of(flags: Mapping[str, Any]) -> torch.dtype | None:
+    """The dtype of training's matrix products, where it is not that of the weights."""
+    import torch
+
+    return torch.bfloat16 if flags["bf16"] else None
+
+
 def optimizers_of(flags: Mapping[str, Any], model: Decoder) -> list[Optimizer]:
     from pellucid.train.optim import OptimSettings, make_optimizers
 
@@ -299,25 +314,16 @@ def schedule_of(flags: Mapping[str, Any]) -> Schedule:
 
 
 def settings_of(flags: Mapping[str, Any]) -> RunSettings:
-    import torch
-
     from pellucid.train.run import RunSettings
 
     its = ("batch_size", "micro_batch_size", "lr", "max_grad_norm", "on_trouble", "eval_every", "save_every", "keep", "sample_every")
     return RunSettings(
         num_steps=flags["steps"],
-        autocast=torch.bfloat16 if flags["bf16"] else None,
+        autocast=autocast_of(flags),
         max_seconds=60 * flags["max_minutes"],
         spike=flags.get("spike", RunSettings.spike),
         **{name: flags[name] for name in its},
     )
-
-
-def _publish(checkpoint: Path, folder: Path) -> None:
-    """The finished model, without what only training needs, in the run's own folder."""
-    for file in checkpoint.iterdir():
-        if not file.name.startswith("training."):
-            shutil.copy2(file, folder / file.name)
 
 
 def write_sample(model: Decoder, tokenizer: Tokenizer, prompt: str, *, seed: int = 0, max_new_tokens: int = SAMPLE_TOKENS) -> str:

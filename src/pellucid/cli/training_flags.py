@@ -42,6 +42,7 @@ def training_flags(*, steps: str, lr: str, batch_size: int = 32, weight_decay: f
             its("--max-grad-norm", type=click.FloatRange(min=0), default=1.0, metavar="X", help="Clip beyond it; 0: never.  [default: 1]"),
             its("--z-loss", type=click.FloatRange(min=0), default=0.0, metavar="X", help="Weight of the z-loss.  [default: 0]"),
             its("--dropout", type=FRACTION, default=0.0, metavar="P", help="On what enters the residual stream.  [default: 0]"),
+            its("--attention-dropout", type=FRACTION, default=0.0, metavar="P", help="On the attention weights.  [default: 0]"),
             its("--bf16", is_flag=True, help="Matrix products in bfloat16; weights stay float32."),
             its("--compile", "compiled", is_flag=True, help="Let torch compile the model (slow to start)."),
             its("--checkpoint-activations", is_flag=True, help="Less memory, a third more time."),

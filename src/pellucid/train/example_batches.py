@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,6 +31,7 @@ class ExampleBatches:
     pad_id: int
     seed: int = 0
     width: int | None = None  # of every row; None: as the longest of the batch needs
+    reference: np.ndarray | None = None  # (num_pairs, 2): log π_ref of every pair's answers
 
     def __len__(self) -> int:
         """Samples of an epoch."""
@@ -46,12 +47,24 @@ class ExampleBatches:
         """Samples ``first`` … ``first + count − 1`` of the endless order: each once an epoch, in an order of the epoch's own."""
         return self._batch([self._at(number) for number in range(first, first + count)])
 
+    def drawn(self, count: int) -> list[int]:
+        """Numbers of the samples that the first ``count`` of the endless order are, each once."""
+        return list(range(len(self.samples))) if count >= len(self.samples) else sorted({self._at(number) for number in range(count)})
+
+    def pairs(self, samples: Iterable[int]) -> list[int]:
+        """Which pair of the examples each of the samples is."""
+        return [self.samples[sample][0][0] // 2 for sample in samples]
+
     def spread(self, count: int, size: int) -> Iterator[Batch]:
         """``count`` samples at even distances, ``size`` at a time: always the same."""
-        total = len(self.samples)
-        chosen = range(total) if count >= total else np.linspace(0, total - 1, count).astype(int).tolist()
+        chosen = self.chosen(count)
         for first in range(0, len(chosen), size):
             yield self._batch(chosen[first : first + size])
+
+    def chosen(self, count: int) -> Sequence[int]:
+        """Numbers of the samples that ``spread`` gives."""
+        total = len(self.samples)
+        return range(total) if count >= total else np.linspace(0, total - 1, count).astype(int).tolist()
 
     def _at(self, number: int) -> int:
         epoch, place = divmod(number, len(self.samples))
@@ -83,7 +96,8 @@ class ExampleBatches:
                 segments[number, places] = segment
         made = torch.from_numpy(token_ids), torch.from_numpy(targets)
         if self.examples.paired:
-            return PreferenceBatch(*made, Batch.of(*made).positions)
+            reference = None if self.reference is None else torch.from_numpy(self.reference[self.pairs(samples)])
+            return PreferenceBatch(*made, Batch.of(*made).positions, None, reference)
         if all(len(row) == 1 for row in rows):  # padding follows the text, and causal attention never looks at it
             return Batch.of(*made)
         return Batch(*made, torch.from_numpy(positions), torch.from_numpy(segments))
