@@ -243,7 +243,7 @@ def test_the_bar_says_all_there_is_to_say() -> None:
     from pellucid.cli.progress import TrainingProgress
     from pellucid.train.run import Step
 
-    progress = TrainingProgress(100, 0, 1e6, peak=4e9, quiet=True)
+    progress = TrainingProgress(100, 0, 1e9, peak=4e9, quiet=True)
     progress.show(Step(10, 2.5, 1e-3, 0.75, 1000, 0.5))
     assert progress.figures(Step(10, 2.5, 1e-3, 0.75, 1000, 0.5)).startswith("loss 2.500, 2 K tokens/s, MFU 50 %, lr 1.00e-03, grad 0.75, ")
     assert progress.figures(Step(10, 2.5, 1e-3, 0.75, 1000, 0.5)).endswith(" left")

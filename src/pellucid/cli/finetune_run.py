@@ -69,6 +69,7 @@ def finetune(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
             write_text=_answers(model, tokenizer, masking, held_back or samples, flags),
             tokenizer=tokenizer,
             row_tokens=round(samples.mean_places),
+            row_flops=_row_flops(model, samples),
             about=f"{_learned(model)}, {len(samples):,} {'pairs' if examples.paired else 'rows'} an epoch",
         )
         if finished and run.processes.first:
@@ -213,6 +214,7 @@ def _with_reference(
 
     pairs = samples.pairs(samples.drawn(flags["steps"] * flags["batch_size"]))
     pairs += [] if held_back is None else held_back.pairs(held_back.chosen(flags["eval_rows"]))
+    run.say(f"what the reference makes of {len(pairs):,} pairs is computed once …")
     with status("") as tell:
         table = reference_log_probs(
             model.to(run.processes.device),
@@ -250,6 +252,17 @@ def _learned(model: Decoder) -> str:
 
     learned, every = sum(parameter.numel() for parameter in trained_parameters(model).values()), model.config.num_parameters()
     return f"{count(learned)} of {count(every)} parameters learn" if learned < every else f"{count(every)} parameters"
+
+
+def _row_flops(model: Decoder, samples: ExampleBatches) -> float:
+    """Operations that a sample needs on average, forward and backward."""
+    from pellucid.train.lora import lora_layers
+    from pellucid.train.sizes import flops_per_token
+
+    adapter = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) if lora_layers(model) else None
+    counts, row = samples.examples.counts, samples.mean_places / len(samples.samples[0])
+    share = counts.num_learned / counts.num_tokens
+    return samples.mean_places * flops_per_token(model.config, round(row), adapter=adapter, head_share=share)
 
 
 def _answers(model: Decoder, tokenizer: Tokenizer, masking: Masking, examples: ExampleBatches, flags: Mapping[str, Any]) -> Callable[[], str]:

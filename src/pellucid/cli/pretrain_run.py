@@ -23,7 +23,7 @@ def pretrain(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
     """Begin a run, go on with one, or show what it would learn. Raises: PellucidError."""
     from pellucid.cli.preview import show_batch
     from pellucid.train import sizes
-    from pellucid.train.checkpoint import write_model
+    from pellucid.train.checkpoint import write_description, write_model
     from pellucid.train.sources import find_sources
 
     if not flags["data"]:
@@ -47,10 +47,12 @@ def pretrain(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
             samples=samples,
             loss_function=loss_of(flags, model),
             write_model=partial(write_model, config=config, tokenizer=tokenizer),
+            write_description=partial(write_description, config=config, tokenizer=tokenizer),
             validation=None if held_back is None else partial(held_back.spread, flags["eval_rows"], 16),
             write_text=partial(write_sample, model, tokenizer, flags["prompt"], seed=flags["seed"]),
             tokenizer=tokenizer,
             row_tokens=flags["context_len"],
+            row_flops=flags["context_len"] * sizes.flops_per_token(config, flags["context_len"]),
             about=f"{count(config.num_parameters())} parameters, {count(len(samples.stream))} tokens of text",
         )
         if finished:

@@ -18,15 +18,15 @@ SECONDS_BETWEEN_LINES = 10.0
 class TrainingProgress:
     """``with TrainingProgress(…) as progress:``, then ``progress.show(step)`` after each step. All of it goes to stderr.
 
-    ``peak`` is what the machine's matrix products reach, in operations per second; against it stands MFU, the share of it that
-    training uses (Chowdhery et al. 2022, PaLM). 0: not known.
+    ``step_flops`` are the operations that a step needs, padding left out. ``peak`` is what the machine's matrix products reach, in operations
+    per second; against it stands MFU, the share of it that training uses (Chowdhery et al. 2022, PaLM). 0: not known.
     """
 
-    def __init__(self, num_steps: int, first: int, flops_per_token: float, *, peak: float = 0.0, quiet: bool = False) -> None:
-        self.num_steps, self.flops_per_token, self.peak, self.quiet = num_steps, flops_per_token, peak, quiet
+    def __init__(self, num_steps: int, first: int, step_flops: float, *, peak: float = 0.0, quiet: bool = False) -> None:
+        self.num_steps, self.step_flops, self.peak, self.quiet = num_steps, step_flops, peak, quiet
         self._first = first
         self._began = self._spoke = time.monotonic()
-        self._loss = self._rate = 0.0  # smoothed, so that they can be read
+        self._loss = self._rate = self._steps = 0.0  # smoothed, so that they can be read: tokens and steps a second
         self._bar: Any = None
 
     def __enter__(self) -> TrainingProgress:
@@ -52,6 +52,7 @@ class TrainingProgress:
         weight = 1.0 if not self._loss else 0.1
         self._loss += weight * (step.loss - self._loss)
         self._rate += weight * (step.tokens / step.seconds - self._rate)
+        self._steps += weight * (1 / step.seconds - self._steps)
         if step.val_loss is not None:
             preferred = (
                 f", margin {step.val_margin:.3f}, {100 * (step.val_accuracy or 0):.0f} % of pairs right" if step.val_margin is not None else ""
@@ -76,7 +77,7 @@ class TrainingProgress:
 
     def figures(self, step: Step) -> str:
         """``loss 2.31, 9.71 K tokens/s, MFU 61 %, lr 6.00e-04, grad 1.24, 3 min 20 s left``."""
-        flops = self._rate * self.flops_per_token
+        flops = self._steps * self.step_flops
         work = f"MFU {100 * flops / self.peak:.0f} %" if self.peak else f"{count(flops)}FLOP/s"
         left = (time.monotonic() - self._began) / max(step.step - self._first, 1) * (self.num_steps - step.step)
         rate, gradient = count(self._rate), f"{step.grad_norm:.2f}"

@@ -138,17 +138,18 @@ class FolderRun:
         write_text: Callable[[], str] | None = None,
         tokenizer: Tokenizer | None = None,
         row_tokens: int,
+        row_flops: float,
         about: str,
     ) -> bool:
         """Train to the end, or until something stops it; True at the end, and then the model is in the folder itself.
 
         ``model`` is one that was placed, and ``flags`` are resolved. ``write_model`` puts parameters by name into a checkpoint's folder,
         ``read_model`` takes them back (None: a whole model's). ``write_description``, ``judge``: see ``Run``. ``write_text`` gives a sample.
-        ``tokenizer``, ``row_tokens``, a row's, and ``about``, the model and the data in a few words, are for the eye alone.
+        ``tokenizer``, ``row_tokens`` and ``row_flops`` (of a sample, on average), and ``about``, the model and the data in a few words,
+        are for the eye alone.
         """
         from pellucid.train.checkpoint import read_model as read_whole_model
         from pellucid.train.run import Run
-        from pellucid.train.sizes import flops_per_token
 
         steps, settings = flags["steps"], settings_of(flags)
         run = Run(
@@ -171,7 +172,7 @@ class FolderRun:
         resumed = run.resume(self.say)
         tokens = flags["batch_size"] * row_tokens
         self.say(f"{about}, {steps} steps of {tokens:,} tokens" + (f"; going on after step {run.num_done}" if resumed else ""))
-        flops, peak = flops_per_token(model.config, row_tokens), 0.0 if self.quiet else self.matrix_peak(settings)
+        flops, peak = flags["batch_size"] * row_flops, 0.0 if self.quiet else self.matrix_peak(settings)
         with self.watched(flags, run.num_done) as events, TrainingProgress(steps, run.num_done, flops, peak=peak, quiet=self.quiet) as progress:
 
             def sample(step: int) -> None:

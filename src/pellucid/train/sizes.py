@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from pellucid.base.errors import ConfigError
-from pellucid.config import LayerConfig, ModelConfig
+from pellucid.config import LayerConfig, ModelConfig, weight_shapes
 from pellucid.families import FAMILIES, family_of
 
 DEFAULT_FAMILY = next(iter(FAMILIES))
@@ -86,12 +85,19 @@ def suggested_steps(config: ModelConfig, tokens_per_step: int, data_tokens: int)
     return max(min(TOKENS_OF_PARAMETER * config.num_parameters(), MAX_EPOCHS * data_tokens) // tokens_per_step, 1)
 
 
-def flops_per_token(config: ModelConfig, context_len: int) -> float:
-    """Of forward and backward: 6 for each parameter of a matrix product, 12 · q_dim · context for attention (half of it seen, causal: 6).
+def flops_per_token(config: ModelConfig, context_len: int, *, adapter: int | None = None, head_share: float = 1.0) -> float:
+    """Floating-point operations of forward and backward that training needs, recomputation left out: what MFU counts.
+
+    A weight of a matrix product takes 2 forward, 2 backward for the gradient of what went in, and 2 for its own gradient where it learns:
+    6, or 4 where LoRA has frozen it; each of the ``adapter`` parameters of LoRA, 6. (Beneath the first adapter no gradient is needed: not
+    taken off.) Tables that are looked up take none. Attention: 12 · q_dim · context, of which causal attention sees half. ``head_share``: of
+    the places, how many have a target that counts, since only these reach the output head.
 
     Source: Chowdhery et al. 2022 (PaLM), appendix B.
     """
-    sizes: Any = config
-    matrices = sizes.num_parameters() - (0 if config.tie_embeddings else config.vocab_size * config.d_model)
+    shapes = weight_shapes(config)
+    head = config.vocab_size * config.d_model
+    tables = sum(math.prod(shapes[name]) for name in ("embed.weight", "pos_embed.weight", "lm_head.weight") if name in shapes)
+    matrices = config.num_active_parameters() - tables + head_share * head
     attention = sum(6 * layer.attention.q_dim * context_len for layer in config.layers)
-    return 6 * matrices + attention
+    return (6 * matrices if adapter is None else 4 * matrices + 6 * adapter) + attention
