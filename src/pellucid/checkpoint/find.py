@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from pellucid.base.errors import CheckpointError, ModelNotFoundError
+from pellucid.checkpoint.distributed import INDEX as DISTRIBUTED
 from pellucid.checkpoint.torch_bin import ZIP
 
-Kind = Literal["safetensors", "gguf", "llama2c", "torch"]
+Kind = Literal["safetensors", "distributed", "gguf", "llama2c", "torch"]
 
 # In a folder, the first of these that is there holds the weights (transformers' order).
 NAMES: dict[str, Kind] = {
@@ -64,6 +65,8 @@ def _in_folder(folder: Path) -> Found:
     present = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if any(path.name == "adapter_config.json" for path in present):
         raise CheckpointError("this is an adapter, not a whole model", where=folder, remedy="name the model that it adapts")
+    if (folder / DISTRIBUTED).is_file():
+        return Found("distributed", folder / DISTRIBUTED)
     bins = [path for path in present if path.suffix == ".bin"]
     raise CheckpointError(
         "the folder holds no weights",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,14 +16,17 @@ from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, ModelNotFoundError, PellucidError, UnsupportedError
 from pellucid.base.files import read_json
 from pellucid.checkpoint import llama2c
+from pellucid.checkpoint.distributed import DistributedTensors, model_weights
 from pellucid.checkpoint.find import Found, Kind, find
 from pellucid.checkpoint.gguf import GGUFFile
+from pellucid.checkpoint.lazy import Lazy
 from pellucid.checkpoint.safetensors import SafetensorsFile
-from pellucid.checkpoint.shards import open_sharded
+from pellucid.checkpoint.shards import inside, open_sharded
 from pellucid.checkpoint.torch_bin import open_torch_bin
 from pellucid.checkpoint.weights import Weights
 from pellucid.config import ModelConfig
 from pellucid.families import family_of, family_of_gguf
+from pellucid.families.rules import Match, Rule, matches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +78,11 @@ def open_config(path: str | Path) -> ModelConfig:
 
 def _open_hugging_face(path: Path, found: Found) -> Checkpoint:
     family, config = _hugging_face_config(found.config_file)
-    open_file = SafetensorsFile if found.kind == "safetensors" else open_torch_bin
-    stored, files = open_sharded(found.weights, open_file) if found.is_index else (open_file(found.weights), [found.weights])
+    if found.kind == "distributed":
+        stored, files = _put_together(found.weights.parent, config, family.WEIGHTS)
+    else:
+        open_file = SafetensorsFile if found.kind == "safetensors" else open_torch_bin
+        stored, files = open_sharded(found.weights, open_file) if found.is_index else (open_file(found.weights), [found.weights])
     prefixes = getattr(family, "PREFIXES", ())
     folder = found.weights.parent
     generation = folder / "generation_config.json"
@@ -89,6 +96,18 @@ def _open_hugging_face(path: Path, found: Found) -> Checkpoint:
         generation_config=read_json(generation) if generation.is_file() else {},
         tokenizer_path=folder,
     )
+
+
+def _put_together(folder: Path, config: ModelConfig, rules: tuple[Rule, ...]) -> tuple[Lazy, list[Path]]:
+    """A model in training, of which each process wrote its part, as its family would store it."""
+    tensors = DistributedTensors(folder)
+    weights = model_weights(tensors)
+
+    def stored(match: Match) -> Array:
+        return match.rule.inverse([weights[name] for name in match.ours], match.layer)
+
+    there = [match for match in matches(config, rules) if all(name in weights for name in match.ours)]
+    return Lazy({match.theirs: partial(stored, match) for match in there}), [inside(folder, file.name, folder) for file in tensors.files]
 
 
 def _open_gguf(path: Path, found: Found) -> Checkpoint:

@@ -53,11 +53,15 @@ def save_checkpoint(
     place = {name: number for number, name in enumerate(shapes)}
     in_order = sorted(matches(config, family.WEIGHTS), key=lambda match: place[match.ours[0]])  # layer by layer, as they are read
     arrays = Lazy({match.theirs: theirs(match) for match in in_order})
-    written_dtype = dtype or weights["embed.weight"].dtype
-    description = {**family.to_hf(config), "torch_dtype": written_dtype}
+    described = description(config, dtype or weights["embed.weight"].dtype)
     with Staging(folder) as staging:
         steps = stage_safetensors(staging, "model.safetensors", arrays, {"format": "pt"}, max_shard_bytes)
         if generation_config:
             steps.append((staging.json(dict(generation_config)), "generation_config.json"))
-        steps.append((staging.json(description), "config.json"))
+        steps.append((staging.json(described), "config.json"))
         staging.commit(steps)
+
+
+def description(config: ModelConfig, dtype: str) -> dict[str, Any]:
+    """What ``config.json`` says of a model whose weights are stored in ``dtype``."""
+    return {**family_of(config.model_type, "config.json").to_hf(config), "torch_dtype": dtype}

@@ -64,6 +64,7 @@ def finetune(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
             loss_function=_preference_loss_of(flags, model) if examples.paired else loss_of(flags, model),
             write_model=learning.write_model,
             read_model=learning.read_model,
+            write_description=learning.write_description,
             validation=None if held_back is None else partial(held_back.spread, flags["eval_rows"], flags["batch_size"]),
             judge=partial(_judge, flags=flags) if examples.paired else None,
             write_text=_answers(model, tokenizer, masking, held_back or samples, flags),
@@ -90,6 +91,7 @@ class Learning:
     model: Decoder
     write_model: WriteModel
     read_model: ReadModel | None = None
+    write_description: Callable[[Path], None] | None = None
 
 
 def _whole(flags: Mapping[str, Any]) -> bool:
@@ -159,11 +161,11 @@ def _split(examples: Examples, tokenizer: Tokenizer, flags: Mapping[str, Any]) -
 def _all_weights(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Learning:
     """All weights learn."""
     from pellucid.model.load import load_decoder
-    from pellucid.train.checkpoint import write_model
+    from pellucid.train.checkpoint import write_description, write_model
 
     model = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu").requires_grad_()
-    write = partial(write_model, config=checkpoint.config, tokenizer=tokenizer, generation_config=checkpoint.generation_config)
-    return Learning(model, write)
+    its: dict[str, Any] = {"config": checkpoint.config, "tokenizer": tokenizer, "generation_config": checkpoint.generation_config}
+    return Learning(model, partial(write_model, **its), write_description=partial(write_description, **its))
 
 
 def _lora(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Learning:

@@ -54,7 +54,7 @@ def to_tensor(array: Array, dtype: torch.dtype | None = None) -> torch.Tensor:
     name = next((name for name, its in DTYPES.items() if its is dtype), None)
     if array.dtype in STORAGE and (dtype is None or name == array.dtype):
         data = array.data if array.data.flags.writeable else array.data.copy()
-        tensor = torch.from_numpy(np.ascontiguousarray(data))
+        tensor = torch.from_numpy(np.ascontiguousarray(data).reshape(data.shape))  # numpy makes a scalar (1,) there
         return tensor.view(torch.bfloat16) if array.dtype == "bfloat16" else tensor
     if array.dtype in STORAGE and array.dtype in DTYPES:
         return to_tensor(array).to(dtype)

@@ -10,13 +10,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from pellucid.base.errors import ConfigError
+from pellucid.base.errors import ConfigError, PellucidError
 from pellucid.model.decoder import Decoder
+
+Problem = TypeVar("Problem", bound=PellucidError)
 
 
 def reshard(model: nn.Module) -> None:
@@ -33,6 +36,13 @@ def agree_to_stop(reason: str | None) -> str | None:
     asked = torch.tensor(int(reason is not None), device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(asked, dist.ReduceOp.MAX)
     return reason or ("another process was asked to" if asked else None)
+
+
+def agree_on_problem(problem: Problem | None) -> Problem | None:
+    """The problem of the first process that has one; None where none has."""
+    problems: list[Problem | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    return next((one for one in problems if one is not None), None)
 
 
 class Processes:

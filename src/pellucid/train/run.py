@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,11 +17,21 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
+from pellucid.checkpoint.distributed import MODEL, DistributedTensors, is_distributed, model_weights
 from pellucid.checkpoint.safetensors_write import save_safetensors
 from pellucid.model.decoder import Decoder
 from pellucid.model.load import to_array
 from pellucid.train.batch import Batch
-from pellucid.train.checkpoint import Checkpoints, WriteModel, read_model, restore_training, trained_parameters, training_tensors, whole
+from pellucid.train.checkpoint import (
+    TENSORS,
+    Checkpoints,
+    WriteModel,
+    read_model,
+    restore_distributed,
+    restore_training,
+    trained_parameters,
+    training_tensors,
+)
 from pellucid.train.diagnose import TrainingError, bad_gradients, first_bad_value
 from pellucid.train.evaluate import mean_loss
 from pellucid.train.look import undisturbed
@@ -81,9 +92,10 @@ Judge = Callable[[Decoder, Iterable[Batch]], Mapping[str, float]]
 class Run:
     """Trains a model. One ``step()`` is all there is to see; ``run()`` repeats it, logs, saves, and stops when told to.
 
-    ``write_model`` saves the parameters that learn (and a tokenizer) into a folder, ``read_model`` takes them back from it; ``validation`` gives the
-    held-back batches anew at each call, and ``judge`` their figures (None: the mean loss); ``record`` keeps what there is to look at besides
-    the metrics.
+    ``write_model`` saves the parameters that learn (and a tokenizer) into a folder, ``read_model`` takes them back from it. ``write_description``
+    saves what there is but the parameters, which several processes keep in parts (None: the whole model beside them). ``validation`` gives
+    the held-back batches anew at each call, and ``judge`` their figures (None: the mean loss); ``record`` keeps what there is to look at
+    besides the metrics.
     """
 
     def __init__(
@@ -98,6 +110,7 @@ class Run:
         write_model: WriteModel,
         *,
         read_model: Callable[[Path, nn.Module], None] = read_model,
+        write_description: Callable[[Path], None] | None = None,
         validation: Callable[[], Iterable[Batch]] | None = None,
         judge: Judge | None = None,
         record: RunRecord | None = None,
@@ -106,10 +119,10 @@ class Run:
     ) -> None:
         self.folder, self.model, self.samples, self.optimizers = folder, model, samples, list(optimizers)
         self.schedule, self.settings, self.loss_function = schedule, settings, loss_function
-        self.write_model, self.read_model, self.validation = write_model, read_model, validation
-        self.judge, self.record = judge, record
+        self.write_model, self.read_model, self.write_description = write_model, read_model, write_description
+        self.validation, self.judge, self.record = validation, judge, record
         self.rank, self.num_ranks = rank, num_ranks
-        self.checkpoints = Checkpoints(folder / "checkpoints", keep=settings.keep)
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep=settings.keep, rank=rank, num_ranks=num_ranks)
         self.num_done = 0
         self.mean_loss = math.nan  # running, for spikes
         self.stop_asked: str | None = None
@@ -216,29 +229,56 @@ class Run:
     # --- stopping and going on ---------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """A checkpoint of this moment. All processes gather; the first one writes."""
-        tensors = training_tensors(self.model, self.optimizers)
+        """A checkpoint of this moment."""
         state = {"mean_loss": None if math.isnan(self.mean_loss) else self.mean_loss, "batch_size": self.settings.batch_size}
-        weights = {name: to_array(whole(parameter)) for name, parameter in trained_parameters(self.model).items()}
+        with self.checkpoints.writing(self.num_done, state) as folder:
+            if self.num_ranks > 1:
+                self._save_parts(folder)
+            else:
+                self.write_model(folder, {name: to_array(parameter) for name, parameter in trained_parameters(self.model).items()})
+                tensors = training_tensors(self.model, self.optimizers)
+                save_safetensors(folder / TENSORS, {name: to_array(tensor) for name, tensor in tensors.items()})
+
+    def _save_parts(self, folder: Path) -> None:
+        """Each process writes what it holds, and the first one what is for all."""
+        from pellucid.train.distributed import save_distributed
+
+        weights = {MODEL + name: parameter.detach() for name, parameter in trained_parameters(self.model).items()}
+        save_distributed(folder, weights | training_tensors(self.model, self.optimizers, f"{self.rank}."))
         if self.rank == 0:
-            self.checkpoints.save(self.num_done, lambda folder: self.write_model(folder, weights), tensors, state)
+            if self.write_description is not None:
+                self.write_description(folder)
+            else:
+                self.write_model(folder, model_weights(DistributedTensors(folder)))
 
     def resume(self, warn: Callable[[str], None] = lambda _: None) -> bool:
-        """Go back to the latest sound checkpoint, if there is one. Bit for bit, on a CPU, with the same threads and versions."""
-        if self.rank == 0:
-            self.checkpoints.clean()
+        """Go back to the latest sound checkpoint, if there is one. Bit for bit, on a CPU, with the same threads, processes and versions."""
+        self.checkpoints.clean()
         path = self.checkpoints.latest(warn)
         if path is None:
             if self.rank == 0:
                 forget_after(self.folder, 0)
             return False
-        self.read_model(path, self.model)
-        state = restore_training(path, self.model, self.optimizers)
+        if is_distributed(path):
+            state = restore_distributed(path, self.model, self.optimizers, self.rank, self.num_ranks)
+        else:
+            self.read_model(path, self.model)
+            state = restore_training(path, self.model, self.optimizers, self.rank)
         self.num_done = state["step"]
         self.mean_loss = math.nan if state["mean_loss"] is None else state["mean_loss"]
         if self.rank == 0:
             forget_after(self.folder, self.num_done)
         return True
+
+    def publish(self) -> None:
+        """The latest checkpoint's model in the run's own folder, put together where it lies in parts, without what only training needs."""
+        checkpoint = self.checkpoints.steps()[-1]
+        if is_distributed(checkpoint):
+            self.write_model(self.folder, model_weights(DistributedTensors(checkpoint)))
+            return
+        for file in checkpoint.iterdir():
+            if not file.name.startswith("training."):
+                shutil.copy2(file, self.folder / file.name)
 
 
 def _due(step: int, every: int, last: bool) -> bool:
