@@ -38,12 +38,27 @@ def test_an_ablated_heads_z_is_zero_and_everything_before_it_unchanged(family: s
 
 @EVERY
 def test_an_edited_run_still_holds_its_identities(family: str) -> None:
-    edited = trace(tiny(family), None, IDS, edits=[Ablate("layers.0", head=1), Ablate("layers.1", neuron=3)])
+    part = {"expert": 3} if tiny(family).config.layers[1].experts else {"neuron": 3}
+    edited = trace(tiny(family), None, IDS, edits=[Ablate("layers.0", head=1), Ablate("layers.1", **part)])
     assert edited.checks.ok, edited.checks.failed
     checked = {check.name for check in edited.checks}
     assert "layers.0.z" not in checked
     assert "layers.1.attn_out" in checked
     assert any(check.identity == "fast" for check in edited.checks)
+
+
+def test_an_ablated_expert_adds_nothing_and_the_others_keep_their_weights() -> None:
+    decoder, plain = tiny("mixtral"), trace(tiny("mixtral"), None, IDS)
+    expert = int(plain["layers.0.experts"][0].sum(0).argmax())
+    edited = trace(decoder, None, IDS, edits=[Ablate("layers.0", expert=expert)])
+    expected = plain["layers.0.experts"].clone()
+    expected[..., expert] = 0
+    assert torch.equal(edited["layers.0.experts"], expected)
+    chosen = plain["layers.0.experts"][0, :, expert] > 0
+    moved = (edited["layers.0.mlp_out"] - plain["layers.0.mlp_out"])[0].abs().amax(-1) > 1e-6
+    assert torch.equal(moved, chosen)
+    assert chosen.any()
+    assert not chosen.all()
 
 
 def test_an_edit_of_the_pattern_has_no_fast_path_to_compare_with() -> None:

@@ -69,6 +69,8 @@ def test_heads_and_neurons_are_ranked_by_what_they_add(family: str) -> None:
     neurons = found.neurons(10)
     assert [abs(n.value) for n in neurons] == sorted((abs(n.value) for n in neurons), reverse=True)
     for layer, values in enumerate(found.neuron_values):
+        if tiny(family).config.layers[layer].experts:  # experts' neurons are not recorded
+            continue
         assert values.sum().item() == pytest.approx(next(p.value for p in found.parts if p.kind == "mlp" and p.layer == layer), abs=1e-9)
     json.dumps(found.to_json())
 

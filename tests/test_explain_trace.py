@@ -38,7 +38,9 @@ def test_every_step_is_recorded_in_the_order_of_computation_and_in_its_described
 def test_every_identity_holds(family: str) -> None:
     checks = trace(tiny(family), None, BATCH).checks
     assert checks.ok, checks.failed
-    assert {"linear", "norm", "rows_sum", "mix", "activation", "fast"} <= set(checks.by_identity()) <= set(IDENTITIES)
+    sparse = {layer.experts is not None for layer in tiny(family).config.layers}
+    wanted = {"linear", "norm", "rows_sum", "mix", "fast"} | ({"activation"} if False in sparse else set())
+    assert wanted | ({"route", "chosen", "experts"} if True in sparse else set()) <= set(checks.by_identity()) <= set(IDENTITIES)
 
 
 @EVERY
@@ -85,6 +87,16 @@ def test_softmax_rows_that_do_not_sum_to_one_are_seen() -> None:
     t = trace(tiny("llama"), None, IDS)
     t["layers.0.pattern"][0, 1, 4] *= 1.01
     assert ("layers.0.pattern", "rows_sum") in {(check.name, check.identity) for check in t.checks.failed}
+
+
+def test_experts_that_count_for_what_the_router_did_not_say_are_seen() -> None:
+    t = trace(tiny("mixtral"), None, IDS)
+    t["layers.0.experts"][0, 3] *= 1.01
+    t["layers.1.experts"][0, 2] = 0.125
+    failed = {(check.name, check.identity) for check in t.checks.failed}
+    assert {("layers.0.experts", "route"), ("layers.0.experts", "experts_sum"), ("layers.0.mlp_out", "experts")} <= failed
+    assert ("layers.1.experts", "chosen") in failed
+    assert ("layers.1.experts", "experts_sum") not in failed
 
 
 @EVERY

@@ -101,6 +101,8 @@ def print_layer(trace: Trace, layer: int, position: int, as_json: bool) -> None:
 
 def print_step(trace: Trace, path: str, position: int, as_json: bool) -> None:
     """One step in full, with a small table of its numbers."""
+    from pellucid.explain.step import MOST_WEIGHTS
+
     step, column = trace.step(path), trace.column(path, position)
     axis = step.axes.index("position" if "position" in step.axes else "key")
     seen = trace[path].select(axis, column)[0].float()
@@ -116,8 +118,10 @@ def print_step(trace: Trace, path: str, position: int, as_json: bool) -> None:
     facts.add_row("numbers", f"{step.dtype}, from {step.min:.4g} to {step.max:.4g}, norm {step.norm:.4g}")
     if step.inputs:
         facts.add_row("from", ", ".join(step.inputs))
-    for weight in step.weights:
+    for weight in step.weights[:MOST_WEIGHTS]:
         facts.add_row("weight", f"{weight.name} {list(weight.shape)}")
+    if len(step.weights) > MOST_WEIGHTS:
+        facts.add_row("", f"… ({len(step.weights) - MOST_WEIGHTS} more)")
     facts.add_row("code", step.code)
     facts.show_header = False
     console.print(facts)

@@ -131,11 +131,16 @@ def attribution(trace: Trace, position: int = -1, token: int | None = None, *, a
         path, post = f"layers.{i}", layer.norm_order == "post"
         if post:
             direction = back(f"{path}.resid_post", layer.norm, at(f"{path}.resid_mid") + at(f"{path}.mlp_out"), direction, i)
-        act = at(f"{path}.mlp_act")
-        neurons.append(act * (wide(trace.weight(f"{path}.mlp.down_proj.weight")).T @ direction))
-        activations.append(act)
-        parts.append(Part(f"{path}.mlp_out", "mlp", i, None, float(neurons[-1].sum())))
-        bias(f"{path}.mlp_out", direction, i)
+        if layer.experts:  # a part as a whole: its neurons are not recorded
+            neurons.append(direction.new_zeros(0))
+            activations.append(direction.new_zeros(0))
+            parts.append(Part(f"{path}.mlp_out", "mlp", i, None, float(at(f"{path}.mlp_out") @ direction)))
+        else:
+            act = at(f"{path}.mlp_act")
+            neurons.append(act * (wide(trace.weight(f"{path}.mlp.down_proj.weight")).T @ direction))
+            activations.append(act)
+            parts.append(Part(f"{path}.mlp_out", "mlp", i, None, float(neurons[-1].sum())))
+            bias(f"{path}.mlp_out", direction, i)
         if post:
             direction = back(f"{path}.resid_mid", layer.norm, at(f"{path}.resid_pre") + at(f"{path}.attn_out"), direction, i)
         z = wide(trace[f"{path}.z"][row, :, column])  # (H, E)

@@ -35,18 +35,24 @@ IDENTITIES: dict[str, tuple[str, str]] = {
     "rows_sum": ("rows of the pattern sum to 1", "每行权重之和为 1"),
     "mix": ("z = pattern @ v", "z = 权重 @ v"),
     "activation": ("neurons are the activation's output", "神经元等于激活函数的输出"),
+    "route": ("weights are softmax of the best scores", "权重是最高几个得分的 softmax"),
+    "chosen": ("each token has its number of experts", "每个词元都分到规定数目的专家"),
+    "experts_sum": ("weights of the experts sum to 1", "各专家的权重之和为 1"),
+    "experts": ("y is the experts' weighted sum", "y 是各专家输出的加权和"),
     "fast": ("logits equal the fast path's", "与快速路径的 logits 一致"),
 }
 FORMULAS = {
     "normalized": r"\operatorname{mean}(\hat x) = 0, \quad \operatorname{mean}(\hat x^2) = \frac{\sigma^2}{\sigma^2 + \epsilon}",
     "unit_rms": r"\operatorname{mean}(\hat x^2) = \frac{\operatorname{mean}(x^2)}{\operatorname{mean}(x^2) + \epsilon}",
     "rows_sum": r"\sum_{j} a_{h,t,j} = 1",
+    "chosen": r"\sum_{e} [w_{t,e} > 0] = k",
+    "experts_sum": r"\sum_{e} w_{t,e} = 1",
     "fast": r"\ell = \ell_{\text{fast}}",
 }
 # Of the largest value. Rounding alone gives about 1e-6 in float32, 1e-3 in float16, 1e-2 in bfloat16.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 # Positions of each text that are recomputed: a linear map costs a pass over its weights for each.
-SAMPLED = {"linear": 8}
+SAMPLED = {"linear": 8, "experts": 8}
 SAMPLED_ELSE = 32
 
 
@@ -138,6 +144,12 @@ def _checks(trace: Trace) -> Iterator[Check]:
         if tap.kind == "softmax":
             sums = wide(trace[path]).sum(-1)
             yield Check(path, "rows_sum", FORMULAS["rows_sum"], float((sums - 1).abs().max()), tolerance, len(trace.positions))
+        if tap.kind == "route" and (experts := trace.config.layers[tap.layer or 0].experts):
+            weights, count = wide(trace[path]), len(trace.positions)
+            amiss = (weights > 0).sum(-1) - experts.experts_per_token
+            yield Check(path, "chosen", FORMULAS["chosen"], float(amiss.abs().max()), tolerance, count)
+            if experts.normalize:
+                yield Check(path, "experts_sum", FORMULAS["experts_sum"], float((weights.sum(-1) - 1).abs().max()), tolerance, count)
     if "logits" in trace and "logits" not in trace.edited and (fast := trace.fast_logits()) is not None:
         real = trace.mask[:, trace.positions]
         yield Check("logits", "fast", FORMULAS["fast"], difference(fast[real], wide(trace["logits"][real])), tolerance, len(trace.positions))

@@ -12,6 +12,7 @@ from pellucid.model import attend, position
 from pellucid.model.attention import Attention
 from pellucid.model.decoder import Decoder, Layer
 from pellucid.model.mlp import MLP
+from pellucid.model.moe import MoE
 from pellucid.model.norm import LayerNorm, RMSNorm
 from pellucid.taps import Tap
 
@@ -34,12 +35,15 @@ LINES: dict[str, tuple[Callable[..., Any], str]] = {
     "mlp_up": (MLP.forward, '"mlp_up"'),
     "mlp_act": (MLP.forward, "self.gate_proj("),
     "mlp_out": (MLP.forward, "self.down_proj("),
+    "router_logits": (MoE.forward, "self.router("),
+    "experts": (MoE.route, "chosen ="),
     "resid_post": (Layer.forward, "x + self.mlp(self.mlp_norm(x), ctx)"),
     "final": (Decoder.hidden, '"final"'),
     "logits": (Decoder.logits, "self.embed.weight"),
 }
 UNGATED = dict.fromkeys(("mlp_pre", "mlp_act"), (MLP.forward, '"mlp_pre", self.up_proj('))
 NORMS = {"layer": (LayerNorm.forward, "return"), "rms": (RMSNorm.forward, "return")}
+MIX = (MoE.mix, "weighted =")
 ROTATE = (position.rotate, "a * cos - b * sin")
 SINUSOIDAL = (position.sinusoidal_table, "angle =")
 
@@ -50,6 +54,8 @@ def line_of(tap: Tap, norm: str, gated: bool) -> str:
         return locate(*NORMS[norm])
     if tap.kind == "rotate":
         return locate(*ROTATE)
+    if tap.kind == "experts":
+        return locate(*MIX)
     if tap.kind == "position":
         return locate(*SINUSOIDAL)
     return locate(*(LINES | ({} if gated else UNGATED))[tap.name])

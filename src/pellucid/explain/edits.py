@@ -33,18 +33,24 @@ class Edit:
         return self.label or f"edit {self.path}"
 
 
-def Ablate(where: str, *, head: int | None = None, neuron: int | None = None, positions: Sequence[int] | None = None) -> Edit:
-    """Set to zero: a head's ``z`` (``Ablate("layers.3", head=2)``), a neuron (``Ablate("layers.3", neuron=40)``), or any whole tap by its path.
+def Ablate(
+    where: str, *, head: int | None = None, neuron: int | None = None, expert: int | None = None, positions: Sequence[int] | None = None
+) -> Edit:
+    """Set to zero: a head's ``z`` (``Ablate("layers.3", head=2)``), a neuron (``Ablate("layers.3", neuron=40)``), what an expert counts for
+    (``Ablate("layers.3", expert=5)``; the others keep their weights), or any whole tap by its path.
 
     ``positions`` limits it to some places of the text.
     """
-    if head is not None and neuron is not None:
-        raise RequestError("ablate a head or a neuron, not both at once", where=where, remedy="give two edits")
+    given = [name for name, index in (("head", head), ("neuron", neuron), ("expert", expert)) if index is not None]
+    if len(given) > 1:
+        raise RequestError("ablate one thing at a time", where=where, received=" and ".join(given), remedy="give two edits")
     part = where.rpartition(".")[2]
     if part.isdigit():
-        if head is None and neuron is None:
-            raise RequestError("a layer alone says not what to ablate", where=where, remedy=f"give head=, neuron=, or a tap: {where}.mlp_out")
-        path = f"{where}.z" if head is not None else f"{where}.mlp_act"
+        if not given:
+            raise RequestError(
+                "a layer alone says not what to ablate", where=where, remedy=f"give head=, neuron=, expert=, or a tap: {where}.mlp_out"
+            )
+        path = f"{where}." + {"head": "z", "neuron": "mlp_act", "expert": "experts"}[given[0]]
     else:
         path = where
 
@@ -57,13 +63,16 @@ def Ablate(where: str, *, head: int | None = None, neuron: int | None = None, po
         elif neuron is not None:
             _check_index(path, "neuron", neuron, value.shape[-1])
             value[:, columns, neuron] = 0
+        elif expert is not None:
+            _check_index(path, "expert", expert, value.shape[-1])
+            value[:, columns, expert] = 0
         elif value.ndim == 4:
             value[:, :, columns] = 0
         else:
             value[:, columns] = 0
         return value
 
-    what = f"head {head} of " if head is not None else f"neuron {neuron} of " if neuron is not None else ""
+    what = "".join(f"{name} {index} of " for name, index in (("head", head), ("neuron", neuron), ("expert", expert)) if index is not None)
     at = "" if positions is None else f" at {list(positions)}"
     return Edit(path, zero, f"ablate {what}{where}{at}")
 

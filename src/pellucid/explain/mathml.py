@@ -20,7 +20,7 @@ _GREEK = {
 }  # fmt: skip
 _OPERATORS = {
     "odot": "⊙", "cdot": "·", "times": "×", "le": "≤", "ge": "≥", "mapsto": "↦", "approx": "≈", "lfloor": "⌊", "rfloor": "⌋", "dots": "…",
-    "pm": "±", "to": "→",
+    "pm": "±", "to": "→", "in": "∈",
 }  # fmt: skip
 _FUNCTIONS = {"sin", "cos", "exp", "log", "max", "tanh"}
 _SPACES = {"quad": "1em", ";": "0.28em", ",": "0.17em", " ": "0.25em"}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pellucid.base.errors import RequestError
-from pellucid.explain.recompute import ACTIVATIONS, angles, norm_of
+from pellucid.explain.recompute import ACTIVATIONS, angles, mlp, norm_of
 from pellucid.taps import Tap
 
 if TYPE_CHECKING:
@@ -332,6 +332,48 @@ def _activation(look: _Looker) -> dict[str, Any]:
     return {"recomputed": act * (cells[1].value if mlp.gated else 1.0), "leads": cells, "parts": {"activation": act}, "latex": latex}
 
 
+def _route(look: _Looker) -> dict[str, Any]:
+    (source,), (*before, e) = look.tap.inputs, look.at
+    experts = look.trace.config.layers[look.tap.layer or 0].experts
+    assert experts
+    row = look.row(source, *before)
+    chosen = row.topk(experts.experts_per_token).indices
+    if e not in chosen:
+        return {"recomputed": 0.0, "leads": (look.step(source, look.at, row[e].item()),), "parts": {"least": row[chosen].min().item()}, "latex": "0"}
+    among = chosen if experts.normalize else torch.arange(len(row))
+    largest = row.max().item()
+    powers = (row[among] - largest).exp()
+    total, own = powers.sum().item(), math.exp(row[e].item() - largest)
+    found = look.sum(powers, lambda i: (look.step(source, (*before, int(among[i])), row[among[i]].item()),))
+    return found | {
+        "recomputed": own / total,
+        "leads": (look.step(source, look.at, row[e].item()),),
+        "parts": {"max": largest, "sum": total, "numerator": own},
+        "latex": rf"\frac{{\exp({_number(row[e].item())} - {_factor(largest)})}}{{{_sum_latex(found['terms'], found['rest_count'])}}}",
+    }
+
+
+def _experts(look: _Looker) -> dict[str, Any]:
+    """A term an expert that counts: its weight times what it makes of the token; one for the shared expert, which has no weight."""
+    trace, (x_path, w_path), at = look.trace, look.tap.inputs, f"layers.{look.tap.layer}.mlp"
+    layer = trace.config.layers[look.tap.layer or 0]
+    assert layer.experts
+    batch, _, d = look.at
+    column = look.column(x_path)
+    x, weights = look.row(x_path, batch, column), look.row(w_path, batch, column)
+    terms = []
+    for e in weights.nonzero().flatten().tolist():
+        made = mlp(trace, f"{at}.experts.{e}", layer.mlp, x.to(trace.model.device))[d].item()
+        terms.append(Term(weights[e].item() * made, (look.step(w_path, (batch, column, e), weights[e].item()),)))
+    if layer.experts.shared:
+        made = mlp(trace, f"{at}.shared", layer.experts.shared, x.to(trace.model.device))[d].item()
+        if layer.experts.shared_gated:
+            made *= torch.sigmoid(x @ trace.weight(f"{at}.shared_gate.weight")[0].cpu().double()).item()
+        terms.append(Term(made, ()))
+    terms = sorted(terms, key=lambda term: -abs(term.value))
+    return {"recomputed": sum(term.value for term in terms), "terms": tuple(terms), "latex": _sum_latex(terms, 0)}
+
+
 _KINDS: dict[str, Callable[[_Looker], dict[str, Any]]] = {
     "lookup": _lookup,
     "position": _position,
@@ -344,6 +386,8 @@ _KINDS: dict[str, Callable[[_Looker], dict[str, Any]]] = {
     "softmax": _softmax,
     "mix": _mix,
     "activation": _activation,
+    "route": _route,
+    "experts": _experts,
 }
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.config import NormConfig, RopeConfig
+from pellucid.config import ExpertsConfig, MLPConfig, NormConfig, RopeConfig
 from pellucid.model.position import rotation
 
 if TYPE_CHECKING:
@@ -84,7 +84,45 @@ def recompute(trace: Trace, path: str, columns: Tensor) -> Tensor:
         case "activation":
             act = ACTIVATIONS[layer.mlp.activation](given())
             return act * given(1) if layer.mlp.gated else act
+        case "route":
+            assert layer.experts
+            return route(given(), layer.experts)
+        case "experts":
+            return experts(trace, tap.layer or 0, given(0), given(1))
     raise AssertionError(tap.kind)
+
+
+def route(logits: Tensor, config: ExpertsConfig) -> Tensor:
+    """(…, E) weights of the experts: softmax, all but the largest set to 0, and what is left divided by its sum where it is normalized."""
+    shares = logits.softmax(-1)
+    kept = torch.zeros_like(shares).scatter(-1, logits.topk(config.experts_per_token, -1).indices, 1.0) * shares
+    return kept / kept.sum(-1, keepdim=True) if config.normalize else kept
+
+
+def experts(trace: Trace, layer: int, x: Tensor, weights: Tensor) -> Tensor:
+    """(B, T, D): the weighted sum of those experts that count, one after another, and of the shared one."""
+    config, at = trace.config.layers[layer], f"layers.{layer}.mlp"
+    assert config.experts
+    y = torch.zeros_like(x)
+    for e in range(config.experts.num_experts):
+        rows = weights[..., e] != 0
+        if rows.any():
+            y[rows] += weights[..., e][rows][:, None] * mlp(trace, f"{at}.experts.{e}", config.mlp, x[rows])
+    if config.experts.shared:
+        shared = mlp(trace, f"{at}.shared", config.experts.shared, x)
+        y = y + (shared * linear(x, trace.weight(f"{at}.shared_gate.weight")).sigmoid() if config.experts.shared_gated else shared)
+    return y
+
+
+def mlp(trace: Trace, path: str, config: MLPConfig, x: Tensor) -> Tensor:
+    """What one MLP makes of rows, by its weights."""
+
+    def through(name: str, x: Tensor) -> Tensor:
+        biases = (f"{path}.{name}.bias",) if config.bias else ()
+        return linear(x, *(trace.weight(its) for its in (f"{path}.{name}.weight", *biases)))
+
+    act = ACTIVATIONS[config.activation]
+    return through("down_proj", act(through("gate_proj", x)) * through("up_proj", x) if config.gated else act(through("up_proj", x)))
 
 
 def norm_of(trace: Trace, path: str) -> NormConfig:

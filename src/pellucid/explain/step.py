@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from pellucid.explain.trace import Trace
 
 
+MOST_WEIGHTS = 6  # named in a printed step: a mixture of experts has hundreds
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One step: what it is, its equation, where its numbers come from, and their range."""
 
     name: str  # layers.3.pattern
-    kind: str  # lookup, position, sum, copy, norm, linear, rotate, scores, softmax, mix, activation
+    kind: str  # lookup, position, sum, copy, norm, linear, rotate, scores, softmax, mix, activation, route, experts
     words: Words
     latex: str
     axes: tuple[str, ...]
@@ -81,7 +84,9 @@ class Step:
         if self.inputs:
             lines.append("  from " + ", ".join(self.inputs))
         if self.weights:
-            lines.append("  with " + ", ".join(f"{weight.name} {list(weight.shape)}" for weight in self.weights))
+            shown = [f"{weight.name} {list(weight.shape)}" for weight in self.weights[:MOST_WEIGHTS]]
+            more = [f"… ({len(self.weights) - MOST_WEIGHTS} more)"] if len(self.weights) > MOST_WEIGHTS else []
+            lines.append("  with " + ", ".join(shown + more))
         return "\n".join([*lines, f"  {self.code}", f"  {self.meaning}"])
 
 

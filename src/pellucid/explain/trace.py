@@ -167,7 +167,12 @@ class Trace(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def fast_logits(self) -> Tensor | None:
-        """(B, positions, V) logits of the same run through the fused kernel; None where an edit needs the explicit one."""
+        """(B, positions, V) logits of the same run through the fused kernel; None where an edit needs the explicit one.
+
+        None as well for a mixture of experts in half precision: there another rounding sends a token to another expert.
+        """
+        if self.model.dtype in (torch.float16, torch.bfloat16) and any(layer.experts for layer in self.config.layers):
+            return None
         if any(path.endswith((".scores", ".pattern")) for path in self.edited):
             return None
         recorder = Recording(self.model, lambda path: False, edits=[edit for edit in self.edits if isinstance(edit, Edit)])

@@ -89,7 +89,8 @@ def _layer(layer: LayerConfig) -> dict[str, Any]:
         "window": attention.window,
         "qk_norm": asdict(attention.qk_norm) if attention.qk_norm else None,
         "rope": None if rope is None else {"dim": rope.dim, "theta": rope.theta, "layout": rope.layout, "frequencies": _frequencies(layer)},
-        "mlp": asdict(layer.mlp),
+        "mlp": asdict(layer.mlp) | {"experts": layer.experts.num_experts if layer.experts else 0},
+        "experts": asdict(layer.experts) if layer.experts else None,
         "norm": asdict(layer.norm),
         "norm_order": layer.norm_order,
     }

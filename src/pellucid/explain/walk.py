@@ -114,7 +114,8 @@ def walk(trace: Trace, position: int = -1, *, row: int = 0, k: int = 8, target: 
 
 def _why(trace: Trace, position: int, row: int, first: int, second: int) -> Why | None:
     needed = ("z", "mlp_act", "mlp_out", "attn_out", "resid_pre", "resid_mid")
-    if any(f"layers.{i}.{name}" not in trace for i in range(trace.config.num_layers) for name in needed):
+    paths = (f"layers.{i}.{name}" for i in range(trace.config.num_layers) for name in needed)
+    if any(path in trace.taps and path not in trace for path in paths):
         return None
     found = attribution(trace, position, first, against=second, row=row)
     return Why(found.logit, found.ranked()[:6])

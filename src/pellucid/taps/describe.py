@@ -3,7 +3,8 @@
 A tap is a value of the forward pass that has a name. ``taps_of(config)`` lists those of one model in the order of computation, under
 their paths (``layers.3.pattern``). Names follow TransformerLens. Symbols: e the embedding, p the position's vector; in a layer x, x', x''
 the residual stream before, between and after its two parts, n and n' what they read, q, k, v, s scores, a the attention pattern, z,
-o what attention adds, g and u before the activation, f after it, y what the MLP adds; h the final state, ℓ logits.
+o what attention adds, g and u before the activation, f after it, y what the MLP adds; in a mixture of experts r the router's logits,
+w the weights of the experts; h the final state, ℓ logits.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pellucid.config import ModelConfig, NormConfig, RopeConfig
+from pellucid.config import ExpertsConfig, ModelConfig, NormConfig, RopeConfig, mlp_shapes
 from pellucid.taps.words import WORDS, Words
 
 STREAM = ("batch", "position", "d_model")
@@ -20,6 +21,7 @@ BY_HEAD = ("batch", "head", "position", "head_dim")
 BY_KV_HEAD = ("batch", "kv_head", "key", "head_dim")
 BY_PAIR = ("batch", "head", "position", "key")
 BY_NEURON = ("batch", "position", "neuron")
+BY_EXPERT = ("batch", "position", "expert")
 BY_TOKEN = ("batch", "position", "token")
 
 
@@ -37,7 +39,7 @@ class Tap:
     path: str  # layers.3.pattern
     name: str  # pattern
     layer: int | None
-    kind: str  # lookup, position, sum, copy, norm, linear, rotate, scores, softmax, mix, activation
+    kind: str  # lookup, position, sum, copy, norm, linear, rotate, scores, softmax, mix, activation, route, experts
     axes: tuple[str, ...]
     widths: tuple[tuple[str, int], ...]  # sizes of the axes that the config fixes
     inputs: tuple[str, ...]  # paths; a norm of two inputs is the norm of their sum
@@ -101,6 +103,7 @@ class _Layer:
             "kv_head": attention.num_kv_heads,
             "head_dim": attention.head_dim,
             "neuron": self.layer.mlp.d_ff,
+            "expert": self.layer.experts.num_experts if self.layer.experts else 0,
         }
 
     def taps(self) -> Iterator[Tap]:
@@ -111,7 +114,7 @@ class _Layer:
         yield from self._attend()
         yield self._add("resid_mid", "x'", "x", "o", ("resid_pre", "attn_out"), "attention_norm")
         yield self._read("mlp_in", "n'", "x'", "resid_mid", "mlp_norm")
-        yield from self._mlp()
+        yield from self._mlp() if self.layer.experts is None else self._experts(self.layer.experts)
         yield self._add("resid_post", "x''", "x'", "y", ("resid_mid", "mlp_out"), "mlp_norm")
 
     def _project(self) -> Iterator[Tap]:
@@ -150,6 +153,27 @@ class _Layer:
         else:
             yield self._tap("mlp_act", "activation", act, "mlp_pre", axes=BY_NEURON)
         yield self._linear("mlp_out", "y", "f", "down", "mlp_act", "mlp.down_proj", (self.d_model, mlp.d_ff), mlp.bias)
+
+    def _experts(self, experts: ExpertsConfig) -> Iterator[Tap]:
+        """A mixture of experts: what the router says, what each expert counts for, and their sum. Experts' own neurons have no tap."""
+        shape = (experts.num_experts, self.d_model)
+        yield self._linear("router_logits", "r", "n'", "router", "mlp_in", "mlp.router", shape, False, BY_EXPERT)
+        among = r"i \in S_t" if experts.normalize else "i"
+        share = rf"\frac{{\exp r_{{t,e}}}}{{\sum_{{{among}}} \exp r_{{t,i}}}}"
+        chosen = rf"e \in S_t = \operatorname{{top}}_{{{experts.experts_per_token}}} r_t"
+        latex = rf"w_{{t,e}} = {share} \;\text{{ if }}\; {chosen}, \;\text{{ else }}\; 0"
+        yield self._tap("experts", "route", latex, "router_logits", axes=BY_EXPERT)
+        latex, shapes = r"y_t = \sum_{e} w_{t,e}\, \operatorname{MLP}_e(n'_t)", {}
+        for e in range(experts.num_experts):
+            shapes |= mlp_shapes(f"mlp.experts.{e}.", self.d_model, self.layer.mlp)
+        if experts.shared:
+            shapes |= mlp_shapes("mlp.shared.", self.d_model, experts.shared)
+            gate = r"\sigma(n'_t W_g^\top)\, " if experts.shared_gated else ""
+            latex += rf" + {gate}\operatorname{{MLP}}_{{\text{{shared}}}}(n'_t)"
+        if experts.shared_gated:
+            shapes["mlp.shared_gate.weight"] = (1, self.d_model)
+        weights = tuple(Weight(f"{self.at}.{name}", its) for name, its in shapes.items())
+        yield self._tap("mlp_out", "experts", latex, "mlp_in", "experts", weights=weights)
 
     def _read(self, name: str, symbol: str, x: str, source: str, norm: str) -> Tap:
         """What a part reads: the stream, normed first in ``pre`` order."""

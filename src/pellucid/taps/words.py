@@ -142,6 +142,19 @@ WORDS: dict[str, Words] = {
         "more than one linear map; with a gate, the result multiplies the second branch.",
         "激活函数压低大部分负值，使这一层不只是一个线性映射；有门控时，再与另一分支逐个相乘。",
     ),
+    "router_logits": Words(
+        "The router's scores",
+        "路由得分",
+        "How well each expert suits this token. Each expert has a direction of its own, and the token's vector is compared with all of them.",
+        "每个专家与这个词元有多合适：每个专家有自己的一个方向，词元的向量与它们逐一比较。",
+    ),
+    "experts": Words(
+        "What each expert counts for",
+        "各专家的权重",
+        "Only the few experts with the highest scores are asked; their scores become the weights with which their answers are added up. "
+        "All others count for nothing, and are not even computed.",
+        "只请得分最高的几个专家；它们的得分变成权重，用来把各自的回答加起来。其余的专家不算数，连计算都省去了。",
+    ),
     "mlp_out": Words(
         "What the MLP adds",
         "MLP 的输出",
