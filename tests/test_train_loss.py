@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pellucid.config import ModelConfig
 from pellucid.families import FAMILIES
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.train.batch import IGNORED, Batch
+from pellucid.train.head_loss import HeadLoss
 from pellucid.train.loop import accumulate
 from pellucid.train.loss import language_loss, token_nll
 
@@ -91,18 +94,68 @@ def test_each_token_can_be_weighed() -> None:
     torch.testing.assert_close(nll, F.cross_entropy(logits, its.targets.flatten(), reduction="none"))
 
 
-def test_whole_logits_are_never_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    largest = 0
-    of = F.log_softmax
+def test_whole_logits_are_never_made() -> None:
+    class Watch(TorchDispatchMode):
+        most_rows = 0
 
-    def watched(rows: Tensor, dim: int) -> Tensor:
-        nonlocal largest
-        largest = max(largest, rows.shape[0])
-        return of(rows, dim)
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, Tensor) and made.ndim == 2 and made.shape[1] == 96:
+                self.most_rows = max(self.most_rows, made.shape[0])
+            return made
 
-    monkeypatch.setattr(F, "log_softmax", watched)
-    language_loss(decoder(), batch(), chunk_rows=5).total.backward()
-    assert largest == 5
+    model, its = decoder(), batch(rows=8)
+    with Watch() as watch:
+        language_loss(model, its, chunk_rows=5).total.backward()
+    assert watch.most_rows == model.config.d_model  # the head's gradient, on its side
+    with Watch() as watch:
+        language_loss(model, its).total.backward()
+    assert watch.most_rows == its.num_targets > model.config.d_model
+
+
+@pytest.mark.parametrize("softcap", [None, 200.0])
+@pytest.mark.parametrize("z_loss", [0.0, 1e-3])
+def test_logits_beyond_the_range_of_exp_give_the_same_gradients(softcap: float | None, z_loss: float) -> None:
+    """exp(89) is no float32: such a chunk goes through its softmax. Oracle: torch's cross-entropy in float64."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = 75 * torch.randn(24, 16, generator=generator), torch.randn(50, 16, generator=generator)
+    targets = torch.randint(50, (24,), generator=generator)
+
+    def leaves(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return hidden.to(dtype, copy=True).requires_grad_(), weight.to(dtype, copy=True).requires_grad_()
+
+    (h, w), (expected_h, expected_w) = leaves(torch.float32), leaves(torch.float64)
+    logits = expected_h @ expected_w.mT
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    expected = F.cross_entropy(logits, targets, reduction="sum") + z_loss * logits.logsumexp(-1).square().sum()
+    expected.backward()
+    total, _ = HeadLoss.apply(h, w, targets, softcap, z_loss, 10, True)  # type: ignore[misc]
+    total.backward()
+    torch.testing.assert_close(total.double(), expected, rtol=1e-5, atol=1e-5)
+    for ours, theirs in ((h, expected_h), (w, expected_w)):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert (ours.grad - theirs.grad).norm() <= 1e-4 * theirs.grad.norm()
+
+
+def test_in_bfloat16_gradients_are_as_exact_as_its_products_even_where_the_model_is_sure() -> None:
+    """Where p(target) is 0.999, p − 1 must not drown in the rounding of p and 1: one part in 256 is all a product can have."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(200, 64, generator=generator).bfloat16().float()
+    targets = torch.randint(200, (100,), generator=generator)
+    hidden = (weight[targets] * 0.18 + 0.1 * torch.randn(100, 64, generator=generator)).bfloat16().float()
+    exact_h, exact_w = hidden.double().requires_grad_(), weight.double().requires_grad_()
+    logits = exact_h @ exact_w.mT
+    F.cross_entropy(logits + (logits.detach().bfloat16() - logits.detach()), targets, reduction="sum").backward()  # of logits that are bfloat16
+    assert logits.softmax(-1).gather(1, targets[:, None]).median() > 0.99
+    h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        total, _ = HeadLoss.apply(h, w, targets, None, 0.0, 64, True)  # type: ignore[misc]
+    total.backward()
+    for ours, theirs in ((h, exact_h), (w, exact_w)):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert (ours.grad - theirs.grad).norm() <= 1e-2 * theirs.grad.norm()
 
 
 def test_a_batch_in_which_nothing_counts_has_no_loss_and_no_gradient() -> None:

@@ -6,10 +6,8 @@ time: large enough that the output head, read again for each, is not what takes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +19,9 @@ from pellucid.model.context import Context, Recorder
 from pellucid.model.decoder import Decoder
 from pellucid.model.linear import Linear
 from pellucid.train.batch import IGNORED, Batch
+from pellucid.train.head_loss import HeadLoss
 
-CHUNK_CELLS = {"cpu": 2**25, "cuda": 2**27}  # logits held at a time: 64 MB in bfloat16; a GPU wants larger products
-CACHED_CELLS = 2**18  # of these a CPU core turns into gradients at a time: 1 MB of float32 stays in its cache
+CHUNK_CELLS = {"cpu": 2**26, "cuda": 2**27}  # logits held at a time: 128 MB in bfloat16; a GPU wants larger products
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def language_loss(
     rows = chunk_rows or _chunk_rows(model.config.vocab_size, hidden.device)
     if head is None or type(head) is Linear:
         weight = model.embed.weight if head is None else head.weight
-        total, nll = _HeadLoss.apply(hidden, weight, targets, model.config.logit_softcap, z_loss, rows, torch.is_grad_enabled())  # type: ignore[misc]
+        total, nll = HeadLoss.apply(hidden, weight, targets, model.config.logit_softcap, z_loss, rows, torch.is_grad_enabled())  # type: ignore[misc]
     else:
         per_token, log_sums = token_nll(model, hidden, targets, ctx, chunk_rows=rows)
         total, nll = per_token.sum() + z_loss * log_sums.square().sum(), per_token.detach().sum()
@@ -90,91 +88,3 @@ def token_nll(
 
 def _chunk_rows(vocab_size: int, device: torch.device) -> int:
     return max(CHUNK_CELLS.get(device.type, 2**24) // vocab_size, 64)
-
-
-def _cached_rows(logits: Tensor) -> int:
-    return max(CACHED_CELLS * torch.get_num_threads() // logits.shape[1], 1) if logits.device.type == "cpu" else len(logits)
-
-
-def _split(rows: Tensor | None, size: int) -> Iterable[Tensor | None]:
-    return repeat(None) if rows is None else rows.split(size)
-
-
-def _score(logits: Tensor, targets: Tensor, softcap: float | None, z_loss: float, wants_gradients: bool) -> tuple[Tensor, Tensor]:
-    """Σ nll and Σ logsumexp² of some rows, in float32; their gradients ∂total/∂logits then take the logits' place."""
-    wide, slope = logits.float(), None
-    if softcap is not None:
-        bent = torch.tanh(wide / softcap)
-        wide, slope = bent * softcap, 1 - bent.square()
-    log_p = F.log_softmax(wide, -1)
-    its = log_p.gather(1, targets)
-    log_sum = wide.gather(1, targets) - its
-    nll = -its.sum()
-    if wants_gradients:
-        d_logits = log_p.exp_()  # p
-        if z_loss:
-            d_logits *= 1 + 2 * z_loss * log_sum
-        d_logits.scatter_add_(1, targets, torch.full_like(log_sum, -1.0))
-        if slope is not None:
-            d_logits *= slope
-        logits.copy_(d_logits)
-    return nll, log_sum.square().sum()
-
-
-class _HeadLoss(torch.autograd.Function):
-    """Output head and loss in one. The gradients of a chunk are computed while its logits are at hand, so nothing is computed twice.
-
-    With p = softmax(logits): ∂nll/∂logits = p − onehot(target), ∂logsumexp²/∂logits = 2 · logsumexp · p, and a soft-cap
-    c · tanh(x / c) multiplies by 1 − tanh²(x / c).
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Float[Tensor, "N D"],
-        weight: Float[Tensor, "V D"],
-        targets: Int[Tensor, "N"],
-        softcap: float | None,
-        z_loss: float,
-        chunk_rows: int,
-        wants_gradients: bool,
-    ) -> tuple[Tensor, Tensor]:
-        device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        counted = (targets != IGNORED).nonzero()[:, 0]
-        everything = len(counted) == len(targets)
-        rows, wanted = (hidden, targets) if everything else (hidden[counted], targets[counted])
-        d_rows = torch.empty_like(rows) if wants_gradients and ctx.needs_input_grad[0] else None
-        d_weight: Tensor | None = None
-        learns = wants_gradients and ctx.needs_input_grad[1]
-        total, nll = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
-        with torch.autocast(device, enabled=False):  # cast once, here: autocast would cast the whole head again for each chunk
-            head = weight.to(dtype)
-            for h, target, d_h in zip(*(_split(part, chunk_rows) for part in (rows, wanted[:, None], d_rows)), strict=False):
-                h = h.to(dtype)
-                logits = h @ head.mT  # (rows of the chunk, V)
-                for some, theirs in zip(*(part.split(_cached_rows(logits)) for part in (logits, target)), strict=True):
-                    its, squares = _score(some, theirs, softcap, z_loss, learns or d_h is not None)
-                    nll += its
-                    total += its + z_loss * squares
-                if d_h is not None:
-                    d_h.copy_(logits @ head)  # the logits are their gradients by now
-                if learns:
-                    its = logits.mT @ h
-                    d_weight = its.float() if d_weight is None else d_weight.add_(its)
-        if d_rows is not None and not everything:
-            d_rows = torch.zeros_like(hidden).index_copy_(0, counted, d_rows)
-        if learns and d_weight is None:  # no target counts
-            d_weight = torch.zeros_like(weight)
-        ctx.save_for_backward(d_rows, None if d_weight is None else d_weight.to(weight.dtype))
-        ctx.mark_non_differentiable(nll)
-        return total, nll
-
-    @staticmethod
-    def backward(ctx: Any, d_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        d_hidden, d_weight = ctx.saved_tensors
-        return (
-            None if d_hidden is None else d_hidden * d_total,
-            None if d_weight is None else d_weight * d_total,
-            *(None,) * 5,
-        )

@@ -36,6 +36,7 @@ from pellucid.train.diagnose import TrainingError, bad_gradients, first_bad_valu
 from pellucid.train.evaluate import mean_loss
 from pellucid.train.look import undisturbed
 from pellucid.train.loop import LossFunction, accumulate, clip
+from pellucid.train.memory import keep_freed_memory
 from pellucid.train.optim import set_lr
 from pellucid.train.parallel import agree_to_stop
 from pellucid.train.record import METRICS, RunRecord, forget_after
@@ -126,6 +127,8 @@ class Run:
         self.num_done = 0
         self.mean_loss = math.nan  # running, for spikes
         self.stop_asked: str | None = None
+        if model.device.type == "cpu":
+            keep_freed_memory()
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
