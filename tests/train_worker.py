@@ -1,4 +1,7 @@
-"""A small training run in a process of its own, for tests that kill it: python train_worker.py FOLDER [--compile] [--die-in-save STEP]."""
+"""A small training run in processes of its own, for tests that kill them: python train_worker.py FOLDER [--compile] [--die-in-save STEP].
+
+By torchrun, each process trains its part; the last one dies when it has written half of its part of a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,13 @@ import torch
 
 from pellucid.families import FAMILIES
 from pellucid.model.decoder import Decoder
-from pellucid.train import checkpoint
+from pellucid.train import checkpoint, distributed
 from pellucid.train.batch import Batch
 from pellucid.train.compile import compiled_forward
 from pellucid.train.dropout import Dropout
 from pellucid.train.loss import language_loss
 from pellucid.train.optim import OptimSettings, make_optimizers
+from pellucid.train.parallel import Processes
 from pellucid.train.run import Run, RunSettings
 from pellucid.train.schedule import Schedule
 
@@ -32,9 +36,11 @@ class Noise:
         return Batch.of(ids[:, :-1], ids[:, 1:])
 
 
-def small_run(folder: Path, optimizer: str = "muon", **changes: object) -> Run:
-    torch.manual_seed(0)
+def small_run(folder: Path, optimizer: str = "muon", processes: Processes | None = None, **changes: object) -> Run:
     model = Decoder(FAMILIES["llama"].config(FAMILIES["llama"].TINY)).initialize(torch.Generator().manual_seed(0))
+    if processes is not None:
+        processes.spread(model)
+    torch.manual_seed(processes.rank if processes else 0)
     its = {"num_steps": STEPS, "batch_size": 4, "micro_batch_size": 2, "lr": 3e-3, "save_every": 4, "eval_every": 6, "spike": 0.0, **changes}
     return Run(
         folder,
@@ -45,26 +51,41 @@ def small_run(folder: Path, optimizer: str = "muon", **changes: object) -> Run:
         RunSettings(**its),  # type: ignore[arg-type]
         partial(language_loss, recorder=Dropout(0.1)),
         partial(checkpoint.write_model, config=model.config),
+        write_description=partial(checkpoint.write_description, config=model.config),
         validation=lambda: [Noise().shuffled(10_000, 4)],
+        rank=processes.rank if processes else 0,
+        num_ranks=processes.count if processes else 1,
     )
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    run = small_run(Path(sys.argv[1]))
-    if "--compile" in sys.argv:
-        run.loss_function = partial(run.loss_function, forward=compiled_forward(run.model))  # type: ignore[call-arg]
-    if "--die-in-save" in sys.argv:
-        write = run.write_model
+    with Processes(torch.device("cpu")) as processes:
+        run = small_run(Path(sys.argv[1]), "muon" if processes.count == 1 else "adamw", processes)
+        if "--compile" in sys.argv:
+            run.loss_function = partial(run.loss_function, forward=compiled_forward(run.model))  # type: ignore[call-arg]
+        if "--die-in-save" in sys.argv and processes.rank == processes.count - 1:
+            die_in_save(run, f"{sys.argv[-1]:0>8}")
+        run.resume(lambda text: print(text, flush=True))
+        run.run(lambda step: print(step.step, flush=True))
 
-        def die(folder: Path, weights: dict) -> None:
-            write(folder, weights)
-            if f"{sys.argv[-1]:0>8}" in folder.name:
-                os.kill(os.getpid(), signal.SIGKILL)
 
-        run.write_model = die  # type: ignore[assignment]
-    run.resume()
-    run.run(lambda step: print(step.step, flush=True))
+def die_in_save(run: Run, step: str) -> None:
+    """A kill -9 when the model is written, but its optimizer's state is not; of several processes, in the middle of the last one's part."""
+    write, write_part = run.write_model, distributed.save_safetensors
+
+    def die(folder: Path, weights: dict) -> None:
+        write(folder, weights)
+        if step in folder.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def die_in_part(path: Path, *given: object, **named: object) -> None:
+        write_part(path, *given, **named)  # type: ignore[arg-type]
+        if step in str(path):
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run.write_model, distributed.save_safetensors = die, die_in_part  # type: ignore[assignment]
 
 
 if __name__ == "__main__":
