@@ -116,7 +116,7 @@ def open_executor(
 
         try:
             if executor == "native" or not supports(checkpoint.config):
-                return NativeExecutor(checkpoint.config, checkpoint.weights, threads=threads, source_id=_state_of(checkpoint))
+                return NativeExecutor(checkpoint.config, checkpoint.weights, threads=threads, source_id=state_of(checkpoint))
         except NativeError as error:
             if executor == "native":
                 raise
@@ -136,7 +136,7 @@ def _has_gpu() -> bool:
     return sys.platform == "darwin" or shutil.which("nvidia-smi") is not None or Path("/dev/kfd").exists()
 
 
-def _state_of(checkpoint: Checkpoint) -> str:
+def state_of(checkpoint: Checkpoint) -> str:
     """Changes when a file of the checkpoint does."""
     files = sorted((str(path.resolve()), size, path.stat().st_mtime_ns) for path, size in checkpoint.files.items())
     return repr(files)

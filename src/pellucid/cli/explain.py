@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 )
 @options.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", heading="Model")
 @options.option("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: one a core.", heading="Model")
+@options.option(
+    "--executor", type=click.Choice(["torch", "native"]), metavar="NAME", default="torch", help="Whose run: torch or native.", heading="Model"
+)
+@options.option("--quantize", type=click.Choice(options.QUANTIZED), metavar="NAME", help="Of native: fewer bits, q8 or q4.", heading="Model")
 @options.offline
 @options.prompt
 @options.option("--chat", is_flag=True, help="The prompt as a user's message, in the chat template.", heading="Prompt")
@@ -65,7 +69,8 @@ def command(
     The walk: the prompt's tokens, what each layer adds, would say and looks at, the prediction. Or one layer, one step, one cell.
 
     Every number comes from the model's own forward pass, and the last line says how well all of them agree with their
-    equations. Without PROMPT, or -p, what is piped in is read. Where PROMPT is the folder of a training run, the page shows how its model
+    equations. With --executor native they are those of the compiled program, and each step says how far it is from torch's float32
+    on the same weights. Without PROMPT, or -p, what is piped in is read. Where PROMPT is the folder of a training run, the page shows how its model
     learned, and (from its first checkpoint on) the model itself.
     """
     from pellucid.checkpoint.resolve import resolve
@@ -95,7 +100,7 @@ def command(
         given = _in_template(subject.tokenizer, text, flags["system"]) if in_template else text
         others = {name: _subject(name, flags) for name in beside} if open_page else {}
         say("running …")
-        trace = _trace(subject, given, position, layer, step, whole=open_page or html is not None)
+        trace = _trace(subject, given, position, layer, step, whole=open_page or html is not None or subject.native is not None)
         if step is None and layer is None and html is None and not open_page:
             say("checking …")
             _ = trace.checks
@@ -129,8 +134,22 @@ def _subject(name: str, flags: dict[str, Any]) -> Subject:
         import torch
 
         torch.set_num_threads(flags["threads"])
+    is_native = flags["executor"] == "native"
+    if is_native and (flags["dtype"] != "auto" or flags["device"] not in ("auto", "cpu")):
+        raise RequestError(
+            "--dtype and --device are torch's", remedy="the native executor takes weights as the file has them; --quantize takes fewer bits"
+        )
+    if flags["quantize"] and not is_native:
+        raise RequestError("--quantize is the native executor's", remedy="add --executor native")
     checkpoint = open_model(name, offline=flags["offline"])
     tokenizer = tokenizer_of(checkpoint)
+    if is_native:
+        from pellucid.auto import state_of
+        from pellucid.explain.native import Native
+
+        settings = {name: flags[name] for name in ("quantize", "threads")}
+        native = Native(checkpoint.config, checkpoint.weights, source_id=state_of(checkpoint), **settings)
+        return Subject.of(checkpoint, native.decoder, tokenizer, native=native)
     decoder = load_decoder(checkpoint.config, checkpoint.weights, flags["dtype"], flags["device"])
     return Subject.of(checkpoint, decoder, tokenizer)
 
@@ -147,7 +166,7 @@ def _trace(subject: Subject, text: Any, position: int, layer: int | None, step: 
     from pellucid.explain.walk import STEPS
 
     try:
-        return trace(subject.decoder, subject.tokenizer, text)
+        return subject.trace(text)
     except TooLargeError:
         if whole:
             raise

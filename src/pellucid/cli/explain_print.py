@@ -27,23 +27,29 @@ def print_walk(trace: Trace, name: str, position: int, target: str | None, as_js
     from rich.cells import cell_len
     from rich.markup import escape
 
+    from pellucid.cli import explain_native as native
+    from pellucid.explain.native import NativeTrace
     from pellucid.explain.walk import walk
 
     its = walk(trace, position, target=target)
     if as_json:
         tokens = [{"position": i, "id": token, "piece": piece} for i, (token, piece) in enumerate(zip(trace.tokens[0], trace.pieces[0], strict=True))]
         checks = [check.to_json() for check in trace.checks.worst()]
-        return _json({"model": name, **trace.model_summary, "tokens": tokens, **its.to_json(), "checks": checks, "ok": trace.checks.ok})
+        native_too = native.to_json(trace) if isinstance(trace, NativeTrace) else {}
+        return _json({"model": name, **trace.model_summary, "tokens": tokens, **its.to_json(), "checks": checks, "ok": trace.checks.ok, **native_too})
     console, summary = results(), trace.model_summary
     shared = "" if summary["num_kv_heads"] == summary["num_heads"] else f" ({summary['num_kv_heads']} for keys and values)"
+    dtype = "" if isinstance(trace, NativeTrace) else f", {summary['dtype']}"
     console.print(f"[bold]{escape(name)}[/]: {summary['model_type']}, {summary['num_layers']} layers, d_model {summary['d_model']}, "
-                  f"{summary['num_heads']} heads{shared}, vocabulary {summary['vocab_size']}, {summary['dtype']}")  # fmt: skip
+                  f"{summary['num_heads']} heads{shared}, vocabulary {summary['vocab_size']}{dtype}")  # fmt: skip
+    if isinstance(trace, NativeTrace):
+        native.print_heading(console, trace)
     console.print()
     console.print(_tokens(trace))
     length = trace.token_ids.shape[1]
     console.print(f"\n{length} tokens → embed {_shape(trace, 'embed')} → {summary['num_layers']} layers → logits {_shape(trace, 'logits')}")
     console.print(f"\nFrom token {its.position} {_quoted(trace.pieces[0][its.position])}, layer by layer:\n")
-    table = _table(("layer", "r"), ("|stream|", "r"), ("+attn", "r"), ("+mlp", "r"), ("would say", ""), ("", "r"), ("looks most at", ""))
+    table = table_of(("layer", "r"), ("|stream|", "r"), ("+attn", "r"), ("+mlp", "r"), ("would say", ""), ("", "r"), ("looks most at", ""))
     for row in its.layers:
         name = "embed" if row.layer is None else str(row.layer)
         added = [f"{row.attention:.1f}", f"{row.mlp:.1f}"] if row.attention is not None and row.mlp is not None else ["", ""]
@@ -61,6 +67,8 @@ def print_walk(trace: Trace, name: str, position: int, target: str | None, as_js
         first, second = (_quoted(guess.piece) for guess in its.distribution[:2])
         console.print(f"\nWhy {first} and not {second}: their logits differ by {its.why.difference:.2f}, of which")
         console.print("  " + ", ".join(f"{part.label} {part.value:+.2f}" for part in its.why.parts))
+    if isinstance(trace, NativeTrace):
+        native.print_deviations(console, trace)
     console.print()
     worst = max(trace.checks, key=lambda check: check.error / check.tolerance)
     verdict = "all hold" if trace.checks.ok else f"[bold red]{len(trace.checks.failed)} FAIL[/]"
@@ -72,6 +80,9 @@ def print_walk(trace: Trace, name: str, position: int, target: str | None, as_js
 
 def print_layer(trace: Trace, layer: int, position: int, as_json: bool) -> None:
     """Every step of one layer, and where each head looks."""
+    from pellucid.cli.explain_native import share
+    from pellucid.explain.native import NativeTrace
+
     layer = layer % trace.config.num_layers if -trace.config.num_layers <= layer < trace.config.num_layers else layer
     steps = [trace.step(path) for path in trace if trace.tap(path).layer == layer]
     if not steps:
@@ -84,15 +95,21 @@ def print_layer(trace: Trace, layer: int, position: int, as_json: bool) -> None:
         heads.append({"head": head, "looks": [{"position": j, "piece": trace.pieces[0][j], "share": share} for j, share in looks]})
     if as_json:
         return _json({"layer": layer, "steps": [step.to_json() for step in steps], "heads": heads})
-    console = results()
-    table = _table(("step", ""), ("what", ""), ("shape", ""), ("min", "r"), ("max", "r"), ("norm", "r"))
+    console, errors = results(), trace.deviations if isinstance(trace, NativeTrace) else None
+    table = table_of(
+        ("step", ""), ("what", ""), ("shape", ""), ("min", "r"), ("max", "r"), *([("own", "r"), ("so far", "r")] if errors else [("norm", "r")])
+    )
     for step in steps:
-        shape = "×".join(map(str, step.shape))
-        table.add_row(step.name.rpartition(".")[2], step.title, shape, f"{step.min:.2f}", f"{step.max:.2f}", f"{step.norm:.4g}")
+        shape, size = "×".join(map(str, step.shape)), [f"{step.norm:.4g}"]
+        if errors:
+            size = [share(errors[step.name].own), share(errors[step.name].so_far)]
+        table.add_row(step.name.rpartition(".")[2], step.title, shape, f"{step.min:.2f}", f"{step.max:.2f}", *size)
     console.print(f"[bold]Layer {layer}[/]\n")
     console.print(table)
+    if errors:
+        console.print("\n[dim]own, so far: how far from torch's float32, this step alone and with all before it.[/]")
     console.print(f"\nWhere token {trace.positions[column]} {_quoted(trace.pieces[0][trace.positions[column]])} looks:\n")
-    table = _table(("head", "r"), ("looks most at", ""))
+    table = table_of(("head", "r"), ("looks most at", ""))
     for its in heads:
         table.add_row(str(its["head"]), "  ".join(f"{_quoted(look['piece'])} {look['share']:.0%}" for look in its["looks"]))
     console.print(table)
@@ -101,6 +118,8 @@ def print_layer(trace: Trace, layer: int, position: int, as_json: bool) -> None:
 
 def print_step(trace: Trace, path: str, position: int, as_json: bool) -> None:
     """One step in full, with a small table of its numbers."""
+    from pellucid.cli.explain_native import share
+    from pellucid.explain.native import NativeTrace
     from pellucid.explain.step import MOST_WEIGHTS
 
     step, column = trace.step(path), trace.column(path, position)
@@ -108,12 +127,13 @@ def print_step(trace: Trace, path: str, position: int, as_json: bool) -> None:
     seen = trace[path].select(axis, column)[0].float()
     if as_json:
         values = seen.masked_fill(~seen.isfinite(), float("nan")).tolist()
-        return _json(step.to_json() | {"position": position, "values": _without_nan(values)})
+        its = {"deviation": trace.deviations[path].to_json()} if isinstance(trace, NativeTrace) else {}
+        return _json(step.to_json() | {"position": position, "values": _without_nan(values)} | its)
     console = results()
     console.print(f"[bold]{step.name}: {step.title}[/]\n")
     console.print(step.meaning)
     console.print(f"\n  {_plain_formula(step.latex)}\n", markup=False)
-    facts = _table(("", ""), ("", ""))
+    facts = table_of(("", ""), ("", ""))
     facts.add_row("shape", " × ".join(f"{axis} {size}" for axis, size in zip(step.axes, step.shape, strict=True)))
     facts.add_row("numbers", f"{step.dtype}, from {step.min:.4g} to {step.max:.4g}, norm {step.norm:.4g}")
     if step.inputs:
@@ -123,6 +143,9 @@ def print_step(trace: Trace, path: str, position: int, as_json: bool) -> None:
     if len(step.weights) > MOST_WEIGHTS:
         facts.add_row("", f"… ({len(step.weights) - MOST_WEIGHTS} more)")
     facts.add_row("code", step.code)
+    if isinstance(trace, NativeTrace):
+        its = trace.deviations[path]
+        facts.add_row("off torch", f"{share(its.own)} by itself, {share(its.so_far)} so far" + (", computed for show" * (path in trace.recomputed)))
     facts.show_header = False
     console.print(facts)
     console.print()
@@ -132,6 +155,7 @@ def print_step(trace: Trace, path: str, position: int, as_json: bool) -> None:
 
 def print_cell(trace: Trace, path: str, index: tuple[int, ...], as_json: bool) -> None:
     """One number with its operands."""
+    from pellucid.explain.native import NativeTrace
     from pellucid.explain.operands import operands
 
     found = operands(trace, path, index)
@@ -144,7 +168,7 @@ def print_cell(trace: Trace, path: str, index: tuple[int, ...], as_json: bool) -
     console.print(f"  = {_plain_formula(found.latex)}" + (f"   ({found.masked})" if found.masked else "") + "\n", markup=False)
     if found.parts:
         console.print("  " + ", ".join(f"{name} {value:.6g}" for name, value in found.parts.items()), markup=False)
-    table = _table(("term", "r"), *([("", ""), ("", "r")] * max([len(term.cells) for term in found.terms], default=1)))
+    table = table_of(("term", "r"), *([("", ""), ("", "r")] * max([len(term.cells) for term in found.terms], default=1)))
     for cell in found.leads:
         table.add_row("", *_cell(cell))
     for term in found.terms:
@@ -155,7 +179,8 @@ def print_cell(trace: Trace, path: str, index: tuple[int, ...], as_json: bool) -
     sources = dict.fromkeys(cell.name for cell in found.cells if "." in cell.name)
     if sources:
         console.print("\nfrom " + ", ".join(sources))
-    console.print(f"recomputed {found.recomputed:.8g}, recorded {found.value:.8g}")
+    exact = f"; torch's float32 run has {trace.exact[path][found.index]:.8g}" if isinstance(trace, NativeTrace) else ""
+    console.print(f"recomputed {found.recomputed:.8g}, recorded {found.value:.8g}{exact}")
     return None
 
 
@@ -165,7 +190,7 @@ def _tokens(trace: Trace) -> Table:
     if len(cells) > MANY:
         cells = [*cells[: MANY // 3], ("…", "", f"{len(cells) - MANY + 1} more"), *cells[len(cells) - 2 * MANY // 3 + 1 :]]
     down = -(-len(cells) // 3)
-    table = _table(*([("", "r"), ("id", "r"), ("token", "")] * 3))
+    table = table_of(*([("", "r"), ("id", "r"), ("token", "")] * 3))
     for i in range(down):
         table.add_row(*(part for cell in cells[i::down] for part in cell))
     return table
@@ -177,7 +202,7 @@ def _numbers(trace: Trace, path: str, column: int) -> Table:
     if path == "logits":
         row = value[column]
         best, probabilities = row.topk(min(10, len(row))), row.softmax(-1)
-        table = _table(("token", ""), ("id", "r"), ("logit", "r"), ("probability", "r"))
+        table = table_of(("token", ""), ("id", "r"), ("logit", "r"), ("probability", "r"))
         for logit, token in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             table.add_row(_quoted(trace.piece(token)), str(token), f"{logit:.3f}", f"{probabilities[token]:.4f}")
         return table
@@ -186,11 +211,11 @@ def _numbers(trace: Trace, path: str, column: int) -> Table:
         last = trace.column(path, -1) if across != "key" else min(column if not trace.is_partial else trace.positions[column], value.shape[-1] - 1)
         shown = range(max(last - SHOWN + 1, 0), last + 1) if across == "key" else range(min(SHOWN, value.shape[-1]))
         names = [_quoted(trace.pieces[0][j], 8) for j in shown] if across == "key" else [f"{across.removeprefix('head_')} {j}" for j in shown]
-        table = _table(("head", "r"), *((name, "r") for name in names), ("", ""))
+        table = table_of(("head", "r"), *((name, "r") for name in names), ("", ""))
         for head, row in enumerate(rows.tolist()):
             table.add_row(str(head), *(f"{row[j]:.3f}" for j in shown), "…" if len(row) > len(shown) else "")
         return table
-    table = _table(("token", ""), *((f"{j}", "r") for j in range(min(SHOWN, value.shape[-1]))), ("", ""))
+    table = table_of(("token", ""), *((f"{j}", "r") for j in range(min(SHOWN, value.shape[-1]))), ("", ""))
     first = max(column - ROWS + 1, 0)
     for n in range(first, column + 1):
         row = value[n].tolist()
@@ -199,14 +224,14 @@ def _numbers(trace: Trace, path: str, column: int) -> Table:
 
 
 def _guesses(guesses: Sequence[Guess]) -> Table:
-    table = _table(("token", ""), ("id", "r"), ("probability", "r"), ("surprise", "r"), ("", ""))
+    table = table_of(("token", ""), ("id", "r"), ("probability", "r"), ("surprise", "r"), ("", ""))
     for guess in guesses:
         bar = "█" * round(30 * guess.probability)
         table.add_row(_quoted(guess.piece), str(guess.token), f"{guess.probability:.2%}", f"{guess.bits:.2f} bits", bar)
     return table
 
 
-def _table(*columns: tuple[str, str]) -> Table:
+def table_of(*columns: tuple[str, str]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)

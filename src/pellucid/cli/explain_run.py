@@ -84,11 +84,9 @@ def _training_alone(training: Training, html: str | None, max_size: float, port:
 
 
 def _with_model(training: Training, subject: Subject, prompt: str | None, html: str | None, max_size: float, port: int) -> None:
-    from pellucid.explain.trace import trace
-
     about = training.answer("", {})["about"]
     text: Any = prompt or (None if about is None else [token["id"] for token in about["text"][:SHOWN_TOKENS]])
-    found = trace(subject.decoder, subject.tokenizer, text or "Once upon a time")
+    found = subject.trace(text or "Once upon a time")
     if html is not None:
         from pellucid.explain.html import write_page
 

@@ -131,9 +131,8 @@ def check(trace: Trace) -> Checks:
 
 
 def _checks(trace: Trace) -> Iterator[Check]:
-    tolerance = TOLERANCES[trace.model.dtype]
     for path in trace:
-        tap = trace.tap(path)
+        tap, tolerance = trace.tap(path), trace.tolerance(path)
         if path in trace.edited or not all(source in trace for source in tap.inputs):
             continue
         if tap.kind == "norm":
@@ -152,7 +151,9 @@ def _checks(trace: Trace) -> Iterator[Check]:
                 yield Check(path, "experts_sum", FORMULAS["experts_sum"], float((weights.sum(-1) - 1).abs().max()), tolerance, count)
     if "logits" in trace and "logits" not in trace.edited and (fast := trace.fast_logits()) is not None:
         real = trace.mask[:, trace.positions]
-        yield Check("logits", "fast", FORMULAS["fast"], difference(fast[real], wide(trace["logits"][real])), tolerance, len(trace.positions))
+        yield Check(
+            "logits", "fast", FORMULAS["fast"], difference(fast[real], wide(trace["logits"][real])), trace.tolerance("logits"), len(trace.positions)
+        )
 
 
 def _normalized(trace: Trace, tap: Tap, tolerance: float) -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ UNGATED = dict.fromkeys(("mlp_pre", "mlp_act"), (MLP.forward, '"mlp_pre", self.u
 NORMS = {"layer": (LayerNorm.forward, "return"), "rms": (RMSNorm.forward, "return")}
 MIX = (MoE.mix, "weighted =")
 ROTATE = (position.rotate, "a * cos - b * sin")
+# Taps that no line of the native program's forward names -> the file and a part of the line that computes them.
+IN_C = {
+    "embed": ("forward.c.in", "read_row("),
+    "pos_embed": ("forward.c.in", "numbers(m, POS_EMBED)"),
+    "scores": ("stages.h", "gather_chunk("),
+    "pattern": ("stages.h", "gather_chunk("),
+}
 SINUSOIDAL = (position.sinusoidal_table, "angle =")
 
 
@@ -59,6 +67,14 @@ def line_of(tap: Tap, norm: str, gated: bool) -> str:
     if tap.kind == "position":
         return locate(*SINUSOIDAL)
     return locate(*(LINES | ({} if gated else UNGATED))[tap.name])
+
+
+@cache
+def line_in_c(name: str) -> str:
+    """Where the native program has a tap's value: ``native/c/forward.c.in:59``; for what it never holds as a whole, where it is used."""
+    file, part = IN_C.get(name, ("forward.c.in", f'"{name}"'))
+    lines = (files("pellucid.native") / "c" / file).read_text(encoding="utf-8").splitlines()
+    return f"native/c/{file}:{next(number for number, line in enumerate(lines, 1) if part in line)}"
 
 
 @cache

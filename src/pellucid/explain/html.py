@@ -138,7 +138,7 @@ def _gather(view: View, room: int, pinned: Sequence[Pin]) -> _Data:
     best = int(its["logits"][0, -1].argmax()) if "logits" in its else 0
     for address, value in _walks(view, [*pinned, ("logits", (0, length - 1, best))]):
         data.answer(address, value)
-    for path in ("checks", "text", "batch", "norms", "surprise"):
+    for path in ("checks", "precision", "text", "batch", "norms", "surprise"):
         _ask(data, view, path)
     add_training(data, view.training)
     data.positions = list(range(max(0, length - CLOSE_POSITIONS), length)) if length > 2 * CLOSE_POSITIONS else list(range(length))

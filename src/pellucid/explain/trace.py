@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pellucid.base.errors import RequestError
 from pellucid.config import ModelConfig
-from pellucid.explain.checks import Checks, check
+from pellucid.explain.checks import TOLERANCES, Checks, check
 from pellucid.explain.edits import Edit, SwapToken
 from pellucid.explain.prompt import Prompt, read_prompt
 from pellucid.explain.recording import Recording
@@ -36,12 +36,23 @@ class Trace(Mapping[str, Tensor]):
     copies: a trace explains the model as it is, so make it anew after training on.
     """
 
-    def __init__(self, model: Decoder, prompt: Prompt, recording: Recording, positions: Sequence[int], edits: Sequence[Edit | SwapToken]) -> None:
+    executor = "torch"
+    recomputed: frozenset[str] = frozenset()  # steps that the run itself never held, computed for show
+
+    def __init__(
+        self,
+        model: Decoder,
+        prompt: Prompt,
+        values: Mapping[str, Tensor],
+        positions: Sequence[int],
+        edits: Sequence[Edit | SwapToken],
+        edited: Iterable[str] = (),
+    ) -> None:
         self.model, self.prompt, self.edits = model, prompt, tuple(edits)
         self.positions = list(positions)
-        self.edited = frozenset(recording.edited)
+        self.edited = frozenset(edited)
         self.taps: dict[str, Tap] = taps_of(model.config)
-        self._values = {path: recording.values[path] for path in self.taps if path in recording.values}
+        self._values = {path: values[path] for path in self.taps if path in values}
 
     def __getitem__(self, path: str) -> Tensor:
         if path in self._values:
@@ -165,6 +176,10 @@ class Trace(Mapping[str, Tensor]):
             raise RequestError(f"position {position} was not kept", where=path, remedy="name it in positions= when tracing")
         return self.positions.index(position)
 
+    def tolerance(self, path: str) -> float:
+        """The largest error that its rounding excuses, as a share of the step's largest value."""
+        return TOLERANCES[self.model.dtype]
+
     @torch.no_grad()
     def fast_logits(self) -> Tensor | None:
         """(B, positions, V) logits of the same run through the fused kernel; None where an edit needs the explicit one.
@@ -279,7 +294,7 @@ def trace(
         model.logits(hidden[:, chosen] if partial else hidden, ctx)
     finally:
         model.train(was_training)
-    return Trace(model, prompt, recording, chosen, edits)
+    return Trace(model, prompt, recording.values, chosen, edits, recording.edited)
 
 
 def _context(prompt: Prompt, **given: Any) -> Context:

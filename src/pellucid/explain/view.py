@@ -25,10 +25,11 @@ import pellucid
 from pellucid.base.errors import PellucidError, RequestError
 from pellucid.explain.answers import NoSuchQuestionError, Params, Tile, plain
 from pellucid.explain.attribution import attribution
-from pellucid.explain.decoding import Decoding
+from pellucid.explain.decoding import Decoding, Generation, NativeDecoding
 from pellucid.explain.edits import Ablate, Edit, Patch, SwapToken
 from pellucid.explain.lens import lens
 from pellucid.explain.mathml import mathml
+from pellucid.explain.native import NativeTrace
 from pellucid.explain.operands import operands
 from pellucid.explain.trace import Trace, trace
 from pellucid.explain.view_model import Subject, describe, histogram
@@ -57,7 +58,7 @@ class Run:
     traced_ms: float
     plain_ms: float
     lock: threading.Lock = field(default_factory=threading.Lock)
-    decoding: Decoding | None = None
+    decoding: Generation | None = None
 
     @property
     def length(self) -> int:
@@ -91,6 +92,7 @@ class View:
             "histogram": lambda name, params: histogram(self.weight(name)),
             "step": self._step,
             "cell": self._cell,
+            "precision": lambda _, params: self._precision(self._run(params)),
             "norms": lambda _, params: self._norms(self._run(params)),
             "lens": self._lens,
             "attribution": self._attribution,
@@ -168,16 +170,12 @@ class View:
     def _trace(self, text: str, edits: Sequence[Edit | SwapToken] = (), ids: Sequence[int] | None = None) -> Run:
         with self._lock:
             start = time.perf_counter()
-            found = trace(self.subject.decoder, self.subject.tokenizer, list(ids) if ids is not None else text, edits=edits)
+            found = self.subject.trace(list(ids) if ids is not None else text, edits)
             return self._add(found, (time.perf_counter() - start) * 1000, text)
 
     @torch.no_grad()
     def _add(self, found: Trace, traced_ms: float, text: str | None = None) -> Run:
-        ids = found.token_ids
-        start = time.perf_counter()
-        ctx = Context(found.position_ids)
-        self.subject.decoder.logits(self.subject.decoder.hidden(ids, ctx)[:, -1:], ctx)
-        plain_ms = (time.perf_counter() - start) * 1000
+        plain_ms = self._logits(found.tokens[0], len(found.tokens[0]) - 1)[1]
         if text is None:
             texts = found.prompt.texts
             text = texts[0] if texts else "".join(found.pieces[0])
@@ -187,6 +185,17 @@ class View:
             oldest = next(name for name in self._runs if name != self.first.name)
             del self._runs[oldest]
         return run
+
+    @torch.no_grad()
+    def _logits(self, ids: Sequence[int], first: int) -> tuple[Tensor, float]:
+        """(T − first, V) logits of a run in which nothing is recorded, and the milliseconds it took."""
+        if self.subject.native is not None:
+            return self.subject.native.logits(ids, first)
+        decoder, start = self.subject.decoder, time.perf_counter()
+        given = torch.tensor([list(ids)], device=decoder.device)
+        ctx = Context(torch.arange(given.shape[1], device=decoder.device)[None])
+        logits = decoder.logits(decoder.hidden(given, ctx)[0, first:], ctx)
+        return logits, (time.perf_counter() - start) * 1000
 
     def summary(self, run: Run) -> dict[str, Any]:
         its, special = run.trace, _special_ids(self.subject.tokenizer)
@@ -219,6 +228,19 @@ class View:
         file, _, line = found["code"].rpartition(":")
         found["code_text"] = linecache.getline(str(Path(pellucid.__file__).parent.parent / file), int(line or 0)).strip()
         return found
+
+    def _precision(self, run: Run) -> dict[str, Any] | None:
+        """How far a native run is from torch's float32, step by step; None where torch ran."""
+        its = run.trace
+        if not isinstance(its, NativeTrace):
+            return None
+        with run.lock:
+            return {
+                "steps": [deviation.to_json() for deviation in its.deviations.values()],
+                "recomputed": sorted(its.recomputed),
+                "kl": its.kl.tolist(),
+                "same": its.same_choice,
+            }
 
     def _cell(self, name: str, params: Params) -> dict[str, Any]:
         its, index = self._run(params).trace, _indices(params.get("index", ""))
@@ -329,11 +351,8 @@ class View:
         added = self.subject.tokenizer(target, add_special_tokens=False)["input_ids"]
         if not added:
             raise RequestError("the continuation has no tokens")
-        ids = torch.tensor([run.trace.tokens[0] + added], device=self.subject.decoder.device)
-        ctx = Context(torch.arange(ids.shape[1], device=ids.device)[None])
-        hidden = self.subject.decoder.hidden(ids, ctx)
-        logits = self.subject.decoder.logits(hidden[0, run.length - 1 : -1], ctx).float()
-        nats = F.cross_entropy(logits, ids[0, run.length :], reduction="none").tolist()
+        logits = self._logits(run.trace.tokens[0] + added, run.length - 1)[0][:-1].float()
+        nats = F.cross_entropy(logits, torch.tensor(added, device=logits.device), reduction="none").tolist()
         return {
             "mean": sum(nats) / len(nats),
             "tokens": [{"id": i, "text": run.trace.piece(i), "nats": n, "p": math.exp(-n)} for i, n in zip(added, nats, strict=True)],
@@ -343,7 +362,8 @@ class View:
         run = self._run(body)
         made, token = [int(i) for i in body.get("ids", [])], body.get("token")
         if run.decoding is None:
-            run.decoding = Decoding(self.subject.decoder, run.trace.tokens[0])
+            native, prompt = self.subject.native, run.trace.tokens[0]
+            run.decoding = Decoding(self.subject.decoder, prompt) if native is None else NativeDecoding(native, prompt)
         prefill = run.decoding.catch_up(made)
         done = run.decoding.step(float(body.get("temperature", 0.0)), None if token is None else int(token))
         its = {
@@ -402,7 +422,7 @@ class View:
             raise RequestError("there is no such model to compare", expected=", ".join(self.others), received=name)
         other = self.others[name]
         with self._lock:
-            theirs = trace(other.decoder, other.tokenizer, run.text, steps=["logits"])
+            theirs = trace(other.decoder, other.tokenizer, run.text, steps=["logits"]) if other.native is None else other.trace(run.text)
         mine = run.trace
         same = mine.tokens == theirs.tokens and run.length > 1
         nats = [its.surprise().mean_nats if its.token_ids.shape[1] > 1 else None for its in (mine, theirs)]

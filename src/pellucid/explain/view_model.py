@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pellucid.base.errors import RequestError
 from pellucid.config import LayerConfig, weight_shapes
+from pellucid.explain.edits import Edit, SwapToken
+from pellucid.explain.trace import Trace, trace
 from pellucid.families import FAMILIES
 from pellucid.model.decoder import Decoder
 from pellucid.model.position import inverse_frequencies
 
 if TYPE_CHECKING:
     from pellucid.checkpoint.open import Checkpoint
+    from pellucid.explain.native import Native
 
 BINS = 64
 
@@ -26,26 +30,37 @@ BINS = 64
 class Subject:
     """A model to be explained: it runs in memory, and (where it came from one) it lies in files.
 
-    ``stored``: our weight name → the dtype and bytes that the file holds it in; by default, as it is in memory.
+    ``stored``: our weight name → the dtype and bytes that the file holds it in; by default, as it is in memory. ``native``: the compiled
+    program, where that is what is explained; ``decoder`` is then its twin in torch.
     """
 
     decoder: Decoder
     tokenizer: Any
     name: str
+    native: Native | None = None
     files: Mapping[str, int] = field(default_factory=dict)
     stored: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, decoder: Decoder, tokenizer: Any, name: str | None = None) -> Subject:
+    def of(cls, checkpoint: Checkpoint, decoder: Decoder, tokenizer: Any, name: str | None = None, native: Native | None = None) -> Subject:
         """The subject of an opened checkpoint and the decoder that was loaded from it."""
         stored = {weight: checkpoint.weights[weight] for weight in weight_shapes(checkpoint.config)}
         return cls(
             decoder=decoder,
             tokenizer=tokenizer,
             name=name or Path(checkpoint.path).stem,
+            native=native,
             files={path.name: size for path, size in checkpoint.files.items()},
             stored={weight: (array.dtype, array.nbytes) for weight, array in stored.items()},
         )
+
+    def trace(self, text: Any, edits: Sequence[Edit | SwapToken] = ()) -> Trace:
+        """A run of it, every step recorded, by the executor that is explained. Raises: RequestError for edits of a native run."""
+        if self.native is None:
+            return trace(self.decoder, self.tokenizer, text, edits=edits)
+        if edits:
+            raise RequestError("the native executor takes no edits: its program has no place for them", remedy="explain it with --executor torch")
+        return self.native.trace(self.tokenizer, text)
 
 
 def describe(subject: Subject) -> dict[str, Any]:
@@ -68,6 +83,7 @@ def describe(subject: Subject) -> dict[str, Any]:
             "dtype": str(decoder.dtype).removeprefix("torch."),
             "device": str(decoder.device),
         },
+        "native": subject.native.told() if subject.native else None,
         "config_text": text,
         "config_bytes": len(text.encode()),
         "layers": [_layer(layer) for layer in config.layers],

@@ -76,6 +76,7 @@ class NativeExecutor:
         layout = plan(config, formats)
         if half_cache is None:  # keys and values as exact as the weights are
             half_cache = "float32" not in formats.values()
+        self.kv_cache = "f16" if half_cache else "f32"
         self._library = _load(build.library(source(config, layout, half_cache=half_cache), flags=flags))
         with parameters as path:
             code = self._library.pellucid_open(os.fsencode(path), self.threads, ctypes.byref(self._model))

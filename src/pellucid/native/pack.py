@@ -13,6 +13,7 @@ from pellucid.native import rotary
 from pellucid.native.formats import FORMATS, own_format, to_tiles
 from pellucid.native.layout import HEADER_BYTES, Layout, is_matrix, shapes_of
 from pellucid.quant import dequantize
+from pellucid.quant import quantize as quantize_to
 
 QUANTIZED = {"q8": "q8_0", "q4": "q4_0"}
 
@@ -31,6 +32,17 @@ def formats_of(config: ModelConfig, weights: Mapping[str, Array], quantize: str 
         if quantize and not array.is_blocks and shape[1] % 32 == 0:
             found[name] = "q8_0" if name in ("embed.weight", "lm_head.weight") else QUANTIZED[quantize]
     return found
+
+
+def packed(config: ModelConfig, weights: Mapping[str, Array], quantize: str | None) -> dict[str, Array]:
+    """The weights as packing writes them: those that it takes to fewer bits in blocks, the others as they are."""
+    formats = formats_of(config, weights, quantize)
+    rounded = {
+        name: quantize_to(np.ascontiguousarray(dequantize(weights[name])), formats[name])
+        for name in formats
+        if formats[name] != own_format(weights[name])
+    }
+    return {name: rounded.get(name, weights[name]) for name in weights}
 
 
 def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weights: Mapping[str, Array]) -> None:

@@ -55,7 +55,7 @@ def _source(config: ModelConfig, layout: Layout, size: int, half_cache: bool) ->
         _sizes(config, layout, size, half_cache),
         *(_file(name) for name in ("vector.h", "threads.h", "formats.h", "activations.h", "product.h")),
         f"// The formats of this model's weights.\n{products}static TileProduct *const PRODUCTS[][4] = {{{table}}};",
-        *(_file(name) for name in ("rows.h", "attention.h", "parameters.h", "model.h", "stages.h")),
+        *(_file(name) for name in ("rows.h", "attention.h", "parameters.h", "model.h", "stages.h", "taps.h")),
         _layers(config, layout),
         _forward(config),
         _file("api.h"),
@@ -120,7 +120,7 @@ enum {{
     ROTARY_APART = {pairs if half else 1},
     ROTARY_STEP = {1 if half else 2},
     MAX_ROWS = {MAX_ROWS}, // tokens worked on at a time
-    MAX_STAGES = {config.num_layers * 32 + 16}, // more than a step has, taps included
+    MAX_STAGES = {config.num_layers * 48 + 16}, // more than a step has, taps included
     // rows of activations, padded to a multiple of 64 floats:
 {row_sizes}
     WIDEST = {max(padded(width) for width in rows.values())},
@@ -182,6 +182,8 @@ def _forward(config: ModelConfig) -> str:
         "magnitude": _real(magnitude(rope)) if rope else "",
         "attention_norm": _norm(layer.norm, "layer->attention_norm", "layer->attention_norm_bias"),
         "mlp_norm": _norm(layer.norm, "layer->mlp_norm", "layer->mlp_norm_bias"),
+        "read_by_attention": "&attention_norm" if layer.norm_order == "pre" else "&none",
+        "read_by_mlp": "&mlp_norm" if layer.norm_order == "pre" else "&none",
         "q_norm": _norm(layer.attention.qk_norm, "layer->q_norm", "layer->q_norm_bias"),
         "k_norm": _norm(layer.attention.qk_norm, "layer->k_norm", "layer->k_norm_bias"),
         "final_norm": _norm(config.final_norm, "FINAL_NORM", "FINAL_NORM_BIAS"),

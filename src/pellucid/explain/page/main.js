@@ -17,6 +17,7 @@ import { render as output } from "./sections/output.js";
 import { render as decode } from "./sections/decode.js";
 import { render as whatif } from "./sections/whatif.js";
 import { render as training } from "./sections/training.js";
+import { render as precision } from "./sections/precision.js";
 
 const ALL = { files, text, embed, model, cell, attention, mlp, residual, output, decode, whatif, training };
 let SECTIONS = ALL;
@@ -30,6 +31,7 @@ async function open() {
   try {
     app.model = await app.source.get("model");
     if (!app.model) return await onlyTraining(app);
+    if (app.model.native) SECTIONS = { precision, ...ALL };
     const asked = app.source.live && app.state.text;
     start(app, await (asked ? app.source.post("trace", { text: asked }) : app.source.get("run")));
   } catch (error) {
@@ -204,7 +206,7 @@ function hero(app) {
     if (checks.failed.length) byId("checks-failed").replaceChildren(h("div", { class: "checks-failed", role: "alert" }, app.t("checks_bad", checks.failed.map((check) => `${check.name}, ${check.title[app.state.lang]} (${number(check.error, 3)})`).join("; "))));
   }).catch(() => {});
   const edited = run.edited ? h("p", { class: "bad" }, app.t("edited_run", run.edited), " ", h("button", { on: { click: () => app.rerun(run.text) } }, app.t("back_to_plain"))) : "";
-  return h("div", { class: "hero story" }, edited, h("h1", {}, app.t("hero_title", model.name)), app.t("hero", model, run).map((paragraph) => h("p", {}, prose(paragraph))), form, notes);
+  return h("div", { class: "hero story" }, edited, h("h1", {}, app.t("hero_title", model.name)), app.t("hero", model, run).map((paragraph) => h("p", {}, prose(paragraph))), model.native ? h("p", { id: "whose" }, prose(app.t("native_hero", model.native))) : "", form, notes);
 }
 
 function help(app) {

@@ -8,7 +8,7 @@ export const en = {
   running: "Running …", go_to: "Go to: layers.3.pattern[0, 2, 5, 3]", prompt_label: "Your sentence", skip: "To the text", layer: "Layer", head: "Head", position: "Position", dimension: "dimension", step: "Step", of: (what, i, n) => `${what} ${i} of 0–${n - 1}`,
   layer_short: "ℓ", heads: "heads", neuron: "neuron", key: "Key", shape: "shape", from: "from", dtype: "dtype", range: "range", norm: "norm", weights: "weights", code: "code", check: "checked", bytes: "Bytes", parameters: "Parameters", weight: "Weight",
   min: "min", max: "max", mean: "mean", std: "std", greedy: "greedy", off: "off", numbers_only: "numbers",
-  nav: { files: "Two files", text: "Text → ids", embed: "Embedding, position", model: "Map of the model", cell: "Any cell", attention: "Attention", mlp: "Norm, MLP", residual: "Residual stream", output: "Output", decode: "Decoding", whatif: "What if", training: "Training" },
+  nav: { precision: "Precision", files: "Two files", text: "Text → ids", embed: "Embedding, position", model: "Map of the model", cell: "Any cell", attention: "Attention", mlp: "Norm, MLP", residual: "Residual stream", output: "Output", decode: "Decoding", whatif: "What if", training: "Training" },
   left_out_here: "This file does not hold these numbers. Open the page from a live model to see them.", left_out_cell: "The operands of this cell are not in this file; pinned cells are. Open the page from a live model to see them all.",
   needs_live: "This needs the live model: pellucid explain --open.", thumbnail: (tile) => `A thumbnail: each pixel stands for ${tile.rowStep} × ${tile.colStep} cells and shows the largest of them; the lens shows exact values.`,
   thread_some: (first, last, n) => `(tokens ${first}–${last} of ${n})`, offline_says: (text) => `This is an offline file. ${text}`,
@@ -19,6 +19,17 @@ export const en = {
   hero_title: (name) => `What ${name} does with your sentence`,
   hero: (m, run) => [`Every picture below was drawn from one run of this model on the sentence here. Every number is one that the model computed. Touch any of them and it shows where it came from; follow its terms and you walk from the predicted word back to the letters you typed.`,
     `The sentence became ${s(run.tokens.length, "token")}. After them, the model thinks the likeliest continuation is “${run.next[0].text.trim() || "␣"}”. How it came to that is the story of this page.`],
+
+  // 0
+  native_hero: (told) => `These are the numbers of the *native executor*, the compiled program that answers when speed is wanted (${told}). [How far they are from torch’s float32](#precision) is said first. What they are not: the logit lens and the attribution in section 8 are torch’s arithmetic on these numbers.`,
+  native_no_edits: "The compiled program has no place for an edit. To silence a head, open the page with torch: pellucid explain --executor torch.",
+  precision_title: "What speed costs",
+  precision_story: (told) => [`A product of numbers in few bits is quicker, and a little wrong. The native executor keeps matrices as the file has them, often in 4 or 8 bits, and rounds what it multiplies them with to as few: here ${told}. Torch reads the same matrices and computes in 32 bits throughout. So what differs below is not the weights, but how they were multiplied.`,
+    `For each step, the distance is taken from the exact numbers, as a share of their length, the mean over the tokens. A step’s *own* error is measured from what it was given: products bring errors, sums and norms hardly any. The error *so far* is measured from torch’s own run: what was inherited counts too, and averages out where many numbers meet.`],
+  precision_said: (p) => `At ${p.same} of ${p.of} positions both find the same token the likeliest. The logits are ${p.off} off; as distributions over the next token they are ${p.kl} nats apart (KL, the mean over tokens).`,
+  precision_own: "own", precision_own_says: "What this step alone brings: native against 64 bits, from the same inputs. Rows are the steps of a layer in order, columns are layers; press one to go there.",
+  precision_so_far: "so far", precision_so_far_says: "With all that came before it: native against torch’s float32 run.",
+  precision_table: "Three layers in numbers", precision_shown: (names, n) => `${n} steps. The program never has these as a whole: ${names}. They were looked up, or computed here from its own queries and keys.`,
 
   // 1
   files_title: "Two files",

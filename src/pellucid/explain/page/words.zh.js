@@ -8,7 +8,7 @@ export const zh = {
   running: "正在运行……", go_to: "跳到：layers.3.pattern[0, 2, 5, 3]", prompt_label: "你的句子", skip: "跳到正文", layer: "层", head: "头", position: "位置", dimension: "维度", step: "步骤", of: (what, i, all) => `${what} ${i}（0–${all - 1}）`,
   layer_short: "ℓ", heads: "个头", neuron: "神经元", key: "键", shape: "形状", from: "来自", dtype: "类型", range: "范围", norm: "模长", weights: "权重", code: "代码", check: "核对", bytes: "字节", parameters: "参数", weight: "权重",
   min: "最小", max: "最大", mean: "均值", std: "标准差", greedy: "贪心", off: "不用", numbers_only: "数字",
-  nav: { files: "两个文件", text: "文本 → 编号", embed: "词嵌入与位置", model: "模型全图", cell: "任意一格", attention: "注意力", mlp: "层归一化与 MLP", residual: "残差流", output: "输出", decode: "逐词生成", whatif: "假如……", training: "训练" },
+  nav: { precision: "精度", files: "两个文件", text: "文本 → 编号", embed: "词嵌入与位置", model: "模型全图", cell: "任意一格", attention: "注意力", mlp: "层归一化与 MLP", residual: "残差流", output: "输出", decode: "逐词生成", whatif: "假如……", training: "训练" },
   left_out_here: "这份离线文件里没有这些数。用运行中的模型打开页面就能看到。", left_out_cell: "这份文件里没有这一格的算式，只有钉住的那些。用运行中的模型打开页面，每一格都能看。",
   needs_live: "这里需要运行中的模型：pellucid explain --open。", thumbnail: (tile) => `这是缩略图：一个像素代表 ${tile.rowStep} × ${tile.colStep} 格，取其中绝对值最大的；放大镜里是准确的值。`,
   thread_some: (first, last, all) => `（共 ${all} 个词元，这里是 ${first}–${last}）`, offline_says: (text) => `这是一份离线文件。${text}`,
@@ -19,6 +19,17 @@ export const zh = {
   hero_title: (name) => `${name} 怎样读你的句子`,
   hero: (m, run) => [`下面每一张图，都来自这个模型读这句话的一次真实运行；每一个数，都是模型自己算出来的。碰一碰任何一个数，它会告诉你自己从哪里来；顺着它的各项往回走，就能从预测的词一直走回你打下的字。`,
     `这句话成了 ${run.tokens.length} 个词元。模型认为最可能的下一个是“${run.next[0].text.trim() || "␣"}”。它怎么得出这个结果，就是这一页要讲的事。`],
+
+  // 0
+  native_hero: (told) => `这里的数来自*原生执行器*，也就是平时求快时用的那个编译好的程序（${told}）。先看[它们离 torch 的 float32 有多远](#precision)。第 8 节的 logit 透镜和归因是 torch 在这些数上另算的，不出自这个程序。`,
+  native_no_edits: "编译好的程序里没有可以改动的地方。想让某个头沉默，请用 torch 打开本页：pellucid explain --executor torch。",
+  precision_title: "快的代价",
+  precision_story: (told) => [`位数少的数，乘起来快，却会差一点。原生执行器按文件原样保存矩阵，往往每个数只有 4 位或 8 位；与它们相乘的数也舍入到差不多的位数，这里是：${told}。torch 读的是同样的矩阵，但自始至终用 32 位计算。所以下面的差别不在权重，而在怎么乘。`,
+    `每一步都与精确值相比：差的长度占精确值长度的几分之几，再对各词元取平均。一步*自身*的误差，从它实际拿到的输入算起：乘法带来误差，加法和归一化几乎没有。*累计*的误差则与 torch 的整次运行相比：前面传下来的也算在内，许多数加在一起时又会互相抵消。`],
+  precision_said: (p) => `${p.of} 个位置中有 ${p.same} 个，两者认为最可能的词元相同。logits 相差 ${p.off}；作为下一个词元的分布，两者相距 ${p.kl} 纳特（KL，对词元取平均）。`,
+  precision_own: "自身", precision_own_says: "只由这一步带来的误差：同样的输入，原生结果与 64 位结果之差。行是一层中的各步，依计算次序排列，列是各层；点一格就到那一步。",
+  precision_so_far: "累计", precision_so_far_says: "连同之前所有步骤：原生运行与 torch 的 float32 运行之差。",
+  precision_table: "三层的数值", precision_shown: (names, n) => `共 ${n} 步。程序从不完整地持有这些：${names}。它们是查表得来的，或者在这里由程序自己的查询和键算出。`,
 
   // 1
   files_title: "两个文件",

@@ -31,7 +31,9 @@ export function render(app) {
       result.replaceChildren(trouble(app, error));
     }
   };
-  section.append(story(app, "whatif_story"), h("div", { class: "controls" }, choice(Object.keys(fields).map((key) => [key, app.t(key)]), kind, (value) => ((kind = value), show()))), form, result);
+  section.append(story(app, "whatif_story"));
+  if (app.model.native) section.append(h("p", { class: "placeholder" }, app.t("native_no_edits")));
+  else section.append(h("div", { class: "controls" }, choice(Object.keys(fields).map((key) => [key, app.t(key)]), kind, (value) => ((kind = value), show()))), form, result);
   app.watch(form, ["pos"], show);
   if (app.model.others.length) section.append(compare(app));
   else section.append(h("h3", {}, app.t("compare_title")), h("p", { class: "placeholder" }, app.t("compare_absent")));

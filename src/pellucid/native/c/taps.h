@@ -1,0 +1,42 @@
+// taps.h: the values that a step never has in memory on its own, made once more for those who want to see them.
+//
+// A norm goes straight into the panels of a product, a sum straight into the residual stream, and a gate into the activation beside it. With
+// -DTRACE each of them is computed again, by the same functions row by row, so bit for bit what the step used. Without it nothing is here.
+#ifdef TRACE
+static float tapped[MAX_ROWS][WIDEST];
+
+// What a product reads: the rows, normed where it norms them.
+static void tap_norm(Model *m, Turn *turn, const char *name, int i, int rows, const float *x, int row_size, int width, const Norm *norm) {
+    while (take(turn, rows, share_of(turn, rows, 4)))
+        for (int r = turn->begin; r < turn->end; r++) {
+            const float *row = x + (size_t)r * row_size;
+            if (norm->kind == NO_NORM) memcpy(tapped[r], row, (size_t)width * sizeof(float));
+            else normalize(norm, row, width, row_size, tapped[r]);
+        }
+    tap(m, turn, name, i, rows, tapped[0], WIDEST, width);
+}
+
+// norm(x) Wᵀ + b by itself.
+static void tap_product(Model *m, Turn *turn, const char *name, int i, int rows, const float *x, int row_size, int columns, const Norm *norm,
+                        const Matrix *w, const float *bias, int width) {
+    const Product product = {.matrix = w};
+    Panels *own = &m->own[turn->thread];
+    float *scratch = m->scratch + (size_t)turn->thread * WIDEST, raw[1][TILE];
+    while (take(turn, rows, share_of(turn, rows, 4)))
+        for (int r = turn->begin; r < turn->end; r++) {
+            const float *row = x + (size_t)r * row_size;
+            if (norm->kind != NO_NORM) normalize(norm, row, columns, row_size, scratch), row = scratch;
+            fill(own, 0, 1, row, row_size, form_for(w->format));
+            for (int t = 0; t < w->rows / TILE; t++) {
+                multiply_tile(m, &product, t, own, 1, raw);
+                for (int j = 0; j < TILE && t * TILE + j < width; j++) tapped[r][t * TILE + j] = raw[0][j] + (bias ? bias[t * TILE + j] : 0);
+            }
+        }
+    tap(m, turn, name, i, rows, tapped[0], WIDEST, width);
+}
+#define TAP_NORM(...) tap_norm(m, turn, __VA_ARGS__)
+#define TAP_PRODUCT(...) tap_product(m, turn, __VA_ARGS__)
+#else
+#define TAP_NORM(...) ((void)0)
+#define TAP_PRODUCT(...) ((void)0)
+#endif
