@@ -153,8 +153,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_dpo_raises_the_margin_on_pairs_that_were_held_back(base: Path, pairs: Path, tmp_path: Path) -> None:
-    words = ["--method", "dpo", "--val-fraction", "0.2", "--batch-size", "8", "--lr", "3e-3", "--steps", "20", "--eval-every", "10"]
+@pytest.mark.parametrize(("method", "lr"), [("dpo", "3e-3"), ("dpo-full", "3e-4")])
+def test_dpo_raises_the_margin_on_pairs_that_were_held_back(base: Path, pairs: Path, tmp_path: Path, method: str, lr: str) -> None:
+    words = ["--method", method, "--val-fraction", "0.2", "--batch-size", "8", "--lr", lr, "--steps", "20", "--eval-every", "10"]
     pellucid("finetune", "-m", base, "-d", pairs, *QUICK, *words, "-o", tmp_path / "run", "-q")
     held_back = [line for line in figures(tmp_path / "run") if "val_margin" in line]
     assert figures(tmp_path / "run")[0]["loss"] == pytest.approx(0.6931, abs=1e-4), "log 2: the reference is the model itself"
@@ -168,23 +169,27 @@ def test_dpo_raises_the_margin_on_pairs_that_were_held_back(base: Path, pairs: P
 
 
 @pytest.mark.parametrize(
-    "method", [["--method", "full"], ["--lora-dropout", "0.1"], ["--pack", "--context-len", "128"]], ids=["full", "lora", "packed"]
+    "method",
+    [["--method", "full"], ["--lora-dropout", "0.1"], ["--pack", "--context-len", "128"], ["--method", "dpo"], ["--method", "dpo-full"]],
+    ids=["full", "lora", "packed", "dpo", "dpo-full"],
 )
-def test_stopped_and_gone_on_with_it_ends_where_it_would_have(base: Path, facts: Path, tmp_path: Path, method: list[str]) -> None:
-    words = ["finetune", "-m", base, "-d", facts, *method, *QUICK, "--steps", "5", "--no-merge", "--dropout", "0.1", "--sample-every", "3", "-q"]
+def test_stopped_and_gone_on_with_it_ends_where_it_would_have(base: Path, facts: Path, pairs: Path, tmp_path: Path, method: list[str]) -> None:
+    data = pairs if "dpo" in method[-1] else facts
+    words = ["finetune", "-m", base, "-d", data, *method, *QUICK, "--steps", "5", "--no-merge", "--sample-every", "3", "-q"]
+    words += ["--dropout", "0.1", "--attention-dropout", "0.1"]
     pellucid(*words, "-o", tmp_path / "whole")
     pellucid(*words, "-o", tmp_path / "parts", "--max-minutes", "0.00001")
     assert len(figures(tmp_path / "parts")) == 1
     pellucid(*words, "-o", tmp_path / "parts")
     assert [line["loss"] for line in figures(tmp_path / "parts")] == [line["loss"] for line in figures(tmp_path / "whole")]
-    name = "model.safetensors" if "full" in method else "adapter_model.safetensors"
+    name = "model.safetensors" if "full" in method[-1] else "adapter_model.safetensors"
     assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["full", "lora", "dpo"])
+@pytest.mark.parametrize("method", ["full", "lora", "dpo", "dpo-full"])
 def test_two_processes_learn_as_one(base: Path, others: Path, pairs: Path, tmp_path: Path, method: str) -> None:
-    data = pairs if method == "dpo" else others
+    data = pairs if "dpo" in method else others
     words = ["finetune", "-m", base, "-d", data, "--method", method, *QUICK, "--lr", "1e-3", "--batch-size", "4", "--steps", "4"]
     words += ["--sample-every", "0", "-q", "-o"]
     pellucid(*words, tmp_path / "one")

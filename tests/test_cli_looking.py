@@ -222,7 +222,16 @@ def test_the_demo_answers_and_says_where_to_go(stories: Path) -> None:
     assert len(result.stdout.strip()) > 100
     assert "tokens/s" in result.stderr
     assert "$ .venv/bin/pellucid generate" in result.stderr
-    assert ".venv/bin/pellucid chat" in result.stderr
+    assert ".venv/bin/pellucid chat" not in result.stderr, "it was never taught to"
+    assert '-p "Once upon a time"' in result.stderr or "-p 'Once upon a time'" in result.stderr
+    assert ".venv/bin/pellucid explain" in result.stderr
+
+
+def test_the_demo_of_a_model_that_chats_says_how_to_talk_with_it(smollm2: Path) -> None:
+    result = demo(MODEL=str(smollm2), PROMPT="What is the capital of France?")
+    assert result.returncode == 0, result.stderr
+    assert "Paris" in result.stdout
+    assert f".venv/bin/pellucid chat -m {smollm2}" in result.stderr
 
 
 def test_the_demo_without_its_model_tells_of_models_on_disk(tmp_path: Path) -> None:

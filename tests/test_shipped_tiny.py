@@ -79,6 +79,7 @@ def test_the_demo_falls_back_to_it_without_a_network(cut_off: dict[str, str]) ->
     assert result.returncode == 0, result.stderr
     assert "smollm2 cannot be had here" in result.stderr
     assert "pellucid generate -m tiny" in result.stderr
+    assert "pellucid chat" not in result.stderr, "it would refuse: it has no chat format"
     assert len(result.stdout.strip()) > 100
 
 

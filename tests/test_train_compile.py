@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_train_preference import model_with_lora, pairs
 from test_train_run import differing, numbers, state
 from train_worker import Noise, small_run
 
@@ -23,6 +24,7 @@ from pellucid.train.compile import compiled_forward
 from pellucid.train.dropout import Dropout
 from pellucid.train.loop import checkpoint_activations
 from pellucid.train.loss import language_loss
+from pellucid.train.preference import preference_loss
 
 WORKER = [sys.executable, str(Path(__file__).with_name("train_worker.py"))]
 
@@ -59,6 +61,19 @@ def compiled_losses(
 def test_a_compiled_model_has_the_loss_and_gradients_of_an_eager_one() -> None:
     eager, compiled = compiled_losses("llama", num_layers=1)
     assert compiled == pytest.approx(eager, rel=1e-4)
+
+
+def test_a_preference_s_loss_and_gradients_are_those_of_an_eager_model_with_lora() -> None:
+    model, its = model_with_lora(), pairs()
+    forward, calls = compiled_forward(model), []
+    results = []
+    for compiled in (None, lambda *ins: calls.append(ins) or forward(*ins)):
+        loss = preference_loss(model, its, forward=compiled)
+        loss.total.backward()
+        results.append([loss.total.item(), *(its.grad.norm().item() for its in model.parameters() if its.grad is not None)])
+        model.zero_grad()
+    assert results[1] == pytest.approx(results[0], rel=1e-4)
+    assert len(calls) == 1, "the reference has no use for it"
 
 
 @pytest.mark.slow

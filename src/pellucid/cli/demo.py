@@ -35,15 +35,17 @@ def demo(model: str, prompt: str | None = None) -> None:
         session = open_session(model)
     try:
         ids, how = session.encode_chat([{"role": "user", "content": prompt}], None), ["--chat"]
+        first: tuple[str, Sequence[str]] = ("talk with it", ("chat", *named))
     except TemplateError:  # a model that was never taught to chat continues the text
         ids, how = session.encode(prompt), []
+        first = ("write with it", ("generate", *named, "-p", "Once upon a time"))
     _echo("generate", *named, *how, "-p", prompt)
     print()
     write_one(session, session.request(ids, sampling_params(session.checkpoint, {}), max_new_tokens=None, usual=NEW_TOKENS), quiet=False)
     print()
     notice("Where to go next:")
     for what, words in (
-        ("talk with it", ("chat", *named)),
+        first,
         ("see its tokens", ("tokenize", *named, "Hello, world")),
         ("see its parts", ("inspect", *named)),
         ("see it think", ("explain", *named, "The sky is")),
