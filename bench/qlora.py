@@ -41,7 +41,7 @@ def measure(model_name: str, method: str, rows: int, tokens: int) -> dict[str, f
     seconds, loss = [], 0.0
     for _ in range(3):
         began = time.perf_counter()
-        loss = accumulate(model, [Batch.of(ids[:, :-1], ids[:, 1:])], language_loss).item()
+        loss = accumulate(model, [Batch.of(ids[:, :-1], ids[:, 1:])], language_loss).nll.item()
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - began)

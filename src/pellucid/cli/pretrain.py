@@ -29,7 +29,10 @@ model = options.together(
         _model("--d-model", type=COUNT, metavar="N", help="Width.  [default: 64 × depth]"),
         _model("--num-heads", type=COUNT, metavar="N", help="Attention heads.  [default: d_model / 64]"),
         _model("--num-kv-heads", type=COUNT, metavar="N", help="Key-value heads.  [default: as many]"),
-        _model("--d-ff", type=COUNT, metavar="N", help="Width of the MLP."),
+        _model("--d-ff", type=COUNT, metavar="N", help="Width of the MLP, or of each expert."),
+        _model("--num-experts", type=COUNT, metavar="N", help="Of a mixture of experts (--model-type mixtral).  [default: the family's]"),
+        _model("--experts-per-token", type=COUNT, metavar="N", help="That a token goes through.  [default: the family's]"),
+        _model("--balance", type=click.FloatRange(min=0), metavar="X", help="Weight of the loss that evens experts out.  [default: 0.01]"),
         _model("--context-len", type=COUNT, default=256, metavar="N", help="Context in tokens.  [default: 256]"),
         _model("--tie/--untie", default=True, help="Whether embeddings serve as the output head.  [default: tie]"),
     ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pellucid.base.errors import RequestError
 from pellucid.cli.numbers import count
 from pellucid.cli.training import FolderRun, loss_of, open_run, write_sample
+from pellucid.cli.words import parameters
 
 if TYPE_CHECKING:
     from pellucid.config import ModelConfig
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
     from pellucid.train.data import Windows
     from pellucid.train.shards import Shards
 
+SIZES = ("depth", "context_len", "d_model", "num_heads", "num_kv_heads", "d_ff", "num_experts", "experts_per_token")
+
 
 def pretrain(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, overwrite: bool = False, preview: bool = False) -> None:
     """Begin a run, go on with one, or show what it would learn. Raises: PellucidError."""
     from pellucid.cli.preview import show_batch
     from pellucid.train import sizes
+    from pellucid.train.balance import default_balance
     from pellucid.train.checkpoint import write_description, write_model
     from pellucid.train.sources import find_sources
 
@@ -39,6 +43,7 @@ def pretrain(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
             return
         suggested = sizes.suggested_steps(config, flags["batch_size"] * flags["context_len"], len(samples.stream))
         flags = run.resolve(flags, steps=suggested, lr=sizes.suggested_lr(config.d_model))
+        flags["balance"] = default_balance(config) if flags["balance"] is None else flags["balance"]
         run.settle(flags)
         model = run.place(_fresh(config, flags["seed"]), flags)
         finished = run.train(
@@ -53,7 +58,7 @@ def pretrain(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
             tokenizer=tokenizer,
             row_tokens=flags["context_len"],
             row_flops=flags["context_len"] * sizes.flops_per_token(config, flags["context_len"]),
-            about=f"{count(config.num_parameters())} parameters, {count(len(samples.stream))} tokens of text",
+            about=f"{parameters(config)}, {count(len(samples.stream))} tokens of text",
         )
         if finished:
             run.say(f"done: pellucid generate -m {folder}")
@@ -97,7 +102,7 @@ def _describe(tokenizer: Tokenizer, flags: Mapping[str, Any]) -> ModelConfig:
         vocab_size=len(tokenizer),
         ids={name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
         tie_embeddings=flags["tie"],
-        **{name: flags[name] for name in ("depth", "context_len", "d_model", "num_heads", "num_kv_heads", "d_ff")},
+        **{name: flags[name] for name in SIZES},
     )
 
 

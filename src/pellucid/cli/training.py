@@ -270,7 +270,7 @@ def loss_of(flags: Mapping[str, Any], model: Decoder) -> LossFunction:
 
     from pellucid.train.loss import language_loss
 
-    return partial(language_loss, z_loss=flags["z_loss"], **forward_settings(flags, model))
+    return partial(language_loss, z_loss=flags["z_loss"], balance=flags.get("balance") or 0.0, **forward_settings(flags, model))
 
 
 def forward_settings(flags: Mapping[str, Any], model: Decoder) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pellucid.base.errors import PellucidError
 from pellucid.checkpoint.open import Checkpoint
 from pellucid.cli.numbers import count, ranges
-from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig
+from pellucid.config import AttentionConfig, ExpertsConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig
 
 ACTIVATIONS = {"silu": "SiLU", "gelu": "GELU", "gelu_tanh": "GELU (tanh)", "relu": "ReLU"}
 KINDS = {
@@ -27,7 +27,7 @@ def describe(config: ModelConfig) -> list[tuple[str, str]]:
     lines += _by_layer("attention", config, lambda layer: attention(layer.attention))
     if any(layer.attention.rope for layer in config.layers):
         lines += _by_layer("positions", config, lambda layer: rope(layer.attention.rope))
-    lines += _by_layer("MLP", config, lambda layer: mlp(layer.mlp, config.d_model))
+    lines += _by_layer("MLP", config, lambda layer: mlp(layer.mlp, config.d_model, layer.experts))
     lines += _by_layer("norms", config, lambda layer: norm(layer.norm))
     head = "the embeddings, transposed (tied)" if config.tie_embeddings else "a matrix of its own"
     lines.append(("output", head + (f"; logits capped at ±{config.logit_softcap:g}" if config.logit_softcap else "")))
@@ -71,7 +71,10 @@ def rope(its: RopeConfig | None) -> str:
     return text + (f", scaled ({its.scaling.kind}, × {its.scaling.factor:g})" if its.scaling else "")
 
 
-def mlp(its: MLPConfig, d_model: int) -> str:
+def mlp(its: MLPConfig, d_model: int, experts: ExpertsConfig | None = None) -> str:
+    if experts is not None:
+        shared = f"; a shared one ({experts.shared.d_ff:,}{', gated' if experts.shared_gated else ''}) for all" if experts.shared else ""
+        return f"{experts.num_experts} experts, {experts.experts_per_token} for each token, each {mlp(its, d_model)}{shared}"
     text = f"{d_model:,} → {its.d_ff:,} → {d_model:,}, {'gated ' if its.gated else ''}{ACTIVATIONS[its.activation]}"
     return text + (", biases" if its.bias else "")
 
@@ -102,4 +105,10 @@ def describe_tokenizer(checkpoint: Checkpoint) -> dict[str, str]:
 
 def headline(config: ModelConfig) -> str:
     """``llama: a decoder-only transformer of 134.5 M parameters``."""
-    return f"{config.model_type}: a decoder-only transformer of {count(config.num_parameters())} parameters"
+    return f"{config.model_type}: a decoder-only transformer of {parameters(config)}"
+
+
+def parameters(config: ModelConfig) -> str:
+    """``46.7 B parameters, 12.9 B of them for each token``; the second part where there are experts."""
+    every, active = config.num_parameters(), config.num_active_parameters()
+    return f"{count(every)} parameters" + (f", {count(active)} of them for each token" if active != every else "")

@@ -6,6 +6,7 @@ import torch
 
 from pellucid.base.errors import ConfigError
 from pellucid.model.decoder import Decoder
+from pellucid.model.moe import MoE
 from pellucid.train.loss import Forward
 
 
@@ -13,12 +14,16 @@ def compiled_forward(model: Decoder) -> Forward:
     """``model.hidden``, compiled as one graph for each shape of batch; compilation waits for the first call and is cached on the disk.
 
     The model itself stays as it was: validation and samples, whose shapes vary, run without it. On several processes the graph is cut at
-    each layer, where parameters are gathered.
+    each layer, where parameters are gathered. So it is of a mixture of experts, where each expert is given its rows: how many there are is
+    known in the run alone.
 
     Raises: ConfigError where there is no compiler for the model's device.
     """
     _check_compiler(model.device)
-    return torch.compile(model.hidden, dynamic=False, fullgraph=not _spread(model))
+    sparse = [layer.mlp for layer in model.layers if isinstance(layer.mlp, MoE)]
+    for moe in sparse:
+        moe.mix = torch.compiler.disable(moe.mix)  # type: ignore[method-assign]
+    return torch.compile(model.hidden, dynamic=False, fullgraph=not (sparse or _spread(model)))
 
 
 def _spread(model: Decoder) -> bool:

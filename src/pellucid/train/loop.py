@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,28 +18,40 @@ from pellucid.train.loss import Loss
 LossFunction = Callable[[Decoder, Batch], Loss]
 
 
+class Means(NamedTuple):
+    """Over every target that counts, of all micro-batches and ranks."""
+
+    nll: Tensor  # −log p, in nats
+    balance: Tensor | None  # the balance loss of a mixture of experts, without its weight
+
+
 def accumulate(
     model: Decoder, micro_batches: Sequence[Batch], loss_function: LossFunction, *, autocast: torch.dtype | None = None, num_ranks: int = 1
-) -> Tensor:
+) -> Means:
     """Forward and backward over all micro-batches (of all ranks); gradients are those of the mean over every target that counts.
 
     The targets are counted before the first backward, so that any split of a batch, over micro-batches or processes, weighs each
-    target alike. Returns the mean −log p of the targets, in nats, over all ranks.
+    target alike. (A balance loss is each micro-batch's own, weighted by its targets: see ``train.balance``.)
     """
     device = model.device
     num_targets = torch.tensor(sum(batch.num_targets for batch in micro_batches), device=device)
     if num_ranks > 1:
         torch.distributed.all_reduce(num_targets)
-    nll = torch.zeros((), device=device)
+    nll, balance = torch.zeros((), device=device), None
     share = num_ranks / num_targets.clamp(min=1)  # FSDP averages gradients over ranks; times num_ranks, they are summed
     for batch in micro_batches:
         with torch.autocast(device.type, autocast) if autocast else nullcontext():
             loss = loss_function(model, batch.to(device))
         (loss.total * share).backward()
         nll += loss.nll
+        if loss.balance is not None:
+            balance = loss.balance if balance is None else balance + loss.balance
     if num_ranks > 1:
         torch.distributed.all_reduce(nll)
-    return nll / num_targets.clamp(min=1)
+        if balance is not None:
+            torch.distributed.all_reduce(balance)
+    num_targets = num_targets.clamp(min=1)
+    return Means(nll / num_targets, None if balance is None else balance / num_targets)
 
 
 def checkpoint_activations(model: Decoder) -> None:

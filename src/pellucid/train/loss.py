@@ -7,7 +7,7 @@ time: large enough that the output head, read again for each, is not what takes 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from pellucid.model.context import Context, Recorder
 from pellucid.model.decoder import Decoder
 from pellucid.model.linear import Linear
+from pellucid.train.balance import Routers
 from pellucid.train.batch import IGNORED, Batch
 from pellucid.train.head_loss import HeadLoss
 
@@ -31,6 +32,7 @@ class Loss:
     total: Float[Tensor, ""]  # what is differentiated: Σ (nll + z_loss · logsumexp²)
     nll: Float[Tensor, ""]  # Σ −log p(target), detached
     num_targets: int
+    balance: Float[Tensor, ""] | None = field(default=None, kw_only=True)  # Σ of the balance loss without its weight, detached
 
 
 Forward = Callable[[Tensor, Context], Tensor]  # (token ids (B, T), context) -> hidden states (B, T, D)
@@ -41,6 +43,7 @@ def language_loss(
     batch: Batch,
     *,
     z_loss: float = 0.0,
+    balance: float = 0.0,
     recorder: Recorder | None = None,
     attention_dropout: float = 0.0,
     forward: Forward | None = None,
@@ -52,8 +55,11 @@ def language_loss(
 
     ``z_loss`` adds z · (log Σ exp logits)² for each target, which keeps logits near a normalized scale.
     Source: Chowdhery et al. 2022 (PaLM) §5, z-loss.
+
+    ``balance`` adds that many times the balance loss of the batch (``train.balance``) for each target, and returns what it was.
     """
-    ctx = batch.context(recorder, attention_dropout)
+    routers = Routers(recorder) if balance else None
+    ctx = batch.context(routers or recorder, attention_dropout)
     hidden = (forward or model.hidden)(batch.token_ids, ctx).flatten(0, 1)  # (N, D)
     targets = batch.targets.flatten()
     head = model.lm_head
@@ -64,7 +70,10 @@ def language_loss(
     else:
         per_token, log_sums = token_nll(model, hidden, targets, ctx, chunk_rows=rows)
         total, nll = per_token.sum() + z_loss * log_sums.square().sum(), per_token.detach().sum()
-    return Loss(total, nll, batch.num_targets)
+    if routers is None:
+        return Loss(total, nll, batch.num_targets)
+    uneven = routers.balance(model.config, batch) * batch.num_targets
+    return Loss(total + balance * uneven, nll, batch.num_targets, balance=uneven.detach())
 
 
 def token_nll(

@@ -80,6 +80,7 @@ class Step:
     grad_norm: float
     tokens: int  # of this step
     seconds: float
+    balance: float | None = None  # of a mixture of experts: its balance loss, the number of experts a token has where all are used alike
     val_loss: float | None = None
     val_margin: float | None = None  # of preferences: how much more the chosen answers are worth than the rejected ones
     val_accuracy: float | None = None  # of preferences: the fraction of pairs in which they are worth more
@@ -139,7 +140,8 @@ class Run:
         lr = settings.lr * self.schedule.factor(self.num_done)
         set_lr(self.optimizers, lr)
         micro = batch.split(settings.micro_batch_size or len(batch.token_ids))
-        loss = accumulate(self.model, micro, self.loss_function, autocast=settings.autocast, num_ranks=self.num_ranks).item()
+        means = accumulate(self.model, micro, self.loss_function, autocast=settings.autocast, num_ranks=self.num_ranks)
+        loss, balance = means.nll.item(), None if means.balance is None else means.balance.item()
         norm = clip(self.model, settings.max_grad_norm).item()
         trouble = self._trouble(loss, norm)
         if trouble is None:
@@ -152,7 +154,7 @@ class Run:
         self.model.zero_grad(set_to_none=True)
         self.num_done += 1
         tokens = batch.token_ids.numel() * self.num_ranks
-        return Step(self.num_done, loss, lr, norm, tokens, time.perf_counter() - began, skipped=trouble)
+        return Step(self.num_done, loss, lr, norm, tokens, time.perf_counter() - began, balance=balance, skipped=trouble)
 
     def _batch(self) -> Batch:
         """This process's share of the step's samples: no sample is lost, none comes twice."""

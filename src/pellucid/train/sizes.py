@@ -26,6 +26,8 @@ def describe(
     num_heads: int | None = None,
     num_kv_heads: int | None = None,
     d_ff: int | None = None,
+    num_experts: int | None = None,
+    experts_per_token: int | None = None,
     tie_embeddings: bool = True,
     dtype: str = "float32",
     ids: Mapping[str, int | None] | None = None,
@@ -48,7 +50,13 @@ def describe(
     if rope is not None:
         rope = replace(rope, dim=rope.dim * head_dim // layer.attention.head_dim, scaling=None)
     attention = replace(layer.attention, num_heads=num_heads, num_kv_heads=num_kv_heads or num_heads, head_dim=head_dim, rope=rope, scale=None)
-    mlp = replace(layer.mlp, d_ff=d_ff or _d_ff(layer, d_model))
+    mlp, experts = replace(layer.mlp, d_ff=d_ff or _d_ff(layer, d_model)), layer.experts
+    if experts is not None:
+        chosen = {"num_experts": num_experts or experts.num_experts, "experts_per_token": experts_per_token or experts.experts_per_token}
+        experts = replace(experts, **chosen, shared=replace(experts.shared, d_ff=mlp.d_ff) if experts.shared else None)
+    elif num_experts or experts_per_token:
+        sparse = ", ".join(name for name, its in FAMILIES.items() if its.config(its.TINY).layers[0].experts)
+        raise ConfigError(f"a {model_type} has no experts", expected=f"--model-type {sparse}", received="--num-experts or --experts-per-token")
     ids = ids or {}
     eos = ids.get("eos_token_id")
     config = replace(
@@ -56,7 +64,7 @@ def describe(
         vocab_size=vocab_size,
         d_model=d_model,
         context_len=context_len,
-        layers=(replace(layer, attention=attention, mlp=mlp),) * depth,
+        layers=(replace(layer, attention=attention, mlp=mlp, experts=experts),) * depth,
         embedding_scale=1.0 if small.embedding_scale == 1.0 else math.sqrt(d_model),
         tie_embeddings=tie_embeddings,
         bos_token_id=ids.get("bos_token_id"),
@@ -81,8 +89,8 @@ def suggested_lr(d_model: int) -> float:
 
 
 def suggested_steps(config: ModelConfig, tokens_per_step: int, data_tokens: int) -> int:
-    """Twenty tokens for each parameter, but no text more than ten times."""
-    return max(min(TOKENS_OF_PARAMETER * config.num_parameters(), MAX_EPOCHS * data_tokens) // tokens_per_step, 1)
+    """Twenty tokens for each parameter that a token meets, but no text more than ten times."""
+    return max(min(TOKENS_OF_PARAMETER * config.num_active_parameters(), MAX_EPOCHS * data_tokens) // tokens_per_step, 1)
 
 
 def flops_per_token(config: ModelConfig, context_len: int, *, adapter: int | None = None, head_share: float = 1.0) -> float:

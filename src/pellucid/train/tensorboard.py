@@ -29,7 +29,7 @@ class EventFiles:
         self._writer: Any = SummaryWriter(str(folder / FOLDER), purge_step=num_done + 1 if num_done else None, flush_secs=10)
 
     def write(self, step: Step) -> None:
-        its = {"loss/train": step.loss, "loss/validation": step.val_loss, "lr": step.lr, "grad_norm": step.grad_norm}
+        its = {"loss/train": step.loss, "loss/validation": step.val_loss, "loss/balance": step.balance, "lr": step.lr, "grad_norm": step.grad_norm}
         for name, value in {**its, "tokens_per_second": step.tokens / step.seconds}.items():
             if value is not None:
                 self._writer.add_scalar(name, value, step.step)

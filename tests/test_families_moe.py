@@ -1,0 +1,184 @@
+"""Mixtures of experts in files: transformers opens ours and we open theirs, with equal logits and tokens; GGUF's stacked experts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import gguf.quants
+import numpy as np
+import pytest
+import torch
+from reference import tiny
+from safetensors import safe_open
+
+from pellucid import AutoModelForCausalLM
+from pellucid.base.array import Array
+from pellucid.base.errors import PellucidError, UnsupportedError, WeightsError
+from pellucid.checkpoint.open import open_checkpoint
+from pellucid.config import weight_shapes
+from pellucid.families import FAMILIES
+from pellucid.families.rules import to_theirs
+from pellucid.model.load import weights_of
+from pellucid.quant import dequantize
+
+SPARSE = {"mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
+EVERY = pytest.mark.parametrize("family", SPARSE)
+IDS = torch.tensor([[5, 9, 2, 7, 5, 11, 40, 3], [1, 2, 3, 4, 50, 60, 70, 80]])
+
+
+def theirs_of(family: str, seed: int = 0, **changed: Any) -> Any:
+    """transformers' model with random weights of its own, larger than a fresh model's so that routers choose clearly."""
+    import transformers
+
+    torch.manual_seed(seed)
+    config = transformers.AutoConfig.for_model(**FAMILIES[family].TINY | changed, dtype="float32")
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", experts_implementation="eager").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1.0 if "norm" in name else 0.0, 0.2)
+    return model
+
+
+@EVERY
+@torch.no_grad()
+def test_a_folder_that_transformers_wrote_gives_its_logits_and_its_tokens(family: str, tmp_path: Path) -> None:
+    theirs = theirs_of(family)
+    theirs.save_pretrained(tmp_path)
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path, device="cpu")
+    expected = theirs(IDS).logits
+    torch.testing.assert_close(ours(IDS).logits, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    wanted = theirs.generate(IDS, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert ours.generate(IDS, max_new_tokens=12, stop_token_ids=()).tolist() == wanted.tolist()
+
+
+@EVERY
+@torch.no_grad()
+def test_a_folder_that_we_wrote_has_each_expert_apart_and_opens_in_transformers(family: str, tmp_path: Path) -> None:
+    import transformers
+
+    ours = AutoModelForCausalLM.from_config(tiny(family).config, device="cpu").eval()
+    ours.load_state_dict(tiny(family).state_dict())
+    ours.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert sum(".experts." in name for name in file.keys()) == sum("mlp.experts." in name for name in weight_shapes(ours.config))  # noqa: SIM118
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    expected = theirs.eval()(IDS).logits
+    torch.testing.assert_close(ours(IDS).logits, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("family", "changed"),
+    [
+        ("mixtral", {"sliding_window": 3, "num_local_experts": 3, "num_experts_per_tok": 3}),
+        ("qwen3_moe", {"decoder_sparse_step": 2, "mlp_only_layers": [], "norm_topk_prob": False}),
+        ("qwen2_moe", {"norm_topk_prob": True, "qkv_bias": False}),
+    ],
+)
+@torch.no_grad()
+def test_the_settings_of_a_family_mean_what_they_mean_to_transformers(family: str, changed: dict[str, Any], tmp_path: Path) -> None:
+    theirs = theirs_of(family, **changed)
+    theirs.save_pretrained(tmp_path)
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path, device="cpu")
+    expected = theirs(IDS).logits
+    torch.testing.assert_close(ours(IDS).logits, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_a_missing_expert_is_named(tmp_path: Path) -> None:
+    from pellucid.checkpoint.safetensors_write import save_safetensors
+
+    decoder, its = tiny("mixtral"), FAMILIES["mixtral"]
+    theirs = dict(to_theirs(decoder.config, its.WEIGHTS, dict(weights_of(decoder))))
+    del theirs["model.layers.1.block_sparse_moe.experts.5.w2.weight"]
+    save_safetensors(tmp_path / "model.safetensors", theirs)
+    (tmp_path / "config.json").write_text(json.dumps(its.TINY))
+    with pytest.raises(WeightsError, match=r"1 missing: model\.layers\.1\.block_sparse_moe\.experts\.5\.w2\.weight"):
+        open_checkpoint(tmp_path)
+
+
+# --- GGUF ------------------------------------------------------------------------------------------------------------
+
+
+def write_gguf(path: Path, family: str, *, experts_as: str | None = None, **changed: Any) -> dict[str, Array]:
+    """The tiny model (d_model 32, so that rows are whole blocks) as llama.cpp's converter lays it out; returns our weights."""
+    its, arch = FAMILIES[family], SPARSE[family]
+    config = its.config(
+        its.TINY | {"moe_intermediate_size": 64, "intermediate_size": 64, "shared_expert_intermediate_size": 96, "mlp_only_layers": []}
+    )
+    layer, rng = config.layers[0], np.random.default_rng(0)
+    assert layer.experts
+    ours = {name: Array.from_numpy(rng.standard_normal(shape, np.float32)) for name, shape in weight_shapes(config).items()}
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_context_length(config.context_len)
+    writer.add_embedding_length(config.d_model)
+    writer.add_block_count(config.num_layers)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(layer.attention.num_heads)
+    writer.add_head_count_kv(layer.attention.num_kv_heads)
+    writer.add_key_length(layer.attention.head_dim)
+    writer.add_layer_norm_rms_eps(layer.norm.eps)
+    writer.add_expert_count(changed.get("num_experts", layer.experts.num_experts))
+    writer.add_expert_used_count(layer.experts.experts_per_token)
+    if family != "mixtral":
+        writer.add_expert_feed_forward_length(64)
+    if layer.experts.shared:
+        writer.add_expert_shared_feed_forward_length(96)
+    for name, array in to_theirs(config, its.GGUF.weights, ours):
+        if experts_as and "_exps" in name:
+            kind = gguf.GGMLQuantizationType[experts_as]
+            writer.add_tensor(name, gguf.quants.quantize(array.data, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, array.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return ours
+
+
+@EVERY
+def test_a_gguf_file_has_its_experts_in_one_tensor_and_they_are_read_without_a_copy(family: str, tmp_path: Path) -> None:
+    ours = write_gguf(tmp_path / "x.gguf", family)
+    checkpoint = open_checkpoint(tmp_path / "x.gguf")
+    assert checkpoint.config.model_type == family
+    assert "blk.0.ffn_gate_exps.weight" in checkpoint.stored
+    assert checkpoint.weights.keys() == ours.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(checkpoint.weights[name].data, array.data, err_msg=name)
+    expert = checkpoint.weights["layers.1.mlp.experts.2.up_proj.weight"].data
+    assert np.shares_memory(expert, checkpoint.stored["blk.1.ffn_up_exps.weight"].data)
+
+
+def test_quantized_experts_of_a_gguf_file_stay_in_their_blocks_or_become_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    write_gguf(path, "mixtral", experts_as="Q4_0")
+    stored = open_checkpoint(path).weights["layers.0.mlp.experts.3.gate_proj.weight"]
+    assert (stored.dtype, stored.shape) == ("q4_0", (64, 32))
+    stack = next(tensor for tensor in gguf.GGUFReader(path).tensors if tensor.name == "blk.0.ffn_gate_exps.weight")
+    np.testing.assert_array_equal(dequantize(stored), gguf.quants.dequantize(stack.data, stack.tensor_type)[3])
+    whole = AutoModelForCausalLM.from_pretrained(path, dtype="float32", device="cpu")
+    blocks = AutoModelForCausalLM.from_pretrained(path, dtype="float32", device="cpu", quantize="q8")
+    assert type(blocks.get_submodule("layers.0.mlp.experts.3.gate_proj")).__name__ == "QuantizedLinear"
+    np.testing.assert_array_equal(whole.get_parameter("layers.0.mlp.experts.3.gate_proj.weight").detach().numpy(), dequantize(stored))
+
+
+def test_a_gguf_header_that_claims_other_experts_than_the_tensors_have_is_refused(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "x.gguf", "mixtral", num_experts=4000)
+    with pytest.raises(PellucidError):
+        open_checkpoint(tmp_path / "x.gguf").weights["layers.0.mlp.experts.0.gate_proj.weight"]
+
+
+def test_an_architecture_whose_experts_are_not_known_is_refused_by_name(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "qwen2")
+    writer.add_expert_count(8)
+    writer.add_tensor("token_embd.weight", np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UnsupportedError, match="'qwen2' with experts"):
+        open_checkpoint(tmp_path / "x.gguf")
