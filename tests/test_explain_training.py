@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,7 +169,17 @@ def test_every_picture_has_a_formula_that_can_be_set_and_words_in_both_languages
     assert len(names) >= 7
     for language in ("en", "zh"):
         words = page_files()[f"words.{language}.js"].decode()
-        assert all(f"{name}_name: " in words and f"{name}_says: " in words for name in [*names, "ratio", "grad", "weight", "samples"])
+        assert all(
+            f"{name}_name: " in words and f"{name}_says: " in words for name in [*names, "ratio", "grad", "weight", "samples", "margin", "accuracy"]
+        )
+
+
+def test_the_size_of_the_stream_is_each_snapshot_s(training: Training) -> None:
+    its, steps = training.answer("stream", {}), training.answer("state", {})["snapshots"]
+    assert its["steps"] == steps
+    assert [len(row) for row in its["rms"]] == [len(steps)] * 3, "before the first of two layers, and after each"
+    for place, step in enumerate(steps):
+        assert [row[place] for row in its["rms"]] == pytest.approx(training.answer(f"snapshot/{step}", {})["stream"])
 
 
 # --- a folder that grows, is resumed, or is damaged -------------------------------------------------------------------
@@ -344,6 +355,26 @@ def test_the_pages_numbers_are_those_of_the_files(watched: str, browser: Any, ru
         shown = page.locator(".guesses [data-p]").evaluate_all("all => all.slice(1).map(one => +one.dataset.p)")
         assert shown == pytest.approx([math.exp(-nats) for nats in its["nll"]], rel=1e-5)
     page.context.close()
+    assert complaints == []
+
+
+def test_a_run_of_preferences_shows_how_held_back_pairs_are_judged(run: Path, browser: Any, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "dpo")
+    written = lines(run / METRICS)
+    for line, margin, accuracy in ((written[5], 0.25, 0.75), (written[11], -0.125, 0.5)):
+        line |= {"val_margin": margin, "val_accuracy": accuracy}
+    (tmp_path / "dpo" / METRICS).write_text("".join(json.dumps(line) + "\n" for line in written))
+    assert Training(RunFolder(tmp_path / "dpo")).answer("curves", {})["preferences"] == [[6, 0.25, 0.75], [12, -0.125, 0.5]]
+    with watch_run(tmp_path / "dpo") as url:
+        page, complaints = opened(browser, url)
+        assert page.locator('[data-picture="margin"] output').text_content() == "step 12: −0.125"
+        assert page.locator('[data-picture="accuracy"] output').text_content() == "step 12: 50.0 %"
+        chart = page.locator('[data-picture="margin"] .curves')
+        chart.focus()
+        chart.press("Home")
+        assert page.locator('[data-picture="margin"] output').text_content() == "step 6: 0.250"
+        assert page.locator('[data-picture="accuracy"] output').text_content() == "step 6: 75.0 %", "one cursor for all"
+        page.context.close()
     assert complaints == []
 
 

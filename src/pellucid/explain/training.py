@@ -40,6 +40,7 @@ class RunFolder:
         self.metrics = {name: array("d") for name in METRIC}
         self.smooth = array("d")
         self.validation: list[tuple[int, float]] = []
+        self.preferences: list[tuple[int, float, float]] = []  # step, margin, accuracy of the pairs that were held back
         self.skipped: list[tuple[int, str]] = []
         self.samples: list[tuple[int, str]] = []
         self.weight_steps: list[int] = []
@@ -152,6 +153,8 @@ class RunFolder:
         self.smooth.append(mean)
         if its.get("val_loss") is not None:
             self.validation.append((int(values[0]), _number(its, "val_loss", METRICS)))
+        if its.get("val_margin") is not None:
+            self.preferences.append((int(values[0]), _number(its, "val_margin", METRICS), _number(its, "val_accuracy", METRICS)))
         if its.get("skipped"):
             self.skipped.append((int(values[0]), str(its["skipped"])[:300]))
 
@@ -160,6 +163,7 @@ class RunFolder:
             del column[:]
         del self.smooth[:]
         self.validation.clear()
+        self.preferences.clear()
         self.skipped.clear()
 
     def _take_sample(self, its: dict[str, Any]) -> None:

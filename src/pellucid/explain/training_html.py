@@ -8,7 +8,7 @@ import numpy as np
 
 from pellucid.explain.training_view import Training
 
-ANSWERS = ("", "state", "curves", "weights", "batch", "samples", "embedding")
+ANSWERS = ("", "state", "curves", "weights", "batch", "samples", "embedding", "stream")
 
 
 class Holder(Protocol):

@@ -24,7 +24,7 @@ COLUMNS = 300  # of a heat map
 ROWS = 400
 SHOWN_SAMPLES = 24
 NEAR = 4
-SETTINGS = ("optimizer", "lr", "schedule", "warmup_steps", "batch_size", "context_len", "weight_decay", "dropout", "max_grad_norm", "seed")
+SETTINGS = ("method", "optimizer", "lr", "schedule", "warmup_steps", "batch_size", "context_len", "weight_decay", "dropout", "max_grad_norm", "seed")
 FORMULAS = {
     "loss": r"L = -\frac{1}{n} \sum_t \log p(x_{t+1} | x_{\le t})",
     "smooth": r"m_t = m_{t-1} + \alpha_t (L_t - m_{t-1}) , \quad \alpha_t = \max \left( \frac{1}{" + str(MEMORY) + r"}, \frac{5}{t + 4} \right)",
@@ -33,6 +33,9 @@ FORMULAS = {
     "speed": r"\frac{B \cdot T}{\Delta t}",
     "ratio": r"r = \frac{‖ \Delta w ‖}{‖ w ‖} = \sqrt{\frac{\sum_i (\Delta w_i)^2}{\sum_i w_i^2}} \approx 10^{-3}",
     "size": r"‖ w ‖ = \sqrt{\sum_i w_i^2}",
+    "margin": r"\beta \left( \log \frac{p(y_w | x)}{p_{\text{ref}}(y_w | x)} - \log \frac{p(y_l | x)}{p_{\text{ref}}(y_l | x)} \right)",
+    "accuracy": r"\frac{1}{n} \sum_i [\text{margin}_i > 0]",
+    "stream": r"\text{RMS}(x) = \sqrt{\frac{1}{T D} \sum_{t, i} x_{t i}^2}",
     "token_loss": r"\ell_t = -\log p(x_{t+1} | x_{\le t}) , \quad L = \frac{1}{n} \sum_t \ell_t",
     "attention": r"A = \operatorname{softmax} \left( \frac{q k^\top}{\sqrt{d}} \right)",
     "distance": r"a_d = \frac{1}{T - d} \sum_{i \ge d} A_{i, i-d}",
@@ -58,6 +61,7 @@ class Training:
             "batch": lambda _, params: self.folder.batch(),
             "samples": lambda _, params: self.samples(),
             "embedding": lambda _, params: self.embedding(),
+            "stream": lambda _, params: self.stream(),
             "snapshot": lambda name, params: self.snapshot(_step(name)),
         }
 
@@ -133,7 +137,7 @@ class Training:
         """What the metrics say, in at most some 1,400 points: of a bucket of steps the mean, and for the loss the least and the most."""
         metrics = {name: np.frombuffer(column, np.float64) for name, column in self.folder.metrics.items()} if self.folder.step else None
         if metrics is None:
-            return {"step": [], "validation": [], "skipped": []}
+            return {"step": [], "validation": [], "preferences": [], "skipped": []}
         edges = _buckets(metrics["step"])
         counts = np.diff([*edges, len(metrics["step"])])
         last = [*(edges[1:] - 1), len(metrics["step"]) - 1]
@@ -152,6 +156,7 @@ class Training:
             "grad_norm": mean("grad_norm"),
             "tokens_per_second": (np.add.reduceat(metrics["tokens"], edges) / np.maximum(seconds, 1e-9)).tolist(),
             "validation": self.folder.validation,
+            "preferences": self.folder.preferences,
             "skipped": self.folder.skipped[-50:],
             "uniform": math.log((self.folder.about() or {"model": {"vocab_size": 1}})["model"]["vocab_size"]) or None,
         }
@@ -201,6 +206,14 @@ class Training:
             "share": float((sizes[:2] ** 2).sum() / max((sizes**2).sum(), 1e-30)),
             "reach": float(max(np.abs(its).max() for its in points)) or 1.0,
         }
+
+    def stream(self) -> dict[str, Any]:
+        """How large the residual stream was in each snapshot: before the first layer and after each."""
+        steps = self.folder.snapshots()
+        sizes = [self._array(step, "stream", 1) for step in steps]
+        if not sizes or any(its.shape != sizes[0].shape for its in sizes):
+            return {"steps": [], "rms": []}
+        return {"steps": steps, "rms": np.stack(sizes, 1).tolist()}  # (L + 1, snapshots)
 
     def snapshot(self, step: int) -> dict[str, Any]:
         """One snapshot, less its large pictures, which are tiles."""

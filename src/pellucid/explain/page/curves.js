@@ -33,7 +33,7 @@ export class Curves {
     new ResizeObserver(() => this.data && this.element.clientWidth !== this.drawn && this.draw()).observe(this.element);
   }
 
-  /** ``data``: {x, lines: [{values, class}], band: {low, high}, dots: [[x, y]], rule: y, reach: values that set the scale}. */
+  /** ``data``: {x, lines: [{values, class}], band: {low, high}, dots: [[x, y]], rule: y, reach: values that the scale must hold}. */
   show(data, logX = this.logX) {
     Object.assign(this, { data, logX });
     this.draw();
@@ -65,8 +65,9 @@ export class Curves {
 
   /** The ends of the vertical scale: what is drawn, less the wildest hundredth of the raw values. */
   reach() {
-    const { data } = this, values = [...data.lines.flatMap((line) => line.values), ...(data.dots ?? []).map(([, y]) => y)].filter((y) => y !== null).sort((a, b) => a - b);
+    const { data } = this, reach = data.reach ?? [], values = [...data.lines.flatMap((line) => line.values), ...(data.dots ?? []).map(([, y]) => y)].filter((y) => y !== null).sort((a, b) => a - b);
     let low = values[0] ?? 0, high = Math.max(values[Math.floor(0.995 * (values.length - 1))] ?? 1, ...data.lines.filter((line) => line.whole).flatMap((line) => line.values.filter((y) => y !== null)));
+    [low, high] = [Math.min(low, ...reach), Math.max(high, ...reach)];
     if (this.zero && !this.logY) low = 0;
     if (this.logY) low = Math.max(low, high * 1e-6) || 1e-9;
     const room = this.logY ? 0 : (high - low || Math.abs(high) || 1) * 0.06;

@@ -17,7 +17,7 @@ export function render(app) {
 }
 
 async function open(app, slot, info) {
-  const parts = [status(app, info), curves(app, info), weights(app, info), batch(app, info), snapshots(app, info), samples(app, info)];
+  const parts = [status(app, info), curves(app, info), weights(app, info), stream(app, info), batch(app, info), snapshots(app, info), samples(app, info)];
   slot.replaceChildren(...parts.flatMap((part) => part.nodes));
   let known = {};
   const look = async () => {
@@ -70,17 +70,21 @@ function curves(app, info) {
   const val = (step) => place.data.validation.findLast(([x]) => x <= step) ?? null;
   const loss = new Curves(app, cursor, { label: app.t("loss_name"), height: 300, say: (i) => { const step = place.data.step[i], its = val(step); return app.t("loss_said", { step: count(step), loss: at("loss", i), smooth: at("smooth", i), val: its && number(its[1], 4), at: its && count(its[0]) }); } });
   const small = (key, options = {}) => new Curves(app, cursor, { label: app.t(`${key}_name`), zero: true, say: (i) => app.t(`${key}_said`, count(place.data.step[i]), key === "tokens_per_second" ? count(Math.round(place.data[key][i])) : at(key, i)), ...options });
+  const held = (key, place_) => new Curves(app, cursor, { label: app.t(`${key}_name`), height: 190, say: (i) => { const its = place.data.preferences[i]; return app.t(`${key}_said`, count(its[0]), key === "accuracy" ? percent(its[place_]) : number(its[place_], 3)); } });
+  const preferences = { margin: held("margin", 1), accuracy: held("accuracy", 2) }, preferred = h("div", { class: "two", hidden: true }, Object.entries(preferences).map(([key, chart]) => picture(app, info, key, key, chart.element)));
   const others = { lr: small("lr"), grad_norm: small("grad_norm"), tokens_per_second: small("tokens_per_second") };
   let logX = false;
   const draw = () => {
     const { data } = place;
     loss.show({ x: data.step, lines: [{ values: data.loss, class: "raw" }, { values: data.smooth, class: "smooth", whole: true }], band: data.step.length > 600 ? data : null, dots: data.validation, rule: data.uniform ?? undefined, ruleName: app.t("uniform", number(data.uniform, 3)) }, logX);
+    preferred.hidden = !data.preferences?.length;
+    if (!preferred.hidden) Object.entries(preferences).forEach(([key, chart], i) => chart.show({ x: data.preferences.map(([step]) => step), lines: [{ values: data.preferences.map((its) => its[i + 1]), class: "smooth", whole: true }], dots: data.preferences.map((its) => [its[0], its[i + 1]]), rule: i ? 0.5 : 0, reach: i ? [0, 1] : [0], ruleName: app.t(i ? "as_a_coin" : "as_the_reference") }, logX));
     for (const [key, chart] of Object.entries(others)) chart.show({ x: data.step, lines: [{ values: data[key], class: `of-${key}` }] }, logX);
   };
   const axis = h("div", { class: "controls" }, choice([[false, app.t("steps_even")], [true, app.t("steps_log")]], logX, (value) => ((logX = value), draw())), h("span", { class: "swatches" }, ["raw", "smooth", "val"].map((its) => h("span", {}, h("i", { class: `key-${its}` }), app.t(`curve_${its}`)))));
   const skipped = h("p", { class: "bad" });
   return {
-    nodes: [h("h3", {}, app.t("curves_title")), axis, picture(app, info, "loss", "loss", loss.element, h("div", { class: "formula" }, math(info.formulas.smooth))), skipped,
+    nodes: [h("h3", {}, app.t("curves_title")), axis, picture(app, info, "loss", "loss", loss.element, h("div", { class: "formula" }, math(info.formulas.smooth))), skipped, preferred,
       h("div", { class: "three" }, picture(app, info, "lr", "lr", others.lr.element), picture(app, info, "grad_norm", "grad_norm", others.grad_norm.element), picture(app, info, "tokens_per_second", "speed", others.tokens_per_second.element))],
     wants: (state, before) => state.step !== before.step,
     show: async () => {
@@ -116,6 +120,25 @@ function weights(app, info) {
   const controls = h("div", { class: "controls" }, choice([["ratio", app.t("ratio_short")], ["grad", app.t("grad_short")], ["weight", app.t("weight_short")]], own.what, (value) => ((own.what = value), says(), draw())),
     choice([[false, app.t("by_layer")], [true, app.t("by_weight")]], own.each, (value) => ((own.each = value), (matrix = null), load().catch((error) => element.replaceChildren(trouble(app, error))))));
   return { nodes: [h("h3", {}, app.t("weights_title")), controls, caption], wants: (state, before) => state.records !== before.records, show: load };
+}
+
+/** Snapshots × layers: how large the residual stream is; white is 1. */
+function stream(app, info) {
+  const element = h("div", {}), limit = 3;
+  let matrix = null;
+  return {
+    nodes: [picture(app, info, "stream", "stream", element)],
+    wants: (state, before) => String(state.snapshots) !== String(before.snapshots ?? ""),
+    show: async () => {
+      const its = await app.source.fetchJson("training/stream", {}), rows = its.rms.length, cols = its.steps.length;
+      if (!cols) return (matrix = null), element.replaceChildren(h("p", { class: "placeholder" }, app.t("not_yet_recorded")));
+      const name = (i) => (i ? `${i - 1}` : app.t("stream_first")), values = Float32Array.from({ length: rows * cols }, (_, at) => Math.max(-limit, Math.min(limit, Math.log10(its.rms[Math.floor(at / cols)][at % cols]))));
+      const options = { rowLabel: name, colName: (j) => tickOf(its.steps[j]), limit, rowHeight: Math.max(11, Math.min(26, 340 / rows)), say: (value, i, j) => number(its.rms[i]?.[j], 3), title: (i, j) => app.t("stream_said", { layer: i ? i - 1 : null, step: count(its.steps[j]) }), legend: ramp(["10⁻³", "1", "10³"], limit) };
+      const tensor = { name: app.t("stream_name"), values, rows, cols };
+      if (!matrix) element.replaceChildren((matrix = new Matrix(app, tensor, options)).element);
+      else Object.assign(matrix.options, options), matrix.show(tensor);
+    },
+  };
 }
 
 /** The rows being learned from; the colour of a token says how surprised the model was by it. */
