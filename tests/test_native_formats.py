@@ -80,7 +80,7 @@ def nine_formats() -> tuple[ModelConfig, dict[str, Array]]:
 def library(path: str) -> ctypes.CDLL:
     config, weights = nine_formats()
     layout = plan(config, {name: array.dtype for name, array in weights.items()})
-    made = ctypes.CDLL(str(build.library(source(config, layout, half_cache=True) + EXPORTS, flags=("-O1", *PATHS[path]))))
+    made = ctypes.CDLL(str(build.library(source(config, layout, kv_cache="f16") + EXPORTS, flags=("-O1", *PATHS[path]))))
     made.test_weight.restype = ctypes.c_float
     return made
 

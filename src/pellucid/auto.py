@@ -99,13 +99,20 @@ class AutoConfig:
 
 
 def open_executor(
-    checkpoint: Checkpoint, *, executor: str = "auto", dtype: str = "auto", device: str = "auto", threads: int | None = None
+    checkpoint: Checkpoint,
+    *,
+    executor: str = "auto",
+    dtype: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    kv_cache: str | None = None,
 ) -> Executor:
     """What runs the checkpoint: ``native`` (compiled for this CPU), ``torch``, or the better one.
 
     ``auto`` is native where the machine has no GPU, a C compiler is there, native has the model's mechanisms, and neither a dtype nor a
-    device is asked for; else torch. Where only the compiler is missing, one line on stderr says what is missed.
-    Raises: ConfigError for an executor there is not.
+    device is asked for; else torch. Where only the compiler is missing, one line on stderr says what is missed. ``kv_cache`` is native's:
+    "f16" or "int8" (half the memory of a long context), "f32"; None: as exact as the weights are.
+    Raises: ConfigError for an executor there is not, or a ``kv_cache`` with torch.
     """
     if executor not in ("auto", "torch", "native"):
         raise ConfigError(f"there is no executor {executor!r}", expected="auto, torch or native")
@@ -121,6 +128,10 @@ def open_executor(
             if executor == "native":
                 raise
             print(f"running with torch, which is slower here: {error}", file=sys.stderr)
+    if kv_cache is not None:
+        raise ConfigError(
+            "the torch executor keeps keys and values as it computes them", received=f"kv_cache {kv_cache!r}", remedy="--executor native"
+        )
     import torch
 
     from pellucid.model.executor import TorchExecutor

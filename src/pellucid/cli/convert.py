@@ -23,9 +23,10 @@ COMPILE = "cc -O3 -march=native -pthread run.c -lm -o run && ./run parameters"
 @click.argument("out", metavar="OUT", type=click.Path(file_okay=False, path_type=Path))
 @options.option("--two-files", is_flag=True, help="Write OUT/parameters and OUT/run.c.")
 @options.option("--quantize", type=click.Choice(options.QUANTIZED), metavar="NAME", help="Fewer bits: q8 or q4; default: as the file has them.")
+@options.kv_cache
 @options.offline
 @options.quiet
-def command(model: str, out: Path, two_files: bool, quantize: str | None, offline: bool, quiet: bool) -> None:
+def command(model: str, out: Path, two_files: bool, quantize: str | None, kv_cache: str | None, offline: bool, quiet: bool) -> None:
     """Write MODEL in another form into the folder OUT.
 
     --two-files: one file of numbers, and one C program that a person can read and any C compiler makes into a model that answers.
@@ -43,7 +44,7 @@ def command(model: str, out: Path, two_files: bool, quantize: str | None, offlin
         return
     from pellucid.native.two_files import convert
 
-    about = convert(open_model(model, offline=offline), out, quantize=quantize)
+    about = convert(open_model(model, offline=offline), out, quantize=quantize, kv_cache=kv_cache)
     for name in ("parameters", "run.c"):
         print(out / name)
     if not quiet:

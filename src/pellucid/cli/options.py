@@ -70,6 +70,13 @@ offline = option("--offline", is_flag=True, help="Use only what is on this machi
 context_size = option(
     "-c", "--ctx-size", "context_len", type=click.IntRange(min=1), metavar="N", help="Context in tokens; default: the model's own.", heading="Model"
 )
+kv_cache = option(
+    "--kv-cache",
+    type=click.Choice(["f32", "f16", "int8"]),
+    metavar="NAME",
+    help="How native keeps keys and values: f32, f16 or int8; default: f16, or as the weights are.",
+    heading="Model",
+)
 # What open_session takes, beside the model.
 running = together(
     [
@@ -85,6 +92,7 @@ running = together(
             help="auto, native or torch.",
             heading="Model",
         ),
+        kv_cache,
         offline,
     ]
 )

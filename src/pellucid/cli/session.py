@@ -90,7 +90,7 @@ def _executor(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> Executor:
 
     device = flags.get("device", "auto")
     try:
-        return open_executor(checkpoint, **{name: flags[name] for name in ("executor", "dtype", "device", "threads") if name in flags})
+        return open_executor(checkpoint, **{name: flags[name] for name in ("executor", "dtype", "device", "threads", "kv_cache") if name in flags})
     except (RuntimeError, AssertionError) as error:  # torch's words for a device that is not there
         if isinstance(error, PellucidError) or device in ("auto", "cpu"):
             raise

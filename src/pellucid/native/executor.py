@@ -14,14 +14,14 @@ import numpy as np
 
 from pellucid import __version__
 from pellucid.base.array import Array
-from pellucid.base.errors import ContextLengthError, PellucidError, RequestError, UnsupportedError
+from pellucid.base.errors import ConfigError, ContextLengthError, PellucidError, RequestError, UnsupportedError
 from pellucid.base.files import atomic_write, read_json, write_json
 from pellucid.config import ModelConfig
 from pellucid.executor import StepInput
 from pellucid.native import build, pack
 from pellucid.native.cache import NativeError, folder
 from pellucid.native.layout import plan
-from pellucid.native.program import MAX_ROWS, source, supports
+from pellucid.native.program import CHUNK, KV_CACHES, MAX_ROWS, kept_as, ring_of, source, supports
 
 _ERRORS = {1: "the parameters file cannot be opened", 2: "the parameters file is not the one this program was made for"}
 
@@ -44,6 +44,12 @@ class _Slot:
     handle: int  # Slot *
     capacity: int
     length: int = 0
+    least: int = 0  # tokens that it can be cut back to, but for none: what windows that end earlier held is gone
+
+    def check(self, length: int) -> None:
+        """Raises: UnsupportedError where it cannot be cut back to ``length`` tokens."""
+        if 0 < length < self.least:
+            raise UnsupportedError("a sliding-window cache has dropped what this truncation needs", expected=f"at least {self.least} tokens")
 
 
 class NativeExecutor:
@@ -51,6 +57,8 @@ class NativeExecutor:
 
     ``weights`` are our names; matrices run in their own format, or with ``quantize`` ("q8", "q4") in fewer bits. ``source_id`` names the
     checkpoint's state (path, size, time): the packed parameters are then kept in the user's cache, and a later start maps and runs.
+    ``kv_cache``: how keys and values are kept. "f16" is 16 bits (bf16 where the processor multiplies that), "int8" half of it, "f32" twice;
+    where nobody says, f16, or f32 for a model that has float32 matrices.
     Raises: UnsupportedError for a mechanism it lacks, NativeError where the program cannot be made.
     """
 
@@ -62,22 +70,23 @@ class NativeExecutor:
         threads: int | None = None,
         quantize: str | None = None,
         source_id: str | None = None,
-        half_cache: bool | None = None,
+        kv_cache: str | None = None,
         flags: tuple[str, ...] = (),
     ) -> None:
         if reason := supports(config):
             raise UnsupportedError(f"the native executor lacks {reason}", where=config.model_type, remedy="run with the torch executor")
+        if kv_cache is not None and kv_cache not in KV_CACHES:
+            raise ConfigError(f"keys and values cannot be kept as {kv_cache!r}", expected=", ".join(KV_CACHES))
         self.config = config
+        self._windows = {window for layer in config.layers if (window := layer.attention.window)}
         self.threads = threads or physical_cores()
         self._slots: dict[int, _Slot] = {}
         self._next_slot = 0
         self._model = ctypes.c_void_p()
         formats, parameters = _parameters(config, weights, quantize, source_id)
         layout = plan(config, formats)
-        if half_cache is None:  # keys and values as exact as the weights are
-            half_cache = "float32" not in formats.values()
-        self.kv_cache = "f16" if half_cache else "f32"
-        self._library = _load(build.library(source(config, layout, half_cache=half_cache), flags=flags))
+        self.kv_cache = kv_cache or kept_as(formats)
+        self._library = _load(build.library(source(config, layout, kv_cache=self.kv_cache), flags=flags))
         with parameters as path:
             code = self._library.pellucid_open(os.fsencode(path), self.threads, ctypes.byref(self._model))
         if code:
@@ -102,10 +111,13 @@ class NativeExecutor:
         length = its.length if length is None else length
         if not 0 <= length <= min(its.length, capacity):
             raise ContextLengthError("the KV cache is full", expected=f"at most {min(its.length, capacity)} tokens", received=length)
-        copy = self.allocate(capacity)
-        self._library.pellucid_copy_slot(self._slots[copy].handle, its.handle, length)
-        self._slots[copy].length = length
-        return copy
+        its.check(length)
+        number = self.allocate(capacity)
+        copy = self._slots[number]
+        self._library.pellucid_copy_slot(copy.handle, its.handle, length)
+        copy.length = length
+        copy.least = max(its.least, self._least(length)) if length else 0
+        return number
 
     def length(self, slot: int) -> int:
         return self._slots[slot].length
@@ -114,28 +126,49 @@ class NativeExecutor:
         its = self._slots[slot]
         if not 0 <= length <= its.length:
             raise ContextLengthError("cannot truncate a cache to more than it holds", expected=f"0 to {its.length}", received=length)
+        its.check(length)
         its.length = length
+        its.least = its.least if length else 0
+
+    def _least(self, written: int) -> int:
+        """Tokens that a slot can be cut back to, when so many have been written to it: the windows that end there are still in the rings."""
+        gone = {window: ((written - 1) // CHUNK + 1 - ring_of(window)) * CHUNK for window in self._windows}  # positions
+        return max((first + window - 1 for window, first in gone.items() if first > 0), default=0)
 
     def free(self, slot: int) -> None:
         self._library.pellucid_free_slot(self._slots.pop(slot).handle)
 
     def step(self, inputs: Sequence[StepInput]) -> NativeLogits:
-        """Run the new tokens, ``MAX_ROWS`` at a time; between these Ctrl-C takes effect, and no slot has changed then.
+        """Run the new tokens, ``MAX_ROWS`` at a time; between these Ctrl-C takes effect, and each slot is as it was then (or empty: see ``_wrote``).
 
         Raises: RequestError for an empty step or an id out of range, ContextLengthError where a slot is full; nothing has changed then.
         """
         ids, positions, lengths, handles, wanted = self._rows(inputs)
         logits = np.empty((len(wanted), self.config.vocab_size), np.float32)
-        done = 0
-        for start in range(0, len(ids), MAX_ROWS):
-            stop = min(start + MAX_ROWS, len(ids))
-            here = wanted[done : done + int(np.searchsorted(wanted[done:], stop))] - start
-            rows = (ids[start:stop], positions[start:stop], lengths[start:stop], handles[start:stop])
-            self._run(*rows, here.astype(np.int32), logits[done : done + len(here)])
-            done += len(here)
-        for given in inputs:
-            self._slots[given.slot].length += len(given.token_ids)
+        done = stop = 0
+        try:
+            for start in range(0, len(ids), MAX_ROWS):
+                stop = min(start + MAX_ROWS, len(ids))
+                here = wanted[done : done + int(np.searchsorted(wanted[done:], stop))] - start
+                rows = (ids[start:stop], positions[start:stop], lengths[start:stop], handles[start:stop])
+                self._run(*rows, here.astype(np.int32), logits[done : done + len(here)])
+                done += len(here)
+        except BaseException:
+            self._wrote(inputs, stop, whole=False)
+            raise
+        self._wrote(inputs, stop, whole=True)
         return NativeLogits(logits)
+
+    def _wrote(self, inputs: Sequence[StepInput], rows: int, *, whole: bool) -> None:
+        """So many rows of a step have been computed: the whole, or it was cut off, and a slot whose window has moved on is empty now."""
+        for given in inputs:
+            its, count = self._slots[given.slot], len(given.token_ids)
+            its.least = max(its.least, self._least(its.length + min(count, max(rows, 0))))
+            rows -= count
+            if whole:
+                its.length += count
+            elif its.length < its.least:
+                its.length = its.least = 0
 
     def _rows(self, inputs: Sequence[StepInput]) -> tuple[np.ndarray, ...]:
         """The step as rows: token ids, positions, lengths of their requests, slots; and the rows whose logits are wanted."""
@@ -206,6 +239,7 @@ def _load(path: Path) -> ctypes.CDLL:
         ("close", None, (pointer,)),
         ("slot", pointer, (number,)),
         ("free_slot", None, (pointer,)),
+        ("slot_bytes", ctypes.c_size_t, (pointer,)),
         ("copy_slot", None, (pointer, pointer, number)),
         ("step", number, (pointer, number, pointer, pointer, pointer, pointer, number, pointer, pointer)),
     ):

@@ -7,6 +7,7 @@ of its layers, and ``forward``, of whose steps only those that this model has ar
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping
 from importlib import resources
 
 from pellucid.config import LayerConfig, ModelConfig, NormConfig, RopeConfig
@@ -15,8 +16,16 @@ from pellucid.native.layout import Layout, padded
 from pellucid.native.rotary import magnitude
 
 MAX_ROWS = 256  # tokens that one step computes at a time
+TAKE_BACK = 32  # more of them than a window needs are kept for guesses that turn out wrong
+CHUNK = 512  # positions of the KV cache, as in c/cache.h
+KV_CACHES = {"f32": 32, "f16": 16, "int8": 8}
 ACTIVATIONS = {"silu": "SILU", "gelu": "GELU", "gelu_tanh": "GELU_TANH", "relu": "RELU"}
 INCLUDES = "stdatomic stdbool stdint stdio stdlib string math limits pthread sched unistd fcntl errno sys/mman sys/stat"
+
+
+def ring_of(window: int) -> int:
+    """Chunks that a layer with a sliding window keeps: those that a step may reach into, after the longest taking back. As in c/slot.h."""
+    return (window + MAX_ROWS + TAKE_BACK - 2) // CHUNK + 2
 
 
 def supports(config: ModelConfig) -> str | None:
@@ -31,36 +40,52 @@ def supports(config: ModelConfig) -> str | None:
     return None
 
 
-def source(config: ModelConfig, layout: Layout, *, half_cache: bool) -> str:
-    """run.c as text. ``half_cache``: keys and values are kept as f16, else as float32."""
-    return _source(config, layout, layout.size, half_cache)
+def source(config: ModelConfig, layout: Layout, *, kv_cache: str) -> str:
+    """run.c as text. ``kv_cache``: how keys and values are kept, one of ``KV_CACHES``."""
+    return _source(config, layout, layout.size, kv_cache)
 
 
-def program(config: ModelConfig, layout: Layout, constants: str, size: int, *, half_cache: bool, words: bool) -> str:
+def program(config: ModelConfig, layout: Layout, constants: str, size: int, *, kv_cache: str, words: bool) -> str:
     """run.c with a main: ``constants`` describe the vocabulary, ``size`` is that of the parameters file, vocabulary included.
 
     ``words``: the tokenizer is in it; else the program takes and gives token ids.
     """
-    parts = [_source(config, layout, size, half_cache), constants, _file("ids.h"), *([_file("tokenizer.h")] if words else []), _file("main.h")]
+    parts = [_source(config, layout, size, kv_cache), constants, _file("ids.h"), *([_file("tokenizer.h")] if words else []), _file("main.h")]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _source(config: ModelConfig, layout: Layout, size: int, half_cache: bool) -> str:
+def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str:
     used = [form.c_name for name, form in FORMATS.items() if any(entry.format == name for entry in layout.entries.values())]
     products = "".join(f"TILES({name})\n" for name in used)
     table = ", ".join(f"[{name}] = ROW_OF_TILES({name})" for name in used)
     parts = [
         _heading(config),
         "#define _GNU_SOURCE\n" + "\n".join(f"#include <{name}.h>" for name in INCLUDES.split()),
-        _sizes(config, layout, size, half_cache),
+        _sizes(config, layout, size, kv_cache),
         *(_file(name) for name in ("vector.h", "threads.h", "formats.h", "activations.h", "product.h")),
         f"// The formats of this model's weights.\n{products}static TileProduct *const PRODUCTS[][4] = {{{table}}};",
-        *(_file(name) for name in ("rows.h", "attention.h", "parameters.h", "model.h", "stages.h", "taps.h")),
+        *(_file(name) for name in ("rows.h", "cache.h")),
+        *_cache_files(kv_cache),
+        *(_file(name) for name in ("slot.h", "attention.h", "parameters.h", "model.h", "stages.h", "taps.h")),
         _layers(config, layout),
         _forward(config),
         _file("api.h"),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def kept_as(formats: Mapping[str, str]) -> str:
+    """How keys and values are kept where nobody says: as exact as the weights are."""
+    return "f32" if "float32" in formats.values() else "f16"
+
+
+def _cache_files(kv_cache: str) -> list[str]:
+    """The part that says how keys and values are kept; of 16 bits there are two."""
+    if kv_cache == "int8":
+        return [_file("cache_int8.h")]
+    if kv_cache == "f32":
+        return [_file("cache_floats.h")]
+    return ["#if BF16_PRODUCTS", _file("cache_bf16.h"), "#else", _file("cache_floats.h"), "#endif"]
 
 
 def _file(name: str) -> str:
@@ -91,7 +116,7 @@ def _real(value: float) -> str:
     return f"{float(value).hex()}f"
 
 
-def _sizes(config: ModelConfig, layout: Layout, size: int, half_cache: bool) -> str:
+def _sizes(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str:
     layer = config.layers[0]
     a, rope = layer.attention, _rope(config)
     pairs = rope.dim // 2 if rope else 1
@@ -120,6 +145,7 @@ enum {{
     ROTARY_APART = {pairs if half else 1},
     ROTARY_STEP = {1 if half else 2},
     MAX_ROWS = {MAX_ROWS}, // tokens worked on at a time
+    TAKE_BACK = {TAKE_BACK}, // tokens that a sliding window's cache can take back at least
     MAX_STAGES = {config.num_layers * 48 + 16}, // more than a step has, taps included
     // rows of activations, padded to a multiple of 64 floats:
 {row_sizes}
@@ -127,7 +153,7 @@ enum {{
 }};
 #define ACTIVATION {ACTIVATIONS[layer.mlp.activation]}
 #define ATTENTION_SOFTCAP {_real(a.softcap or 0)} // 0: none
-#define HALF_CACHE {int(half_cache)} // keys and values as f16, or as floats
+#define CACHE_BITS {KV_CACHES[kv_cache]} // of a key's or value's number: 32 (float), 16 (bf16 where the processor multiplies that, else f16) or 8
 {places}
 #define PARAMETERS_SIZE ((size_t){size})
 #define PARAMETERS_KEY {{{", ".join(str(byte) for byte in layout.key)}}}"""

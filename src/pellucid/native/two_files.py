@@ -12,16 +12,16 @@ from pellucid.checkpoint.open import Checkpoint
 from pellucid.config import ModelConfig
 from pellucid.native import pack, vocabulary
 from pellucid.native.layout import ALIGNMENT, padded, plan
-from pellucid.native.program import program, supports
+from pellucid.native.program import kept_as, program, supports
 from pellucid.native.vocabulary import Vocabulary
 
 
-def convert(checkpoint: Checkpoint, folder: str | Path, *, quantize: str | None = None) -> str:
+def convert(checkpoint: Checkpoint, folder: str | Path, *, quantize: str | None = None, kv_cache: str | None = None) -> str:
     """A checkpoint as ``folder/parameters`` and ``folder/run.c``; returns what to say about the tokenizer.
 
     Raises: UnsupportedError for a mechanism that the program lacks.
     """
-    return write_two_files(checkpoint.config, checkpoint.weights, folder, _vocabulary(checkpoint), quantize=quantize)
+    return write_two_files(checkpoint.config, checkpoint.weights, folder, _vocabulary(checkpoint), quantize=quantize, kv_cache=kv_cache)
 
 
 def _vocabulary(checkpoint: Checkpoint) -> Vocabulary | str:
@@ -39,7 +39,13 @@ def _vocabulary(checkpoint: Checkpoint) -> Vocabulary | str:
 
 
 def write_two_files(
-    config: ModelConfig, weights: Mapping[str, Array], folder: str | Path, words: Vocabulary | str, *, quantize: str | None = None
+    config: ModelConfig,
+    weights: Mapping[str, Array],
+    folder: str | Path,
+    words: Vocabulary | str,
+    *,
+    quantize: str | None = None,
+    kv_cache: str | None = None,
 ) -> str:
     """Write ``parameters`` and ``run.c``, each whole or not at all; ``words`` is the vocabulary, or what kind of one is not in here."""
     if reason := supports(config):
@@ -55,5 +61,5 @@ def write_two_files(
         file.write(bytes(offset - layout.size) + data)
     constants = vocabulary.constants_of(known, offset, config.eos_token_ids)
     with atomic_write(folder / "run.c", "w") as file:
-        file.write(program(config, layout, constants, offset + len(data), half_cache="float32" not in formats.values(), words=known is not None))
+        file.write(program(config, layout, constants, offset + len(data), kv_cache=kv_cache or kept_as(formats), words=known is not None))
     return "the tokenizer is inside" if known else f"the tokenizer ({words}) is of another kind: the program takes and gives token ids"

@@ -79,7 +79,7 @@ export function factsOf(app, step) {
     step.min === null ? "" : fact("range", `${number(step.min)} … ${number(step.max)}`),
     fact("norm", number(step.norm)),
     step.inputs.length ? fact("from", step.inputs.join(", ")) : "",
-    step.weights.length ? fact("weights", step.weights.map((weight) => weight.name).join(", ")) : "",
+    step.weights.length ? fact("weights", step.weights.slice(0, 6).map((weight) => weight.name).join(", ") + (step.weights.length > 6 ? `, … (${step.weights.length})` : "")) : "",
     step.code ? h("span", {}, `${app.t("code")} `, h("b", {}, `${step.code} `), h("code", {}, step.code_text)) : "",
   ];
 }

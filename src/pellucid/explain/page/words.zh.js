@@ -94,7 +94,8 @@ export const zh = {
   norm_story: (l) => [l.norm.kind === "layer" ? `重活的前后，要先把数的大小收拢。*层归一化*取一个词元的行，减去均值 μ，除以标准差 σ，再用两个学来的数 γ 和 β 对每一维伸缩、平移。` : `每一部分读残差流之前，要先把数的大小收拢。*RMSNorm* 是*层归一化*的简化：把一行除以它的均方根，再用学来的 γ 对每一维伸缩；不减均值，也没有 β。`,
     l.norm_order === "post" ? "在这个模型里，归一化放在每次相加之后，和 2017 年的论文一样。" : "在这个模型里，归一化放在每一部分之前，残差流本身不动。"],
   norm_caption: "同一行，之前与之后", before_attention: "注意力的归一化", before_mlp: "MLP 的归一化", norm_before: "x，进来的一行", norm_between: "(x − μ) / σ", norm_between_rms: "x / 均方根", norm_gain: "γ，学来的", norm_shift: "β，学来的", norm_after: "结果", norm_hover: "把指针移到色带上，跟着一个维度走一遍。",
-  mlp_h3: "MLP：对每个词元单独加工", mlp_story: (c, l) => [`*MLP* 只看一个词元自己。它把这一行与 ${n(l.mlp.d_ff)} 个学来的花样相比，每个花样是一个*神经元*；${l.mlp.activation.replace("_tanh", "").toUpperCase()} 让对得上的通过，把其余的压到零附近${l.mlp.gated ? "，另有一次比较作为*门*，给每个神经元定大小" : ""}。每个有反应的神经元，都把自己学来的一行加回残差流。`],
+  mlp_h3: "MLP：对每个词元单独加工", mlp_story: (c, l) => [`*MLP* 只看一个词元自己。它把这一行与 ${n(l.mlp.d_ff)} 个学来的花样相比，每个花样是一个*神经元*；${l.mlp.activation.replace("_tanh", "").toUpperCase()} 让对得上的通过，把其余的压到零附近${l.mlp.gated ? "，另有一次比较作为*门*，给每个神经元定大小" : ""}。每个有反应的神经元，都把自己学来的一行加回残差流。${l.experts ? `这里有 ${l.experts.num_experts} 个这样的 MLP，叫*专家*。*路由*把词元与每个专家的方向相比，只请最合适的 ${l.experts.experts_per_token} 个；它们的回答按权重相加。` : ""}`],
+  expert: "专家", experts_caption: (token, count, all) => `“${token}”被送到 ${all} 个专家中的这 ${count} 个，以及各自的权重`,
   neurons_caption: (token, count, active) => `对“${token}”反应最强的神经元：${n(count)} 个里，有 ${active} 个达到最强者的十分之一`,
 
   // 8

@@ -59,30 +59,68 @@ EXPORT int pellucid_open(const char *path, int threads, Model **made) {
     return OK;
 }
 
+// Lays the layers out; returns the bytes they take.
+static size_t place_layers(Slot *slot) {
+    const size_t chunk = NUM_KV_HEADS * head_bytes(slot);
+    size_t bytes = 0;
+    for (int i = 0; i < NUM_LAYERS; i++) slot->layers[i].ring = ring_of(LAYERS[i].window, chunks_of(slot));
+    for (int i = 0; i < NUM_LAYERS; i++) {
+        struct Place *its = &slot->layers[i];
+        if (its->step) continue;
+        size_t step = 0;
+        for (int j = i; j < NUM_LAYERS; j++)
+            if (slot->layers[j].ring == its->ring) slot->layers[j].first = bytes + step, step += chunk;
+        for (int j = i; j < NUM_LAYERS; j++)
+            if (slot->layers[j].ring == its->ring) slot->layers[j].step = step;
+        bytes += its->ring * step;
+    }
+    return bytes;
+}
+// Large pages (a look-up for each 2 MB instead of each 4 KB) for all but the first chunks: what is short keeps its memory small.
+static void use_large_pages(const Slot *slot) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = 4096, from = ((uintptr_t)slot->start + slot->layers[0].step + page - 1) / page * page, to = ((uintptr_t)slot->start + slot->bytes) / page * page;
+    if (to > from + (2 << 20)) madvise((void *)from, to - from, MADV_HUGEPAGE);
+#else
+    (void)slot;
+#endif
+}
+
 EXPORT void pellucid_free_slot(Slot *slot) {
-    if (slot) free(slot->keys), free(slot->values), free(slot->chunks), free(slot);
+    if (slot) free(slot->memory), free(slot->shared), free(slot);
 }
 // Room for `capacity` tokens; NULL where there is no memory.
 EXPORT Slot *pellucid_slot(int capacity) {
     Slot *slot = calloc(1, sizeof *slot);
     if (!slot) return NULL;
-    slot->capacity = (capacity + TILE - 1) / TILE * TILE;
-    const size_t positions = (size_t)NUM_LAYERS * NUM_KV_HEADS * slot->capacity;
-    slot->keys = calloc(positions * HEAD_DIM, sizeof(Cached)); // pages are given when first written
-    slot->values = calloc(positions * V_ROW, sizeof(Cached));
-    slot->chunks = calloc((size_t)NUM_HEADS * (slot->capacity / CHUNK + 1), sizeof(Gathered));
-    if (slot->keys && slot->values && slot->chunks) return slot;
-    pellucid_free_slot(slot);
-    return NULL;
+    const int longest = MAX_VECTORS * LANES, room = capacity < CHUNK ? (capacity + longest - 1) / longest * longest : CHUNK;
+    slot->capacity = capacity > 0 ? capacity : 1;
+    slot->tiles = room / TILE;
+    slot->bytes = place_layers(slot);
+    slot->memory = calloc(slot->bytes + 63, 1); // pages are given when first written
+    slot->shared = calloc((size_t)NUM_HEADS * chunks_of(slot), sizeof(Gathered));
+    slot->start = (uint8_t *)(((uintptr_t)slot->memory + 63) / 64 * 64);
+    if (!slot->memory || !slot->shared) {
+        pellucid_free_slot(slot);
+        return NULL;
+    }
+    use_large_pages(slot);
+    return slot;
 }
-// The first `length` tokens of one slot, into another that has room for them.
+// Of keys and values, when it is full.
+EXPORT size_t pellucid_slot_bytes(const Slot *slot) { return slot->bytes; }
+// The first `length` tokens of one slot, into another that has room for them; of windows, what both have room for.
 EXPORT void pellucid_copy_slot(Slot *to, const Slot *from, int length) {
-    const size_t tiles = ((size_t)length + TILE - 1) / TILE;
-    for (int i = 0; i < NUM_LAYERS; i++)
-        for (int head = 0; head < NUM_KV_HEADS; head++) {
-            memcpy(keys_of(to, i, head), keys_of(from, i, head), tiles * HEAD_DIM * TILE * sizeof(Cached));
-            memcpy(values_of(to, i, head), values_of(from, i, head), (size_t)length * V_ROW * sizeof(Cached));
-        }
+    const int chunks = (length + CHUNK - 1) / CHUNK;
+    for (int i = 0; i < NUM_LAYERS; i++) {
+        const int kept = to->layers[i].ring < from->layers[i].ring ? to->layers[i].ring : from->layers[i].ring;
+        for (int chunk = chunks > kept ? chunks - kept : 0; chunk < chunks; chunk++)
+            for (int head = 0; head < NUM_KV_HEADS; head++) {
+                const size_t tiles = (size_t)((chunk + 1 < chunks ? CHUNK : length - chunk * CHUNK) + TILE - 1) / TILE;
+                memcpy(keys_of(to, i, head, chunk), keys_of(from, i, head, chunk), tiles * KEY_TILE);
+                memcpy(values_of(to, i, head, chunk), values_of(from, i, head, chunk), tiles * VALUE_TILE);
+            }
+    }
 }
 
 // Rows of one slot go together, as many as are worked on at a time; the only row of a slot is cut into chunks of its positions.

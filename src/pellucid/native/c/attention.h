@@ -1,144 +1,105 @@
 // attention.h: z = softmax(q kᵀ · scale) v over what a slot has cached.
 //
-// Keys lie in tiles of 16 positions, [position / 16][HEAD_DIM][16], so that a vector is one dimension of 16 keys; values lie
-// [position][V_ROW]. Positions are worked on in chunks whose bounds are fixed places in the sequence, each with a softmax of its own, and the
-// chunks are merged in order (Milakov & Gimelshein 2018). So a row's numbers depend on its own position only: not on how rows were grouped,
-// nor on which thread took which chunk.
-#define CHUNK 512
-#define MAX_QUERIES (LANES == 16 ? 8 : LANES == 8 ? 4 : 2) // worked on at a time: a key or value, once loaded, serves all of them
-#define V_ROW ((HEAD_DIM + TILE - 1) / TILE * TILE)
-#define VALUES (V_ROW / LANES % 2 ? 1 : 2) // vectors of a value worked on at a time
+// Positions are worked on in chunks whose bounds are fixed places in the sequence, each with a softmax of its own, and the chunks are merged
+// in order (Milakov & Gimelshein 2018). So a row's numbers depend on its own position only: not on how rows were grouped, nor on which
+// thread took which chunk. Scores are in units of log 2, for 2^x takes less than e^x.
 
-#if HALF_CACHE
-typedef uint16_t Cached;
-INLINE Floats load_cached(const Cached *p) { return load_halves(p); }
-INLINE Cached to_cached(float x) { return float_to_half(x); }
+// 2^x for x ≤ 0, to about 1e-7 of the value; 0 below 2^−126. x = n + r, |r| ≤ ½; 2^r by a polynomial (Cephes, exp2f.c).
+INLINE Floats exp2_(Floats x) {
+#if defined(USE_AVX512)
+    const Floats n = (Floats)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-typedef float Cached;
-INLINE Floats load_cached(const Cached *p) { return load(p); }
-INLINE Cached to_cached(float x) { return x; }
+    x = max_(x, splat(-127.0f));
+    const Floats magic = splat(12582912.0f), shifted = x + magic, n = shifted - magic;
 #endif
-
-// What a query has gathered from some of the positions.
-typedef struct {
-    float most, total; // the largest score; Σ e^(score − most)
-    float z[V_ROW];    // Σ e^(score − most) · v
-} Gathered;
-
-typedef struct {
-    int capacity;    // positions, a multiple of 16
-    Cached *keys;    // [NUM_LAYERS][NUM_KV_HEADS][capacity / 16][HEAD_DIM][16]
-    Cached *values;  // [NUM_LAYERS][NUM_KV_HEADS][capacity][V_ROW]
-    Gathered *chunks; // [NUM_HEADS][capacity / CHUNK + 1]: of the one row of a step, where threads share its chunks
-} Slot;
-
-INLINE Cached *keys_of(const Slot *slot, int layer, int head) {
-    return slot->keys + ((size_t)layer * NUM_KV_HEADS + head) * slot->capacity * HEAD_DIM;
-}
-INLINE Cached *values_of(const Slot *slot, int layer, int head) {
-    return slot->values + ((size_t)layer * NUM_KV_HEADS + head) * slot->capacity * V_ROW;
-}
-
-static void append(const Slot *slot, int layer, int head, int position, const float *k, const float *v) {
-    Cached *key = keys_of(slot, layer, head) + (size_t)(position / TILE) * HEAD_DIM * TILE + position % TILE;
-    Cached *value = values_of(slot, layer, head) + (size_t)position * V_ROW;
-    for (int d = 0; d < HEAD_DIM; d++) {
-        key[d * TILE] = to_cached(k[d]);
-        value[d] = to_cached(v[d]);
-    }
+    const Floats r = x - n;
+    Floats p = splat(1.535336188319500e-4f);
+    p = fma_(p, r, splat(1.339887440266574e-3f));
+    p = fma_(p, r, splat(9.618437357674640e-3f));
+    p = fma_(p, r, splat(5.550332471162809e-2f));
+    p = fma_(p, r, splat(2.402264791363012e-1f));
+    p = fma_(p, r, splat(6.931472028550421e-1f));
+    p = fma_(p, r, splat(1.0f));
+#if defined(USE_AVX512)
+    return (Floats)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+    return p * (Floats)(((Ints)shifted - (Ints)magic + 127) << 23);
+#endif
 }
 
 // Working space of one thread.
 typedef struct {
-    float q[MAX_QUERIES][HEAD_DIM];
+    Query q[MAX_QUERIES];
+    int from[MAX_QUERIES], until[MAX_QUERIES]; // query r sees positions from[r] to until[r] − 1
     float scores[MAX_QUERIES][CHUNK];
+    Weights weights[MAX_QUERIES];
     Gathered chunk[MAX_QUERIES], all[MAX_QUERIES];
 } Attention;
 
-// `count` queries, in w->q; query r sees positions from[r] to until[r] − 1. What it gathers from the chunk's positions: w->chunk[r].
-INLINE void gather(const int count, Attention *w, const Cached *keys, const Cached *values, float scale, const int *from, const int *until, int chunk) {
-    int first = from[0], last = until[0];
+// What the first `count` queries gather from the positions of a chunk: w->chunk.
+INLINE void gather(const int count, Attention *w, const uint8_t *keys, const uint8_t *values, float scale, int chunk) {
+    const int vectors = vectors_for(count), span = vectors * LANES;
+    int first = INT_MAX, last = 0, all_from = 0, all_until = INT_MAX; // seen by any, seen by all
     for (int r = 0; r < count; r++) {
-        first = from[r] < first ? from[r] : first;
-        last = until[r] > last ? until[r] : last;
+        first = w->from[r] < first ? w->from[r] : first, last = w->until[r] > last ? w->until[r] : last;
+        all_from = w->from[r] > all_from ? w->from[r] : all_from, all_until = w->until[r] < all_until ? w->until[r] : all_until;
     }
-    const int begin = chunk > first ? chunk : first / TILE * TILE, end = chunk + CHUNK < last ? chunk + CHUNK : last;
+    first = first > chunk ? first - chunk : 0, last = last < chunk + CHUNK ? last - chunk : CHUNK;
+    const int begin = first / span * span, end = (last + span - 1) / span * span;
     Floats most[MAX_QUERIES];
     for (int r = 0; r < count; r++) most[r] = splat(-1e30f);
-    for (int at = begin; at < end; at += TILE) { // scores of 16 positions
-        const Cached *tile = keys + (size_t)at * HEAD_DIM;
-        for (int g = 0; g < GROUPS; g++) {
-            Floats even[MAX_QUERIES], odd[MAX_QUERIES]; // sums of even and odd dimensions: additions need not wait for one another
-#pragma GCC unroll 8
-            for (int r = 0; r < count; r++) even[r] = odd[r] = splat(0);
-            for (int d = 0; d + 1 < HEAD_DIM; d += 2) {
-                const Floats first = load_cached(tile + d * TILE + g * LANES), second = load_cached(tile + (d + 1) * TILE + g * LANES);
-#pragma GCC unroll 8
-                for (int r = 0; r < count; r++) {
-                    even[r] = fma_(first, splat(w->q[r][d]), even[r]);
-                    odd[r] = fma_(second, splat(w->q[r][d + 1]), odd[r]);
+    for (int at = begin; at < end; at += span) {
+        Floats scores[MAX_QUERIES][MAX_VECTORS];
+#pragma GCC unroll 12
+        for (int r = 0; r < count; r++)
+#pragma GCC unroll 4
+            for (int i = 0; i < vectors; i++) scores[r][i] = splat(0);
+        score(count, vectors, w->q, keys + (size_t)(at / TILE) * KEY_TILE, scores);
+        const bool masked = chunk + at < all_from || chunk + at + span > all_until;
+#pragma GCC unroll 12
+        for (int r = 0; r < count; r++)
+#pragma GCC unroll 4
+            for (int i = 0; i < vectors; i++) {
+                Floats its = scores[r][i] * (ATTENTION_SOFTCAP > 0 ? scale / ATTENTION_SOFTCAP : scale * LOG2_E);
+                if (ATTENTION_SOFTCAP > 0) its = ATTENTION_SOFTCAP * LOG2_E * tanh_(its);
+                if (masked) {
+                    Ints place = splat_int(chunk + at + i * LANES);
+                    for (int j = 0; j < LANES; j++) place[j] += j;
+                    its = choose((place >= w->from[r]) & (place < w->until[r]), its, splat(-1e30f));
                 }
+                most[r] = max_(most[r], its);
+                store(w->scores[r] + at + i * LANES, its);
             }
-            if (HEAD_DIM % 2)
-                for (int r = 0; r < count; r++) even[r] = fma_(load_cached(tile + (HEAD_DIM - 1) * TILE + g * LANES), splat(w->q[r][HEAD_DIM - 1]), even[r]);
-            Ints place = splat_int(at + g * LANES);
-            for (int i = 0; i < LANES; i++) place[i] += i;
-#pragma GCC unroll 8
-            for (int r = 0; r < count; r++) {
-                Floats score = (even[r] + odd[r]) * scale;
-                if (ATTENTION_SOFTCAP > 0) score = ATTENTION_SOFTCAP * tanh_(score / ATTENTION_SOFTCAP);
-                score = choose((place >= from[r]) & (place < until[r]), score, splat(-INFINITY));
-                most[r] = max_(most[r], score);
-                store(w->scores[r] + (at - chunk) + g * LANES, score);
-            }
-        }
     }
-    for (int r = 0; r < count; r++) { // scores → e^(score − most)
-        const float highest = max_lanes(most[r]);
+    for (int r = 0; r < count; r++) { // scores → 2^(score − most): 0 where masked, even where all are
+        const float largest = max_lanes(most[r]), highest = largest > -1e29f ? largest : -1e29f;
         Floats sum = splat(0);
-        for (int i = begin - chunk; i < end - chunk; i += LANES) {
-            const Floats score = load(w->scores[r] + i), e = choose(score > -1e30f, exp_(score - highest), splat(0));
-            store(w->scores[r] + i, e);
+        for (int at = begin; at < end; at += LANES) {
+            const Floats e = exp2_(load(w->scores[r] + at) - highest);
+            store(w->scores[r] + at, e);
             sum += e;
         }
         w->chunk[r].most = highest;
         w->chunk[r].total = sum_lanes(sum);
+        make_weights(&w->weights[r], w->scores[r], values, begin, end);
     }
-    for (int d = 0; d < V_ROW; d += VALUES * LANES) { // z = Σ e · v
-        Floats sum[MAX_QUERIES][VALUES];
-#pragma GCC unroll 8
-        for (int r = 0; r < count; r++)
-#pragma GCC unroll 2
-            for (int i = 0; i < VALUES; i++) sum[r][i] = splat(0);
-        for (int at = begin; at < end; at++) {
-            Floats v[VALUES];
-#pragma GCC unroll 2
-            for (int i = 0; i < VALUES; i++) v[i] = load_cached(values + (size_t)at * V_ROW + d + i * LANES);
-#pragma GCC unroll 8
-            for (int r = 0; r < count; r++)
-#pragma GCC unroll 2
-                for (int i = 0; i < VALUES; i++) sum[r][i] = fma_(v[i], splat(w->scores[r][at - chunk]), sum[r][i]);
-        }
-#pragma GCC unroll 8
-        for (int r = 0; r < count; r++)
-#pragma GCC unroll 2
-            for (int i = 0; i < VALUES; i++) store(w->chunk[r].z + d + i * LANES, sum[r][i]);
-    }
+    weigh(count, w->weights, values, begin, last, w->chunk);
 }
 
-static void gather_chunk(int count, Attention *w, const Cached *keys, const Cached *values, float scale, const int *from, const int *until, int chunk) {
+// One function for each number of queries, so that the compiler knows it; the rest are rounded up to one of these.
+INLINE int rounded_queries(int count) { return count <= 4 ? count : count <= 6 ? 6 : count <= 8 ? 8 : MAX_QUERIES; }
+static void gather_chunk(int count, Attention *w, const uint8_t *keys, const uint8_t *values, float scale, int chunk) {
     switch (count) {
-    case 1: gather(1, w, keys, values, scale, from, until, chunk); break;
-    case 2: gather(2, w, keys, values, scale, from, until, chunk); break;
+    case 1: gather(1, w, keys, values, scale, chunk); break;
+    case 2: gather(2, w, keys, values, scale, chunk); break;
 #if MAX_QUERIES > 2
-    case 3: gather(3, w, keys, values, scale, from, until, chunk); break;
-    case 4: gather(4, w, keys, values, scale, from, until, chunk); break;
+    case 3: gather(3, w, keys, values, scale, chunk); break;
+    case 4: gather(4, w, keys, values, scale, chunk); break;
 #endif
 #if MAX_QUERIES > 4
-    case 5: gather(5, w, keys, values, scale, from, until, chunk); break;
-    case 6: gather(6, w, keys, values, scale, from, until, chunk); break;
-    case 7: gather(7, w, keys, values, scale, from, until, chunk); break;
-    case 8: gather(8, w, keys, values, scale, from, until, chunk); break;
+    case 6: gather(6, w, keys, values, scale, chunk); break;
+    case 8: gather(8, w, keys, values, scale, chunk); break;
+    case 12: gather(12, w, keys, values, scale, chunk); break;
 #endif
     default: break;
     }
@@ -151,7 +112,7 @@ static void merge(Gathered *all, const Gathered *more) {
         *all = *more;
         return;
     }
-    const float most = all->most > more->most ? all->most : more->most, mine = expf(all->most - most), its = expf(more->most - most);
+    const float most = all->most > more->most ? all->most : more->most, mine = exp2f(all->most - most), its = exp2f(more->most - most);
     all->total = all->total * mine + more->total * its;
     all->most = most;
     for (int d = 0; d < V_ROW; d += LANES) store(all->z + d, load(all->z + d) * mine + load(more->z + d) * its);

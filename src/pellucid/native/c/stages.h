@@ -153,28 +153,27 @@ static void attend_rows(Model *m, Turn *turn, int i, const Layer *layer) {
         const Run run = m->runs[low];
         const int kv_head = (turn->begin - run.piece) / run.chunks, own_chunk = (turn->begin - run.piece) % run.chunks;
         const Slot *slot = m->slots[run.first];
-        const Cached *keys = keys_of(slot, i, kv_head), *values = values_of(slot, i, kv_head);
         for (int done = 0, count; done < run.count * SHARING; done += count) {
-            int from[MAX_QUERIES], until[MAX_QUERIES], first = INT_MAX, last = 0;
+            int first = INT_MAX, last = 0;
             count = run.count * SHARING - done < MAX_QUERIES ? run.count * SHARING - done : MAX_QUERIES;
-            for (int n = 0; n < count; n++) {
-                const int r = run.first + (done + n) / SHARING, head = kv_head * SHARING + (done + n) % SHARING;
-                memcpy(w->q[n], m->q + (size_t)r * Q_ROW + head * HEAD_DIM, sizeof w->q[n]);
-                until[n] = m->positions[r] + 1;
-                from[n] = until[n] > layer->window ? until[n] - layer->window : 0;
-                first = from[n] < first ? from[n] : first;
-                last = until[n] > last ? until[n] : last;
+            const int rounded = rounded_queries(count);
+            for (int n = 0; n < rounded; n++) { // beyond `count` the last one again
+                const int query = done + (n < count ? n : count - 1), r = run.first + query / SHARING, head = kv_head * SHARING + query % SHARING;
+                make_query(&w->q[n], m->q + (size_t)r * Q_ROW + head * HEAD_DIM);
+                const int until = w->until[n] = m->positions[r] + 1, from = w->from[n] = until > layer->window ? until - layer->window : 0;
+                first = from < first ? from : first;
+                last = until > last ? until : last;
                 w->all[n].total = 0;
             }
             if (run.chunks > 1) { // this chunk alone; merge_chunks() puts them together
-                Gathered *kept = slot->chunks + (size_t)(kv_head * SHARING + done) * (slot->capacity / CHUNK + 1) + own_chunk;
+                Gathered *kept = slot->shared + (size_t)(kv_head * SHARING + done) * chunks_of(slot) + own_chunk;
                 const bool seen = (own_chunk + 1) * CHUNK > first;
-                if (seen) gather_chunk(count, w, keys, values, layer->scale, from, until, own_chunk * CHUNK);
-                for (int n = 0; n < count; n++, kept += slot->capacity / CHUNK + 1) *kept = seen ? w->chunk[n] : (Gathered){.total = 0};
+                if (seen) gather_chunk(rounded, w, keys_of(slot, i, kv_head, own_chunk), values_of(slot, i, kv_head, own_chunk), layer->scale, own_chunk * CHUNK);
+                for (int n = 0; n < count; n++, kept += chunks_of(slot)) *kept = seen ? w->chunk[n] : (Gathered){.total = 0};
                 continue;
             }
-            for (int chunk = first / CHUNK * CHUNK; chunk < last; chunk += CHUNK) {
-                gather_chunk(count, w, keys, values, layer->scale, from, until, chunk);
+            for (int chunk = first / CHUNK; chunk * CHUNK < last; chunk++) {
+                gather_chunk(rounded, w, keys_of(slot, i, kv_head, chunk), values_of(slot, i, kv_head, chunk), layer->scale, chunk * CHUNK);
                 for (int n = 0; n < count; n++) merge(&w->all[n], &w->chunk[n]);
             }
             for (int n = 0; n < count; n++)
@@ -190,7 +189,7 @@ static void merge_chunks(Model *m, Turn *turn) {
             const Run run = m->runs[unit / NUM_HEADS];
             const Slot *slot = m->slots[run.first];
             if (run.chunks == 1) continue;
-            const Gathered *chunks = slot->chunks + (size_t)(unit % NUM_HEADS) * (slot->capacity / CHUNK + 1);
+            const Gathered *chunks = slot->shared + (size_t)(unit % NUM_HEADS) * chunks_of(slot);
             Gathered all = {.total = 0};
             for (int chunk = 0; chunk < run.chunks; chunk++) merge(&all, &chunks[chunk]);
             finish(&all, m->z + (size_t)run.first * Q_ROW + unit % NUM_HEADS * HEAD_DIM);

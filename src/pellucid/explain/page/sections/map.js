@@ -39,7 +39,7 @@ function draw(app, index) {
   const norm = layer.norm.kind === "rms" ? "RMSNorm" : "LayerNorm";
   branch(post ? 200 : 192, 352);
   parts.push(plus(post ? 200 : 192));
-  side(214, 76, app.t("map_mlp"), [`${config.d_model} → ${count(layer.mlp.d_ff)} → ${config.d_model}`, `${layer.mlp.activation}${layer.mlp.gated ? ` ⊙ ${app.t("gated")}` : ""}`, layer.mlp.experts ? app.t("map_router", layer.mlp.experts) : ""], "mlp", at("mlp_act"));
+  side(214, 76, app.t("map_mlp"), [`${config.d_model} → ${count(layer.mlp.d_ff)} → ${config.d_model}`, `${layer.mlp.activation}${layer.mlp.gated ? ` ⊙ ${app.t("gated")}` : ""}`, layer.mlp.experts ? app.t("map_router", layer.mlp.experts) : ""], "mlp", at(layer.experts ? "experts" : "mlp_act"));
   if (!post) side(306, 28, norm, [], "mlp", at("mlp_in"));
   else parts.push(svg("g", { ...go("mlp", at("resid_post")), "aria-label": norm }, svg("rect", { class: "box", x: x - 46, y: 168, width: 92, height: 20, rx: 6 }), svg("text", { x, y: 183, "text-anchor": "middle", class: "soft" }, norm)));
   branch(380, 556);

@@ -10,7 +10,9 @@ export function render(app) {
     h("h3", {}, app.t("mlp_h3")), story(app, "mlp_story", app.model.config, layer), neurons(app));
   if (layer.mlp.gated) section.append(h("div", { class: "two" }, stepFigure(app, at("mlp_pre")), stepFigure(app, at("mlp_up"))));
   else section.append(stepFigure(app, at("mlp_pre")));
-  section.append(stepFigure(app, at("mlp_act")), stepFigure(app, at("mlp_out")));
+  section.append(stepFigure(app, at("mlp_act")));
+  if (app.model.layers.some((its) => its.experts)) section.append(stepFigure(app, at("router_logits")), stepFigure(app, at("experts"), { scale: "probability" }));
+  section.append(stepFigure(app, at("mlp_out")));
   return section;
 }
 
@@ -54,12 +56,21 @@ function strip(label, values, hover, pick) {
   return h("div", { style: { margin: "6px 0" } }, h("div", { class: "soft" }, label, `  ±${number(limit, 3)}`), canvas);
 }
 
-/** The neurons that answered most at this position. */
+/** What each chosen expert counts for at this position, the heaviest first. */
+async function experts(app, element, { layer, pos }) {
+  const name = `layers.${layer}.experts`, { data, cols } = await app.source.tile(name, { at: [0], run: app.run.run }), row = data.subarray(pos * cols, (pos + 1) * cols);
+  const chosen = [...row.keys()].filter((e) => row[e] > 0).sort((a, b) => row[b] - row[a]);
+  element.replaceChildren(h("figcaption", {}, app.t("experts_caption", app.token(pos), chosen.length, cols)),
+    bars(chosen.map((e) => ({ name: `${app.t("expert")} ${e}`, value: row[e], on: () => app.ask(name, [0, pos, e]) }))));
+}
+
+/** The neurons that answered most at this position; in a sparse layer, the experts. */
 function neurons(app) {
   const element = h("figure", { class: "neurons" });
   app.watch(element, ["layer", "pos"], async (state) => {
     const name = `layers.${state.layer}.mlp_act`;
     try {
+      if (app.layerConfig(state.layer).experts) return await experts(app, element, state);
       const { data, cols } = await app.source.tile(name, { at: [0], run: app.run.run }), row = data.subarray(state.pos * cols, (state.pos + 1) * cols);
       const best = [...row.keys()].sort((a, b) => Math.abs(row[b]) - Math.abs(row[a])), active = row.filter((value) => Math.abs(value) > 0.1 * Math.abs(row[best[0]])).length;
       element.replaceChildren(h("figcaption", {}, app.t("neurons_caption", app.token(state.pos), cols, active)),

@@ -1,0 +1,28 @@
+// cache.h: how keys and values are kept: in chunks of 512 positions, of tiles of 16.
+//
+// A tile of keys has its 16 positions side by side, so that a vector is one dimension (or a few, multiplied and summed by one instruction) of
+// many keys; a tile of values has the dimensions side by side. The file that follows says how the numbers are kept, and gives
+//
+//     KEY_TILE, VALUE_TILE   bytes of a tile
+//     Query, Weights         a query, and what each position weighs for it, as the products take them
+//     cache_key, cache_value one position's, into its tile
+//     make_query             from floats
+//     score                  q · k of some vectors of positions
+//     make_weights, weigh    Σ weight · v
+//
+// A query's numbers never depend on the queries it is worked on with, nor on how many vectors are worked on at a time.
+#define CHUNK 512
+#define LOG2_E 1.44269504f
+// Queries worked on at a time (a key or value, once loaded, serves all of them), and vectors of positions: as many sums as there are registers.
+#define MAX_QUERIES (LANES == 16 ? 12 : LANES == 8 ? 4 : 2)
+#define MAX_VECTORS 4
+INLINE int vectors_for(const int queries) { return LANES > 4 && 3 * queries > MAX_QUERIES ? 2 : MAX_VECTORS; }
+
+#define V_ROW ((HEAD_DIM + TILE - 1) / TILE * TILE)
+#define VALUES (V_ROW / LANES % 2 ? 1 : 2) // vectors of a value worked on at a time
+
+// What a query has gathered from some of the positions.
+typedef struct {
+    float most, total; // the largest score; Σ 2^(score − most)
+    float z[V_ROW];    // Σ 2^(score − most) · v
+} Gathered;

@@ -1,0 +1,128 @@
+// cache_int8.h: keys and values as bytes: a scale (f16) for 32 dimensions of a key, and for a value. 8.5 bits a number where HEAD_DIM is 64.
+//
+// Queries and weights have 15 bits, as two bytes: x = scale · (high + low / 128). So all that is lost is lost in keeping. Bytes have 128
+// added, as dot_biased() wants them. Tiles hold fours: [HEAD_DIM / 4][16][4], then [blocks][16] scales; [4][V_ROW][4], then [16] scales.
+#define FOURS ((HEAD_DIM + 3) / 4)
+#define BLOCKS ((HEAD_DIM + 31) / 32)
+#define KEY_SCALES ((size_t)FOURS * TILE * 4)
+#define KEY_TILE ((KEY_SCALES + BLOCKS * TILE * 2 + 63) / 64 * 64)
+#define VALUE_SCALES ((size_t)TILE * V_ROW)
+#define VALUE_TILE (VALUE_SCALES + 64)
+
+typedef struct {
+    int32_t high[FOURS], low[FOURS];               // fours of bytes
+    int32_t high_zero[BLOCKS], low_zero[BLOCKS];   // what their sums start with, for keys have 128 added
+    float scale[BLOCKS];
+} Query;
+typedef struct {
+    int8_t high[CHUNK], low[CHUNK];
+    int32_t high_zero, low_zero;
+    float scale;
+} Weights;
+
+// `count` numbers as bytes, `step` apart; returns their scale.
+INLINE uint16_t to_bytes(uint8_t *to, int step_of_four, const float *x, int count) {
+    float largest = 0;
+    for (int i = 0; i < count; i++) largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
+    const uint16_t scale = float_to_half(largest / 127.0f);
+    const float size = half_to_float(scale), inverse = size > 0 ? 1.0f / size : 0;
+    for (int i = 0; i < count; i++) {
+        const float whole = rintf(x[i] * inverse);
+        to[i / 4 * step_of_four + i % 4] = (uint8_t)(128 + (int)(whole > 127 ? 127 : whole < -127 ? -127 : whole));
+    }
+    return scale;
+}
+static void cache_key(uint8_t *tile, int place, const float *k) {
+    for (int b = 0; b < BLOCKS; b++) {
+        const int count = HEAD_DIM - b * 32 < 32 ? HEAD_DIM - b * 32 : 32;
+        const uint16_t scale = to_bytes(tile + (size_t)(b * 8 * TILE + place) * 4, TILE * 4, k + b * 32, count);
+        memcpy(tile + KEY_SCALES + (b * TILE + place) * 2, &scale, 2);
+    }
+}
+static void cache_value(uint8_t *tile, int place, const float *v) {
+    uint8_t bytes[HEAD_DIM];
+    const uint16_t scale = to_bytes(bytes, 4, v, HEAD_DIM);
+    for (int d = 0; d < HEAD_DIM; d++) tile[((size_t)(place / 4) * V_ROW + d) * 4 + place % 4] = bytes[d];
+    memcpy(tile + VALUE_SCALES + place * 2, &scale, 2);
+}
+
+static void make_query(Query *query, const float *q) {
+    memset(query, 0, sizeof *query);
+    for (int b = 0; b < BLOCKS; b++) {
+        const int count = HEAD_DIM - b * 32 < 32 ? HEAD_DIM - b * 32 : 32;
+        int8_t *high = (int8_t *)(query->high + b * 8), *low = (int8_t *)(query->low + b * 8);
+        float largest = 0;
+        for (int i = 0; i < count; i++) largest = fabsf(q[b * 32 + i]) > largest ? fabsf(q[b * 32 + i]) : largest;
+        const float inverse = largest > 0 ? 127.0f / largest : 0;
+        for (int i = 0; i < count; i++) {
+            const float x = q[b * 32 + i] * inverse, whole = rintf(x);
+            high[i] = (int8_t)whole, low[i] = (int8_t)rintf((x - whole) * 128.0f);
+            query->high_zero[b] += BIAS_128 * high[i], query->low_zero[b] += BIAS_128 * low[i];
+        }
+        query->scale[b] = largest / (127.0f * 128.0f);
+    }
+}
+
+INLINE void score(const int count, const int vectors, const Query *q, const uint8_t *keys, Floats (*sum)[MAX_VECTORS]) {
+#pragma GCC unroll 4
+    for (int i = 0; i < vectors; i++) {
+        const uint8_t *tile = keys + i * LANES / TILE * KEY_TILE;
+        for (int b = 0; b < BLOCKS; b++) {
+            Ints high[MAX_QUERIES], low[MAX_QUERIES];
+#pragma GCC unroll 12
+            for (int r = 0; r < count; r++) high[r] = splat_int(q[r].high_zero[b]), low[r] = splat_int(q[r].low_zero[b]);
+            for (int j = b * 8; j < FOURS && j < b * 8 + 8; j++) {
+                const Bytes k = load_bytes(tile + (j * TILE + i * LANES % TILE) * 4);
+#pragma GCC unroll 12
+                for (int r = 0; r < count; r++) high[r] = dot_biased(high[r], k, q[r].high[j]), low[r] = dot_biased(low[r], k, q[r].low[j]);
+            }
+            const Floats scale = load_halves(tile + KEY_SCALES + (b * TILE + i * LANES % TILE) * 2);
+#pragma GCC unroll 12
+            for (int r = 0; r < count; r++) sum[r][i] = fma_(to_floats((high[r] << 7) + low[r]), scale * q[r].scale[b], sum[r][i]);
+        }
+    }
+}
+
+static void make_weights(Weights *weights, const float *e, const uint8_t *values, int begin, int end) {
+    float scaled[CHUNK];
+    Floats most = splat(0);
+    for (int at = begin; at < end; at += LANES) {
+        const Floats w = load(e + at) * load_halves(values + (size_t)(at / TILE) * VALUE_TILE + VALUE_SCALES + at % TILE * 2);
+        most = max_(most, w);
+        store(scaled + at, w);
+    }
+    const float largest = max_lanes(most), inverse = largest > 0 ? 127.0f / largest : 0;
+    const Floats magic = splat(12582912.0f); // 1.5 · 2^23: adding it rounds to a whole number
+    Ints high_sum = splat_int(0), low_sum = splat_int(0);
+    typedef int8_t Few __attribute__((vector_size(LANES)));
+    for (int at = begin; at < end; at += LANES) {
+        const Floats x = load(scaled + at) * inverse, whole = x + magic;
+        const Ints high = (Ints)whole - (Ints)magic, low = (Ints)((x - (whole - magic)) * 128.0f + magic) - (Ints)magic;
+        const Few high_bytes = __builtin_convertvector(high, Few), low_bytes = __builtin_convertvector(low, Few);
+        memcpy(weights->high + at, &high_bytes, LANES);
+        memcpy(weights->low + at, &low_bytes, LANES);
+        high_sum += high, low_sum += low;
+    }
+    weights->high_zero = BIAS_128 * sum_ints(high_sum), weights->low_zero = BIAS_128 * sum_ints(low_sum);
+    weights->scale = largest / (127.0f * 128.0f);
+}
+
+// Positions begin … end − 1 of the chunk.
+INLINE void weigh(const int count, const Weights *weights, const uint8_t *values, int begin, int end, Gathered *gathered) {
+    for (int d = 0; d < V_ROW; d += LANES) {
+        Ints high[MAX_QUERIES], low[MAX_QUERIES]; // 512 · 127 · 127 · 128 fits 31 bits
+#pragma GCC unroll 12
+        for (int r = 0; r < count; r++) high[r] = splat_int(weights[r].high_zero), low[r] = splat_int(weights[r].low_zero);
+        for (int at = begin / 4 * 4; at < end; at += 4) {
+            const Bytes v = load_bytes(values + (size_t)(at / TILE) * VALUE_TILE + ((size_t)(at % TILE / 4) * V_ROW + d) * 4);
+#pragma GCC unroll 12
+            for (int r = 0; r < count; r++) {
+                int32_t four[2];
+                memcpy(&four[0], weights[r].high + at, 4), memcpy(&four[1], weights[r].low + at, 4);
+                high[r] = dot_biased(high[r], v, four[0]), low[r] = dot_biased(low[r], v, four[1]);
+            }
+        }
+#pragma GCC unroll 12
+        for (int r = 0; r < count; r++) store(gathered[r].z + d, to_floats((high[r] << 7) + low[r]) * weights[r].scale);
+    }
+}
