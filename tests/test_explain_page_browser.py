@@ -430,6 +430,30 @@ def test_every_family_has_every_section(browser: Any, family: str) -> None:
     assert complaints == []
 
 
+def test_a_sparse_layer_shows_which_experts_a_token_is_sent_to(browser: Any) -> None:
+    decoder = tiny("mixtral")
+    first = trace(decoder, None, [5, 9, 2, 7, 5])
+    with PageServer(View(Subject(decoder=decoder, tokenizer=None, name="tiny mixtral"), first=first)) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        page = browser.new_page()
+        complaints = listen(page)
+        page.goto(f"{server.url}#lang=en&layer=1&pos=3")
+        page.wait_for_selector("h1")
+        page.evaluate("pellucid.mount('mlp')")
+        page.evaluate("pellucid.set({ layer: 1, pos: 3 })")
+        page.wait_for_selector("#mlp .neurons .bar-name")
+        shown = page.locator("#mlp .neurons .bar-name").all_text_contents()
+        if folder := os.environ.get("PELLUCID_TEST_SHOTS"):
+            page.locator("#mlp").screenshot(path=f"{folder}/experts.png")
+        page.close()
+        server.shutdown()
+        thread.join()
+    weights = first["layers.1.experts"][0, 3]
+    assert shown == [f"expert {e}" for e in weights.argsort(descending=True)[:2].tolist()]
+    assert complaints == []
+
+
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!-- \u2028 & {{7*7}} javascript:alert(3)"
 
 

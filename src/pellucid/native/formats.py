@@ -101,7 +101,7 @@ def _q4_k(rows: np.ndarray) -> np.ndarray:
 
 def _q5_k(rows: np.ndarray) -> np.ndarray:
     blocks = _by_tile(rows.view(LAYOUTS["q5_k"]))
-    return np.concatenate([*_k_scales(blocks), _nibbles(blocks["qs"]), _fours(blocks["qh"][:, :, :, 0])], axis=2)
+    return np.concatenate([*_k_scales(blocks), _fours(blocks["qh"][:, :, :, 0]), _nibbles(blocks["qs"])], axis=2)
 
 
 def _q6_k(rows: np.ndarray) -> np.ndarray:
@@ -112,10 +112,11 @@ def _q6_k(rows: np.ndarray) -> np.ndarray:
     high = planes(flat["qh"], 2).reshape(-1, 2, 4, 32)  # two planes of four blocks
     nibbles = (low[:, :, 0] | low[:, :, 1] << 4).reshape(tiles, 16, count, 4, 32)
     upper = high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6
-    upper = _fours(upper.reshape(tiles, 16, count * 2, 32)).reshape(tiles, count, -1)
+    upper = _fours(upper.reshape(tiles, 16, count * 2, 32)).reshape(tiles, count * 2, -1)
+    both = np.concatenate([upper, _nibbles(nibbles).reshape(tiles, count * 2, -1)], axis=2).reshape(tiles, count, -1)  # of four blocks, and four more
     scales = _rows_last(flat["scales"], tiles)
     nothing = np.zeros((tiles, count, 32), np.uint8)
-    return np.concatenate([_halves(blocks["d"]), nothing, scales, _nibbles(nibbles), upper], axis=2)
+    return np.concatenate([_halves(blocks["d"]), nothing, scales, both], axis=2)
 
 
 FORMATS = {

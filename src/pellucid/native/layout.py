@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.native.formats import FORMATS, VECTOR
 
-VERSION = 2  # raise when tiles of a format change
+VERSION = 3  # raise when tiles of a format change
 HEADER_BYTES = 4096  # the key of the program that the file belongs to, then nothing
 ALIGNMENT = 64  # bytes: a vector of AVX-512
 ROW_MULTIPLE = 64  # rows of activations are padded to this many floats
@@ -17,14 +17,18 @@ ROW_MULTIPLE = 64  # rows of activations are padded to this many floats
 
 @dataclass(frozen=True)
 class Stored:
-    """One weight in the file. A matrix has ``rows`` × ``columns`` as padded; a vector or table has rows of padded floats."""
+    """One weight in the file. A matrix has ``rows`` × ``columns`` as padded; a vector or table has rows of padded floats.
+
+    The tiles of gate and up, which are read together, lie in turn, so that the processor reads one straight stream: then ``stride`` is two tiles.
+    """
 
     name: str
     format: str
     rows: int
     columns: int
     offset: int
-    size: int
+    size: int  # bytes from its first tile's begin to its last one's end
+    stride: int = 0  # bytes from one tile to the next
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,25 @@ def plan(config: ModelConfig, formats: Mapping[str, str]) -> Layout:
         if is_matrix(name, shape):
             form = FORMATS[formats[name]]
             rows, columns = padded(shape[0], 16), padded(shape[1], form.columns)
-            stored = Stored(name, formats[name], rows, columns, offset, rows // 16 * form.tile_bytes(columns))
+            stored = Stored(name, formats[name], rows, columns, offset, rows // 16 * form.tile_bytes(columns), form.tile_bytes(columns))
+            gate = entries.get(gate_of(name))
+            if gate and (gate.format, gate.rows, gate.columns) == (stored.format, rows, columns):
+                entries[gate.name], stored = _in_turn(gate, stored)
         else:
             rows, columns = (1, *shape)[-2], padded(shape[-1])
             stored = Stored(name, VECTOR, rows, columns, offset, rows * columns * 4)
         entries[name] = stored
-        offset = padded(offset + stored.size, ALIGNMENT)
+        offset = padded(stored.offset + stored.size, ALIGNMENT)
     return Layout(entries, offset)
+
+
+def gate_of(name: str) -> str:
+    """The name of the gate that an up projection is read with; of anything else a name that no weight has."""
+    stem, found, rest = name.partition(".up_proj.")
+    return f"{stem}.gate_proj.{rest}" if found else ""
+
+
+def _in_turn(first: Stored, second: Stored) -> tuple[Stored, Stored]:
+    """Two matrices of one shape, tile by tile in turn, from where the first one was."""
+    tile, size = first.stride, 2 * first.size - first.stride
+    return replace(first, size=size, stride=2 * tile), replace(second, offset=first.offset + tile, size=size, stride=2 * tile)

@@ -11,7 +11,7 @@ from pellucid.base.array import Array
 from pellucid.config import ModelConfig
 from pellucid.native import rotary
 from pellucid.native.formats import FORMATS, own_format, to_tiles
-from pellucid.native.layout import HEADER_BYTES, Layout, is_matrix, shapes_of
+from pellucid.native.layout import HEADER_BYTES, Layout, gate_of, is_matrix, shapes_of
 from pellucid.quant import dequantize
 from pellucid.quant import quantize as quantize_to
 
@@ -49,14 +49,20 @@ def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weigh
     """The whole file, in order, without seeking."""
     file.write(layout.key.ljust(HEADER_BYTES, b"\0"))
     at = HEADER_BYTES
+    gates = {gate_of(name): name for name in layout.entries}
     for entry in layout.entries.values():
+        if entry.offset < at:
+            continue  # an up projection that was written with its gate
         file.write(bytes(entry.offset - at))
         if entry.format in FORMATS:
-            values = to_tiles(weights[entry.name], entry.format, entry.rows, entry.columns)
+            up = layout.entries[gates[entry.name]] if entry.name in gates else None
+            together = [entry, up] if up and entry.offset < up.offset < entry.offset + entry.size else [entry]
+            tiles = [to_tiles(weights[its.name], its.format, its.rows, its.columns).reshape(its.rows // 16, -1) for its in together]
+            values = tiles[0] if len(tiles) == 1 else np.stack(tiles, axis=1)
         else:
             values = _table(config, weights, entry.name, entry.rows, entry.columns)
         file.write(values.data if values.flags.c_contiguous else values.tobytes())
-        at = entry.offset + entry.size
+        at = entry.offset + values.nbytes
     file.write(bytes(layout.size - at))
 
 

@@ -161,7 +161,7 @@ enum {{
 
 def _matrix(layout: Layout, name: str) -> str:
     entry = layout.entries[name]
-    return f"{{{FORMATS[entry.format].c_name}, {entry.rows}, {entry.columns}, {entry.offset}}}"
+    return f"{{{FORMATS[entry.format].c_name}, {entry.rows}, {entry.columns}, {entry.offset}, {entry.stride}}}"
 
 
 def _layers(config: ModelConfig, layout: Layout) -> str:
@@ -186,7 +186,7 @@ def _layers(config: ModelConfig, layout: Layout) -> str:
     table = "\n".join(fields(i, layer) for i, layer in enumerate(config.layers))
     head = _matrix(layout, "embed.weight") + "; // the embedding once more" if config.tie_embeddings else _matrix(layout, "lm_head.weight") + ";"
     return f"""
-// Where each weight lies in the parameters file: {{format, rows, columns, offset in bytes}}, or an offset alone.
+// Where each weight lies in the parameters file: {{format, rows, columns, offset, bytes from tile to tile}}, or an offset alone.
 static const Layer LAYERS[NUM_LAYERS] = {{
 {table}
 }};

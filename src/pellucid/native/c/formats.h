@@ -12,9 +12,11 @@
 //   Q4_0    d (q − 8)         two blocks: [2][16] d, [2][4 fours][16 rows][4] bytes: low half columns 0–15, high half 16–31
 //   Q4_1    d q + m           [4 fours][16 rows][4] bytes, as Q4_0's; [16] d, [16] m
 //   Q4_K    d s q − dmin μ    eight blocks: [16] d, [16] dmin, [8][16] s, [8][16] μ, then 4 × [8 fours][16 rows][4] bytes: block 2i low
-//   Q5_K    d s q − dmin μ    as Q4_K, then [8 fours][16 rows][4] bytes whose bit i is the fifth bit of block i
-//   Q6_K    d s (q − 32)      eight blocks: [16] d, 32 bytes of nothing, [16 half blocks][16] signed s, the four low bits as Q4_K's, then
-//                             2 × [8 fours][16 rows][4] bytes: bits 2j, 2j+1 of plane i are the upper two bits of block 4i + j
+//   Q5_K    d s q − dmin μ    as Q4_K, but before the four low bits [8 fours][16 rows][4] bytes whose bit i is the fifth bit of block i
+//   Q6_K    d s (q − 32)      eight blocks: [16] d, 32 bytes of nothing, [16 half blocks][16] signed s, then for each four of them
+//                             [8 fours][16 rows][4] bytes, bits 2j and 2j+1 the upper two of block j, and the four low bits as Q4_K's
+//
+// What is read together lies in the order in which it is read: the processor fetches ahead along one straight stream.
 enum { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K };
 #define IS_FLOAT(format) ((format) <= BF16)
 
@@ -22,6 +24,7 @@ typedef struct {
     int format;
     int rows, columns; // as stored: multiples of 16, and of the format's own block
     size_t offset;     // in the parameters file, bytes
+    size_t stride;     // from one tile to the next: gate and up, read together, lie tile by tile in turn
 } Matrix;
 
 // Bytes of a tile's `columns`.
@@ -68,14 +71,15 @@ static float weight_at(int format, const uint8_t *tile, int row, int column) {
     case Q4_K:
     case Q5_K: {
         p = tile + (size_t)(block / 8) * (format == Q4_K ? 2368 : 2880);
-        int q = p[320 + i / 2 * 512 + four] >> i % 2 * 4 & 15;
-        if (format == Q5_K) q |= (p[2368 + four] >> i & 1) << 4;
+        int q = p[(format == Q4_K ? 320 : 832) + i / 2 * 512 + four] >> i % 2 * 4 & 15;
+        if (format == Q5_K) q |= (p[320 + four] >> i & 1) << 4;
         w = HALF(p + row * 2) * p[64 + i * 16 + row] * (float)q;
         return w - HALF(p + 32 + row * 2) * p[192 + i * 16 + row];
     }
     default: { // Q6_K
         p = tile + (size_t)(block / 8) * 3392;
-        int q = (p[320 + i / 2 * 512 + four] >> i % 2 * 4 & 15) | (p[2368 + i / 4 * 512 + four] >> i % 4 * 2 & 3) << 4;
+        const uint8_t *its = p + 320 + i / 4 * 1536 + four; // of four blocks
+        int q = (its[512 + i % 4 / 2 * 512] >> i % 2 * 4 & 15) | (its[0] >> i % 4 * 2 & 3) << 4;
         return HALF(p + row * 2) * (float)(int8_t)p[64 + (i * 2 + c / 16) * 16 + row] * (float)(q - 32);
     }
     }
@@ -125,10 +129,10 @@ INLINE Block unpack(const int format, const uint8_t *tile, int b, int g) {
     case Q5_K:
         p = tile + (size_t)(b / 8) * (format == Q4_K ? 2368 : 2880);
         for (int j = 0; j < 8; j++) {
-            Bytes v = load_bytes(p + 320 + i / 2 * 512 + j * 64 + rows * 4);
+            Bytes v = load_bytes(p + (format == Q4_K ? 320 : 832) + i / 2 * 512 + j * 64 + rows * 4);
             block.q[j] = (Bytes)((Shorts)v >> i % 2 * 4) & 15;
             if (format == Q5_K) {
-                Bytes fifth = load_bytes(p + 2368 + j * 64 + rows * 4);
+                Bytes fifth = load_bytes(p + 320 + j * 64 + rows * 4);
                 block.q[j] |= (Bytes)((Shorts)fifth >> i << 4) & 16;
             }
         }
@@ -138,8 +142,8 @@ INLINE Block unpack(const int format, const uint8_t *tile, int b, int g) {
     default: // Q6_K
         p = tile + (size_t)(b / 8) * 3392;
         for (int j = 0; j < 8; j++) {
-            Bytes low = load_bytes(p + 320 + i / 2 * 512 + j * 64 + rows * 4);
-            Bytes high = load_bytes(p + 2368 + i / 4 * 512 + j * 64 + rows * 4);
+            const uint8_t *its = p + 320 + i / 4 * 1536 + j * 64 + rows * 4;
+            Bytes low = load_bytes(its + 512 + i % 4 / 2 * 512), high = load_bytes(its);
             block.q[j] = ((Bytes)((Shorts)low >> i % 2 * 4) & 15) | ((Bytes)((Shorts)high >> i % 4 * 2 << 4) & 48);
         }
         block.scale = load_halves(p + rows * 2) * load_i8((const int8_t *)p + 64 + i * 32 + rows);

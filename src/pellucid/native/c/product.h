@@ -15,7 +15,11 @@ INLINE void quantized_tile(const int format, const int size, const uint8_t *tile
         Floats total[8];
 #pragma GCC unroll 8
         for (int m = 0; m < size; m++) total[m] = splat(0);
-        for (int b = 0; b < blocks; b++) {
+        // Blocks that come in eights share their bytes: written out as one, what they share is read once, and no shift is a variable.
+        const int together = size <= 2 && (format == Q4_K || format == Q5_K || format == Q6_K) ? 8 : 1;
+        for (int eight = 0; eight < blocks / together; eight++)
+#pragma GCC unroll 8
+        for (int b = eight * together; b < (eight + 1) * together; b++) {
             if (g == 0) ahead(format, size, tile, b);
             const Block w = unpack(format, tile, b, g);
             const int32_t *a = (const int32_t *)(const void *)(q + (size_t)b * size * 32); // fours of bytes

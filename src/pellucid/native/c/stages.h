@@ -28,7 +28,7 @@ typedef struct {
 // raw[row] = outputs t · 16 … of a matrix, for all rows.
 static void multiply_tile(const Model *m, const Product *p, int t, const Panels *x, int rows, float (*raw)[TILE]) {
     const Matrix *w = p->matrix;
-    const uint8_t *tile = m->parameters.bytes + w->offset + (size_t)t * tile_bytes(w->format, w->columns);
+    const uint8_t *tile = m->parameters.bytes + w->offset + (size_t)t * w->stride;
     for (int first = 0, size; first < rows; first += size) {
         size = panel_size(rows - first);
         PRODUCTS[w->format][size == 8 ? 3 : size / 2](tile, w->columns / 32, x, (size_t)first * x->columns, raw + first);
@@ -66,8 +66,8 @@ static void multiply_activated(Model *m, Turn *turn, const Panels *x, int rows, 
     float raw[MAX_ROWS][TILE], gates[MAX_ROWS][TILE];
     while (take(turn, tiles, share_of(turn, tiles, 3))) {
         for (int t = turn->begin; t < turn->end; t++) {
-            multiply_tile(m, up, t, x, rows, raw);
             if (gate) multiply_tile(m, gate, t, x, rows, gates);
+            multiply_tile(m, up, t, x, rows, raw);
             for (int r = 0; r < rows; r++)
                 for (int i = 0; i < TILE; i += LANES) {
                     const int at = t * TILE + i;
@@ -88,7 +88,7 @@ static void multiply_activated(Model *m, Turn *turn, const Panels *x, int rows, 
 
 // A matrix's row, as floats.
 static void read_row(const Model *m, const Matrix *w, int row, int width, float *out) {
-    const uint8_t *tile = m->parameters.bytes + w->offset + (size_t)(row / TILE) * tile_bytes(w->format, w->columns);
+    const uint8_t *tile = m->parameters.bytes + w->offset + (size_t)(row / TILE) * w->stride;
     for (int c = 0; c < width; c++) out[c] = weight_at(w->format, tile, row % TILE, c);
 }
 
@@ -198,7 +198,7 @@ static void merge_chunks(Model *m, Turn *turn) {
 
 // The residual stream of the rows whose logits are wanted.
 static void gather_wanted(Model *m, Turn *turn) {
-    while (take(turn, m->num_wanted, m->num_wanted))
-        for (int n = 0; n < m->num_wanted; n++)
+    while (take(turn, m->num_wanted, share_of(turn, m->num_wanted, 4)))
+        for (int n = turn->begin; n < turn->end; n++)
             memcpy(m->final + (size_t)n * D_ROW, m->x + (size_t)m->wanted[n] * D_ROW, D_ROW * sizeof(float));
 }

@@ -1,25 +1,31 @@
 // threads.h: a team of threads that works through the stages of the model together.
 //
-// A stage is a number of pieces of work; it is over when all pieces are done, not when all threads have arrived. So a thread that has lost
-// its core holds the others up only while it is in the middle of a piece: on a busy machine, or one with fewer cores than threads, the
-// rest go on without it, and it catches up when it runs again. All a stage needs is
+// A stage is a number of pieces of work, of which each thread has a part of its own: a run of pieces, so that it reads one straight
+// stream of weights. It takes them a share at a time, and when they are gone it takes from the others' parts. A stage is over when all pieces
+// are done, not when all threads have arrived. So a thread that has lost its core holds the others up only while it is in the middle of a
+// share: on a busy machine, or one with fewer cores than threads, the rest go on without it, and it catches up when it runs again. All a
+// stage needs is
 //
 //     while (take(turn, pieces, share))
 //         for (int i = turn->begin; i < turn->end; i++) …
 //
-// The counters of a stage carry the round (the call of run()) they belong to, so nothing need be reset, and a thread that comes back after
-// its round is over sees that and leaves: whatever it may have read meanwhile, it gets no piece to write.
+// Nearly always a thread writes to its own counters alone and reads each of the others' once: what passes between cores is what
+// a stage costs. Counters carry the number of the stage they belong to, counted through all calls of run(), so that nothing need be reset and
+// a few of them serve in turn. A thread that comes back late sees a later number, and that its stage is over.
 #define SPINS 2000 // pauses, some 50 microseconds, before a waiting thread offers its core to others
-#define ALL_TAKEN 0x7fffffff
+#define IN_TURN 4  // stages whose counters are kept
+#define COUNT_BITS 20
+#define ALL_TAKEN ((1 << COUNT_BITS) - 1)
 
-typedef struct {
-    _Alignas(64) atomic_llong taken; // round << 32 | pieces taken, or ALL_TAKEN
-    _Alignas(64) atomic_llong done;  // round << 32 | pieces done
-} Stage;
+typedef struct { // one thread's counters of a stage: number of the stage << COUNT_BITS | pieces
+    _Alignas(64) atomic_llong taken; // of its part, by whomever; or ALL_TAKEN
+    _Alignas(64) atomic_llong done;  // by it, of whosever part
+} Part;
 
 typedef struct {
     int size; // threads, the caller's own included
-    Stage *stages;
+    long long stages; // at most, of a round
+    Part *parts;      // [IN_TURN][size]
     atomic_llong round;
     atomic_bool stop;
     void (*work)(void *, void *);
@@ -34,9 +40,10 @@ typedef struct {
 typedef struct {
     Team *team;
     int thread;
-    long long round;
-    int stage;
+    long long round, stage;
     int begin, end; // the pieces it has taken
+    int done;       // pieces of this stage that it has done
+    int passed;     // parts of this stage that it has found empty, its own first
     bool late;      // the round is over without it
 } Turn;
 
@@ -48,49 +55,75 @@ INLINE void pause_(void) {
 #endif
 }
 
-// Adds to a counter of this round: its value before, or −1 where another round has begun. With `limit`, reaching it means ALL_TAKEN.
-INLINE long long advance(atomic_llong *counter, long long round, long long add, long long limit) {
-    long long value = atomic_load_explicit(counter, memory_order_acquire);
+INLINE Part *parts_of(const Turn *turn) { return turn->team->parts + turn->stage % IN_TURN * turn->team->size; }
+
+// Takes from a part of `length` pieces: how many were taken before; `length` or more where none is left, −1 where the stage is over.
+INLINE int take_from(Part *part, long long stage, int share, int length) {
+    long long value = atomic_load_explicit(&part->taken, memory_order_acquire);
     for (;;) {
-        if (value >> 32 > round) return -1;
-        const long long before = value >> 32 == round ? value & ALL_TAKEN : 0;
+        if (value >> COUNT_BITS > stage) return -1;
+        const int before = value >> COUNT_BITS == stage ? (int)(value & ALL_TAKEN) : 0;
         if (before == ALL_TAKEN) return before;
-        const long long after = limit && before + add >= limit ? ALL_TAKEN : before + add;
-        if (atomic_compare_exchange_weak_explicit(counter, &value, round << 32 | after, memory_order_acq_rel, memory_order_acquire)) return before;
+        const long long after = before + share < length ? before + share : ALL_TAKEN;
+        if (atomic_compare_exchange_weak_explicit(&part->taken, &value, stage << COUNT_BITS | after, memory_order_acq_rel, memory_order_acquire)) return before;
     }
+}
+
+// Whether all pieces of this stage are done.
+INLINE bool over(const Turn *turn, int pieces) {
+    const Part *parts = parts_of(turn);
+    long long sum = 0;
+    for (int i = 0; i < turn->team->size; i++) {
+        const long long done = atomic_load_explicit(&parts[i].done, memory_order_acquire);
+        if (done >> COUNT_BITS > turn->stage) return true;
+        if (done >> COUNT_BITS == turn->stage) sum += done & ALL_TAKEN;
+    }
+    return sum == pieces;
 }
 
 // True: the pieces begin … end − 1 of this stage, at most `share`, are this thread's. False: the stage is over, and the next begins.
 static bool take(Turn *turn, int pieces, int share) {
     if (turn->late) return false;
-    Stage *stage = &turn->team->stages[turn->stage];
+    const int size = turn->team->size;
+    Part *parts = parts_of(turn);
     if (turn->end > turn->begin) {
-        advance(&stage->done, turn->round, turn->end - turn->begin, 0);
+        turn->done += turn->end - turn->begin;
+        atomic_store_explicit(&parts[turn->thread].done, turn->stage << COUNT_BITS | turn->done, memory_order_release);
         turn->begin = turn->end = 0;
     }
-    const long long first = advance(&stage->taken, turn->round, share, pieces);
-    if (first >= 0 && first < pieces) {
-        turn->begin = (int)first;
-        turn->end = first + share < pieces ? (int)first + share : pieces;
-        return true;
+    for (; turn->passed < size; turn->passed++) {
+        const int owner = (turn->thread + turn->passed) % size;
+        const int start = (pieces * owner + size - 1) / size, length = (pieces * (owner + 1) + size - 1) / size - start;
+        const int before = take_from(&parts[owner], turn->stage, share, length); // an empty part, too: what is over looks over to all
+        if (before < 0) break;
+        if (before < length) {
+            turn->begin = start + before;
+            turn->end = start + (before + share < length ? before + share : length);
+            return true;
+        }
     }
-    for (int spins = 0; first >= 0; spins++) { // until the others' pieces are done, too
-        const long long done = atomic_load_explicit(&stage->done, memory_order_acquire);
-        if (atomic_load_explicit(&turn->team->round, memory_order_relaxed) != turn->round) break;
-        if (done == (turn->round << 32 | pieces)) {
-            turn->stage++;
+    for (int spins = 0; !over(turn, pieces); spins++) { // until the others' pieces are done, too
+        if (atomic_load_explicit(&turn->team->round, memory_order_relaxed) != turn->round) {
+            turn->late = true;
             return false;
         }
         if (spins < SPINS) pause_();
         else sched_yield();
     }
-    turn->late = true;
+    turn->stage++;
+    turn->done = turn->passed = 0;
     return false;
 }
 
 // Whether there may be something left to take in the stage that comes.
 INLINE bool pending(const Turn *turn) {
-    return !turn->late && atomic_load_explicit(&turn->team->stages[turn->stage].taken, memory_order_acquire) < (turn->round << 32 | ALL_TAKEN);
+    if (turn->late) return false;
+    const Part *parts = parts_of(turn);
+    for (int i = 0; i < turn->team->size; i++) {
+        const long long taken = atomic_load_explicit(&parts[(turn->thread + i) % turn->team->size].taken, memory_order_acquire);
+        if (taken < (turn->stage << COUNT_BITS | ALL_TAKEN)) return true;
+    }
+    return false;
 }
 
 // A share such that every thread gets about `times` of them.
@@ -113,7 +146,7 @@ static void *member_main(void *given) {
             }
         }
         if (atomic_load(&team->stop)) return NULL;
-        Turn turn = {.team = team, .thread = member->number, .round = round};
+        Turn turn = {.team = team, .thread = member->number, .round = round, .stage = round * team->stages};
         team->work(team->argument, &turn);
     }
 }
@@ -130,7 +163,8 @@ static void run(Team *team, void (*work)(void *, void *), void *argument) {
     team->work = work;
     team->argument = argument;
     next_round(team);
-    Turn turn = {.team = team, .round = atomic_load(&team->round)};
+    const long long round = atomic_load(&team->round);
+    Turn turn = {.team = team, .round = round, .stage = round * team->stages};
     work(argument, &turn);
 }
 
@@ -141,7 +175,7 @@ static void team_stop(Team *team) {
     pthread_mutex_destroy(&team->lock);
     pthread_cond_destroy(&team->wake);
     free(team->members);
-    free(team->stages);
+    free(team->parts);
     team->size = 0;
 }
 
@@ -149,12 +183,14 @@ static void team_stop(Team *team) {
 static bool team_start(Team *team, int size, int stages) {
     memset(team, 0, sizeof *team);
     team->members = calloc((size_t)size, sizeof *team->members);
-    if (posix_memalign((void **)&team->stages, 64, (size_t)stages * sizeof *team->stages)) team->stages = NULL;
-    if (!team->members || !team->stages) {
-        free(team->members), free(team->stages);
+    const size_t bytes = (size_t)IN_TURN * (size_t)size * sizeof *team->parts;
+    if (posix_memalign((void **)&team->parts, 64, bytes)) team->parts = NULL;
+    if (!team->members || !team->parts) {
+        free(team->members), free(team->parts);
         return false;
     }
-    memset((void *)team->stages, 0, (size_t)stages * sizeof *team->stages);
+    memset((void *)team->parts, 0, bytes);
+    team->stages = stages;
     pthread_mutex_init(&team->lock, NULL);
     pthread_cond_init(&team->wake, NULL);
     team->size = size;

@@ -158,14 +158,26 @@ INLINE Floats load_halves(const void *p) {
 
 // LANES bytes as floats.
 INLINE Floats load_u8(const uint8_t *p) {
+#if defined(USE_AVX512)
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+#elif defined(USE_AVX2)
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+#else
     Floats v;
     for (int i = 0; i < LANES; i++) v[i] = p[i];
     return v;
+#endif
 }
 INLINE Floats load_i8(const int8_t *p) {
+#if defined(USE_AVX512)
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+#elif defined(USE_AVX2)
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+#else
     Floats v;
     for (int i = 0; i < LANES; i++) v[i] = p[i];
     return v;
+#endif
 }
 
 // ---- products of four bytes a lane: sum += w[4i] a[4i] + … + w[4i+3] a[4i+3] ------------------------------------------------------
