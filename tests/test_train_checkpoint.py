@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
+from test_checkpoint_distributed import write_parts
 from train_worker import small_run
 
 from pellucid.base.array import Array
+from pellucid.base.errors import CheckpointError
 from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.checkpoint.safetensors_write import save_safetensors
-from pellucid.train.checkpoint import TENSORS, restore_training
+from pellucid.train.checkpoint import STATE, TENSORS, Checkpoints, restore_training, verify
 from pellucid.train.run import Run
 
 
@@ -29,3 +33,32 @@ def test_step_counts_stay_scalars_also_from_checkpoints_that_made_rows_of_them(t
     save_safetensors(folder / TENSORS, old)
     restore_training(folder, again.model, again.optimizers)
     assert {(tuple(step.shape), step.item()) for step in steps_of(again)} == {((), 4.0)}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"files": []}'])
+def test_a_checkpoint_whose_state_is_damaged_is_passed_over(content: str, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        with checkpoints.writing(step, {}) as folder:
+            (folder / "weights").write_text("…")
+    (tmp_path / "step-00000002" / STATE).write_text(content)
+    said: list[str] = []
+    assert checkpoints.latest(said.append) == tmp_path / "step-00000001"
+    assert "step-00000002" in said[0]
+
+
+def write_two_parts(checkpoints: Checkpoints, *, here: int) -> None:
+    """As two processes would, of whose parts so many are in the folder."""
+    with checkpoints.writing(1, {}) as folder:
+        write_parts(folder, {"model.w": np.zeros((4, 2), np.float32)}, 2)
+        for part in sorted(folder.glob("process-*"))[here:]:
+            part.unlink()
+
+
+def test_a_part_that_another_machine_wrote_to_its_own_disk_is_no_checkpoint(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(CheckpointError, match="a folder that all processes see"):
+        write_two_parts(checkpoints, here=1)
+    assert checkpoints.latest() is None
+    write_two_parts(checkpoints, here=2)
+    assert verify(tmp_path / "step-00000001") is None

@@ -145,23 +145,32 @@ class Checkpoints:
 
 def verify(path: Path, rank: int = 0, num_ranks: int = 1) -> CheckpointError | None:
     """What is wrong with a checkpoint: the first file that is absent or not as it was written. Processes share the work, and agree."""
-    problem = None
-    state = read_json(path / STATE) if (path / STATE).is_file() else None
-    if state is None or not isinstance(state.get("files"), dict):
-        problem = CheckpointError("the checkpoint is not whole", where=path, expected=STATE)
-    else:
-        for name, expected in sorted(state["files"].items())[rank::num_ranks]:
-            file = path / name
-            if not file.is_file() or file_sha256(file) != expected:
-                problem = CheckpointError("a file is absent or damaged", where=file, expected=f"sha256 {expected[:12]}…")
-                break
+    try:
+        problem, files = None, _written(path)
+    except CheckpointError as error:
+        problem, files = error, {}
+    for name, expected in sorted(files.items())[rank::num_ranks]:
+        file = path / name
+        if not file.is_file() or file_sha256(file) != expected:
+            problem = CheckpointError("a file is absent or damaged", where=file, expected=f"sha256 {expected[:12]}…")
+            break
     return problem if num_ranks == 1 else agree_on_problem(problem)
 
 
+def _written(path: Path) -> dict[str, str]:
+    """The sha256 of every file, as a checkpoint tells them."""
+    state = read_json(path / STATE) if (path / STATE).is_file() else {}
+    if not isinstance(state.get("files"), dict):
+        raise CheckpointError("the checkpoint is not whole", where=path, expected=STATE)
+    return state["files"]
+
+
 def _hashes(folder: Path) -> dict[str, str]:
-    """The sha256 of every file; those of other processes' parts as these told them."""
+    """The sha256 of every file; those of the processes' parts as these told them."""
     told = {file.name: file.sha256 for file in DistributedTensors(folder).files} if is_distributed(folder) else {}
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    if absent := told.keys() - set(names):
+        raise CheckpointError(f"{min(absent)} was written, but not here", where=folder, remedy="--out must be a folder that all processes see")
     return {name: told.get(name) or file_sha256(folder / name) for name in names}
 
 
