@@ -23,7 +23,7 @@ SET_UP := command -v "$(PYTHON)" >/dev/null || { \
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	$(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile -rs
 
-.PHONY: help setup setup-dev demo train-demo test test-all check format bench bench-train bench-peers lock clean
+.PHONY: help setup setup-dev setup-long demo train-demo test test-all check format bench bench-train bench-peers lock clean
 
 help: ## what can be made (this list)
 	@echo "Pellucid. make …"
@@ -37,6 +37,9 @@ setup: ## .venv with what Pellucid needs; quick when there is nothing to do
 setup-dev: ## the same, and what tests and checks need
 	@$(SET_UP) --dev
 
+setup-long: ## the same, and what the long tests need
+	@$(SET_UP) --long
+
 demo: setup ## an answer in this terminal: make demo [PROMPT="…"] [MODEL=path]
 	@$(VENV_PYTHON) -m pellucid.cli.demo
 
@@ -47,7 +50,7 @@ test: setup-dev ## all tests but the long ones, within 15 minutes
 	-@$(VENV_PYTHON) -m pellucid pull smollm2 --quiet
 	@$(PYTEST) -m "not slow" $(TESTS)
 
-test-all: setup-dev ## the long ones, too
+test-all: setup-long ## the long ones, too
 	-@$(VENV_PYTHON) -m pellucid pull smollm2 --quiet
 	@$(PYTEST) $(TESTS)
 

@@ -38,3 +38,4 @@ if __name__ == "__main__":
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "uv"], check=True)
     lock("runtime", ["setup"])
     lock("dev", ["setup", "dev"], "--constraint", "requirements/runtime.lock")
+    lock("long", ["setup", "dev", "long"], "--constraint", "requirements/dev.lock")

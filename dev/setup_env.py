@@ -3,6 +3,7 @@
 
     python3 dev/setup_env.py           what `make demo` needs
     python3 dev/setup_env.py --dev     what `make test` and `make check` need, too
+    python3 dev/setup_env.py --long    what `make test-all` needs, too
 
 Everything but torch comes from the hashed locks in requirements/. torch is installed on its own, because which build
 is right depends on the machine: a CPU build is 200 MB, the CUDA build and its libraries about 3 GB.
@@ -25,6 +26,7 @@ import time
 
 TORCH = "torch==2.13.0"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+LOCKS = ("runtime", "dev", "long")  # each holds what the one before it does, and more
 OLDEST, NEWEST = (3, 11), (3, 14)  # the Pythons that the lock and this torch are made for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -256,7 +258,7 @@ def install_torch() -> None:
 def inputs_key() -> str:
     """A hash of all that decides what is in .venv; a moved checkout needs a new one (venvs hold absolute paths)."""
     digest = hashlib.sha256(os.fsencode(ROOT) + TORCH.encode())
-    for name in ("requirements/runtime.lock", "requirements/dev.lock", "pyproject.toml"):
+    for name in [*(f"requirements/{lock}.lock" for lock in LOCKS), "pyproject.toml"]:
         with open(os.path.join(ROOT, name), "rb") as file:
             digest.update(file.read())
     return digest.hexdigest()
@@ -275,15 +277,16 @@ def venv_is_usable() -> bool:
     return version is not None and OLDEST <= version <= NEWEST and read_stamp().get("root", ROOT) == ROOT
 
 
-def set_up(dev: bool) -> None:
-    """Bring .venv up to date. Raises: SetupError."""
+def set_up(wanted: int) -> None:
+    """Bring .venv up to date with lock number ``wanted``, or with the fuller one that it had. Raises: SetupError."""
     key, stamp = inputs_key(), read_stamp()
-    if stamp.get("key") == key and (stamp.get("dev") or not dev) and os.path.exists(VENV_PYTHON):
+    had = stamp.get("lock", int(bool(stamp.get("dev"))))
+    if stamp.get("key") == key and had >= wanted and os.path.exists(VENV_PYTHON):
         return
     use_a_fitting_python()
     started = time.monotonic()
-    dev = dev or bool(stamp.get("dev"))
-    lock = "requirements/dev.lock" if dev else "requirements/runtime.lock"
+    wanted = max(wanted, had)
+    lock = f"requirements/{LOCKS[wanted]}.lock"
     packages = f"the packages of {lock}"
 
     say("Setting up .venv, once:")
@@ -306,16 +309,17 @@ def set_up(dev: bool) -> None:
             "The model can come from a disk, too: make demo MODEL=path"
         ) from None
     with open(STAMP, "w", encoding="utf-8") as file:
-        json.dump({"key": key, "dev": dev, "root": ROOT}, file)
+        json.dump({"key": key, "lock": wanted, "root": ROOT}, file)
     say(f"Ready after {seconds(time.monotonic() - started)}.\n")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make .venv and install what Pellucid needs.")
     parser.add_argument("--dev", action="store_true", help="what tests and checks need, too")
+    parser.add_argument("--long", action="store_true", help="what the long tests need, too")
     arguments = parser.parse_args()
     try:
-        set_up(arguments.dev)
+        set_up(2 if arguments.long else 1 if arguments.dev else 0)
     except SetupError as error:
         say(str(error))
         return 1

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "dev" / "setup_env.py"
-LOCKS = [ROOT / "requirements" / name for name in ("runtime.lock", "dev.lock")]
+LOCKS = [ROOT / "requirements" / name for name in ("runtime.lock", "dev.lock", "long.lock")]
 
 
 @pytest.fixture
@@ -40,18 +40,40 @@ def test_a_lock_pins_and_hashes_everything_but_torch(lock: Path) -> None:
 
 
 def test_the_locks_agree() -> None:
-    runtime, dev = (set(re.findall(r"^\S+==\S+", lock.read_text(), re.MULTILINE)) for lock in LOCKS)
-    assert runtime < dev
+    runtime, dev, long = (set(re.findall(r"^\S+==\S+", lock.read_text(), re.MULTILINE)) for lock in LOCKS)
+    assert runtime < dev < long
 
 
 def test_the_lock_holds_every_dependency() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    locked = {name.replace("_", "-") for name in re.findall(r"^([\w.-]+)==", LOCKS[1].read_text(), re.MULTILINE)}
-    for requirement in [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]:
-        name = re.split(r"[\[<>=]", requirement)[0].replace("_", "-")
-        assert name in locked or name == "torch", f"{name}: run make lock"
+    groups = project["dependency-groups"]
+    for lock, requirements in ((LOCKS[1], project["project"]["dependencies"] + groups["dev"]), (LOCKS[2], groups["long"])):
+        locked = {name.replace("_", "-") for name in re.findall(r"^([\w.-]+)==", lock.read_text(), re.MULTILINE)}
+        for requirement in requirements:
+            name = re.split(r"[\[<>=]", requirement)[0].replace("_", "-")
+            assert name in locked or name == "torch", f"{name}: run make lock"
+
+
+@pytest.mark.parametrize(("words", "lock"), [([], "runtime"), (["--dev"], "dev"), (["--long"], "long")])
+def test_each_purpose_has_its_lock_and_a_fuller_one_stays(
+    setup_env: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], lock: str
+) -> None:
+    installed: list[str] = []
+    monkeypatch.setattr(setup_env.sys, "argv", ["setup_env.py", *words])
+    monkeypatch.setattr(setup_env, "STAMP", str(tmp_path / "stamp.json"))
+    monkeypatch.setattr(setup_env, "venv_is_usable", lambda: True)
+    monkeypatch.setattr(setup_env, "torch_is_installed", lambda: True)
+    monkeypatch.setattr(setup_env.Step, "run", lambda self, command: installed.extend(word for word in command if word.endswith(".lock")))
+    assert setup_env.main() == 0
+    assert installed == [f"requirements/{lock}.lock"]
+    monkeypatch.setattr(setup_env.sys, "argv", ["setup_env.py"])
+    assert setup_env.main() == 0
+    assert len(installed) == 1, "what was asked for is there already"
+    monkeypatch.setattr(setup_env, "inputs_key", lambda: "a newer one")
+    assert setup_env.main() == 0
+    assert installed[1:] == [f"requirements/{lock}.lock"]
 
 
 def test_torch_is_the_one_that_the_project_names(setup_env: ModuleType) -> None:

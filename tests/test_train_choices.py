@@ -175,7 +175,7 @@ def test_without_lm_eval_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_the_harness_runs_over_a_model_of_ours(learned: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("lm_eval", reason="pip install 'pellucid[lm-eval]' runs this test")
+    pytest.importorskip("lm_eval", reason="make setup-long installs what this test needs")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     lines = [

@@ -17,7 +17,8 @@ TRAIN, TEST = ["床前明月光", "Tyger, Tyger"], ["burning bright"]
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data set with two splits; nothing is fetched, and nothing is kept outside."""
-    datasets = pytest.importorskip("datasets", reason="pip install 'pellucid[datasets]' runs this test")
+    import datasets
+
     monkeypatch.setenv("PELLUCID_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
