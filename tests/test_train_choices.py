@@ -12,9 +12,9 @@ import torch
 from click.testing import CliRunner
 
 from pellucid import AutoTokenizer
+from pellucid.auto import load_model
 from pellucid.base.errors import ConfigError, RequestError
 from pellucid.cli.app import app
-from pellucid.cli.evaluate_run import load
 from pellucid.families import FAMILIES
 from pellucid.harness import HarnessError, as_harness_model, run_tasks
 from pellucid.model.context import Context
@@ -133,7 +133,7 @@ def evaluated(*words: object) -> dict[str, float]:
 
 def test_a_model_that_learned_the_answers_chooses_them(learned: Path) -> None:
     assert evaluated("-m", learned / "run", "--choices", learned / "quiz.jsonl") == {"acc": 1.0, "acc_norm": 1.0, "num_questions": 2}
-    model, tokenizer = load(str(learned / "run"), device="cpu")
+    model, tokenizer = load_model(str(learned / "run"), device="cpu")
     questions = read_questions(learned / "quiz.jsonl")
     assert [answer(model, tokenizer, question) for question in questions] == [(1, 1), (0, 0)]
 
@@ -185,7 +185,7 @@ def test_the_harness_runs_over_a_model_of_ours(learned: Path, monkeypatch: pytes
     (tmp_path / "colours.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/colours.yaml").write_text(TASK.replace("DATA", str(tmp_path / "colours.jsonl")))
-    model, tokenizer = load(str(learned / "run"), device="cpu")
+    model, tokenizer = load_model(str(learned / "run"), device="cpu")
     figures = run_tasks(model, tokenizer, ["colours"], folder=str(tmp_path / "tasks"))["colours"]
     assert figures["acc,none"] == figures["acc_norm,none"] == 0.5, "the second gold answer is wrong on purpose"
 

@@ -21,6 +21,7 @@ from pellucid.text.load import load_tokenizer
 
 if TYPE_CHECKING:
     from pellucid.executor import Executor
+    from pellucid.model.decoder import Decoder
     from pellucid.text.tokenizer import Tokenizer
 
 Name = str | os.PathLike[str]
@@ -54,6 +55,16 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
             remedy="put the tokenizer's files beside the weights",
         )
     return load_tokenizer(checkpoint.tokenizer_path)
+
+
+def load_model(
+    name: Name, *, offline: bool = False, dtype: str = "auto", device: str = "auto", quantize: str | None = None
+) -> tuple[Decoder, Tokenizer]:
+    """The torch decoder behind a name, and its tokenizer."""
+    from pellucid.model.load import load_decoder
+
+    checkpoint = open_model(name, offline=offline)
+    return load_decoder(checkpoint.config, checkpoint.weights, dtype, device, quantize), tokenizer_of(checkpoint)
 
 
 class AutoTokenizer:

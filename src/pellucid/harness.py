@@ -26,11 +26,9 @@ class HarnessError(PellucidError, ImportError):
 
 def harness_model(name: str, *, dtype: str = "auto", device: str = "auto") -> Any:
     """An ``lm_eval.api.model.LM`` of a model by its name. Raises: HarnessError without lm-eval."""
-    from pellucid.auto import open_model, tokenizer_of
-    from pellucid.model.load import load_decoder
+    from pellucid.auto import load_model
 
-    checkpoint = open_model(name)
-    return as_harness_model(load_decoder(checkpoint.config, checkpoint.weights, dtype, device), tokenizer_of(checkpoint))
+    return as_harness_model(*load_model(name, dtype=dtype, device=device))
 
 
 def as_harness_model(model: Decoder, tokenizer: Tokenizer) -> Any:

@@ -73,8 +73,9 @@ def command(
     """
     import torch
 
+    from pellucid.auto import load_model
     from pellucid.cli.console import status
-    from pellucid.cli.evaluate_run import Texts, choose, load, load_reference
+    from pellucid.cli.evaluate_run import Texts, choose, load_reference
     from pellucid.train.sources import find_sources
 
     if sum(map(bool, (data, choices, tasks))) != 1:
@@ -86,7 +87,7 @@ def command(
     sources = find_sources(data)
     shared = {"offline": offline, "device": device}
     with status("" if quiet else f"loading {model} …") as tell:
-        decoder, tokenizer = load(model, **shared, dtype=dtype, quantize=quantize)
+        decoder, tokenizer = load_model(model, **shared, dtype=dtype, quantize=quantize)
         reference = load_reference(against, model, **shared) if against else None
 
         def say(text: str) -> None:

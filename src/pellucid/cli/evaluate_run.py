@@ -19,19 +19,13 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-def load(name: str, *, offline: bool = False, dtype: str = "auto", device: str = "auto", quantize: str | None = None) -> tuple[Decoder, Tokenizer]:
-    from pellucid.auto import open_model, tokenizer_of
-    from pellucid.model.load import load_decoder
-
-    checkpoint = open_model(name, offline=offline)
-    return load_decoder(checkpoint.config, checkpoint.weights, dtype, device, quantize), tokenizer_of(checkpoint)
-
-
 def load_reference(against: str, model: str, **settings: Any) -> Decoder:
     """Another model, or the same one in another dtype (float32, bfloat16, …) or quantized (q8, q4)."""
+    from pellucid.auto import load_model
+
     if against in options.QUANTIZED:
-        return load(model, **settings, quantize=against)[0]
-    return load(model, **settings, dtype=against)[0] if against in options.DTYPES else load(against, **settings)[0]
+        return load_model(model, **settings, quantize=against)[0]
+    return load_model(model, **settings, dtype=against)[0] if against in options.DTYPES else load_model(against, **settings)[0]
 
 
 @dataclass(frozen=True)
