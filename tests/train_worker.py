@@ -37,9 +37,8 @@ class Noise:
 
 
 def small_run(folder: Path, optimizer: str = "muon", processes: Processes | None = None, **changes: object) -> Run:
-    model = Decoder(FAMILIES["llama"].config(FAMILIES["llama"].TINY)).initialize(torch.Generator().manual_seed(0))
-    if processes is not None:
-        processes.spread(model)
+    config, seeded = FAMILIES["llama"].config(FAMILIES["llama"].TINY), torch.Generator().manual_seed(0)
+    model = processes.fresh(config, seeded) if processes else Decoder(config).initialize(seeded)
     torch.manual_seed(processes.rank if processes else 0)
     its = {"num_steps": STEPS, "batch_size": 4, "micro_batch_size": 2, "lr": 3e-3, "save_every": 4, "eval_every": 6, "spike": 0.0, **changes}
     return Run(

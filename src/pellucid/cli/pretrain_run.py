@@ -45,7 +45,7 @@ def pretrain(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
         flags = run.resolve(flags, steps=suggested, lr=sizes.suggested_lr(config.d_model))
         flags["balance"] = default_balance(config) if flags["balance"] is None else flags["balance"]
         run.settle(flags)
-        model = run.place(_fresh(config, flags["seed"]), flags)
+        model = run.place(_fresh(run, config, flags["seed"]), flags)
         finished = run.train(
             flags,
             model=model,
@@ -115,9 +115,7 @@ def _windows(shards: Shards, flags: Mapping[str, Any]) -> tuple[Windows, Windows
     return samples, Windows(val, flags["context_len"], 0, flags["mask_documents"]) if flags["val_fraction"] else None
 
 
-def _fresh(config: ModelConfig, seed: int) -> Decoder:
+def _fresh(run: FolderRun, config: ModelConfig, seed: int) -> Decoder:
     import torch
 
-    from pellucid.model.decoder import Decoder
-
-    return Decoder(config).initialize(torch.Generator().manual_seed(seed))
+    return run.processes.fresh(config, torch.Generator().manual_seed(seed))

@@ -118,14 +118,19 @@ class Decoder(nn.Module):
         An embedding that is scaled by √d_model starts at N(0, 1/d_model), so that it enters the stream with unit variance.
         Source: Radford et al. 2019 §2.3 (GPT-2); Vaswani et al. 2017 §3.4.
         """
-        residual = 0.02 / (2 * self.config.num_layers) ** 0.5
         for name, parameter in self.named_parameters():
-            if "norm" in name:
-                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-            elif name.endswith("bias"):
-                parameter.zero_()
-            elif name == "embed.weight" and self.config.embedding_scale != 1.0:
-                parameter.normal_(0.0, self.config.embedding_scale**-1, generator=generator)
-            else:
-                parameter.normal_(0.0, residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02, generator=generator)
+            self.initialize_weight(name, parameter, generator)
         return self
+
+    @torch.no_grad()
+    def initialize_weight(self, name: str, weight: Tensor, generator: torch.Generator | None = None) -> None:
+        """``initialize`` for one weight, whose values may lie elsewhere than in the model."""
+        residual = 0.02 / (2 * self.config.num_layers) ** 0.5
+        if "norm" in name:
+            weight.fill_(1.0 if name.endswith("weight") else 0.0)
+        elif name.endswith("bias"):
+            weight.zero_()
+        elif name == "embed.weight" and self.config.embedding_scale != 1.0:
+            weight.normal_(0.0, self.config.embedding_scale**-1, generator=generator)
+        else:
+            weight.normal_(0.0, residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02, generator=generator)

@@ -35,7 +35,7 @@ from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.checkpoint.save import description, save_checkpoint
 from pellucid.config import ModelConfig
 from pellucid.model.load import to_tensor
-from pellucid.train.parallel import agree_on_problem
+from pellucid.train.parallel import agree_on_problem, placed_like
 
 if TYPE_CHECKING:
     from pellucid.text.tokenizer import Tokenizer
@@ -81,11 +81,6 @@ def read_model(path: Path, model: nn.Module) -> None:
     weights = open_checkpoint(path).weights
     for name, parameter in trained_parameters(model).items():
         parameter.copy_(placed_like(to_tensor(weights[name]), parameter))
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor's values on this process, gathered where it is spread over several."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]
 
 
 class Checkpoints:
@@ -262,16 +257,6 @@ def _room_for(its: Spread, name: str, parameter: nn.Parameter) -> Tensor:
         raise CheckpointError(f"{name} is no state of this model", expected=list(parameter.shape), received=list(its.shape))
     dtype = getattr(torch, its.dtype)
     return torch.zeros_like(parameter, dtype=dtype) if its.shape else torch.zeros((), dtype=dtype, device=parameter.device)
-
-
-def placed_like(value: Tensor, parameter: Tensor) -> Tensor:
-    """State of a weight, where and how the weight is spread; a step count (a scalar) stays whole. Every process has the whole value."""
-    if value.ndim and hasattr(parameter, "device_mesh"):
-        from torch.distributed.tensor import distribute_tensor
-
-        mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
-        return distribute_tensor(value, mesh, placements, src_data_rank=None).to(parameter.device)
-    return value.to(parameter.device)
 
 
 def _sync(directory: Path) -> None:

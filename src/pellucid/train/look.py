@@ -16,9 +16,8 @@ from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.model.load import to_array
 from pellucid.train.batch import Batch
-from pellucid.train.checkpoint import whole
 from pellucid.train.loss import token_nll
-from pellucid.train.parallel import reshard
+from pellucid.train.parallel import reshard, whole
 
 LIKELIEST = 5  # next tokens kept at each position
 POSITIONS = 64  # rows of a learned position table that are compared

@@ -19,7 +19,7 @@ from pellucid.model.decoder import Decoder
 from pellucid.model.linear import Linear, LoraLinear
 from pellucid.model.load import to_array, to_tensor
 from pellucid.model.quantized import QuantizedLinear
-from pellucid.train.checkpoint import placed_like
+from pellucid.train.parallel import placed_like
 
 if TYPE_CHECKING:
     from pellucid.text.tokenizer import Tokenizer

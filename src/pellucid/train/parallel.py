@@ -14,9 +14,10 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from pellucid.base.errors import ConfigError, PellucidError
+from pellucid.config import ModelConfig
 from pellucid.model.decoder import Decoder
 
 Problem = TypeVar("Problem", bound=PellucidError)
@@ -29,6 +30,21 @@ def reshard(model: nn.Module) -> None:
 
         if isinstance(model, FSDPModule):
             model.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor's values on this process, gathered where it is spread over several."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]
+
+
+def placed_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """State of a weight, where and how the weight is spread; a step count (a scalar) stays whole. Every process has the whole value."""
+    if value.ndim and hasattr(parameter, "device_mesh"):
+        from torch.distributed.tensor import distribute_tensor
+
+        mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
+        return distribute_tensor(value, mesh, placements, src_data_rank=None).to(parameter.device)
+    return value.to(parameter.device)
 
 
 def agree_to_stop(reason: str | None) -> str | None:
@@ -76,9 +92,27 @@ class Processes:
         if self.count > 1 and self.first:
             dist.barrier()
 
+    @torch.no_grad()
+    def fresh(self, config: ModelConfig, generator: torch.Generator) -> Decoder:
+        """A model of fresh weights, the same on any number of processes; of several, each makes one weight at a time and keeps its part."""
+        if self.count == 1:
+            return Decoder(config).initialize(generator)
+        with torch.device("meta"):
+            model = Decoder(config)
+        buffers = dict(model.named_buffers())  # derived from the config, and no part of what is spread
+        self.spread(model)
+        model.to_empty(device=self.device)
+        for name, buffer in buffers.items():
+            model.register_buffer(name, buffer.to(self.device), persistent=False)
+        for name, parameter in model.named_parameters():
+            weight = torch.empty(parameter.shape)
+            model.initialize_weight(name, weight, generator)
+            parameter.copy_(placed_like(weight, parameter))
+        return model
+
     def spread(self, model: Decoder) -> None:
         """Shard the model, in place, layer by layer. Raises: ConfigError for one whose layers do not allow it."""
-        if self.count == 1:
+        if self.count == 1 or any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
             return
         if not dist.is_available():
             raise ConfigError("this build of torch has no distributed package", remedy="run one process")
