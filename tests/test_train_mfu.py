@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pellucid.config import weight_shapes
 from pellucid.model.decoder import Decoder
 from pellucid.train.batch import IGNORED, Batch
-from pellucid.train.lora import LoraSettings, attach_lora
+from pellucid.train.lora import LoraSettings, attach_lora, lora_layers
 from pellucid.train.loss import language_loss
 from pellucid.train.sizes import flops_per_token
 
@@ -47,7 +47,7 @@ def test_frozen_weights_take_four_and_lora_s_own_six() -> None:
     attach_lora(model, LoraSettings(rank=2), torch.Generator().manual_seed(0))
     adapter = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     formula = flops_per_token(model.config, 0, adapter=adapter) - 4 * vectors(model)
-    first = model.layers[0].attention  # nothing learns beneath it: what enters needs no gradient
-    beneath = sum(2 * (its.base.weight.numel() + its.lora_a.numel()) for its in (first.q_proj, first.k_proj, first.v_proj))
+    first = [its for name, its in lora_layers(model).items() if name in {f"layers.0.attention.{one}_proj" for one in "qkv"}]
+    beneath = sum(2 * (its.base.in_features * its.base.out_features + its.lora_a.numel()) for its in first)  # what enters needs no gradient
     assert counted(model) == pytest.approx(formula - beneath)
     assert formula < 0.8 * flops_per_token(model.config, 0)

@@ -58,7 +58,7 @@ def test_batches_bring_along_what_a_second_model_would_say(examples: Examples) -
 def test_all_weights_have_the_loss_and_gradients_that_a_second_model_gives(examples: Examples) -> None:
     model = copy.deepcopy(tiny("llama")).requires_grad_()
     with torch.no_grad():
-        model.layers[0].mlp.up_proj.weight.mul_(1.5)  # it has learned something
+        model.get_parameter("layers.0.mlp.up_proj.weight").mul_(1.5)  # it has learned something
     batch = batch_of(examples, table_of(examples))
     results = []
     for its, second in ((batch, None), (replace(batch, reference=None), tiny("llama"))):
