@@ -100,6 +100,23 @@ def test_a_missing_expert_is_named(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
+MIXTRAL_8X7B = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+QWEN3_30B_A3B = {"vocab_size": 151936, "hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32, "head_dim": 128}
+
+
+@pytest.mark.parametrize(
+    ("hf", "every", "active"),
+    [
+        ({"model_type": "mixtral", **MIXTRAL_8X7B, "num_key_value_heads": 8}, "46.7", "12.9"),
+        ({"model_type": "qwen3_moe", **QWEN3_30B_A3B, "num_key_value_heads": 4}, "30.5", "3.4"),
+    ],
+)
+def test_parameters_of_the_published_models_are_what_their_makers_say(hf: dict[str, Any], every: str, active: str) -> None:
+    """Mixtral 8x7B: 46.7 B, of which 12.9 B a token (Jiang et al. 2024 §1); Qwen3-30B-A3B: 30.5 B and 3.3 B (3.35)."""
+    config = FAMILIES[hf["model_type"]].config(hf)
+    assert (f"{config.num_parameters() / 1e9:.1f}", f"{config.num_active_parameters() / 1e9:.1f}") == (every, active)
+
+
 # --- GGUF ------------------------------------------------------------------------------------------------------------
 
 

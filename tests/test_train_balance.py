@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,3 +182,18 @@ def test_pretrain_makes_a_small_mixture_says_its_balance_and_resumes(tmp_path: P
     assert config.layers[0].experts.num_experts == 4
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0, again.output
+
+
+def test_two_processes_learn_what_one_learns_with_micro_batches_of_the_same_rows(tmp_path: Path) -> None:
+    """Over FSDP, whose processes send each other every expert's gradient, that of an idle one included."""
+    (tmp_path / "text.txt").write_text("the cat sat on the mat and looked at the moon. " * 60)
+    sizes = "--model-type mixtral --num-experts 8 --depth 1 --d-model 32 --num-heads 2 --d-ff 32 --tokenizer char --context-len 8 --untie"
+    how = "--batch-size 2 --steps 3 --eval-every 0 --sample-every 0 --record-every 0 --device cpu --balance 0.5 -q"
+    command = ["pretrain", "-d", str(tmp_path / "text.txt"), *sizes.split(), *how.split()]
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    done = subprocess.run([*two, "-m", "pellucid", *command, "-o", str(tmp_path / "two")], timeout=600, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert CliRunner().invoke(app, [*command, "--micro-batch-size", "1", "-o", str(tmp_path / "one")]).exit_code == 0
+    one, both = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("one", "two"))
+    for name in ("loss", "balance", "grad_norm"):
+        assert [line[name] for line in both] == pytest.approx([line[name] for line in one], rel=1e-4)
