@@ -301,7 +301,7 @@ def texts(given: argparse.Namespace) -> list[list[int]]:
     from pellucid.auto import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained("smollm2")
-    files = [next(iter(sorted(given.texts.glob(pattern)))) for pattern in ("text_misc/*izard*", "text_chinese/*.txt")]
+    files = [next(iter(sorted(given.texts.glob(pattern)))) for pattern in ("text_misc/*izard*", "text_chinese/hong*")]
     pieces = []
     for place in range(1 if given.quick else 5):
         for file in files:

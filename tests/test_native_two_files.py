@@ -1,11 +1,9 @@
-"""The two files: run.c compiles clean with any compiler, tokenizes as llama.cpp does, answers as the library does, and ends clearly."""
+"""The two files: run.c compiles clean with any compiler, answers as the library does, and ends clearly."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +11,10 @@ import pytest
 from reference import tiny
 
 from pellucid.base.array import Array
-from pellucid.checkpoint.gguf import GGUFFile
 from pellucid.config import weight_shapes
 from pellucid.executor import StepInput
 from pellucid.families import FAMILIES, llama
 from pellucid.model.load import weights_of
-from pellucid.native import vocabulary
 from pellucid.native.build import compiler
 from pellucid.native.executor import NativeExecutor
 from pellucid.native.program import supports
@@ -152,65 +148,6 @@ def test_damaged_numbers_give_wrong_answers_and_nothing_worse(folder: Path) -> N
         whole[4096:] = damage.integers(0, 256, len(whole) - 4096, np.uint8).tobytes()
         (target / "damaged").write_bytes(whole)
         assert run(program, "1 2 3", "-n", "8", parameters="damaged").returncode == 0
-
-
-@cache
-def tokenizer_program(source: Path, folder: Path) -> Path:
-    """A program with a GGUF file's vocabulary, or a tokenizer.json's, around a model too small to matter."""
-    if source.suffix == ".json":
-        words = vocabulary.from_tokenizer_json(json.loads(source.read_text()), {})
-    else:
-        words = vocabulary.from_gguf(GGUFFile(source).metadata)
-    assert isinstance(words, vocabulary.Vocabulary)
-    config = llama.config(llama.TINY | {"vocab_size": words.constants["VOCAB_TOKENS"], "num_hidden_layers": 1})
-    weights = {name: Array.from_numpy(np.ones(shape, np.float32)) for name, shape in weight_shapes(config).items()}
-    target = folder / (source.parent.name + source.stem)
-    assert write_two_files(config, weights, target, words) == "the tokenizer is inside"
-    return build(target, "sanitized", ("cc", *SANITIZED))
-
-
-@pytest.mark.parametrize("name", ["llama-spm", "gpt-2"])
-def test_the_tokenizer_inside_agrees_with_llama_cpp_on_its_47_strings(name: str, shared: Path, folder: Path) -> None:
-    file = shared / "gguf_vocabs" / f"ggml-vocab-{name}.gguf"
-    texts = Path(f"{file}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
-    expected = Path(f"{file}.out").read_text().split("\n")
-    program = tokenizer_program(file, folder)
-    assert len(texts) == len(expected) == 47
-    for text, ids in zip(texts, expected, strict=True):
-        done = run(program, text, "--tokenize")
-        assert (done.returncode, done.stderr) == (0, ""), text
-        got = done.stdout.split()
-        assert got[got[:1] == ["1"] and name == "llama-spm" :] == ids.split(), text
-
-
-def test_qwens_tokenizer_inside_agrees_with_the_tokenizers_library(shared: Path, folder: Path) -> None:
-    """The 47 strings and a special token; text that NFC might change is refused, since composing is not in the program."""
-    import tokenizers
-
-    file = shared / "qwen3_tokenizer" / "tokenizer.json"
-    oracle, program = tokenizers.Tokenizer.from_file(str(file)), tokenizer_program(file, folder)
-    texts = (shared / "gguf_vocabs" / "ggml-vocab-gpt-2.gguf.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
-    refused = 0
-    for text in [*texts, "<|im_start|>user\nIt's 12345 o'CLOCK\r\n\n  I'LL go<|im_end|>\n"]:
-        done = run(program, text, "--tokenize")
-        if done.returncode:
-            assert "composing is not in here" in done.stderr
-            refused += 1
-        else:
-            assert [int(token) for token in done.stdout.split()] == oracle.encode(text, add_special_tokens=False).ids, text
-    assert refused <= 3
-    assert run(program, "e\u0301", "--tokenize").returncode == 1
-
-
-def test_a_damaged_vocabulary_is_refused(shared: Path, folder: Path) -> None:
-    program = tokenizer_program(shared / "gguf_vocabs" / "ggml-vocab-gpt-2.gguf", folder)
-    whole = bytearray((program.parent / "parameters").read_bytes())
-    text = (program.parent / "run.c").read_text()
-    offset = int(text.partition("TOKENIZER_OFFSET ((size_t)")[2].partition(")")[0])
-    whole[offset + 400 : offset + 404] = b"\xff\xff\xff\x7f"
-    (program.parent / "damaged").write_bytes(whole)
-    done = run(program, "hello", parameters="damaged")
-    assert (done.returncode, "damaged" in done.stderr) == (1, True)
 
 
 def test_nothing_but_numbers_enters_the_program(folder: Path) -> None:

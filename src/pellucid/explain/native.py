@@ -119,6 +119,7 @@ class NativeTrace(Trace):
             elif tap.kind == "softmax":
                 whole[path] = wide(whole[tap.inputs[0]]).softmax(-1).float()
             else:
+                assert tap.kind in ("lookup", "position"), f"the program has no tap {path}"
                 whole[path] = self.exact[path]
         self.recomputed = frozenset(path for path in whole if path not in found)
         return whole

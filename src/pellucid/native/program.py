@@ -7,7 +7,7 @@ of its layers, and ``forward``, of whose steps only those that this model has ar
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from pellucid.config import LayerConfig, ModelConfig, NormConfig, RopeConfig
@@ -45,12 +45,12 @@ def source(config: ModelConfig, layout: Layout, *, kv_cache: str) -> str:
     return _source(config, layout, layout.size, kv_cache)
 
 
-def program(config: ModelConfig, layout: Layout, constants: str, size: int, *, kv_cache: str, words: bool) -> str:
+def program(config: ModelConfig, layout: Layout, constants: str, size: int, *, kv_cache: str, words: Sequence[str]) -> str:
     """run.c with a main: ``constants`` describe the vocabulary, ``size`` is that of the parameters file, vocabulary included.
 
-    ``words``: the tokenizer is in it; else the program takes and gives token ids.
+    ``words``: the files of the tokenizer, if it is in it; else the program takes and gives token ids.
     """
-    parts = [_source(config, layout, size, kv_cache), constants, _file("ids.h"), *([_file("tokenizer.h")] if words else []), _file("main.h")]
+    parts = [_source(config, layout, size, kv_cache), constants, *(_file(name) for name in ("ids.h", *words, "main.h"))]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

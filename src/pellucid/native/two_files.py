@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pellucid.base.array import Array
-from pellucid.base.errors import UnsupportedError
-from pellucid.base.files import atomic_write, read_json
+from pellucid.base.errors import ModelNotFoundError, TokenizerError, UnsupportedError
+from pellucid.base.files import atomic_write
 from pellucid.checkpoint.open import Checkpoint
 from pellucid.config import ModelConfig
 from pellucid.native import pack, vocabulary
 from pellucid.native.layout import ALIGNMENT, padded, plan
 from pellucid.native.program import kept_as, program, supports
 from pellucid.native.vocabulary import Vocabulary
+from pellucid.text.gguf import tokenizer_from_gguf
+from pellucid.text.load import load_tokenizer
 
 
 def convert(checkpoint: Checkpoint, folder: str | Path, *, quantize: str | None = None, kv_cache: str | None = None) -> str:
@@ -26,16 +28,12 @@ def convert(checkpoint: Checkpoint, folder: str | Path, *, quantize: str | None 
 
 def _vocabulary(checkpoint: Checkpoint) -> Vocabulary | str:
     path = checkpoint.tokenizer_path
-    if checkpoint.metadata:
-        return vocabulary.from_gguf(checkpoint.metadata)
-    if path is not None and path.is_file():
-        from pellucid.text.llama2c import read_tokens
-
-        return vocabulary.from_llama2c(read_tokens(path, checkpoint.config.vocab_size))
-    if path is not None and (path / "tokenizer.json").is_file():
-        config = path / "tokenizer_config.json"
-        return vocabulary.from_tokenizer_json(read_json(path / "tokenizer.json"), read_json(config) if config.is_file() else {})
-    return "none that this can read"
+    try:
+        if path is None:
+            return vocabulary.of(tokenizer_from_gguf(checkpoint.metadata))
+        return vocabulary.of(load_tokenizer(path, vocab_size=checkpoint.config.vocab_size))
+    except (TokenizerError, ModelNotFoundError):
+        return "none that this can read"
 
 
 def write_two_files(
@@ -61,5 +59,5 @@ def write_two_files(
         file.write(bytes(offset - layout.size) + data)
     constants = vocabulary.constants_of(known, offset, config.eos_token_ids)
     with atomic_write(folder / "run.c", "w") as file:
-        file.write(program(config, layout, constants, offset + len(data), kv_cache=kv_cache or kept_as(formats), words=known is not None))
+        file.write(program(config, layout, constants, offset + len(data), kv_cache=kv_cache or kept_as(formats), words=known.files if known else ()))
     return "the tokenizer is inside" if known else f"the tokenizer ({words}) is of another kind: the program takes and gives token ids"

@@ -1,87 +1,114 @@
 """A tokenizer's vocabulary for the two-files program: the bytes that stand behind the weights, and the constants that say what they are.
 
-Two kinds are known: SentencePiece (scores), and byte-level BPE (merges) with one of four patterns. Others take and give token ids.
+Three kinds are known: SentencePiece's byte-pair encoding and its unigram model, and byte-level byte-pair encoding with one of six patterns.
+Others take and give token ids.
 """
 
 from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pellucid.base.errors import TokenizerError
 from pellucid.text.byte_level import to_bytes
 from pellucid.text.pre_tokenizers import PRE_TOKENIZERS
+from pellucid.text.sentencepiece_proto import BYTE, NORMAL, UNUSED, USER_DEFINED, read_model
+from pellucid.text.tokenizer import Tokenizer
 
 NONE = 2**32 - 1
-NORMAL, SPECIAL, BYTE = 0, 1, 2  # as in c/tokenizer.h
-SENTENCEPIECE, BYTE_LEVEL = 1, 2
-# A pre-tokenizer's name → its pattern's number in c/tokenizer.h.
-WORDS = {"gpt-2": 0, "smollm": 1, "starcoder": 1, "llama-bpe": 2, "llama3": 2, "glm4": 2, "qwen2": 3}
+NORMAL_TOKEN, SPECIAL_TOKEN, BYTE_TOKEN, SYMBOL_TOKEN, ADDED_TOKEN, HIDDEN_TOKEN = range(6)  # as in c/vocabulary.h
+# Kind → its number there, and the files of the program that know it.
+KINDS = {
+    "bpe": (1, ("vocabulary.h", "joins.h", "pieces.h", "pieces_joined.h", "tokenizer.h")),
+    "byte-level": (2, ("vocabulary.h", "joins.h", "words.h", "tokenizer.h")),
+    "unigram": (3, ("vocabulary.h", "pieces.h", "pieces_unigram.h", "tokenizer.h")),
+}
+# Patterns that cut text into words → their number in c/words.h; a name stands for all that share its pattern.
+WORDS = {PRE_TOKENIZERS[name].patterns: i for i, name in enumerate(("gpt-2", "smollm", "llama-bpe", "qwen2", "tekken", "gpt-4o"))}
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     constants: Mapping[str, int]
     data: bytes
+    prefix: tuple[int, ...]  # ids that a text begins with
+    files: tuple[str, ...]  # the part of the program that reads it
 
 
-def from_gguf(metadata: Mapping[str, Any]) -> Vocabulary | str:
-    """The vocabulary of a GGUF file; or, for a kind that the program lacks, what kind it is."""
-    model = metadata.get("tokenizer.ggml.model")
-    tokens = [str(token) for token in metadata.get("tokenizer.ggml.tokens", ())]
-    types = [int(kind) for kind in metadata.get("tokenizer.ggml.token_type", ())] or [1] * len(tokens)
-    bos = int(metadata.get("tokenizer.ggml.bos_token_id", 1 if model == "llama" else NONE))
-    named: dict[str, int] = {"UNKNOWN_ID": int(metadata.get("tokenizer.ggml.unknown_token_id", 0))}
-    named["BOS_ID"] = bos if metadata.get("tokenizer.ggml.add_bos_token", model == "llama") else NONE
-    special = [kind in (2, 3, 4) for kind in types]  # unknown, control, user-defined
-    if model == "llama":
-        kinds = [SPECIAL if is_special else BYTE if kind == 6 else NORMAL for is_special, kind in zip(special, types, strict=True)]
-        scores = [float(score) for score in metadata["tokenizer.ggml.scores"]]
-        named["SPACE_FIRST"] = int(bool(metadata.get("tokenizer.ggml.add_space_prefix", True)))
-        byte_ids = {int(token[1:-1], 16): i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == BYTE}
-        return _make(SENTENCEPIECE, [token.encode() for token in tokens], kinds, scores, byte_ids, [], named)
-    if model == "gpt2" and metadata.get("tokenizer.ggml.pre") in WORDS:
-        pre = PRE_TOKENIZERS[metadata["tokenizer.ggml.pre"]]
-        named |= {"WORDS": WORDS[metadata["tokenizer.ggml.pre"]], "IGNORE_MERGES": int(pre.ignore_merges)}
-        merges = [(merge[: merge.index(" ", 1)], merge[merge.index(" ", 1) + 1 :]) for merge in map(str, metadata["tokenizer.ggml.merges"])]
-        return _byte_level(tokens, special, merges, named, nfc=pre.nfc)
-    return str(metadata.get("tokenizer.ggml.pre") or model or "none")
+def of(tokenizer: Tokenizer) -> Vocabulary | str:
+    """The vocabulary of a tokenizer; or, where the program has no such tokenizer, what kind it is."""
+    from pellucid.text.sentencepiece_model import SentencePieceTokenizer
+    from pellucid.text.tokenizer_json import JsonTokenizer
+
+    ids, plain = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
+    prefix = ids[: len(ids) - len(plain)]
+    if ids != prefix + plain:
+        return "one that ends a text with a token"
+    if any(token.lstrip or token.rstrip or token.single_word for token in tokenizer.added_tokens_decoder.values()):
+        return "one whose added tokens take in spaces"
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return _sentencepiece(tokenizer, tokenizer.serialized, tuple(prefix))
+    return _json(tokenizer.to_json(), tuple(prefix)) if isinstance(tokenizer, JsonTokenizer) else type(tokenizer).__name__
 
 
-def from_tokenizer_json(file: Mapping[str, Any], config: Mapping[str, Any]) -> Vocabulary | str:
-    """The vocabulary of a tokenizer.json (byte-level BPE), told as a GGUF file would; or what kind it is.
+def _sentencepiece(tokenizer: Tokenizer, serialized: bytes, prefix: tuple[int, ...]) -> Vocabulary | str:
+    model = read_model(serialized)
+    if model.kind not in ("bpe", "unigram") or not model.escapes_spaces or model.space_last or any(kind == UNUSED for _, _, kind in model.pieces):
+        return f"SentencePiece, {model.kind}"
+    its = {BYTE: BYTE_TOKEN, NORMAL: NORMAL_TOKEN, USER_DEFINED: SYMBOL_TOKEN}
+    texts = [text for text, _, _ in model.pieces] + [b""] * (len(tokenizer) - len(model.pieces))
+    kinds = [its.get(kind, HIDDEN_TOKEN) for _, _, kind in model.pieces] + [HIDDEN_TOKEN] * (len(tokenizer) - len(model.pieces))
+    for place, token in tokenizer.added_tokens_decoder.items():
+        recognized = tokenizer.encode(token.content, add_special_tokens=False) == [place]
+        texts[place] = token.content.encode()
+        kinds[place] = HIDDEN_TOKEN if token.special and not recognized else SPECIAL_TOKEN if token.special else ADDED_TOKEN
+    byte_ids = {int(text[1:-1], 16): i for i, (text, _, kind) in enumerate(model.pieces) if kind == BYTE}
+    named = {
+        "UNKNOWN_ID": model.unknown_id,
+        "SPACE_FIRST": model.adds_space * (1 if _adds_space_everywhere(tokenizer) else 2),
+        "TRIM_SPACES": int(model.trims_spaces),
+        "BYTE_FALLBACK": int(model.falls_back_to_bytes),
+    }
+    scores = [score for _, score, _ in model.pieces] + [0.0] * (len(texts) - len(model.pieces))
+    trie, replacements = model.charsmap
+    return _make(model.kind, texts, kinds, byte_ids, named, prefix, scores=scores, trie=trie, replacements=replacements)
 
-    ``config``: tokenizer_config.json's.
-    """
+
+def _adds_space_everywhere(tokenizer: Tokenizer) -> bool:
+    """Whether each stretch of text between special tokens gets a space in front, not just the text's beginning."""
+    for place, token in tokenizer.added_tokens_decoder.items():
+        ids = tokenizer.encode(f"{token.content}a", add_special_tokens=False)
+        if ids[0] == place:
+            return ids[1:] == tokenizer.encode("a", add_special_tokens=False)
+    return True
+
+
+def _json(file: Mapping[str, Any], prefix: tuple[int, ...]) -> Vocabulary | str:
+    """``file``: what tokenizer.json says."""
     model, splits = file.get("model") or {}, list(_splits(file.get("pre_tokenizer")))
     patterns = tuple(pattern for pattern in splits if pattern)
-    name = next((name for name in WORDS if PRE_TOKENIZERS[name].patterns == patterns), None)
     normalizer = (file.get("normalizer") or {}).get("type")
-    if model.get("type") != "BPE" or None in splits or name is None or normalizer not in (None, "NFC"):
+    if model.get("type") != "BPE" or None in splits or patterns not in WORDS or normalizer not in (None, "NFC"):
         return str(model.get("type") or "none")
     tokens = {int(place): str(token) for token, place in model["vocab"].items()}
-    added = {int(token["id"]): str(token["content"]) for token in file.get("added_tokens", ())}
+    added = {int(token["id"]): (str(token["content"]), bool(token.get("special"))) for token in file.get("added_tokens", ())}
     size = max(max(tokens), max(added, default=0)) + 1
-    bos = config.get("bos_token")
-    bos_text = bos.get("content") if isinstance(bos, Mapping) else bos
-    texts = tokens | added
-    ids = {text: place for place, text in texts.items()}
-    return _byte_level(
-        [texts.get(place, "") for place in range(size)],
-        [place in added or place not in tokens for place in range(size)],
-        [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]],
-        {
-            "WORDS": WORDS[name],
-            "IGNORE_MERGES": int(bool(model.get("ignore_merges"))),
-            "UNKNOWN_ID": 0,
-            "BOS_ID": ids[bos_text] if config.get("add_bos_token") and bos_text in ids else NONE,
-        },
-        nfc=normalizer == "NFC",
-    )
+    kinds, raw = [NORMAL_TOKEN if place in tokens else HIDDEN_TOKEN for place in range(size)], [b""] * size
+    for place, token in tokens.items():
+        raw[place] = to_bytes(token)
+    for place, (text, special) in added.items():
+        raw[place], kinds[place] = text.encode(), SPECIAL_TOKEN if special else ADDED_TOKEN
+    ids = {token: place for place, token in tokens.items()}
+    pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
+    merges = [(ids[a], ids[b], rank, ids[a + b]) for rank, (a, b) in enumerate(pairs) if a in ids and b in ids and a + b in ids]
+    byte_ids = {text[0]: place for place, text in enumerate(raw) if len(text) == 1 and kinds[place] == NORMAL_TOKEN}
+    named = {"WORDS": WORDS[patterns], "IGNORE_MERGES": int(bool(model.get("ignore_merges")))}
+    return _make("byte-level", raw, kinds, byte_ids, named, prefix, merges=merges, nfc=normalizer == "NFC")
 
 
 def _splits(node: Any) -> Iterator[str | None]:
@@ -100,53 +127,51 @@ def _splits(node: Any) -> Iterator[str | None]:
         yield None
 
 
-def from_llama2c(tokens: list[tuple[bytes, float]]) -> Vocabulary:
-    """llama2.c's tok*.bin: SentencePiece pieces with their scores; <unk>, <s>, </s>, then 256 bytes."""
-    texts = [text.replace(b" ", b"\xe2\x96\x81") for text, _ in tokens]
-    kinds = [SPECIAL] * 3 + [BYTE] * 256 + [NORMAL] * (len(tokens) - 259)
-    named = {"UNKNOWN_ID": 0, "BOS_ID": 1, "SPACE_FIRST": 1}
-    return _make(SENTENCEPIECE, texts, kinds, [score for _, score in tokens], {i: i + 3 for i in range(256)}, [], named)
-
-
-def _byte_level(tokens: list[str], special: list[bool], merges: Iterable[tuple[str, ...]], named: Mapping[str, int], *, nfc: bool) -> Vocabulary:
-    raw = [token.encode() if is_special else to_bytes(token) for token, is_special in zip(tokens, special, strict=True)]
-    ids = {token: place for place, token in enumerate(tokens)}
-    ranked = [(ids[a], ids[b], rank, ids[a + b]) for rank, (a, b) in enumerate(merges) if a in ids and b in ids and a + b in ids]
-    byte_ids = {text[0]: place for place, text in enumerate(raw) if len(text) == 1 and not special[place]}
-    kinds = [SPECIAL if is_special else NORMAL for is_special in special]
-    return _make(BYTE_LEVEL, raw, kinds, [0.0] * len(raw), byte_ids, ranked, named, nfc=nfc)
-
-
 def _make(
-    kind: int,
-    texts: list[bytes],
-    kinds: list[int],
-    scores: list[float],
+    kind: str,
+    texts: Sequence[bytes],
+    kinds: Sequence[int],
     byte_ids: Mapping[int, int],
-    merges: list,
     named: Mapping[str, int],
+    prefix: tuple[int, ...],
     *,
+    scores: Sequence[float] = (),
+    merges: Sequence[tuple[int, int, int, int]] = (),
     nfc: bool = False,
+    trie: np.ndarray | None = None,
+    replacements: bytes = b"",
 ) -> Vocabulary:
-    letters, digits = _ranges(lambda c: unicodedata.category(c)[0] == "L"), _ranges(lambda c: unicodedata.category(c)[0] == "N")
-    composing = _ranges(_may_compose) if nfc else np.zeros((0, 2), np.uint32)
     starts = np.cumsum([0, *map(len, texts)]).astype(np.uint32)
-    order = np.array(sorted(range(len(texts)), key=lambda i: (texts[i], i)), np.uint32)
+    order = sorted(range(len(texts)), key=lambda i: (texts[i], i))
+    words = kind == "byte-level"
+    trie = np.zeros(0, np.uint32) if trie is None else trie
+    category = unicodedata.category
+    ranges = {
+        "LETTER": _ranges(lambda c: category(c)[0] == "L", words),
+        "DIGIT": _ranges(lambda c: category(c)[0] == "N", words),
+        "UPPER": _ranges(lambda c: category(c) in ("Lu", "Lt", "Lm", "Lo") or category(c)[0] == "M", words),
+        "LOWER": _ranges(lambda c: category(c) in ("Ll", "Lm", "Lo") or category(c)[0] == "M", words),
+        "COMPOSING": _ranges(_may_compose, nfc),
+    }
     parts = (
         starts,
-        order,
-        np.array(scores, np.float32),
+        np.array(order, np.uint32),
+        np.array(scores or [0.0] * len(texts), np.float32),
         np.array([byte_ids.get(byte, NONE) for byte in range(256)], np.uint32),
         np.array(sorted(merges), np.uint32),
-        letters,
-        digits,
-        composing,
-        np.array(kinds, np.uint8),
+        *ranges.values(),
+        trie,
     )
-    constants = {"TOKENIZER": kind, "VOCAB_TOKENS": len(texts), "NUM_MERGES": len(merges), "TEXT_BYTES": int(starts[-1])}
-    constants |= {"NUM_LETTER_RANGES": len(letters), "NUM_DIGIT_RANGES": len(digits), "NUM_COMPOSING_RANGES": len(composing)}
-    constants |= {"WORDS": 0, "IGNORE_MERGES": 0, "SPACE_FIRST": 0, **named}
-    return Vocabulary(constants, b"".join(part.tobytes() for part in parts) + b"".join(texts))
+    number, files = KINDS[kind]
+    constants = {"TOKENIZER": number, "VOCAB_TOKENS": len(texts), "NUM_MERGES": len(merges), "TEXT_BYTES": int(starts[-1])}
+    constants |= {f"NUM_{name}_RANGES": len(its) for name, its in ranges.items()}
+    constants |= {"TRIE_UNITS": len(trie), "REPLACEMENT_BYTES": len(replacements), "NUM_SYMBOLS": sum(its == SYMBOL_TOKEN for its in kinds)}
+    constants |= {"WORDS": 0, "IGNORE_MERGES": 0, "SPACE_FIRST": 0, "TRIM_SPACES": 0, "BYTE_FALLBACK": 0, "UNKNOWN_ID": 0, **named}
+    data = b"".join(part.tobytes() for part in parts) + replacements + np.array(kinds, np.uint8).tobytes() + b"".join(texts)
+    for what, ids in (("unknown", [constants["UNKNOWN_ID"]]), ("first", prefix), ("byte", byte_ids.values())):
+        if any(not 0 <= place < len(texts) for place in ids):
+            raise TokenizerError(f"the id of a {what} token is out of range", expected=f"0 to {len(texts) - 1}", received=list(ids)[:8])
+    return Vocabulary(constants, data, prefix, files)
 
 
 def _may_compose(character: str) -> bool:
@@ -155,8 +180,10 @@ def _may_compose(character: str) -> bool:
     return jamo or unicodedata.combining(character) > 0 or not unicodedata.is_normalized("NFC", character)
 
 
-def _ranges(belongs: Callable[[str], bool]) -> np.ndarray:
-    """The code points that belong, as (first, last) pairs."""
+def _ranges(belongs: Callable[[str], bool], needed: bool) -> np.ndarray:
+    """The code points that belong, as (first, last) pairs; none where they are not needed."""
+    if not needed:
+        return np.zeros((0, 2), np.uint32)
     has = np.fromiter((belongs(chr(code)) for code in range(sys.maxunicode + 1)), bool)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], has, [False]]).astype(np.int8)))
     return np.stack([edges[::2], edges[1::2] - 1], 1).astype(np.uint32)
@@ -165,5 +192,7 @@ def _ranges(belongs: Callable[[str], bool]) -> np.ndarray:
 def constants_of(vocabulary: Vocabulary | None, offset: int, ends: Iterable[int]) -> str:
     """The lines of C that describe the vocabulary."""
     found = dict(vocabulary.constants) if vocabulary else {"TOKENIZER": 0}
-    lines = [f"#define {name} {value}{'u' if value > 2**31 else ''}" for name, value in found.items()]
-    return "\n".join([*lines, f"#define TOKENIZER_OFFSET ((size_t){offset})", f"#define END_IDS {''.join(f'{int(end)}, ' for end in ends)}"])
+    lines = [f"#define {name} {int(value)}" for name, value in found.items()]
+    lists = {"PREFIX_IDS": vocabulary.prefix if vocabulary else (), "END_IDS": ends}
+    lines += [f"#define {name} {''.join(f'{int(its)}, ' for its in ids)}" for name, ids in lists.items()]
+    return "\n".join([*lines, f"#define TOKENIZER_OFFSET ((size_t){offset})"])

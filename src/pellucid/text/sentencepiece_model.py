@@ -68,6 +68,11 @@ class SentencePieceTokenizer(Tokenizer):
     def vocab_size(self) -> int:
         return self._size
 
+    @property
+    def serialized(self) -> bytes:
+        """The model as ``tokenizer.model`` holds it."""
+        return self._model
+
     def __len__(self) -> int:
         return max(self._size, 1 + max(self._added_tokens, default=-1))
 

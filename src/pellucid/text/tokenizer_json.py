@@ -65,6 +65,10 @@ class JsonTokenizer(Tokenizer):
             backend = tokenizers.Tokenizer.from_file(str(path))
         return cls(backend, config, path)
 
+    def to_json(self) -> dict[str, Any]:
+        """What tokenizer.json says of it."""
+        return json.loads(self._backend.to_str())
+
     @property
     def vocab_size(self) -> int:
         return self._backend.get_vocab_size(with_added_tokens=False)

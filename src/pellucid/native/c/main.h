@@ -66,7 +66,8 @@ int main(int count, char **given) {
 #if TOKENIZER != 0
     Vocabulary v;
     if (!read_vocabulary(m, &v)) fail("the vocabulary in the parameters file is damaged");
-    if (BOS_ID != NONE) push(&ids, BOS_ID);
+    static const uint32_t prefix[] = {PREFIX_IDS NONE}; // what a text begins with: BOS, say
+    for (size_t i = 0; i + 1 < sizeof prefix / sizeof *prefix; i++) push(&ids, prefix[i]);
     encode(&v, prompt, &ids);
 #else
     read_ids(prompt, &ids);
@@ -105,7 +106,7 @@ int main(int count, char **given) {
         for (size_t i = 0; i + 1 < sizeof ends / sizeof *ends; i++) end |= ends[i] == next;
         if (end) break;
 #if TOKENIZER != 0
-        print_token(&v, next, false);
+        print_token(&v, next);
 #else
         printf("%u ", next);
 #endif
