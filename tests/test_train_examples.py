@@ -141,6 +141,13 @@ def test_placeholders_are_filled(shared: Path) -> None:
     assert its[2] == Instruction("Who are you?", "", "I am Pellucid, an AI assistant developed by Ada. How can I assist you today?")
 
 
+def test_a_name_that_nothing_asks_for_is_an_error(tmp_path: Path, mini: Tokenizer) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "Who?", "completion": "{{name}}"}) + "\n")
+    assert len(tokenized(tmp_path / "a.jsonl", mini, fill={"name": "Ada"})) == 1
+    with pytest.raises(DataError, match=r"to be filled(.|\n)*\{\{NAME\}\}"):
+        tokenized(tmp_path / "a.jsonl", mini, fill={"NAME": "Ada"})
+
+
 # --- masks -----------------------------------------------------------------------------------------------------------
 
 

@@ -151,3 +151,12 @@ def test_a_spike_can_be_skipped_and_leaves_the_weights_alone(tmp_path: Path) -> 
     run.settings = replace(run.settings, on_trouble="stop")
     with pytest.raises(TrainingError, match="leapt"):
         run.step()
+
+
+def test_steps_that_all_have_to_be_skipped_stop_the_run(tmp_path: Path) -> None:
+    run = small_run(tmp_path, spike=2.0, on_trouble="skip")
+    run.num_done, run.mean_loss = 60, 0.1  # as if it had learned, and was thrown far off
+    for _ in range(9):
+        assert run.step().skipped
+    with pytest.raises(TrainingError, match="10 steps in a row"):
+        run.step()

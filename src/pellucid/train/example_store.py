@@ -130,6 +130,8 @@ def tokenize_examples(
                     index.append((counts.num_tokens, counts.num_records))
                 counts.num_records += 1
     counts.num_examples = len(index)
+    if unused := [name for name in making.fill if name not in maker.filled]:
+        raise DataError("nothing in the data is to be filled", where=", ".join(map(str, sources))[:200], expected="{{" + unused[0] + "}}")
     if not index:
         raise DataError("no example is left", where=", ".join(map(str, sources))[:200], received=describe(counts))
     with atomic_write(folder / INDEX) as file:
@@ -143,11 +145,12 @@ class _Maker:
 
     def __init__(self, masking: Masking, making: Making) -> None:
         self.masking, self.making, self.counts = masking, making, Counts()
+        self.filled: set[str] = set()  # names of placeholders that were there
 
     def sequences(self, source: Path) -> Iterator[list[Masked]]:
         """Of each record that is learned from: its sequences, each up to its last token that is learned, and no longer than the context."""
         formats = self.counts.formats
-        for read in read_examples(source, self.making.fill):
+        for read in read_examples(source, self.making.fill, self.filled):
             formats[read.format] = formats.get(read.format, 0) + 1
             if read.example is None:
                 self.counts.num_marked_bad += 1

@@ -101,8 +101,8 @@ class Read:
     where: str
 
 
-def read_examples(path: Path, fill: Mapping[str, str] = MappingProxyType({})) -> Iterator[Read]:
-    """The examples of a file, in order. ``fill`` says what takes the place of ``{{name}}`` in every text.
+def read_examples(path: Path, fill: Mapping[str, str] = MappingProxyType({}), filled: set[str] | None = None) -> Iterator[Read]:
+    """The examples of a file, in order. ``fill`` says what takes the place of ``{{name}}`` in every text; ``filled`` collects the names found.
 
     Raises: DataError naming the record that is in no known format, and what is wrong with it.
     """
@@ -114,17 +114,19 @@ def read_examples(path: Path, fill: Mapping[str, str] = MappingProxyType({})) ->
             remedy='write {"text": "…"} a line; or `pellucid pretrain` learns from plain text',
         )
     for record, where in records(path):
-        yield from _read(_filled(record, fill) if fill else record, where)
+        yield from _read(_filled(record, fill, set() if filled is None else filled) if fill else record, where)
 
 
-def _filled(value: Any, fill: Mapping[str, str]) -> Any:
+def _filled(value: Any, fill: Mapping[str, str], filled: set[str]) -> Any:
     if isinstance(value, str):
         for name, its in fill.items():
-            value = value.replace("{{" + name + "}}", its)
+            if (place := "{{" + name + "}}") in value:
+                filled.add(name)
+                value = value.replace(place, its)
         return value
     if isinstance(value, dict):
-        return {key: _filled(its, fill) for key, its in value.items()}
-    return [_filled(its, fill) for its in value] if isinstance(value, list) else value
+        return {key: _filled(its, fill, filled) for key, its in value.items()}
+    return [_filled(its, fill, filled) for its in value] if isinstance(value, list) else value
 
 
 def _read(record: Any, where: str) -> Iterator[Read]:

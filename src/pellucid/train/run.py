@@ -42,6 +42,7 @@ from pellucid.train.parallel import agree_to_stop
 from pellucid.train.record import METRICS, RunRecord, forget_after
 from pellucid.train.schedule import Schedule
 
+MOST_SKIPPED = 10  # steps in a row: after so many the weights are what is broken, not the data
 SPIKE_AFTER = 50  # steps before a running mean of the loss means anything
 
 
@@ -127,6 +128,7 @@ class Run:
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=settings.keep, rank=rank, num_ranks=num_ranks)
         self.num_done = 0
         self.mean_loss = math.nan  # running, for spikes
+        self.num_skipped = 0  # steps in a row, until now
         self.stop_asked: str | None = None
         if model.device.type == "cpu":
             keep_freed_memory()
@@ -148,6 +150,7 @@ class Run:
             with self.record.update(self.num_done + 1, batch, norm) if self.record else nullcontext():
                 for optimizer in self.optimizers:
                     optimizer.step()
+            self.num_skipped = 0
             self.mean_loss = loss if math.isnan(self.mean_loss) else 0.95 * self.mean_loss + 0.05 * loss
         else:
             self._report(trouble, batch)
@@ -171,7 +174,7 @@ class Run:
         return None
 
     def _report(self, trouble: str, batch: Batch) -> None:
-        """Save the batch for a look; raise, unless such steps are skipped."""
+        """Save the batch for a look; raise, unless such steps are skipped and came one by one."""
         first = self.num_done * self.settings.batch_size
         # Another forward pass is for one process: of several, each would stop it at another place, and wait for the others.
         where = first_bad_value(self.model, batch.to(self.model.device)) if self.num_ranks == 1 else None
@@ -179,6 +182,13 @@ class Run:
         of_process = f"-process-{self.rank}" if self.num_ranks > 1 else ""
         saved = self.folder / f"bad-batch-step-{self.num_done + 1}{of_process}.safetensors"
         save_safetensors(saved, {"token_ids": to_array(batch.token_ids), "targets": to_array(batch.targets)})
+        self.num_skipped += 1
+        if self.num_skipped == MOST_SKIPPED and self.settings.on_trouble == "skip":
+            raise TrainingError(
+                f"{MOST_SKIPPED} steps in a row had to be left out; of the last one, {trouble}",
+                where=f"step {self.num_done + 1}",
+                remedy="the weights are what is broken by now: begin anew with a lower --lr or a longer --warmup-steps",
+            )
         if self.settings.on_trouble == "stop":
             raise TrainingError(
                 trouble + (f"; first not finite: {where}" if where else ""),
