@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from pellucid.checkpoint.distributed import INDEX, DistributedTensors, PartFile,
 from pellucid.checkpoint.open import open_checkpoint
 from pellucid.checkpoint.safetensors_write import save_safetensors
 from pellucid.checkpoint.save import description
+from pellucid.cli.app import app
 from pellucid.config import weight_shapes
 from pellucid.families import FAMILIES
 
@@ -116,3 +118,15 @@ def test_a_part_that_is_absent_is_named(tmp_path: Path) -> None:
     (small(tmp_path) / part_name(1, 2)).unlink()
     with pytest.raises(PellucidError, match="process-00002-of-00002"):
         DistributedTensors(tmp_path)["model.w"]
+
+
+def test_convert_makes_one_model_of_the_parts(tmp_path: Path) -> None:
+    config = FAMILIES["chatglm"].config(FAMILIES["chatglm"].TINY)
+    weights = {name: np.random.default_rng(0).random(shape, np.float32) for name, shape in weight_shapes(config).items()}
+    write_parts(tmp_path / "parts", {f"model.{name}": data for name, data in weights.items()}, 2)
+    write_json(tmp_path / "parts/config.json", description(config, "float32"))
+    result = CliRunner().invoke(app, ["convert", str(tmp_path / "parts"), str(tmp_path / "whole")])
+    assert result.exception is None, result.output
+    whole = open_checkpoint(tmp_path / "whole")
+    assert (whole.kind, whole.config) == ("safetensors", config)
+    assert all(np.array_equal(whole.weights[name].data, data) for name, data in weights.items())

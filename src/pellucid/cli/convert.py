@@ -1,4 +1,4 @@
-"""``pellucid convert``: a model as two files, its parameters and the program that runs them; an adapter as the model that it makes."""
+"""``pellucid convert``: a model as two files, its parameters and the program that runs them; an adapter, or parts, as the model that they make."""
 
 from __future__ import annotations
 
@@ -30,16 +30,19 @@ def command(model: str, out: Path, two_files: bool, quantize: str | None, kv_cac
     """Write MODEL in another form into the folder OUT.
 
     --two-files: one file of numbers, and one C program that a person can read and any C compiler makes into a model that answers.
-    Without it, an adapter is merged into the model that it adapts, and written as a folder like any other model's.
+    Without it, an adapter is merged into the model that it adapts, and the parts that several processes saved in training are put together;
+    what comes of it is a folder like any other model's.
     """
     from pellucid.auto import locate, open_model
     from pellucid.checkpoint.adapted import is_adapter
+    from pellucid.checkpoint.distributed import is_distributed
     from pellucid.cli.numbers import size
 
     if not two_files:
-        if quantize or not is_adapter(locate(model, offline=offline)):
-            raise RequestError("there is nothing to convert to", expected="--two-files, or an adapter to merge")
-        _write_merged(open_model(model, offline=offline), out)
+        path = locate(model, offline=offline)
+        if quantize or not (is_adapter(path) or is_distributed(path)):
+            raise RequestError("there is nothing to convert to", expected="--two-files, an adapter to merge, or parts to put together")
+        _write_whole(open_model(model, offline=offline), out)
         print(out)
         return
     from pellucid.native.two_files import convert
@@ -52,7 +55,7 @@ def command(model: str, out: Path, two_files: bool, quantize: str | None, kv_cac
         print(f'Next: cd {out} && {COMPILE} "your prompt"', file=sys.stderr)
 
 
-def _write_merged(checkpoint: Checkpoint, out: Path) -> None:
+def _write_whole(checkpoint: Checkpoint, out: Path) -> None:
     """The whole model, and its tokenizer where there is one."""
     from pellucid.auto import tokenizer_of
     from pellucid.checkpoint.adapted import save_merged
