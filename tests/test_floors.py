@@ -19,7 +19,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SO
 FLOORS = (
     {"base"},
     {"config"},
-    {"taps", "executor", "text", "sampling", "quant"},
+    {"taps", "executor", "rotary", "text", "sampling", "quant"},
     {"families"},
     {"checkpoint"},
     {"model", "native"},

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.config import RopeConfig, RopeScaling
+from pellucid.config import RopeConfig
+from pellucid.rotary import magnitude, scaled
 
 
 def sinusoidal_table(length: int, d_model: int) -> Float[Tensor, "length d_model"]:
@@ -32,15 +33,10 @@ def inverse_frequencies(rope: RopeConfig, lengths: Int[Tensor, "B T"] | None = N
     scaling = rope.scaling
     if scaling is None:
         return plain
-    match scaling.kind:
-        case "linear":
-            return plain / scaling.factor
-        case "llama3":
-            return _llama3(plain, scaling)
-        case "yarn":
-            return _yarn(rope, scaling, plain)
-        case "factors":
-            return plain / torch.tensor(scaling.short_factors, device=device)
+    if scaling.kind == "factors":
+        return plain / torch.tensor(scaling.short_factors, device=device)
+    if not scaling.by_length:
+        return scaled(rope, plain, torch.arange(rope.dim // 2, dtype=torch.float32, device=device))
     assert lengths is not None
     assert scaling.original_context_len is not None
     original = scaling.original_context_len
@@ -53,60 +49,14 @@ def inverse_frequencies(rope: RopeConfig, lengths: Int[Tensor, "B T"] | None = N
     return torch.exp(-log_theta[..., None] * exponent).float()
 
 
-def _llama3(plain: Tensor, scaling: RopeScaling) -> Tensor:
-    """Wavelengths beyond the original context are divided by the factor, short ones kept, a ramp between."""
-    assert scaling.original_context_len is not None
-    turns = scaling.original_context_len * plain / (2 * math.pi)  # over the original context
-    keep = ((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
-    return (1 - keep) * plain / scaling.factor + keep * plain
-
-
-def _yarn(rope: RopeConfig, scaling: RopeScaling, plain: Tensor) -> Tensor:
-    """Pairs that turn often are kept, those that turn seldom interpolated, a ramp over dimensions between. Peng et al. 2023."""
-    assert scaling.original_context_len is not None
-    original = scaling.original_context_len
-
-    def dimension(turns: float) -> float:
-        return rope.dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
-
-    low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
-    if scaling.truncate:
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, rope.dim - 1)
-    pair = torch.arange(rope.dim // 2, dtype=torch.float32, device=plain.device)
-    keep = 1 - ((pair - low) / ((high - low) or 0.001)).clamp(0, 1)
-    return (1 - keep) * plain / scaling.factor + keep * plain
-
-
-def rotary_magnitude(rope: RopeConfig) -> float:
-    """What cos and sin are multiplied by (1 without yarn or longrope)."""
-    scaling = rope.scaling
-    if scaling is None or scaling.kind not in ("yarn", "longrope"):
-        return 1.0
-    if scaling.attention_factor is not None:
-        return scaling.attention_factor
-    if scaling.factor <= 1:
-        return 1.0
-    if scaling.kind == "longrope":
-        assert scaling.original_context_len is not None
-        return math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_context_len))
-
-    def magnitude(weight: float) -> float:
-        return 0.1 * weight * math.log(scaling.factor) + 1.0
-
-    if scaling.mscale and scaling.mscale_all_dim:
-        return magnitude(scaling.mscale) / magnitude(scaling.mscale_all_dim)
-    return magnitude(1.0)
-
-
 def rotation(
     rope: RopeConfig, positions: Int[Tensor, "B T"], lengths: Int[Tensor, "B T"], dtype: torch.dtype
 ) -> tuple[Float[Tensor, "B 1 T R"], Float[Tensor, "B 1 T R"]]:
     """cos and sin of each pair's angle at each position, for all heads."""
     frequencies = inverse_frequencies(rope, lengths if rope.scaling and rope.scaling.by_length else None).to(positions.device)
     angle = (positions[..., None].float() * frequencies)[:, None]  # (B, 1, T, R)
-    magnitude = rotary_magnitude(rope)
-    return (angle.cos() * magnitude).to(dtype), (angle.sin() * magnitude).to(dtype)
+    factor = magnitude(rope)
+    return (angle.cos() * factor).to(dtype), (angle.sin() * factor).to(dtype)
 
 
 def rotate(x: Float[Tensor, "B H T E"], cos: Float[Tensor, "B 1 T R"], sin: Float[Tensor, "B 1 T R"], layout: str) -> Float[Tensor, "B H T E"]:

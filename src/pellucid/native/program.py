@@ -13,7 +13,7 @@ from importlib import resources
 from pellucid.config import LayerConfig, ModelConfig, NormConfig, RopeConfig
 from pellucid.native.formats import FORMATS
 from pellucid.native.layout import Layout, padded
-from pellucid.native.rotary import magnitude
+from pellucid.rotary import magnitude
 
 MAX_ROWS = 256  # tokens that one step computes at a time
 TAKE_BACK = 32  # more of them than a window needs are kept for guesses that turn out wrong
