@@ -132,6 +132,13 @@ def test_what_cannot_be_done_ends_clearly(folder: Path) -> None:
         ((" ",), "parameters", "empty"),
         (("1", "-n", "100"), "parameters", "the context is full"),  # 64 learned positions
         (("1", "-t", "0"), "parameters", "out of range"),
+        (("1 " * 65,), "parameters", "too long: 65 tokens, where the model has room for 64"),
+        (("1", "-n"), "parameters", "-n takes a number"),
+        (("1", "-n", "ten"), "parameters", "-n takes a number"),
+        (("1", "-T", "nan"), "parameters", "-T takes a number"),
+        (("1", "--temperature", "1"), "parameters", "no option --temperature"),
+        (("1", "-x"), "parameters", "no option -x"),
+        (("1", "2", "3"), "parameters", "too many arguments"),
         ((), "parameters", "use: run"),
     ]
     for arguments, parameters, message in cases:

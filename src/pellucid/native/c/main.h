@@ -39,6 +39,18 @@ static int32_t choose_token(float *logits, float temperature) {
     return best;
 }
 
+static double number_of(const char *option, const char *value) {
+    char *end;
+    const double number = value ? strtod(value, &end) : 0;
+    if (!value || end == value || *end || !(fabs(number) < 1e15)) fprintf(stderr, "run: %s takes a number\n", option), exit(1);
+    return number;
+}
+// -x or --word; a prompt may well begin with a dash, too.
+static bool is_option(const char *a) {
+    const bool letter = (a[0] && a[1] >= 'A' && a[1] <= 'Z') || (a[0] && a[1] >= 'a' && a[1] <= 'z');
+    return a[0] == '-' && ((letter && !a[2]) || (a[1] == '-' && a[2] && !strpbrk(a, " \n")));
+}
+
 int main(int count, char **given) {
     const char *path = NULL, *prompt = NULL;
     long tokens = 256, threads = sysconf(_SC_NPROCESSORS_ONLN);
@@ -48,10 +60,11 @@ int main(int count, char **given) {
     for (int i = 1; i < count; i++) {
         const char *a = given[i], *value = i + 1 < count ? given[i + 1] : NULL;
         if (!strcmp(a, "--tokenize")) tokenize = true;
-        else if (!strcmp(a, "-n") && value) tokens = atol(value), i++;
-        else if (!strcmp(a, "-t") && value) threads = atol(value), i++;
-        else if (!strcmp(a, "-T") && value) temperature = (float)atof(value), i++;
-        else if (!strcmp(a, "-s") && value) random_state = strtoull(value, NULL, 10) * 2 + 1, i++;
+        else if (!strcmp(a, "-n")) tokens = (long)number_of(a, value), i++;
+        else if (!strcmp(a, "-t")) threads = (long)number_of(a, value), i++;
+        else if (!strcmp(a, "-T")) temperature = (float)number_of(a, value), i++;
+        else if (!strcmp(a, "-s")) random_state = (uint64_t)fabs(number_of(a, value)) * 2 + 1, i++;
+        else if (is_option(a)) fprintf(stderr, "run: there is no option %s\n", a), exit(1);
         else if (!path) path = a;
         else if (!prompt) prompt = a;
         else fail("too many arguments");
@@ -80,7 +93,10 @@ int main(int count, char **given) {
         return 0;
     }
     if (!ids.count) fail("the prompt is empty");
-    if (ids.count > INT32_MAX / 2) fail("the prompt is too long");
+    if (ids.count > INT32_MAX / 2 || ids.count > MAX_POSITIONS) {
+        fprintf(stderr, "run: the prompt is too long: %zu tokens, where the model has room for %d\n", ids.count, MAX_POSITIONS);
+        return 1;
+    }
 
     Slot *slot = pellucid_slot((int)ids.count + (int)tokens);
     float *logits = malloc(VOCAB_SIZE * sizeof *logits);
@@ -96,7 +112,7 @@ int main(int count, char **given) {
             }
             wanted = rows - 1;
             code = pellucid_step(m, rows, row_ids, positions, lengths, slots, rows == left, &wanted, logits);
-            if (code) fail(message(code));
+            if (code) putchar('\n'), fflush(stdout), fail(message(code));
             position += rows;
         }
         if (done == tokens) break;
