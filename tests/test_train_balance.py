@@ -62,7 +62,7 @@ def test_the_loss_equals_transformers_on_the_same_router_logits(layers: int, exp
     logits = [torch.randn(3, 7, experts, generator=generator) for _ in range(layers)]
     counted = torch.rand(3, 7, generator=generator) < 0.7
     counted[0, 0] = True
-    theirs = load_balancing_loss_func(tuple(its.flatten(0, 1) for its in logits), experts, top, counted.long())
+    theirs = load_balancing_loss_func(tuple(its.flatten(0, 1) for its in logits), experts, top, counted.long())  # type: ignore[arg-type]
     torch.testing.assert_close(balance_loss(logits, top, counted), theirs)
 
 
@@ -182,6 +182,14 @@ def test_pretrain_makes_a_small_mixture_says_its_balance_and_resumes(tmp_path: P
     assert config.layers[0].experts.num_experts == 4
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0, again.output
+    said = " ".join(CliRunner().invoke(app, ["inspect", str(tmp_path / "run")]).output.split())
+    for text in (
+        "of them for each token",
+        "4 experts, 2 for each token, each 32 → 32 → 32",
+        "experts.0–3.up_proj 32 × 32",
+        "lacks a mixture of experts",
+    ):
+        assert text in said
 
 
 def test_two_processes_learn_what_one_learns_with_micro_batches_of_the_same_rows(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -181,7 +182,18 @@ def _tree_rows(weights: list[Weight], groups: list[LayerGroup]) -> Iterator[tupl
                 parameters = sum(its.num_parameters for its in group.weights)
                 times = f"{len(group.layers)} × " if len(group.layers) > 1 else ""
                 yield f"layers {ranges(group.layers)}", "", f"{times}{parameters:,}", times + size(sum(its.nbytes for its in group.weights)), ""
-                yield from (row(label, its) if its else (label,) for label, its in _branches(group.weights))
+                yield from (row(label, its) if its else (label,) for label, its in _branches(_folded(group.weights)))
+
+
+def _folded(weights: Iterable[Weight]) -> Iterator[Weight]:
+    """The first expert's weights stand for all of a layer's: ``mlp.experts.0–7.up_proj``, with its own shape and size."""
+    weights = list(weights)
+    last = max((int(its.name.split(".")[2]) for its in weights if ".experts." in its.name), default=0)
+    for its in weights:
+        if ".experts." not in its.name:
+            yield its
+        elif ".experts.0." in its.name:
+            yield replace(its, name=its.name.replace(".experts.0.", f".experts.0–{last}." if last else ".experts.0."))
 
 
 def _branches(weights: Iterable[Weight]) -> list[tuple[str, Weight | None]]:
