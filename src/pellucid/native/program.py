@@ -12,7 +12,7 @@ from importlib import resources
 
 from pellucid.config import LayerConfig, ModelConfig, NormConfig, RopeConfig
 from pellucid.native.formats import FORMATS
-from pellucid.native.layout import Layout, padded
+from pellucid.native.layout import Layout, Stored, padded
 from pellucid.rotary import magnitude
 
 MAX_ROWS = 256  # tokens that one step computes at a time
@@ -55,7 +55,7 @@ def program(config: ModelConfig, layout: Layout, constants: str, size: int, *, k
 
 
 def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str:
-    used = [form.c_name for name, form in FORMATS.items() if any(entry.format == name for entry in layout.entries.values())]
+    used = sorted({_kind(entry) for entry in layout.entries.values() if entry.format in FORMATS})
     products = "".join(f"TILES({name})\n" for name in used)
     table = ", ".join(f"[{name}] = ROW_OF_TILES({name})" for name in used)
     parts = [
@@ -159,9 +159,14 @@ enum {{
 #define PARAMETERS_KEY {{{", ".join(str(byte) for byte in layout.key)}}}"""
 
 
+def _kind(entry: Stored) -> str:
+    """The format's name in C. Of bf16 products, the gate is the one that suffers most from activations rounded to bf16: it takes them as floats."""
+    return "BF16_EXACT" if entry.format == "bfloat16" and ".gate_proj." in entry.name else FORMATS[entry.format].c_name
+
+
 def _matrix(layout: Layout, name: str) -> str:
     entry = layout.entries[name]
-    return f"{{{FORMATS[entry.format].c_name}, {entry.rows}, {entry.columns}, {entry.offset}, {entry.stride}}}"
+    return f"{{{_kind(entry)}, {entry.rows}, {entry.columns}, {entry.offset}, {entry.stride}}}"
 
 
 def _layers(config: ModelConfig, layout: Layout) -> str:

@@ -7,7 +7,7 @@
 //   format  weight            a block of 16 rows × 32 columns
 //   F32     w                 [32 columns][16 rows] floats
 //   F16     w                 [32 columns][16 rows] halves
-//   BF16    w                 [16 pairs of columns][16 rows][2] bf16
+//   BF16    w                 [16 pairs of columns][16 rows][2] bf16; BF16_EXACT: the same, for activations that are not to be rounded to bf16
 //   Q8_0    d (q − 128)       two blocks: [2][16] d, [2][8 fours][16 rows][4] q
 //   Q4_0    d (q − 8)         two blocks: [2][16] d, [2][4 fours][16 rows][4] bytes: low half columns 0–15, high half 16–31
 //   Q4_1    d q + m           [4 fours][16 rows][4] bytes, as Q4_0's; [16] d, [16] m
@@ -17,8 +17,8 @@
 //                             [8 fours][16 rows][4] bytes, bits 2j and 2j+1 the upper two of block j, and the four low bits as Q4_K's
 //
 // What is read together lies in the order in which it is read: the processor fetches ahead along one straight stream.
-enum { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K };
-#define IS_FLOAT(format) ((format) <= BF16)
+enum { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K, BF16_EXACT };
+#define IS_FLOAT(format) ((format) <= BF16 || (format) == BF16_EXACT)
 
 typedef struct {
     int format;
@@ -33,7 +33,8 @@ INLINE size_t tile_bytes(int format, int columns) {
     switch (format) {
     case F32: return blocks * 2048;
     case F16:
-    case BF16: return blocks * 1024;
+    case BF16:
+    case BF16_EXACT: return blocks * 1024;
     case Q8_0: return blocks / 2 * 1088;
     case Q4_0: return blocks / 2 * 576;
     case Q4_1: return blocks * 320;
@@ -56,6 +57,7 @@ static float weight_at(int format, const uint8_t *tile, int row, int column) {
     case F32: memcpy(&w, tile + ((size_t)column * 16 + row) * 4, 4); return w;
     case F16: return HALF(tile + ((size_t)column * 16 + row) * 2);
     case BF16:
+    case BF16_EXACT:
         memcpy(h, tile + ((size_t)column / 2 * 32 + row * 2 + column % 2) * 2, 2);
         return bits_to_float((uint32_t)h[0] << 16);
     case Q8_0:
