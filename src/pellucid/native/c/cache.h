@@ -19,7 +19,13 @@
 INLINE int vectors_for(const int queries) { return LANES > 4 && 3 * queries > MAX_QUERIES ? 2 : MAX_VECTORS; }
 
 #define V_ROW ((HEAD_DIM + TILE - 1) / TILE * TILE)
-#define VALUES (V_ROW / LANES % 2 ? 1 : 2) // vectors of a value worked on at a time
+#define SUMS_AT_A_TIME (LANES == 16 ? 24 : 8)
+// Vectors of a value worked on at a time, with so many sums for each: all, where there are registers, so that memory is read in order.
+INLINE int values_for(const int sums) {
+    int values = 8;
+    while (values > 1 && (V_ROW / LANES % values || values * sums > SUMS_AT_A_TIME)) values /= 2;
+    return values;
+}
 
 // What a query has gathered from some of the positions.
 typedef struct {

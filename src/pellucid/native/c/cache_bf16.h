@@ -50,24 +50,25 @@ static void make_weights(Weights *weights, const float *e, const uint8_t *values
 
 // Positions begin … end − 1 of the chunk.
 INLINE void weigh(const int count, const Weights *weights, const uint8_t *values, int begin, int end, Gathered *gathered) {
-    for (int d = 0; d < V_ROW; d += VALUES * LANES) {
-        __m512 sum[MAX_QUERIES][VALUES];
+    const int vectors = values_for(count);
+    for (int d = 0; d < V_ROW; d += vectors * LANES) {
+        __m512 sum[MAX_QUERIES][8];
 #pragma GCC unroll 12
         for (int r = 0; r < count; r++)
-#pragma GCC unroll 2
-            for (int i = 0; i < VALUES; i++) sum[r][i] = _mm512_setzero_ps();
+#pragma GCC unroll 8
+            for (int i = 0; i < vectors; i++) sum[r][i] = _mm512_setzero_ps();
         for (int pair = begin / 2; pair < (end + 1) / 2; pair++) {
-            __m512i v[VALUES];
-#pragma GCC unroll 2
-            for (int i = 0; i < VALUES; i++) v[i] = _mm512_loadu_si512(values + ((size_t)pair * V_ROW + d + i * LANES) * 4);
+            __m512i v[8];
+#pragma GCC unroll 8
+            for (int i = 0; i < vectors; i++) v[i] = _mm512_loadu_si512(values + ((size_t)pair * V_ROW + d + i * LANES) * 4);
 #pragma GCC unroll 12
             for (int r = 0; r < count; r++)
-#pragma GCC unroll 2
-                for (int i = 0; i < VALUES; i++) sum[r][i] = multiply_pairs(sum[r][i], v[i], weights[r].pairs[pair]);
+#pragma GCC unroll 8
+                for (int i = 0; i < vectors; i++) sum[r][i] = multiply_pairs(sum[r][i], v[i], weights[r].pairs[pair]);
         }
 #pragma GCC unroll 12
         for (int r = 0; r < count; r++)
-#pragma GCC unroll 2
-            for (int i = 0; i < VALUES; i++) store(gathered[r].z + d + i * LANES, (Floats)sum[r][i]);
+#pragma GCC unroll 8
+            for (int i = 0; i < vectors; i++) store(gathered[r].z + d + i * LANES, (Floats)sum[r][i]);
     }
 }

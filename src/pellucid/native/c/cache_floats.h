@@ -45,25 +45,26 @@ static void make_weights(Weights *weights, const float *e, const uint8_t *values
 
 // Positions begin … end − 1 of the chunk.
 INLINE void weigh(const int count, const Weights *weights, const uint8_t *values, int begin, int end, Gathered *gathered) {
-    for (int d = 0; d < V_ROW; d += VALUES * LANES) {
-        Floats sum[MAX_QUERIES][VALUES];
+    const int vectors = values_for(count);
+    for (int d = 0; d < V_ROW; d += vectors * LANES) {
+        Floats sum[MAX_QUERIES][8];
 #pragma GCC unroll 12
         for (int r = 0; r < count; r++)
-#pragma GCC unroll 2
-            for (int i = 0; i < VALUES; i++) sum[r][i] = splat(0);
+#pragma GCC unroll 8
+            for (int i = 0; i < vectors; i++) sum[r][i] = splat(0);
         const Cached *value = (const Cached *)(const void *)values + (size_t)begin * V_ROW + d;
         for (int at = begin; at < end; at++, value += V_ROW) {
-            Floats v[VALUES];
-#pragma GCC unroll 2
-            for (int i = 0; i < VALUES; i++) v[i] = load_cached(value + i * LANES);
+            Floats v[8];
+#pragma GCC unroll 8
+            for (int i = 0; i < vectors; i++) v[i] = load_cached(value + i * LANES);
 #pragma GCC unroll 12
             for (int r = 0; r < count; r++)
-#pragma GCC unroll 2
-                for (int i = 0; i < VALUES; i++) sum[r][i] = fma_(v[i], splat(weights[r].w[at]), sum[r][i]);
+#pragma GCC unroll 8
+                for (int i = 0; i < vectors; i++) sum[r][i] = fma_(v[i], splat(weights[r].w[at]), sum[r][i]);
         }
 #pragma GCC unroll 12
         for (int r = 0; r < count; r++)
-#pragma GCC unroll 2
-            for (int i = 0; i < VALUES; i++) store(gathered[r].z + d + i * LANES, sum[r][i]);
+#pragma GCC unroll 8
+            for (int i = 0; i < vectors; i++) store(gathered[r].z + d + i * LANES, sum[r][i]);
     }
 }

@@ -109,20 +109,29 @@ static void make_weights(Weights *weights, const float *e, const uint8_t *values
 
 // Positions begin … end − 1 of the chunk.
 INLINE void weigh(const int count, const Weights *weights, const uint8_t *values, int begin, int end, Gathered *gathered) {
-    for (int d = 0; d < V_ROW; d += LANES) {
-        Ints high[MAX_QUERIES], low[MAX_QUERIES]; // 512 · 127 · 127 · 128 fits 31 bits
+    const int vectors = values_for(2 * count);
+    for (int d = 0; d < V_ROW; d += vectors * LANES) {
+        Ints high[MAX_QUERIES][8], low[MAX_QUERIES][8]; // 512 · 127 · 127 · 128 fits 31 bits
 #pragma GCC unroll 12
-        for (int r = 0; r < count; r++) high[r] = splat_int(weights[r].high_zero), low[r] = splat_int(weights[r].low_zero);
+        for (int r = 0; r < count; r++)
+#pragma GCC unroll 8
+            for (int i = 0; i < vectors; i++) high[r][i] = splat_int(weights[r].high_zero), low[r][i] = splat_int(weights[r].low_zero);
         for (int at = begin / 4 * 4; at < end; at += 4) {
-            const Bytes v = load_bytes(values + (size_t)(at / TILE) * VALUE_TILE + ((size_t)(at % TILE / 4) * V_ROW + d) * 4);
+            Bytes v[8];
+#pragma GCC unroll 8
+            for (int i = 0; i < vectors; i++)
+                v[i] = load_bytes(values + (size_t)(at / TILE) * VALUE_TILE + ((size_t)(at % TILE / 4) * V_ROW + d + i * LANES) * 4);
 #pragma GCC unroll 12
             for (int r = 0; r < count; r++) {
                 int32_t four[2];
                 memcpy(&four[0], weights[r].high + at, 4), memcpy(&four[1], weights[r].low + at, 4);
-                high[r] = dot_biased(high[r], v, four[0]), low[r] = dot_biased(low[r], v, four[1]);
+#pragma GCC unroll 8
+                for (int i = 0; i < vectors; i++) high[r][i] = dot_biased(high[r][i], v[i], four[0]), low[r][i] = dot_biased(low[r][i], v[i], four[1]);
             }
         }
 #pragma GCC unroll 12
-        for (int r = 0; r < count; r++) store(gathered[r].z + d, to_floats((high[r] << 7) + low[r]) * weights[r].scale);
+        for (int r = 0; r < count; r++)
+#pragma GCC unroll 8
+            for (int i = 0; i < vectors; i++) store(gathered[r].z + d + i * LANES, to_floats((high[r][i] << 7) + low[r][i]) * weights[r].scale);
     }
 }
