@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_native_conformance import run, token_ids
 
+from pellucid.auto import open_executor
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, UnsupportedError
+from pellucid.checkpoint.open import open_checkpoint
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.executor import StepInput
 from pellucid.families import llama
@@ -203,3 +206,8 @@ def test_a_kind_there_is_not_is_refused() -> None:
     config, weights = windowed(None)
     with pytest.raises(ConfigError, match="f32, f16, int8"):
         NativeExecutor(config, weights, kv_cache="int4")
+
+
+def test_torch_refuses_to_keep_its_cache_otherwise(stories: Path) -> None:
+    with pytest.raises(ConfigError, match="--executor native"):
+        open_executor(open_checkpoint(stories / "stories260K.bin"), executor="torch", kv_cache="int8")
