@@ -65,7 +65,7 @@ def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> st
         *(_file(name) for name in ("vector.h", "threads.h", "formats.h", "activations.h", "product.h")),
         f"// The formats of this model's weights.\n{products}static TileProduct *const PRODUCTS[][4] = {{{table}}};",
         *(_file(name) for name in ("rows.h", "cache.h")),
-        *_cache_files(kv_cache),
+        *_cache_files(kv_cache, rounded=not any(entry.format in ("float16", "bfloat16") for entry in layout.entries.values())),
         *(_file(name) for name in ("slot.h", "attention.h", "parameters.h", "model.h", "stages.h", "taps.h")),
         _layers(config, layout),
         _forward(config),
@@ -79,11 +79,12 @@ def kept_as(formats: Mapping[str, str]) -> str:
     return "f32" if "float32" in formats.values() else "f16"
 
 
-def _cache_files(kv_cache: str) -> list[str]:
-    """The part that says how keys and values are kept; of 16 bits there are two."""
+def _cache_files(kv_cache: str, *, rounded: bool) -> list[str]:
+    """The part that says how keys and values are kept; of 16 bits there are two. bf16 is multiplied as it is, with an eighth of f16's
+    precision: no matter beside ``rounded`` activations, but half as much again as all that 16-bit weights lose elsewhere."""
     if kv_cache == "int8":
         return [_file("cache_int8.h")]
-    if kv_cache == "f32":
+    if kv_cache == "f32" or not rounded:
         return [_file("cache_floats.h")]
     return ["#if BF16_PRODUCTS", _file("cache_bf16.h"), "#else", _file("cache_floats.h"), "#endif"]
 
