@@ -60,7 +60,8 @@ def open_run(folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, ove
 
     if flags["threads"]:
         torch.set_num_threads(flags["threads"])
-    torch.use_deterministic_algorithms(flags["deterministic"])
+    if torch.are_deterministic_algorithms_enabled() != flags["deterministic"]:  # to say it imports torch's compiler: 1.6 s
+        torch.use_deterministic_algorithms(flags["deterministic"])
     with Processes(choose_device(flags["device"])) as processes:
         if flags["batch_size"] % processes.count:
             raise ConfigError(

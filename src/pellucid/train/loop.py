@@ -62,5 +62,9 @@ def checkpoint_activations(model: Decoder) -> None:
 
 def clip(model: torch.nn.Module, max_norm: float) -> Tensor:
     """The norm of all gradients together, before they are scaled down to at most ``max_norm`` (0: left alone)."""
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm if max_norm > 0 else float("inf"))
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
+    if max_norm > 0 and not whole <= max_norm:  # most steps need no pass over all gradients that multiplies them by 1
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return whole
