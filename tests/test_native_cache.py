@@ -60,10 +60,12 @@ def unlimited(monkeypatch: pytest.MonkeyPatch) -> NativeExecutor:
     def file(name: str) -> str:
         return text(name).replace("return ring < chunks ? (int)ring : chunks;", "return (void)ring, chunks;")
 
-    monkeypatch.setattr(program, "_file", file)
-    monkeypatch.setattr(module, "ring_of", lambda window: 10**6)
     config, weights = windowed(40, None)
-    return NativeExecutor(config, weights, threads=2, flags=("-O1",))
+    with monkeypatch.context() as while_it_is_written:
+        while_it_is_written.setattr(program, "_file", file)
+        made = NativeExecutor(config, weights, threads=2, flags=("-O1",))
+    monkeypatch.setattr(module, "ring_of", lambda window: 10**6)
+    return made
 
 
 def test_rings_change_no_number_over_many_windows_however_a_text_is_split(unlimited: NativeExecutor) -> None:
