@@ -38,8 +38,8 @@ def test_an_ablated_heads_z_is_zero_and_everything_before_it_unchanged(family: s
 
 @EVERY
 def test_an_edited_run_still_holds_its_identities(family: str) -> None:
-    part = {"expert": 3} if tiny(family).config.layers[1].experts else {"neuron": 3}
-    edited = trace(tiny(family), None, IDS, edits=[Ablate("layers.0", head=1), Ablate("layers.1", **part)])
+    part = Ablate("layers.1", expert=3) if tiny(family).config.layers[1].experts else Ablate("layers.1", neuron=3)
+    edited = trace(tiny(family), None, IDS, edits=[Ablate("layers.0", head=1), part])
     assert edited.checks.ok, edited.checks.failed
     checked = {check.name for check in edited.checks}
     assert "layers.0.z" not in checked

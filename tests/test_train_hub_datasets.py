@@ -18,6 +18,7 @@ TRAIN, TEST = ["床前明月光", "Tyger, Tyger"], ["burning bright"]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data set with two splits; nothing is fetched, and nothing is kept outside."""
     import datasets
+    import datasets.config
 
     monkeypatch.setenv("PELLUCID_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
