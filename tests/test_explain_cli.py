@@ -36,6 +36,11 @@ def test_the_walk_fits_80_columns_and_ends_with_the_checks(model: str) -> None:
         assert expected in output
 
 
+def test_a_prompt_that_looks_like_a_folder_is_said_to_be_taken_as_text(model: str) -> None:
+    assert "runs/shakespear is no folder" in run(model, "runs/shakespear").stderr
+    assert "no folder" not in run(model, "and/or not").stderr
+
+
 def test_the_walk_as_json_is_the_walk(model: str) -> None:
     walk = json.loads(run(model, PROMPT, "--json").stdout)
     assert walk["ok"] is True

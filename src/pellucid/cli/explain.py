@@ -77,7 +77,7 @@ def command(
     from pellucid.cli import explain_print as show
     from pellucid.cli.at_hand import at_hand
     from pellucid.cli.console import notice, status
-    from pellucid.cli.explain_run import explain_run, is_run, training_of
+    from pellucid.cli.explain_run import explain_run, is_run, looks_like_a_folder, training_of
     from pellucid.cli.numbers import size
     from pellucid.cli.prompts import read_stdin
 
@@ -91,6 +91,8 @@ def command(
         if html is not None:
             notice(f"{html}: {size(Path(html).stat().st_size)}")
         return
+    if text is not None and looks_like_a_folder(text):
+        notice(f"{text} is no folder of a training run: it is explained as a text")
     text = text if text is not None else prompt if prompt is not None else read_stdin()
     if model == options.DEFAULT_MODEL:
         model = at_hand(model, partial(resolve, offline=flags["offline"]))

@@ -37,6 +37,11 @@ def training_of(model: str) -> Training | None:
     return Training(RunFolder(model))
 
 
+def looks_like_a_folder(text: str) -> bool:
+    """Whether somebody who wrote this may have meant a path: one word with a slash in it."""
+    return "/" in text and len(text.split()) == 1
+
+
 def explain_run(
     folder: Path, prompt: str | None, load: Callable[[str], Subject], *, html: str | None, max_size: float, port: int, say: Callable[[str], Any]
 ) -> None:
