@@ -2,9 +2,10 @@
 
     python bench/explain.py --model smollm2 --rounds 5 --record
 
-Every measurement of time and memory is a process of its own; kinds take turns within a round, and ratios are medians of each round's ratio.
-Times are the process's CPU time, on one thread unless told otherwise, so that a busy machine counts little. ``taps`` compares decode steps
-of the model as it is with the same model compiled from its source without its ``ctx.tap(…)`` calls, the two taking turns in one process.
+Every measurement of time and memory is a process of its own; kinds take turns within a round, and ratios are medians of
+each round's ratio. Times are the process's CPU time, on one thread unless told otherwise, so that a busy machine counts
+little. ``taps`` compares decode steps of the model as it is with the same model compiled from its source without its
+``ctx.tap(…)`` calls, the two taking turns in one process.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ def main() -> None:
     found = {
         "cpu_milliseconds": {kind: statistics.median(turn[kind]["ms"] for turn in rounds) for kind in rounds[0]},
         "peak_mib": {kind: statistics.median(turn[kind]["peak_mib"] for turn in rounds) for kind in rounds[0]},
-        "times_plain": {kind: statistics.median(turn[kind]["ms"] / turn["plain"]["ms"] for turn in rounds) for kind in ("explicit", "traced")},
+        "times_plain": {
+            kind: statistics.median(turn[kind]["ms"] / turn["plain"]["ms"] for turn in rounds)
+            for kind in ("explicit", "traced")
+        },
         "record_mib": rounds[0]["traced"]["record_mib"],
         "taps": measure("taps", given),
         "looking": measure("looking", given),
@@ -68,8 +72,19 @@ def main() -> None:
 
 
 def measure(worker: str, given: argparse.Namespace) -> dict[str, float]:
-    flags = ["--model", given.model, "--prompt-tokens", str(given.prompt_tokens), "--threads", str(given.threads), "--steps", str(given.steps)]
-    result = subprocess.run([sys.executable, __file__, "--worker", worker, *flags], capture_output=True, text=True, check=True)
+    flags = [
+        "--model",
+        given.model,
+        "--prompt-tokens",
+        str(given.prompt_tokens),
+        "--threads",
+        str(given.threads),
+        "--steps",
+        str(given.steps),
+    ]
+    result = subprocess.run(
+        [sys.executable, __file__, "--worker", worker, *flags], capture_output=True, text=True, check=True
+    )
     return json.loads(result.stdout.splitlines()[-1])
 
 
@@ -161,7 +176,14 @@ def taps(given: argparse.Namespace) -> dict[str, float]:
     from pellucid.taps import taps_of
 
     model, ids = load(given)
-    owners = [(Attention, "forward"), (MLP, "forward"), (Layer, "forward"), (Decoder, "hidden"), (Decoder, "logits"), (attend, "explicit")]
+    owners = [
+        (Attention, "forward"),
+        (MLP, "forward"),
+        (Layer, "forward"),
+        (Decoder, "hidden"),
+        (Decoder, "logits"),
+        (attend, "explicit"),
+    ]
     whole = {owner: getattr(*owner) for owner in owners}
     bare = {owner: without_taps(function) for owner, function in whole.items()}
 
@@ -187,7 +209,9 @@ def taps(given: argparse.Namespace) -> dict[str, float]:
     for _ in range(count):
         ctx.tap(model, "q", None)  # type: ignore[arg-type]
     each = 1e9 * (time.process_time() - start) / count
-    number = len(taps_of(model.config)) - 2 * model.config.num_layers  # scores and pattern are not there in the fused kernel
+    number = (
+        len(taps_of(model.config)) - 2 * model.config.num_layers
+    )  # scores and pattern are not there in the fused kernel
     return {
         "tap_ns": each,
         "taps_a_step": number,

@@ -1,4 +1,6 @@
-"""The machine's limits: memory read a second, and arithmetic in float32, bfloat16 and int8; ``limits.c``, compiled here."""
+"""The machine's limits: memory read a second, and arithmetic in float32, bfloat16 and int8; ``limits.c``, compiled
+here.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,17 @@ NAMES = ("read", "float32", "bfloat16", "int8")
 def _library() -> ctypes.CDLL:
     made = Path(mkdtemp(prefix="pellucid-limits.")) / "limits.so"
     source = Path(__file__).with_name("limits.c")
-    subprocess.run(["cc", "-O3", "-march=native", "-Wno-psabi", "-pthread", "-shared", "-fPIC", str(source), "-o", str(made)], check=True)
+    subprocess.run(
+        ["cc", "-O3", "-march=native", "-Wno-psabi", "-pthread", "-shared", "-fPIC", str(source), "-o", str(made)],
+        check=True,
+    )
     return ctypes.CDLL(str(made))
 
 
 def limits(threads: int) -> dict[str, float]:
-    """GB/s read, and GFLOP/s (an addition and a multiplication are two) by arithmetic; 0 where there is no instruction for it."""
+    """GB/s read, and GFLOP/s (an addition and a multiplication are two) by arithmetic; 0 where there is no instruction
+    for it.
+    """
     found = (ctypes.c_double * len(NAMES))()
     if _library().limits(threads, ctypes.c_size_t(READ), found):
         raise MemoryError("the machine's limits cannot be measured")

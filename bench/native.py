@@ -1,12 +1,14 @@
-"""The native executor beside llama.cpp: speed, start, memory and exactness, on the same files with the same threads, in one run.
+"""The native executor beside llama.cpp: speed, start, memory and exactness, on the same files with the same threads, in
+one run.
 
     python bench/native.py --record                 # everything: about an hour on two quiet cores
     python bench/native.py --quick --only decode kl # some minutes
 
-Both systems stay loaded and take turns within a round; a figure is the median of its round, a ratio the median of the rounds' ratios, so a
-machine that drifts drifts for both. llama.cpp runs each row with the quickest of its settings (flash attention on or off; with several
-requests, one cache or many), chosen before the rounds begin. The machine's limits are measured in every round, and each system's share of
-them is given: of the memory's bandwidth in decode, of the arithmetic in prefill.
+Both systems stay loaded and take turns within a round; a figure is the median of its round, a ratio the median of the
+rounds' ratios, so a machine that drifts drifts for both. llama.cpp runs each row with the quickest of its settings
+(flash attention on or off; with several requests, one cache or many), chosen before the rounds begin. The machine's
+limits are measured in every round, and each system's share of them is given: of the memory's bandwidth in decode, of
+the arithmetic in prefill.
 """
 
 from __future__ import annotations
@@ -57,10 +59,21 @@ class Row:
 
 
 ROWS = (
-    *(Row("decode", file, goal=goal) for file, goal in (("q4_1", 2.5), ("q4_0", 1.8), ("q8_0", 1.5), ("bf16", 1.1), ("f32", 1.4), ("q4_k_m", None))),
+    *(
+        Row("decode", file, goal=goal)
+        for file, goal in (("q4_1", 2.5), ("q4_0", 1.8), ("q8_0", 1.5), ("bf16", 1.1), ("f32", 1.4), ("q4_k_m", None))
+    ),
     *(Row("batch", file, 128, count, goal) for file in ("q4_0", "q8_0") for count, goal in ((8, 3.0), (32, 2.5))),
-    *(Row("prefill", file, tokens, goal=goal) for file in ("q4_0", "q8_0") for tokens, goal in ((128, 2.3), (1024, 2.5))),
-    *(Row("prefill", file, tokens, goal=goal) for file, goal in (("q4_1", 5.0), ("bf16", None), ("f32", None)) for tokens in (128, 1024)),
+    *(
+        Row("prefill", file, tokens, goal=goal)
+        for file in ("q4_0", "q8_0")
+        for tokens, goal in ((128, 2.3), (1024, 2.5))
+    ),
+    *(
+        Row("prefill", file, tokens, goal=goal)
+        for file, goal in (("q4_1", 5.0), ("bf16", None), ("f32", None))
+        for tokens in (128, 1024)
+    ),
     *(Row("context", "q4_0", tokens) for tokens in (256, 2048, 8064)),
     *(Row("decode", file, goal=goal) for file, goal in (("1b-q4_0", 1.15), ("1b-q8_0", 1.25))),
     *(Row("prefill", file, goal=1.8) for file in ("1b-q4_0", "1b-q8_0")),
@@ -77,8 +90,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=32, help="tokens decoded in a round")
     parser.add_argument("--quick", action="store_true", help="3 rounds, 12 steps, KL of 512 tokens")
-    parser.add_argument("--llamacpp-python", default=str(ROOT / ".venv-llamacpp" / "bin" / "python"), help="`make bench-peers` makes it")
-    parser.add_argument("--texts", type=Path, default=ROOT.parent / "shared" / "data", help="where text_misc and text_chinese are, for KL")
+    parser.add_argument(
+        "--llamacpp-python", default=str(ROOT / ".venv-llamacpp" / "bin" / "python"), help="`make bench-peers` makes it"
+    )
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        default=ROOT.parent / "shared" / "data",
+        help="where text_misc and text_chinese are, for KL",
+    )
     parser.add_argument("--record", action="store_true", help="write bench/records/native-DATE.json and .svg")
     given = parser.parse_args()
     if given.quick:
@@ -171,26 +191,39 @@ def judged(rounds: dict[str, list[float]], goal: float | None) -> dict:
     """Medians over rounds, and the median of the rounds' ratios."""
     return {
         **{system: statistics.median(values) for system, values in rounds.items()},
-        "ratio": statistics.median(mine / theirs for mine, theirs in zip(rounds["pellucid"], rounds["llama.cpp"], strict=True)),
+        "ratio": statistics.median(
+            mine / theirs for mine, theirs in zip(rounds["pellucid"], rounds["llama.cpp"], strict=True)
+        ),
         "goal": goal,
         "rounds": rounds,
     }
 
 
 def share(row: Row, rates: list[float], machine: list[dict[str, float]], file: Path) -> float:
-    """Of what the machine could do in the same round: bytes of weights read a second in decode, operations a second in prefill."""
+    """Of what the machine could do in the same round: bytes of weights read a second in decode, operations a second in
+    prefill.
+    """
     from pellucid.auto import open_model
 
     checkpoint = open_model(file)
     config = checkpoint.config
     if row.is_prefill:
-        products = 2 * sum(weight.shape[0] * weight.shape[1] for name, weight in matrices(checkpoint) if not name.startswith("lm_head"))
+        products = 2 * sum(
+            weight.shape[0] * weight.shape[1] for name, weight in matrices(checkpoint) if not name.startswith("lm_head")
+        )
         arithmetic = ARITHMETIC.get(row.file, "int8")
-        return statistics.median(rate * products / 1e9 / (its[arithmetic] or its["float32"]) for rate, its in zip(rates, machine, strict=True))
-    read = sum(weight.data.nbytes for name, weight in matrices(checkpoint) if config.tie_embeddings or name != "embed.weight")
+        return statistics.median(
+            rate * products / 1e9 / (its[arithmetic] or its["float32"])
+            for rate, its in zip(rates, machine, strict=True)
+        )
+    read = sum(
+        weight.data.nbytes for name, weight in matrices(checkpoint) if config.tie_embeddings or name != "embed.weight"
+    )
     if config.tie_embeddings:
         read += checkpoint.weights["embed.weight"].data.nbytes
-    return statistics.median(rate / row.requests * read / 1e9 / its["read"] for rate, its in zip(rates, machine, strict=True))
+    return statistics.median(
+        rate / row.requests * read / 1e9 / its["read"] for rate, its in zip(rates, machine, strict=True)
+    )
 
 
 def matrices(checkpoint):
@@ -202,7 +235,9 @@ def matrices(checkpoint):
 
 
 def told(its: dict[str, float]) -> str:
-    return f"{its['read']:.1f} GB/s read; GFLOP/s " + ", ".join(f"{name} {its[name]:.0f}" for name in ("float32", "bfloat16", "int8"))
+    return f"{its['read']:.1f} GB/s read; GFLOP/s " + ", ".join(
+        f"{name} {its[name]:.0f}" for name in ("float32", "bfloat16", "int8")
+    )
 
 
 def line(name: str, its: dict) -> str:
@@ -227,16 +262,35 @@ for part in model.create_completion(sys.argv[3], max_tokens=int(sys.argv[4]), te
 def starts(given: argparse.Namespace) -> dict[str, dict]:
     """Seconds from the process's start to its first written byte, and its peak memory: whole programs, the Q4_1 file."""
     file, threads = str(file_of("q4_1", given.llamacpp_python)), str(given.threads)
-    pellucid = [str(Path(sys.executable).with_name("pellucid")), "generate", "-m", file, "-p", TEXT, "-n", "16", "-t", threads, "--quiet"]
-    commands = {"pellucid": pellucid, "llama.cpp": [given.llamacpp_python, "-c", START_LLAMACPP, file, threads, TEXT, "16"]}
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # installed packages are compiled
+    pellucid = [
+        str(Path(sys.executable).with_name("pellucid")),
+        "generate",
+        "-m",
+        file,
+        "-p",
+        TEXT,
+        "-n",
+        "16",
+        "-t",
+        threads,
+        "--quiet",
+    ]
+    commands = {
+        "pellucid": pellucid,
+        "llama.cpp": [given.llamacpp_python, "-c", START_LLAMACPP, file, threads, TEXT, "16"],
+    }
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }  # installed packages are compiled
     seconds: dict[str, list[float]] = {system: [] for system in SYSTEMS}
     memory: dict[str, list[float]] = {system: [] for system in SYSTEMS}
     for turn in range(given.rounds + 1):  # the first fills the page cache
         for system, command in commands.items():
             start = time.perf_counter()
             first = peak = 0.0
-            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=environment) as process:
+            with subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=environment
+            ) as process:
                 assert process.stdout is not None
                 assert process.stderr is not None
                 while process.stdout.read(1):
@@ -258,7 +312,9 @@ def starts(given: argparse.Namespace) -> dict[str, dict]:
 
 
 def peak_memory(pid: int) -> float:
-    """MB that a process has held at most so far; 0 where it is gone. (Its parent's own peak would be in what wait4 tells.)"""
+    """MB that a process has held at most so far; 0 where it is gone. (Its parent's own peak would be in what wait4
+    tells.)
+    """
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -267,7 +323,9 @@ def peak_memory(pid: int) -> float:
 
 
 def divergence(name: str, given: argparse.Namespace) -> dict:
-    """Mean KL(float32 ‖ system) over texts, nats a token, each system on the same file; float32 is torch on the dequantized weights."""
+    """Mean KL(float32 ‖ system) over texts, nats a token, each system on the same file; float32 is torch on the
+    dequantized weights.
+    """
     import numpy as np
 
     file, pieces = file_of(name, given.llamacpp_python), texts(given)
@@ -288,16 +346,26 @@ def divergence(name: str, given: argparse.Namespace) -> dict:
         for worker in workers.values():
             worker.close()
     means = {system: float(np.mean(values)) for system, values in sums.items()}
-    result = {**means, "ratio": means["pellucid"] / means["llama.cpp"], "goal": 1.0, "unit": "nats", "tokens": len(sums["pellucid"])}
+    result = {
+        **means,
+        "ratio": means["pellucid"] / means["llama.cpp"],
+        "goal": 1.0,
+        "unit": "nats",
+        "tokens": len(sums["pellucid"]),
+    }
     # The difference's own uncertainty: of the mean over tokens.
     difference = np.array(sums["pellucid"]) - np.array(sums["llama.cpp"])
     result["ratio ±"] = float(difference.std() / np.sqrt(len(difference)) / means["llama.cpp"])
-    print(line(f"{name} mean KL to float32", result), f" ± {result['ratio ±']:.2f}, {result['tokens']} tokens", flush=True)
+    print(
+        line(f"{name} mean KL to float32", result), f" ± {result['ratio ±']:.2f}, {result['tokens']} tokens", flush=True
+    )
     return result
 
 
 def texts(given: argparse.Namespace) -> list[list[int]]:
-    """Pieces of 256 tokens, English and Chinese by turns, from several places of each text: 2,560 in all, 512 where it is to be quick."""
+    """Pieces of 256 tokens, English and Chinese by turns, from several places of each text: 2,560 in all, 512 where it
+    is to be quick.
+    """
     from pellucid.auto import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained("smollm2")
@@ -312,14 +380,21 @@ def texts(given: argparse.Namespace) -> list[list[int]]:
 
 
 def record(found: dict[str, dict], given: argparse.Namespace) -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
+    ).stdout.strip()
     path = ROOT / "bench" / "records" / f"native-{date.today().isoformat()}.json"
     path.parent.mkdir(exist_ok=True)
     facts = {
         "date": date.today().isoformat(),
         "commit": commit,
         "command": " ".join(["python", "bench/native.py", *sys.argv[1:]]),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "load": os.getloadavg()[0], "limits": limits(given.threads)},
+        "machine": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "load": os.getloadavg()[0],
+            "limits": limits(given.threads),
+        },
         "threads": given.threads,
         "rows": found,
     }

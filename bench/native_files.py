@@ -1,8 +1,8 @@
 """The GGUF files that ``native.py`` measures on, made once into a cache folder.
 
-SmolLM2-135M's Q4_1 file as shipped, and the same weights as bf16 and f32 and requantized to Q4_0, Q8_0 and Q4_K_M (embeddings, which are the
-head too, at 8 bits in Q4_0 and Q4_K_M, as in the shipped file); and a Llama of 1.1 billion parameters made of random blocks, whose answers mean
-nothing and whose speed means as much as any.
+SmolLM2-135M's Q4_1 file as shipped, and the same weights as bf16 and f32 and requantized to Q4_0, Q8_0 and Q4_K_M
+(embeddings, which are the head too, at 8 bits in Q4_0 and Q4_K_M, as in the shipped file); and a Llama of 1.1 billion
+parameters made of random blocks, whose answers mean nothing and whose speed means as much as any.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ SMOLLM2 = ("q4_1", "q4_0", "q8_0", "bf16", "f32", "q4_k_m")
 BILLION = ("1b-q4_0", "1b-q8_0")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pellucid" / "bench"
 
-# llama.cpp's own quantizer, in its environment: file in, file out, its number of the file type, whether embeddings stay at 8 bits.
+# llama.cpp's own quantizer, in its environment: file in, file out, its number of the file type, whether embeddings stay
+# at 8 bits.
 QUANTIZE = """
 import ctypes, sys, llama_cpp as L
 p = L.llama_model_quantize_default_params()
@@ -42,14 +43,24 @@ def file_of(name: str, llamacpp_python: str) -> Path:
             write_billion(unfinished, name.removeprefix("1b-"))
         else:
             kind, keep = FILE_TYPES[name]
-            command = [llamacpp_python, "-c", QUANTIZE, str(file_of("q4_1", llamacpp_python)), str(unfinished), str(kind), str(keep)]
+            command = [
+                llamacpp_python,
+                "-c",
+                QUANTIZE,
+                str(file_of("q4_1", llamacpp_python)),
+                str(unfinished),
+                str(kind),
+                str(keep),
+            ]
             subprocess.run(command, check=True, capture_output=True)
         unfinished.replace(path)
     return path
 
 
 def write_billion(path: Path, dtype: str) -> None:
-    """TinyLlama's shape: 22 layers, 2048 wide, 32 heads of which 4 hold keys, d_ff 5632; Q4_0 with a head of Q6_K, as llama.cpp makes them."""
+    """TinyLlama's shape: 22 layers, 2048 wide, 32 heads of which 4 hold keys, d_ff 5632; Q4_0 with a head of Q6_K, as
+    llama.cpp makes them.
+    """
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFWriter
 
@@ -83,7 +94,12 @@ def write_billion(path: Path, dtype: str) -> None:
     for i in range(layers):
         kv_width = width // heads * kv_heads
         norm(f"blk.{i}.attn_norm.weight")
-        for name, rows, columns in (("q", width, width), ("k", kv_width, width), ("v", kv_width, width), ("output", width, width)):
+        for name, rows, columns in (
+            ("q", width, width),
+            ("k", kv_width, width),
+            ("v", kv_width, width),
+            ("output", width, width),
+        ):
             matrix(f"blk.{i}.attn_{name}.weight", rows, columns, dtype)
         norm(f"blk.{i}.ffn_norm.weight")
         for name, rows, columns in (("gate", d_ff, width), ("up", d_ff, width), ("down", width, d_ff)):

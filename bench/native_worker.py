@@ -1,10 +1,12 @@
-"""One system, one model, as a process that ``native.py`` asks: lines of JSON in, lines of JSON out. Run by each system's own Python.
+"""One system, one model, as a process that ``native.py`` asks: lines of JSON in, lines of JSON out. Run by each
+system's own Python.
 
     python bench/native_worker.py pellucid|llama.cpp|reference FILE THREADS CONTEXT REQUESTS
 
-``{"do": "measure", "prompt": P, "new": N}``: P random tokens in each request's cache, then N steps of a token for each request. Back come the
-seconds of the first request's prefill, and of each step. A prompt that is in the cache from the last time is not computed again unless
-``"again"`` is given. ``{"do": "logits", "ids": [...], "path": FILE}`` writes the logits after each token, (T, V) float32.
+``{"do": "measure", "prompt": P, "new": N}``: P random tokens in each request's cache, then N steps of a token for each
+request. Back come the seconds of the first request's prefill, and of each step. A prompt that is in the cache from the
+last time is not computed again unless ``"again"`` is given. ``{"do": "logits", "ids": [...], "path": FILE}`` writes the
+logits after each token, (T, V) float32.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ class Pellucid:
         from pellucid.executor import StepInput
 
         self.step_input, self.context = StepInput, context
-        self.run = open_executor(open_model(file), executor=executor, dtype="auto" if executor == "native" else "float32", threads=threads)
+        self.run = open_executor(
+            open_model(file), executor=executor, dtype="auto" if executor == "native" else "float32", threads=threads
+        )
         self.vocab_size, self.variants = self.run.config.vocab_size, [""]
         self.slots = [self.run.allocate(context) for _ in range(requests)]
 
@@ -56,7 +60,10 @@ class LlamaCpp:
         model = api.llama_model_load_from_file(file.encode(), api.llama_model_default_params())
         self.vocab_size = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
         settings = [(flash, unified) for flash in (0, 1) for unified in ((False, True) if requests > 1 else (False,))]
-        self.variants = [f"flash attention {'on' if flash else 'off'}{', unified cache' if unified else ''}" for flash, unified in settings]
+        self.variants = [
+            f"flash attention {'on' if flash else 'off'}{', unified cache' if unified else ''}"
+            for flash, unified in settings
+        ]
         self.contexts = []
         for flash, unified in settings:
             wanted = api.llama_context_default_params()
@@ -90,7 +97,12 @@ class LlamaCpp:
         batch = api.llama_batch_init(len(rows), 0, 1)
         batch.n_tokens = len(rows)
         for i, (token, request) in enumerate(rows):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = token, self.lengths[request], 1, request
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = (
+                token,
+                self.lengths[request],
+                1,
+                request,
+            )
             batch.logits[i] = every or (last and i == len(rows) - 1)
             self.lengths[request] += 1
         if api.llama_decode(self.own, batch):
@@ -126,7 +138,11 @@ def measure(system: Pellucid | LlamaCpp, asked: dict, held: list[int]) -> dict:
 
 def main() -> None:
     name, file, threads, context, requests = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])
-    kinds = {"pellucid": Pellucid, "llama.cpp": LlamaCpp, "reference": lambda *given: Pellucid(*given, executor="torch")}
+    kinds = {
+        "pellucid": Pellucid,
+        "llama.cpp": LlamaCpp,
+        "reference": lambda *given: Pellucid(*given, executor="torch"),
+    }
     system = kinds[name](file, threads, context, requests)
     held = [0] * requests
     print(json.dumps(system.variants), flush=True)

@@ -1,13 +1,15 @@
 """Training beside nanoGPT, transformers' Trainer and litgpt on the same machine in the same run.
 
-    python bench/pretrain.py --record --data input.txt --nanogpt CHECKOUT          # everything: about 20 minutes on two quiet cores
-    python bench/pretrain.py --only throughput --systems "pellucid" "nanoGPT" --dtypes float32 --rounds 1 --steps-per-round 2
+    python bench/pretrain.py --record --data input.txt --nanogpt CHECKOUT          # everything: about 20 minutes on two
+    quiet cores python bench/pretrain.py --only throughput --systems "pellucid" "nanoGPT" --dtypes float32 --rounds 1
+    --steps-per-round 2
 
-``shakespeare``: nanoGPT's setting for a CPU (4 layers, 4 heads, width 128, context 64, 12 rows, by characters), 2000 steps to a validation loss,
-one after the other as a person would start them; nanoGPT from a checkout that is prepared (data/shakespeare_char/prepare.py).
-``throughput``: 6 layers of width 384, context 256, 8 rows, GPT-2's vocabulary; all systems stand ready in processes of their own and take turns.
-MFU is a step's FLOPs by the model's size over its time, against what matrix products alone reached in the same round.
-litgpt runs where ``--litgpt PYTHON`` names a Python that has it.
+``shakespeare``: nanoGPT's setting for a CPU (4 layers, 4 heads, width 128, context 64, 12 rows, by characters), 2000
+steps to a validation loss, one after the other as a person would start them; nanoGPT from a checkout that is prepared
+(data/shakespeare_char/prepare.py). ``throughput``: 6 layers of width 384, context 256, 8 rows, GPT-2's vocabulary; all
+systems stand ready in processes of their own and take turns. MFU is a step's FLOPs by the model's size over its time,
+against what matrix products alone reached in the same round. litgpt runs where ``--litgpt PYTHON`` names a Python that
+has it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pellucid.train import sizes
+from pellucid.train.runs import sizes
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE, WORKER = ROOT / "recipes" / "shakespeare.yaml", ROOT / "bench" / "pretrain_worker.py"
@@ -38,7 +40,9 @@ LARGE = {"depth": 6, "d-model": 384, "heads": 6, "context": 256, "rows": 8}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=["shakespeare", "throughput"], default=["shakespeare", "throughput"])
+    parser.add_argument(
+        "--only", nargs="+", choices=["shakespeare", "throughput"], default=["shakespeare", "throughput"]
+    )
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/text_shakespeare/input.txt")
     parser.add_argument("--nanogpt", type=Path, help="a checkout; without it nanoGPT is left out")
@@ -51,14 +55,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--record", action="store_true", help="write bench/records/pretrain-DATE.json")
     its = parser.parse_args()
-    wanted = [name for name in its.systems if (its.nanogpt or "nanoGPT" not in name) and (its.litgpt or "litgpt" not in name)]
+    wanted = [
+        name for name in its.systems if (its.nanogpt or "nanoGPT" not in name) and (its.litgpt or "litgpt" not in name)
+    ]
     left_out = sorted(set(its.systems) - set(wanted))
     found: dict[str, Any] = {"load_before": os.getloadavg()[0], "left_out": left_out}
     if left_out:
         print(f"left out: {', '.join(left_out)} (see --nanogpt, --litgpt)", file=sys.stderr)
     if "shakespeare" in its.only:
         runs = [name for name in wanted if name in SYSTEMS[:4]]
-        found["shakespeare"] = {name: shakespeare(name, its) for name in (*runs, *([FEWER] if "pellucid" in runs else []))}
+        found["shakespeare"] = {
+            name: shakespeare(name, its) for name in (*runs, *([FEWER] if "pellucid" in runs else []))
+        }
         print_shakespeare(found["shakespeare"])
     if "throughput" in its.only:
         found["throughput"] = {dtype: throughput(wanted, dtype, its) for dtype in its.dtypes}
@@ -85,7 +93,20 @@ def shakespeare(name: str, its: argparse.Namespace) -> dict[str, Any]:
 
 def _pellucid(its: argparse.Namespace, steps: int, *, compiled: bool) -> tuple[list[float], float]:
     with tempfile.TemporaryDirectory() as folder:
-        words = ["pretrain", "--config", RECIPE, "-d", its.data.resolve(), "-o", folder, "--steps", steps, "-t", its.threads, "-q"]
+        words = [
+            "pretrain",
+            "--config",
+            RECIPE,
+            "-d",
+            its.data.resolve(),
+            "-o",
+            folder,
+            "--steps",
+            steps,
+            "-t",
+            its.threads,
+            "-q",
+        ]
         words += ["--warmup-steps", min(100, steps // 4), "--eval-every", 0, "--sample-every", 0, "--save-every", 0]
         words += ["--compile"] if compiled else []
         subprocess.run([sys.executable, "-m", "pellucid", *map(str, words)], check=True)
@@ -94,12 +115,23 @@ def _pellucid(its: argparse.Namespace, steps: int, *, compiled: bool) -> tuple[l
 
 
 def _nanogpt(its: argparse.Namespace, steps: int, *, compiled: bool) -> tuple[list[float], float]:
-    words = ["train.py", "config/train_shakespeare_char.py", "--device=cpu", f"--compile={compiled}", "--eval_iters=145", "--log_interval=1"]
+    words = [
+        "train.py",
+        "config/train_shakespeare_char.py",
+        "--device=cpu",
+        f"--compile={compiled}",
+        "--eval_iters=145",
+        "--log_interval=1",
+    ]
     words += ["--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128", "--dropout=0.0"]
     words += [f"--max_iters={steps}", f"--lr_decay_iters={steps}", f"--eval_interval={steps}"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(its.threads)}
-    run = subprocess.run([sys.executable, *words], cwd=its.nanogpt, check=True, capture_output=True, text=True, env=environment)
-    seconds = [float(ms) / 1000 for ms in re.findall(r"^iter \d+: loss [\d.]+, time ([\d.]+)ms", run.stdout, re.MULTILINE)]
+    run = subprocess.run(
+        [sys.executable, *words], cwd=its.nanogpt, check=True, capture_output=True, text=True, env=environment
+    )
+    seconds = [
+        float(ms) / 1000 for ms in re.findall(r"^iter \d+: loss [\d.]+, time ([\d.]+)ms", run.stdout, re.MULTILINE)
+    ]
     return seconds, float(re.findall(r"val loss ([\d.]+)", run.stdout)[-1])
 
 
@@ -110,13 +142,24 @@ class Worker:
     """A system in a process of its own, ready to take steps."""
 
     def __init__(self, name: str, dtype: str, its: argparse.Namespace) -> None:
-        words = [name, "--vocab", its.vocab, "--threads", its.threads, *(word for size, value in LARGE.items() for word in (f"--{size}", value))]
+        words = [
+            name,
+            "--vocab",
+            its.vocab,
+            "--threads",
+            its.threads,
+            *(word for size, value in LARGE.items() for word in (f"--{size}", value)),
+        ]
         words += ["--bf16"] if dtype == "bfloat16" else []
         words += ["--nanogpt", its.nanogpt.resolve()] if its.nanogpt else []
         python = its.litgpt if "litgpt" in name else sys.executable
         environment = {**os.environ, "OMP_NUM_THREADS": str(its.threads)}
         self._process = subprocess.Popen(
-            [str(python), str(WORKER), *map(str, words)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [str(python), str(WORKER), *map(str, words)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         self._answer()
 
@@ -140,7 +183,12 @@ class Worker:
 def throughput(names: list[str], dtype: str, its: argparse.Namespace) -> dict[str, Any]:
     """tokens/s and MFU of each system: medians over rounds in which all take turns."""
     config = sizes.describe(
-        "gpt2", depth=LARGE["depth"], d_model=LARGE["d-model"], num_heads=LARGE["heads"], context_len=LARGE["context"], vocab_size=its.vocab
+        "gpt2",
+        depth=LARGE["depth"],
+        d_model=LARGE["d-model"],
+        num_heads=LARGE["heads"],
+        context_len=LARGE["context"],
+        vocab_size=its.vocab,
     )
     tokens = LARGE["rows"] * LARGE["context"]
     flops = sizes.flops_per_token(config, LARGE["context"]) * tokens  # of a step
@@ -160,7 +208,11 @@ def throughput(names: list[str], dtype: str, its: argparse.Namespace) -> dict[st
     for worker in workers.values():
         worker.close()
     peaks = [its["value"] for its in rounds.pop("peak")]
-    measured: dict[str, Any] = {"peak_gflops": round(median(peaks) / 1e9, 1), "step_gflop": round(flops / 1e9, 1), "failed": failed}
+    measured: dict[str, Any] = {
+        "peak_gflops": round(median(peaks) / 1e9, 1),
+        "step_gflop": round(flops / 1e9, 1),
+        "failed": failed,
+    }
     for name, taken in rounds.items():
         seconds = [one["seconds"] / its.steps_per_round for one in taken]
         measured[name] = {
@@ -178,7 +230,9 @@ def throughput(names: list[str], dtype: str, its: argparse.Namespace) -> dict[st
 def print_shakespeare(systems: dict[str, dict[str, Any]]) -> None:
     print(f"\nShakespeare by characters\n{'':22}{'steps':>8}{'wall s':>9}{'tokens/s':>10}{'val loss':>10}")
     for name, its in systems.items():
-        print(f"{name:22}{its['steps']:>8,}{its['wall_seconds']:>9}{its['tokens_per_second']:>10,}{its['val_loss']:>10.4f}")
+        print(
+            f"{name:22}{its['steps']:>8,}{its['wall_seconds']:>9}{its['tokens_per_second']:>10,}{its['val_loss']:>10.4f}"
+        )
 
 
 def print_throughput(dtype: str, systems: dict[str, Any]) -> None:
@@ -193,11 +247,18 @@ def print_throughput(dtype: str, systems: dict[str, Any]) -> None:
 def record(found: dict[str, Any]) -> None:
     import torch
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     where = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
     path = ROOT / "bench" / "records" / f"pretrain-{date.today().isoformat()}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"date": date.today().isoformat(), "commit": commit, "command": sys.argv, **where, **found}, indent=1) + "\n")
+    path.write_text(
+        json.dumps(
+            {"date": date.today().isoformat(), "commit": commit, "command": sys.argv, **where, **found}, indent=1
+        )
+        + "\n"
+    )
     print(f"\nrecorded in {path}")
 
 

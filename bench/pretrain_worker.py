@@ -1,9 +1,11 @@
-"""One system that trains, for ``bench/pretrain.py``: prepares, says ``ready``, then for each line on stdin takes so many steps and prints their time.
+"""One system that trains, for ``bench/pretrain.py``: prepares, says ``ready``, then for each line on stdin takes so
+many steps and prints their time.
 
-    python bench/pretrain_worker.py SYSTEM --depth 6 --d-model 384 --heads 6 --context 256 --rows 8 --vocab 50257 [--bf16] [--nanogpt CHECKOUT]
+    python bench/pretrain_worker.py SYSTEM --depth 6 --d-model 384 --heads 6 --context 256 --rows 8 --vocab 50257
+    [--bf16] [--nanogpt CHECKOUT]
 
-All get the same shape (GPT-2's: learned positions, GELU, tied embeddings), the same noise for data, AdamW and clipping at 1. ``peak`` multiplies
-matrices, and nothing else: what the machine could do in that minute.
+All get the same shape (GPT-2's: learned positions, GELU, tied embeddings), the same noise for data, AdamW and clipping
+at 1. ``peak`` multiplies matrices, and nothing else: what the machine could do in that minute.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ def batch(its: argparse.Namespace, number: int) -> torch.Tensor:
     return torch.randint(its.vocab, (its.rows, its.context + 1), generator=torch.Generator().manual_seed(number))
 
 
-def plain_loop(model: Any, optimizer: Any, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], its: argparse.Namespace) -> Steps:
+def plain_loop(
+    model: Any, optimizer: Any, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], its: argparse.Namespace
+) -> Steps:
     def steps(count: int) -> float:
         value = float("nan")
         for number in range(count):
@@ -49,13 +53,13 @@ def pellucid(its: argparse.Namespace, *, compiled: bool) -> Steps:
     from pathlib import Path
 
     from pellucid.model.decoder import Decoder
-    from pellucid.train import sizes
-    from pellucid.train.batch import Batch
-    from pellucid.train.compile import compiled_forward
-    from pellucid.train.loss import language_loss
-    from pellucid.train.optim import OptimSettings, make_optimizers
-    from pellucid.train.run import Run, RunSettings
-    from pellucid.train.schedule import Schedule
+    from pellucid.train.data.batch import Batch
+    from pellucid.train.objectives.loss import language_loss
+    from pellucid.train.runs import sizes
+    from pellucid.train.runs.compile import compiled_forward
+    from pellucid.train.runs.optim import OptimSettings, make_optimizers
+    from pellucid.train.runs.run import Run, RunSettings
+    from pellucid.train.runs.schedule import Schedule
 
     class Noise:
         def shuffled(self, first: int, count: int) -> Batch:
@@ -63,7 +67,13 @@ def pellucid(its: argparse.Namespace, *, compiled: bool) -> Steps:
             return Batch.of(ids[:, :-1], ids[:, 1:])
 
     config = sizes.describe(
-        its.family, depth=its.depth, d_model=its.d_model, num_heads=its.heads, context_len=its.context, vocab_size=its.vocab, tie_embeddings=True
+        its.family,
+        depth=its.depth,
+        d_model=its.d_model,
+        num_heads=its.heads,
+        context_len=its.context,
+        vocab_size=its.vocab,
+        tie_embeddings=True,
     )
     model = Decoder(config).initialize(torch.Generator().manual_seed(0)).train()
     run = Run(
@@ -85,7 +95,13 @@ def nanogpt(its: argparse.Namespace, *, compiled: bool) -> Steps:
     from model import GPT, GPTConfig  # type: ignore[import-not-found]
 
     torch.manual_seed(0)
-    shape = {"block_size": its.context, "n_layer": its.depth, "n_head": its.heads, "n_embd": its.d_model, "vocab_size": its.vocab}
+    shape = {
+        "block_size": its.context,
+        "n_layer": its.depth,
+        "n_head": its.heads,
+        "n_embd": its.d_model,
+        "vocab_size": its.vocab,
+    }
     model = GPT(GPTConfig(**shape, dropout=0.0, bias=True))
     optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
     forward = torch.compile(model) if compiled else model
@@ -93,13 +109,21 @@ def nanogpt(its: argparse.Namespace, *, compiled: bool) -> Steps:
 
 
 def trainer(its: argparse.Namespace) -> Steps:
-    """transformers' Trainer: each call is a ``train()`` of so many steps, which is how it is meant to be used; its own bookkeeping counts."""
+    """transformers' Trainer: each call is a ``train()`` of so many steps, which is how it is meant to be used; its own
+    bookkeeping counts.
+    """
     import tempfile
 
     import transformers
 
     transformers.logging.set_verbosity_error()
-    size = {"n_positions": its.context, "n_embd": its.d_model, "n_layer": its.depth, "n_head": its.heads, "vocab_size": its.vocab}
+    size = {
+        "n_positions": its.context,
+        "n_embd": its.d_model,
+        "n_layer": its.depth,
+        "n_head": its.heads,
+        "vocab_size": its.vocab,
+    }
     config = transformers.GPT2Config(**size, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     model = transformers.GPT2LMHeadModel(config)
 
@@ -152,7 +176,9 @@ def litgpt(its: argparse.Namespace) -> Steps:
     model.transformer.wte.weight = model.lm_head.weight
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     forward = torch.compile(model)
-    return plain_loop(model, optimizer, lambda ids, targets: chunked_cross_entropy(forward(ids), targets, chunk_size=0), its)
+    return plain_loop(
+        model, optimizer, lambda ids, targets: chunked_cross_entropy(forward(ids), targets, chunk_size=0), its
+    )
 
 
 def peak(its: argparse.Namespace) -> Steps:
@@ -188,7 +214,9 @@ def main() -> None:
     parser.add_argument("system", choices=SYSTEMS)
     for name in ("depth", "d-model", "heads", "context", "rows", "vocab", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--family", default="gpt2", help="Pellucid's: another shape than the others' is not side by side")
+    parser.add_argument(
+        "--family", default="gpt2", help="Pellucid's: another shape than the others' is not side by side"
+    )
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--nanogpt", default="")
     its = parser.parse_args()

@@ -1,8 +1,10 @@
-"""Memory and time of a fine-tuning step: all weights, LoRA over float32, QLoRA over blocks of few bits; each in a process of its own.
+"""Memory and time of a fine-tuning step: all weights, LoRA over float32, QLoRA over blocks of few bits; each in a
+process of its own.
 
     python bench/qlora.py [-m MODEL] [--tokens 512] [--rows 1]
 
-``peak`` is what the process took at most (resident, files it maps included), ``model`` what is held of weights, blocks and updates.
+``peak`` is what the process took at most (resident, files it maps included), ``model`` what is held of weights, blocks
+and updates.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ def measure(model_name: str, method: str, rows: int, tokens: int) -> dict[str, f
 
     from pellucid.auto import open_model
     from pellucid.model.load import load_decoder
-    from pellucid.train.batch import Batch
-    from pellucid.train.loop import accumulate, checkpoint_activations
+    from pellucid.train.data.batch import Batch
     from pellucid.train.lora import LoraSettings, attach_lora
-    from pellucid.train.loss import language_loss
-    from pellucid.train.optim import OptimSettings, make_optimizers
+    from pellucid.train.objectives.loss import language_loss
+    from pellucid.train.runs.loop import accumulate, checkpoint_activations
+    from pellucid.train.runs.optim import OptimSettings, make_optimizers
 
     checkpoint = open_model(model_name)
     model = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu", METHODS[method])
@@ -66,7 +68,18 @@ def main() -> None:
         return
     print(f"{asked.model}: steps of {asked.rows} × {asked.tokens} tokens, activations checkpointed")
     for method in METHODS:
-        command = [sys.executable, __file__, "-m", asked.model, "--tokens", str(asked.tokens), "--rows", str(asked.rows), "--method", method]
+        command = [
+            sys.executable,
+            __file__,
+            "-m",
+            asked.model,
+            "--tokens",
+            str(asked.tokens),
+            "--rows",
+            str(asked.rows),
+            "--method",
+            method,
+        ]
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         memory = f"peak {found['peak_mb']:6.0f} MB   model {found['model_mb']:5.0f} MB"
         print(f"{method:9} {memory}   {found['step_s']:5.2f} s a step   loss of the third {found['loss']:.4f}")

@@ -1,10 +1,12 @@
-"""Load, prefill, decode, memory: Pellucid beside transformers and llama.cpp, on the same file, prompt and threads, in one run.
+"""Load, prefill, decode, memory: Pellucid beside transformers and llama.cpp, on the same file, prompt and threads, in
+one run.
 
     python bench/side_by_side.py --model smollm2 --rounds 5 --record
 
-Every measurement is a process of its own; systems take turns within a round, so a machine that drifts drifts for all. Figures are
-medians over rounds; ratios are medians of each round's ratio. llama.cpp needs an environment with llama-cpp-python in it
-(``make bench-peers`` builds one, natively compiled, in .venv-llamacpp); a system that is not installed is left out and named.
+Every measurement is a process of its own; systems take turns within a round, so a machine that drifts drifts for all.
+Figures are medians over rounds; ratios are medians of each round's ratio. llama.cpp needs an environment with
+llama-cpp-python in it (``make bench-peers`` builds one, natively compiled, in .venv-llamacpp); a system that is not
+installed is left out and named.
 """
 
 from __future__ import annotations
@@ -74,7 +76,9 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, float] | None:
     return row
 
 
-def result(loaded: float, prefill: float, decode: float, first_at: float, given: argparse.Namespace) -> dict[str, float]:
+def result(
+    loaded: float, prefill: float, decode: float, first_at: float, given: argparse.Namespace
+) -> dict[str, float]:
     return {
         "load (s)": loaded,
         "prefill (tok/s)": given.prompt_tokens / prefill,
@@ -131,7 +135,9 @@ def llama_cpp(given: argparse.Namespace) -> dict[str, float]:
     from llama_cpp import Llama  # pyright: ignore[reportMissingImports]
 
     size = given.prompt_tokens + given.new_tokens
-    model = Llama(given.model, n_ctx=size, n_batch=512, n_threads=given.threads, n_threads_batch=given.threads, verbose=False)
+    model = Llama(
+        given.model, n_ctx=size, n_batch=512, n_threads=given.threads, n_threads_batch=given.threads, verbose=False
+    )
     ids = model.tokenize((TEXT * given.prompt_tokens).encode(), add_bos=False)[: given.prompt_tokens]
     loaded = time.perf_counter() - start
 
@@ -162,9 +168,17 @@ def starts(given: argparse.Namespace) -> dict[str, float]:
     """Seconds of whole processes that do next to nothing: imports, and --help. Median of ``rounds``."""
     commands = {
         "import pellucid": [sys.executable, "-c", "import pellucid"],
-        "import pellucid; pellucid.AutoModelForCausalLM": [sys.executable, "-c", "import pellucid; pellucid.AutoModelForCausalLM"],
+        "import pellucid; pellucid.AutoModelForCausalLM": [
+            sys.executable,
+            "-c",
+            "import pellucid; pellucid.AutoModelForCausalLM",
+        ],
         "import transformers": [sys.executable, "-c", "import transformers"],
-        "import transformers; AutoModelForCausalLM": [sys.executable, "-c", "from transformers import AutoModelForCausalLM"],
+        "import transformers; AutoModelForCausalLM": [
+            sys.executable,
+            "-c",
+            "from transformers import AutoModelForCausalLM",
+        ],
         "import llama_cpp": [given.llamacpp_python, "-c", "import llama_cpp"],
         "pellucid --help": [str(Path(sys.executable).parent / "pellucid"), "--help"],
     }
@@ -178,10 +192,17 @@ def starts(given: argparse.Namespace) -> dict[str, float]:
 
 
 def report(rows: dict[str, list[dict[str, float]]], given: argparse.Namespace, seconds: dict[str, float]) -> None:
-    figures = {name: {key: statistics.median(row[key] for row in taken) for key in taken[0]} for name, taken in rows.items() if taken}
+    figures = {
+        name: {key: statistics.median(row[key] for row in taken) for key in taken[0]}
+        for name, taken in rows.items()
+        if taken
+    }
     base = "llama.cpp" if "llama.cpp" in figures else next(iter(figures))
     ratios = {
-        name: {key: statistics.median(mine[key] / theirs[key] for mine, theirs in zip(rows[name], rows[base], strict=True)) for key in figures[name]}
+        name: {
+            key: statistics.median(mine[key] / theirs[key] for mine, theirs in zip(rows[name], rows[base], strict=True))
+            for key in figures[name]
+        }
         for name in figures
     }
     for name, its in figures.items():
@@ -191,12 +212,19 @@ def report(rows: dict[str, list[dict[str, float]]], given: argparse.Namespace, s
     for name, value in seconds.items():
         print(f"{name:50} {value:.3f} s")
     if given.record:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
+        ).stdout.strip()
         record = {
             "date": date.today().isoformat(),
             "commit": commit,
             "command": " ".join(sys.argv),
-            "machine": {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
+            "machine": {
+                "processor": processor(),
+                "cores": os.cpu_count(),
+                "python": platform.python_version(),
+                "system": platform.platform(),
+            },
             "model": Path(given.model).name,
             "settings": {key: getattr(given, key) for key in ("prompt_tokens", "new_tokens", "threads", "rounds")},
             "medians": figures,

@@ -1,10 +1,12 @@
-"""What reuse and guesses save: a chat's time to first token over its turns, lookup in the prompt, and a draft model, in one run.
+"""What reuse and guesses save: a chat's time to first token over its turns, lookup in the prompt, and a draft model, in
+one run.
 
     python bench/speculative.py --model smollm2 --threads 1 --rounds 5 --record
 
-The draft is the model's file as it ships; it guesses for the same weights widened to float32, which take about five times as long a token: a
-large and a small model that agree often, as two of a family do. With and without take turns within a round; ratios are medians of each
-round's ratio. That the tokens are the same is checked for every one. Prints JSON.
+The draft is the model's file as it ships; it guesses for the same weights widened to float32, which take about five
+times as long a token: a large and a small model that agree often, as two of a family do. With and without take turns
+within a round; ratios are medians of each round's ratio. That the tokens are the same is checked for every one. Prints
+JSON.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ QUESTIONS = (
 TASKS = {
     "repeat": f"Repeat this text word for word:\n\n{STORY}",
     "summarise": f"Summarise this text, quoting its own sentences:\n\n{STORY}",
-    "correct": "Correct the spelling and give back the whole text:\n\n" + STORY.replace("lighthouse", "lighthuose").replace("village", "vilage"),
+    "correct": "Correct the spelling and give back the whole text:\n\n"
+    + STORY.replace("lighthouse", "lighthuose").replace("village", "vilage"),
     "free": "Write a short poem about the sea.",
 }
 DRAWN = {"temperature": 0.7, "top_p": 0.95, "seed": 1}
@@ -49,7 +52,9 @@ DRAWN = {"temperature": 0.7, "top_p": 0.95, "seed": 1}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2", help="a GGUF file, a folder, or a catalogue alias of a chat model")
+    parser.add_argument(
+        "--model", default="smollm2", help="a GGUF file, a folder, or a catalogue alias of a chat model"
+    )
     parser.add_argument("--executor", default="native", choices=("native", "torch"))
     parser.add_argument("--new-tokens", type=int, default=96)
     parser.add_argument("--threads", type=int, default=1)
@@ -71,9 +76,13 @@ def main() -> None:
     if "draft" in given.parts:
         large = widened(checkpoint, given)
         tasks = {name: TASKS[name] for name in ("repeat", "free")}
-        report["draft"] = model.compare(large, {"draft": lambda: DraftModel(small), "lookup": lambda: PromptLookup(15)}, tasks)
+        report["draft"] = model.compare(
+            large, {"draft": lambda: DraftModel(small), "lookup": lambda: PromptLookup(15)}, tasks
+        )
     report["load after"] = os.getloadavg()[0]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
+    ).stdout.strip()
     record = {
         "date": date.today().isoformat(),
         "commit": commit,
@@ -135,7 +144,9 @@ class Model:
                 for its, answer in zip(taken, (with_it, without), strict=True):
                     its.append(answer.timings.time_to_first_token)
                 prompt, reused = with_it.timings.prompt_tokens, with_it.timings.reused_tokens
-                turns.append({"prompt tokens": prompt, "computed with reuse": prompt - reused, "computed without": prompt})
+                turns.append(
+                    {"prompt tokens": prompt, "computed with reuse": prompt - reused, "computed without": prompt}
+                )
                 answer_ids = [token for token in with_it.token_ids if token not in request.stop_token_ids]
                 messages.append({"role": "assistant", "content": self.tokenizer.decode(answer_ids)})
             engines[0].forget()
@@ -161,7 +172,11 @@ class Model:
                         its.append(last[name].timings.decode_tokens_per_second)
                         engine.forget()
                         assert last[name].token_ids == last["plain"].token_ids
-                row: dict[str, Any] = {"task": task, "sampling": "drawn" if sampling else "greedy", "tokens": last["plain"].timings.new_tokens}
+                row: dict[str, Any] = {
+                    "task": task,
+                    "sampling": "drawn" if sampling else "greedy",
+                    "tokens": last["plain"].timings.new_tokens,
+                }
                 row["plain (tok/s)"] = round(statistics.median(speeds["plain"]), 1)
                 for name in ways:
                     ratios = [fast / plain for fast, plain in zip(speeds[name], speeds["plain"], strict=True)]

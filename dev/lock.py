@@ -1,7 +1,8 @@
 """Resolve pyproject.toml into requirements/*.lock: `make lock`. Needs uv, which it puts into .venv.
 
-The locks name every package with its hashes, for Linux and macOS and every Python that Pellucid supports, and no index. torch and
-the CUDA libraries it brings on Linux are left out: dev/setup_env.py installs the build that suits the machine.
+The locks name every package with its hashes, for Linux and macOS and every Python that Pellucid supports, and no index.
+torch and the CUDA libraries it brings on Linux are left out: dev/setup_env.py installs the build that suits the
+machine.
 """
 
 from __future__ import annotations
@@ -18,7 +19,18 @@ HEADER = "# Made by `make lock` from pyproject.toml; do not edit. torch is insta
 
 def resolve(groups: list[str], *options: str) -> str:
     """uv's resolution of the project and the given dependency groups, one for all Pythons and platforms."""
-    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "pyproject.toml", "--universal", "--python-version", "3.11"]
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        "--quiet",
+        "pyproject.toml",
+        "--universal",
+        "--python-version",
+        "3.11",
+    ]
     command += ["--fork-strategy", "fewest", "--no-header", "--no-annotate", "--upgrade"]
     command += [part for group in groups for part in ("--group", group)]
     return subprocess.run([*command, *options], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout

@@ -69,7 +69,11 @@ def say(text: str = "") -> None:
 def python_version(command: str) -> "tuple[int, int] | None":
     """(major, minor) of a Python on PATH; None where it is absent or does not run (a pyenv shim, say)."""
     try:
-        out = subprocess.run([command, "-c", "import sys; print(*sys.version_info[:2])"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        out = subprocess.run(
+            [command, "-c", "import sys; print(*sys.version_info[:2])"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
     except OSError:
         return None
     return tuple(int(part) for part in out.stdout.split()) if out.returncode == 0 else None  # type: ignore[return-value]
@@ -97,7 +101,11 @@ def install_hint(debian: str, brew: str) -> str:
     """The line that installs a package on this platform."""
     if platform.system() == "Darwin":
         return f"brew install {brew}"
-    for program, line in (("apt-get", "sudo apt install " + debian), ("dnf", "sudo dnf install python3.13"), ("pacman", "sudo pacman -S python")):
+    for program, line in (
+        ("apt-get", "sudo apt install " + debian),
+        ("dnf", "sudo dnf install python3.13"),
+        ("pacman", "sudo pacman -S python"),
+    ):
         if shutil.which(program):
             return line
     return "https://www.python.org/downloads/"
@@ -105,7 +113,9 @@ def install_hint(debian: str, brew: str) -> str:
 
 def check_venv_modules() -> None:
     """Debian packages venv's ensurepip apart from Python. Raises: SetupError with the line that cures it."""
-    probe = subprocess.run([sys.executable, "-c", "import venv, ensurepip"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    probe = subprocess.run(
+        [sys.executable, "-c", "import venv, ensurepip"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     if probe.returncode:
         name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
         raise SetupError(
@@ -120,7 +130,16 @@ def check_venv_modules() -> None:
 
 def pip_environment() -> "dict[str, str]":
     """The user's environment (indexes, proxies, certificates) less what would send packages elsewhere than .venv."""
-    dropped = {"PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_REQUIRE_HASHES", "PIP_DRY_RUN", "PIP_REPORT"}
+    dropped = {
+        "PYTHONHOME",
+        "PYTHONPATH",
+        "PIP_TARGET",
+        "PIP_PREFIX",
+        "PIP_ROOT",
+        "PIP_REQUIRE_HASHES",
+        "PIP_DRY_RUN",
+        "PIP_REPORT",
+    }
     environment = {name: value for name, value in os.environ.items() if name not in dropped}
     environment.update(PIP_USER="0", PIP_NO_INPUT="1", PIP_DISABLE_PIP_VERSION_CHECK="1", PYTHONUNBUFFERED="1")
     return environment
@@ -157,10 +176,17 @@ class Step:
             say(f"  … {self.title}")
         lines = []  # type: list[str]
         process = subprocess.Popen(
-            command, cwd=ROOT, env=pip_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=ROOT,
+            env=pip_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         assert process.stdout is not None
-        reader = threading.Thread(target=lambda: lines.extend(raw.decode("utf-8", "replace") for raw in process.stdout), daemon=True)  # type: ignore[union-attr]
+        reader = threading.Thread(
+            target=lambda: lines.extend(raw.decode("utf-8", "replace") for raw in process.stdout), daemon=True
+        )  # type: ignore[union-attr]
         reader.start()
         try:
             while reader.is_alive():
@@ -184,7 +210,9 @@ class Step:
         if self.live:
             elapsed = seconds(time.monotonic() - self.started)
             room = shutil.get_terminal_size().columns - len(self.title) - len(elapsed) - 10
-            sys.stderr.write(f"\r\x1b[K  … {self.title}  {elapsed}" + (f"  {detail[:room]}" if detail and room > 8 else ""))
+            sys.stderr.write(
+                f"\r\x1b[K  … {self.title}  {elapsed}" + (f"  {detail[:room]}" if detail and room > 8 else "")
+            )
             sys.stderr.flush()
 
     def clear(self) -> None:
@@ -194,7 +222,9 @@ class Step:
 
     def fail(self, output: str) -> "None":
         if "No space left on device" in output:
-            raise SetupError(f"The disk is full ({self.title}). Pellucid's .venv takes about 1.5 GB, 8 GB with CUDA; free some and run this again.")
+            raise SetupError(
+                f"The disk is full ({self.title}). Pellucid's .venv takes about 1.5 GB, 8 GB with CUDA; free some and run this again."
+            )
         if any(sign in output for sign in OFFLINE_SIGNS):
             raise Offline(self.title)
         last = "\n".join("    " + line for line in output.strip().splitlines()[-12:])
@@ -224,7 +254,9 @@ def has_nvidia_gpu() -> bool:
 def cpu_build_version(*index: str) -> "str | None":
     """The version that pip would install with these index options, if it is a CPU build; downloads only metadata."""
     command = pip("install", "--quiet", "--dry-run", "--report", "-", "--no-deps", "--ignore-installed", *index, TORCH)
-    answer = subprocess.run(command, env=pip_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    answer = subprocess.run(
+        command, env=pip_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     if answer.returncode:
         return None
     metadata = json.loads(answer.stdout)["install"][0]["metadata"]
@@ -294,7 +326,9 @@ def set_up(wanted: int) -> None:
     try:
         if not venv_is_usable():
             check_venv_modules()
-            Step(f"a virtual environment, Python {platform.python_version()}").run([sys.executable, "-m", "venv", "--clear", VENV])
+            Step(f"a virtual environment, Python {platform.python_version()}").run(
+                [sys.executable, "-m", "venv", "--clear", VENV]
+            )
         Step(packages).run(pip("install", "--require-hashes", "--no-deps", "-r", lock))
         missing.remove(packages)
         if not torch_is_installed():

@@ -1,7 +1,7 @@
 """Whether a model has learned the form of Tang poems: python recipes/poem_form.py MODEL [POEMS] [--texts tang.jsonl]
 
-Samples poems (each begins with 《, and the model writes its title) and counts those whose clauses all have five characters, or all
-seven: the regulated forms. With --texts the same count over real poems stands beside it.
+Samples poems (each begins with 《, and the model writes its title) and counts those whose clauses all have five
+characters, or all seven: the regulated forms. With --texts the same count over real poems stands beside it.
 """
 
 from __future__ import annotations
@@ -43,13 +43,17 @@ def main() -> None:
     its = parser.parse_args()
     tokenizer, model = AutoTokenizer.from_pretrained(its.model), AutoModelForCausalLM.from_pretrained(its.model)
     start = tokenizer("《", return_tensors="pt")["input_ids"]
-    made = model.generate(start, max_new_tokens=100, do_sample=True, temperature=0.8, top_k=50, seed=0, num_return_sequences=its.poems)
+    made = model.generate(
+        start, max_new_tokens=100, do_sample=True, temperature=0.8, top_k=50, seed=0, num_return_sequences=its.poems
+    )
     poems = [tokenizer.decode(ids, skip_special_tokens=True) for ids in made]
     for poem in poems[:3]:
         print(poem.strip(), end="\n\n")
     print("regulated, of the model's:", share(poems))
     if its.texts:
-        print("regulated, of real poems: ", share(json.loads(line)["text"] for line in its.texts.open(encoding="utf-8")))
+        print(
+            "regulated, of real poems: ", share(json.loads(line)["text"] for line in its.texts.open(encoding="utf-8"))
+        )
 
 
 if __name__ == "__main__":

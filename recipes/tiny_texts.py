@@ -1,6 +1,7 @@
 """The texts of the ``tiny`` model, cleaned: python recipes/tiny_texts.py ../shared/data FOLDER
 
-Shakespeare, The Wizard of Oz, 10,456 Tang poems, 红楼梦: all in the public domain. Writes one .jsonl a source, one document a line.
+Shakespeare, The Wizard of Oz, 10,456 Tang poems, 红楼梦: all in the public domain. Writes one .jsonl a source, one
+document a line.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def tang(data: Path) -> Iterable[str]:
 def dream(data: Path) -> Iterable[str]:
     """红楼梦, a chapter a document, without what an e-book site put between."""
     lines = (data / "text_chinese/hongloumeng.txt").read_text("utf-8").splitlines()
-    text = "\n".join(line.strip().replace("．", "。") for line in lines if line.strip() and not ADVERTISEMENT.search(line))
+    text = "\n".join(
+        line.strip().replace("．", "。") for line in lines if line.strip() and not ADVERTISEMENT.search(line)
+    )
     starts = [match.start() for match in CHAPTER.finditer(text)]
     for first, stop in zip(starts, [*starts[1:], len(text)], strict=True):
         yield text[first:stop].strip() + "\n"
@@ -44,7 +47,12 @@ def dream(data: Path) -> Iterable[str]:
 
 def main(data: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, texts in {"shakespeare": shakespeare(data), "oz": oz(data), "tang": tang(data), "dream": dream(data)}.items():
+    for name, texts in {
+        "shakespeare": shakespeare(data),
+        "oz": oz(data),
+        "tang": tang(data),
+        "dream": dream(data),
+    }.items():
         documents = list(texts)
         with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
             file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents)

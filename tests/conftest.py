@@ -29,7 +29,9 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """SmolLM2's GGUF file: the cached one, the one PELLUCID_TEST_SMOLLM2 names, or fetched as a user would (98 MB, once)."""
+    """SmolLM2's GGUF file: the cached one, the one PELLUCID_TEST_SMOLLM2 names, or fetched as a user would (98 MB,
+    once).
+    """
     from pellucid.base.errors import PellucidError
     from pellucid.checkpoint.catalogue import fetch_entry, find_entry
 
@@ -41,7 +43,9 @@ def smollm2() -> Path:
     try:
         return fetch_entry(entry, offline=bool(os.environ.get("PELLUCID_OFFLINE")) and os.environ.get("CI") != "true")
     except PellucidError as error:
-        absent(f"no SmolLM2: {error}\nset PELLUCID_TEST_SMOLLM2 to SmolLM2-135M-Instruct.Q4_1.gguf, or run: pellucid pull smollm2")
+        absent(
+            f"no SmolLM2: {error}\nset PELLUCID_TEST_SMOLLM2 to SmolLM2-135M-Instruct.Q4_1.gguf, or run: pellucid pull smollm2"
+        )
         raise
 
 
@@ -52,7 +56,9 @@ def stories(shared: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of the module's own, so that programs are compiled anew in every run; the environment is as it was afterwards."""
+    """A cache of the module's own, so that programs are compiled anew in every run; the environment is as it was
+    afterwards.
+    """
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))

@@ -1,7 +1,8 @@
 """An executor without a model: its logits are a hash of all that a slot was ever given, and how it was cut.
 
-So every mistake of an engine (a wrong slot, order, position, a stale cache, a chunk cut for a neighbour's sake) changes the tokens. A chunk
-that is cut short by ``truncate`` still is what it was computed in. Where splits do not matter, only the tokens count.
+So every mistake of an engine (a wrong slot, order, position, a stale cache, a chunk cut for a neighbour's sake) changes
+the tokens. A chunk that is cut short by ``truncate`` still is what it was computed in. Where splits do not matter, only
+the tokens count.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class HashLogits:
 class HashExecutor:
     """``before_step`` may raise in the executor's stead, or look at what it is given."""
 
-    def __init__(self, context_len: int = 64, bos_token_id: int | None = None, max_slots: int = 1000, splits_matter: bool = True) -> None:
+    def __init__(
+        self, context_len: int = 64, bos_token_id: int | None = None, max_slots: int = 1000, splits_matter: bool = True
+    ) -> None:
         self.config, self.splits_matter = model_config(context_len, bos_token_id), splits_matter
         self.slots: dict[int, list[Chunk]] = {}  # in order
         self.capacity: dict[int, int] = {}
@@ -82,7 +85,9 @@ class HashExecutor:
             chunks = self.slots[given.slot]
             assert given.token_ids
             self.computed += len(given.token_ids)
-            assert self.length(given.slot) + len(given.token_ids) <= self.capacity[given.slot], "more than was allocated"
+            assert self.length(given.slot) + len(given.token_ids) <= self.capacity[given.slot], (
+                "more than was allocated"
+            )
             ids = tuple(int(token) for token in given.token_ids)
             added = [Chunk((token,), 1) for token in ids] if given.one_by_one else [Chunk(ids, len(ids))]
             chunks += added
@@ -120,7 +125,9 @@ class HashExecutor:
 
 
 class LetterTokenizer:
-    """Token i is the i-th letter; ids beyond the alphabet have no text. What the engine asks of a tokenizer, and no more."""
+    """Token i is the i-th letter; ids beyond the alphabet have no text. What the engine asks of a tokenizer, and no
+    more.
+    """
 
     def text_stream(self, skip_special_tokens: bool) -> LetterStream:
         return LetterStream()

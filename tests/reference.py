@@ -1,4 +1,6 @@
-"""Reference implementations of every family, with the weights of one of our decoders: transformers, or torch's own transformer."""
+"""Reference implementations of every family, with the weights of one of our decoders: transformers, or torch's own
+transformer.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from pellucid.model.position import sinusoidal_table
 
 @cache
 def tiny(family: str) -> Decoder:
-    """The family's tiny model. Weights are larger than a fresh model's and biases are not zero, so that every term counts."""
+    """The family's tiny model. Weights are larger than a fresh model's and biases are not zero, so that every term
+    counts.
+    """
     decoder = Decoder(FAMILIES[family].config(FAMILIES[family].TINY))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -42,7 +46,10 @@ def reference_model(decoder: Decoder) -> nn.Module:
     family = FAMILIES[decoder.config.model_type]
     if any(layer.experts for layer in decoder.config.layers):
         return _through_files(decoder)
-    theirs = {name: to_tensor(array).clone() for name, array in to_theirs(decoder.config, family.WEIGHTS, dict(weights_of(decoder)))}
+    theirs = {
+        name: to_tensor(array).clone()
+        for name, array in to_theirs(decoder.config, family.WEIGHTS, dict(weights_of(decoder)))
+    }
     hf = family.to_hf(decoder.config)
     if decoder.config.model_type == "chatglm":  # transformers knows it as ``glm``, under other names
         config, theirs = _as_glm(decoder, theirs)
@@ -57,12 +64,16 @@ def reference_model(decoder: Decoder) -> nn.Module:
 
 
 def _through_files(decoder: Decoder) -> nn.Module:
-    """transformers' model of a folder that we wrote: it stacks experts in memory by rules of its own, which are for files."""
+    """transformers' model of a folder that we wrote: it stacks experts in memory by rules of its own, which are for
+    files.
+    """
     import transformers
 
     with TemporaryDirectory() as folder:
         save_checkpoint(folder, decoder.config, dict(weights_of(decoder)))
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", experts_implementation="eager")
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, attn_implementation="eager", experts_implementation="eager"
+        )
     return model.requires_grad_(False).eval()
 
 
@@ -101,7 +112,10 @@ def _as_glm(decoder: Decoder, theirs: dict[str, Tensor]) -> tuple:
             name = name.replace(old, new)
         if "query_key_value" in name:
             parts = value.split((attention.q_dim, attention.kv_dim, attention.kv_dim))
-            renamed |= {name.replace("self_attention.query_key_value", f"self_attn.{x}_proj"): part for x, part in zip("qkv", parts, strict=True)}
+            renamed |= {
+                name.replace("self_attention.query_key_value", f"self_attn.{x}_proj"): part
+                for x, part in zip("qkv", parts, strict=True)
+            }
         else:
             renamed[name] = value
     return glm, renamed
@@ -116,7 +130,14 @@ def _torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
         assert isinstance(ours, Layer)
         assert isinstance(ours.mlp, MLP)
         theirs = nn.TransformerEncoderLayer(
-            config.d_model, layer.attention.num_heads, layer.mlp.d_ff, 0.0, layer.mlp.activation, layer.norm.eps, True, layer.norm_order == "pre"
+            config.d_model,
+            layer.attention.num_heads,
+            layer.mlp.d_ff,
+            0.0,
+            layer.mlp.activation,
+            layer.norm.eps,
+            True,
+            layer.norm_order == "pre",
         ).eval()
         attention = theirs.self_attn
         projections = (ours.attention.q_proj, ours.attention.k_proj, ours.attention.v_proj)

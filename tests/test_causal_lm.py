@@ -1,4 +1,6 @@
-"""``AutoModelForCausalLM`` as Hugging Face users know it: call, loss, generate, save; transformers reads back what it saves."""
+"""``AutoModelForCausalLM`` as Hugging Face users know it: call, loss, generate, save; transformers reads back what it
+saves.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def test_transformers_reads_back_what_we_save_with_equal_logits(family: str, tmp
     model = model_of(family)
     model.save_pretrained(tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    torch.testing.assert_close(model(IDS).logits, theirs(IDS).logits, rtol=0, atol=1e-5 * model(IDS).logits.abs().max().item())
+    torch.testing.assert_close(
+        model(IDS).logits, theirs(IDS).logits, rtol=0, atol=1e-5 * model(IDS).logits.abs().max().item()
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -79,7 +83,9 @@ def test_save_and_load_round_trips_bit_for_bit(family: str, tmp_path: Path) -> N
 
 def test_generate_equals_transformers_greedy_and_keeps_the_prompt() -> None:
     model = model_of("llama")
-    theirs = reference_model(model).generate(IDS[:1], max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=0)  # type: ignore[operator]
+    theirs = reference_model(model).generate(
+        IDS[:1], max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=0
+    )  # type: ignore[operator]
     ours = model.generate(IDS[:1], max_new_tokens=10, do_sample=False, stop_token_ids=())
     assert ours.tolist() == theirs.tolist()
 
@@ -122,4 +128,6 @@ def test_errors_say_what_was_expected() -> None:
     with pytest.raises(ConfigError, match="dtype 'float12'"):
         AutoModelForCausalLM.from_config(model.config, dtype="float12")
     with pytest.raises(RequestError, match="attention_mask"):
-        model.generate(IDS, attention_mask=torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6]))  # right padding has no place to continue
+        model.generate(
+            IDS, attention_mask=torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])
+        )  # right padding has no place to continue

@@ -1,4 +1,6 @@
-"""Adapters on disk: they open as the model they make, for every executor and command; what does not fit, or is hostile, is said."""
+"""Adapters on disk: they open as the model they make, for every executor and command; what does not fit, or is hostile,
+is said.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ from pellucid.quant import dequantize, quantize
 TINY = llama.config(llama.TINY)
 
 
-def updates_for(config: ModelConfig, leaves: tuple[str, ...] = ("q_proj", "down_proj"), rank: int = 2) -> dict[str, Update]:
+def updates_for(
+    config: ModelConfig, leaves: tuple[str, ...] = ("q_proj", "down_proj"), rank: int = 2
+) -> dict[str, Update]:
     generator, shapes = np.random.default_rng(0), weight_shapes(config)
     made = {}
     for projection in projections(config):
@@ -62,7 +66,12 @@ def folder(base: Path, tmp_path: Path) -> Path:
     checkpoint = open_checkpoint(base)
     its = LoraSettings(rank=2, alpha=4, targets=("q_proj", "down_proj"))
     write_adapter(
-        tmp_path / "adapter", checkpoint.config, its, updates_for(checkpoint.config), base=str(base), base_sha256=fingerprint(checkpoint.stored)
+        tmp_path / "adapter",
+        checkpoint.config,
+        its,
+        updates_for(checkpoint.config),
+        base=str(base),
+        base_sha256=fingerprint(checkpoint.stored),
     )
     return tmp_path / "adapter"
 
@@ -87,7 +96,9 @@ def test_it_opens_as_its_base_with_the_updates_folded_in(folder: Path, base: Pat
         if update is not None:
             expected = expected + 2 * update.b.data @ update.a.data
         np.testing.assert_allclose(dequantize(checkpoint.weights[name]), expected, rtol=0, atol=1e-6)
-    assert AutoTokenizer.from_pretrained(folder).encode("Once upon") == AutoTokenizer.from_pretrained(base).encode("Once upon")
+    assert AutoTokenizer.from_pretrained(folder).encode("Once upon") == AutoTokenizer.from_pretrained(base).encode(
+        "Once upon"
+    )
 
 
 def test_native_and_torch_run_it_alike_and_unlike_the_base(folder: Path, base: Path) -> None:
@@ -102,27 +113,49 @@ def test_native_and_torch_run_it_alike_and_unlike_the_base(folder: Path, base: P
 
 
 def test_generate_takes_it_with_m_and_says_what_the_model_says(folder: Path) -> None:
-    command = [sys.executable, "-m", "pellucid", "generate", "-m", str(folder), "-p", "Once upon a time", "-n", "12", "--executor", "torch"]
+    command = [
+        sys.executable,
+        "-m",
+        "pellucid",
+        "generate",
+        "-m",
+        str(folder),
+        "-p",
+        "Once upon a time",
+        "-n",
+        "12",
+        "--executor",
+        "torch",
+    ]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder, device="cpu"), AutoTokenizer.from_pretrained(folder)
     ids = model.generate(torch.tensor([tokenizer.encode("Once upon a time")]), max_new_tokens=12)
-    assert tokenizer.decode(ids[0].tolist(), skip_special_tokens=True).strip() == "Once upon a time" + run.stdout.rstrip("\n")
+    assert tokenizer.decode(
+        ids[0].tolist(), skip_special_tokens=True
+    ).strip() == "Once upon a time" + run.stdout.rstrip("\n")
 
 
 def test_convert_writes_the_merged_model(folder: Path, tmp_path: Path) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "pellucid", "convert", str(folder), str(tmp_path / "out")], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pellucid", "convert", str(folder), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     written, expected = open_checkpoint(tmp_path / "out"), open_model(folder)
     assert written.config == expected.config
     for name in expected.weights:
         assert np.array_equal(written.weights[name].data, expected.weights[name].data), name
-    assert AutoTokenizer.from_pretrained(tmp_path / "out").encode("Once upon") == AutoTokenizer.from_pretrained(folder).encode("Once upon")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").encode("Once upon") == AutoTokenizer.from_pretrained(
+        folder
+    ).encode("Once upon")
 
 
-def test_the_base_may_be_named_from_the_adapters_folder_or_from_here(folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_base_may_be_named_from_the_adapters_folder_or_from_here(
+    folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder.parent / "model").symlink_to(base)
     rewrite(folder, base_model_name_or_path="../model")
     assert open_model(folder).config == open_checkpoint(base).config
@@ -136,7 +169,9 @@ def test_a_weight_in_blocks_becomes_float32_and_others_keep_their_dtype() -> Non
     update = Update(Array.from_numpy(values[:1]), Array.from_numpy(values[:, :1].copy()), 0.5)
     blocks = merged(quantize(values, "q8_0"), update)
     assert blocks.dtype == "float32"
-    np.testing.assert_allclose(blocks.data, dequantize(quantize(values, "q8_0")) + 0.5 * values[:, :1] @ values[:1], rtol=1e-6)
+    np.testing.assert_allclose(
+        blocks.data, dequantize(quantize(values, "q8_0")) + 0.5 * values[:, :1] @ values[:1], rtol=1e-6
+    )
     half = merged(Array.from_numpy(values.astype(np.float16)), update)
     assert half.dtype == "float16"
     np.testing.assert_array_equal(merged(quantize(values, "q4_0"), None).data, dequantize(quantize(values, "q4_0")))
@@ -144,13 +179,20 @@ def test_a_weight_in_blocks_becomes_float32_and_others_keep_their_dtype() -> Non
     assert merged(untouched, None) is untouched
 
 
-def test_over_a_gguf_file_it_has_the_files_tokenizer_or_one_of_its_own(smollm2: Path, base: Path, tmp_path: Path) -> None:
+def test_over_a_gguf_file_it_has_the_files_tokenizer_or_one_of_its_own(
+    smollm2: Path, base: Path, tmp_path: Path
+) -> None:
     plain = open_checkpoint(smollm2)
-    updates = {name: update for name, update in updates_for(plain.config, ("q_proj",)).items() if name.startswith("layers.0.")}
+    updates = {
+        name: update for name, update in updates_for(plain.config, ("q_proj",)).items() if name.startswith("layers.0.")
+    }
     its = LoraSettings(rank=2, alpha=4, targets=tuple(updates))
     write_adapter(tmp_path, plain.config, its, updates, base=str(smollm2), base_sha256=fingerprint(plain.stored))
     weights = open_model(tmp_path).weights
-    assert (weights["layers.0.attention.q_proj.weight"].dtype, weights["layers.0.attention.k_proj.weight"].dtype) == ("float32", "float32")
+    assert (weights["layers.0.attention.q_proj.weight"].dtype, weights["layers.0.attention.k_proj.weight"].dtype) == (
+        "float32",
+        "float32",
+    )
     text = "Once upon a time"
     assert AutoTokenizer.from_pretrained(tmp_path).encode(text) == AutoTokenizer.from_pretrained(smollm2).encode(text)
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path)
@@ -166,7 +208,11 @@ def test_every_family_writes_and_reads_its_own_bit_for_bit(family: str, tmp_path
     assert back.updates.keys() == updates.keys()
     for name, update in updates.items():
         its = back.updates[name]
-        assert (its.scale, its.a.data.tobytes(), its.b.data.tobytes()) == (2.0, update.a.data.tobytes(), update.b.data.tobytes())
+        assert (its.scale, its.a.data.tobytes(), its.b.data.tobytes()) == (
+            2.0,
+            update.a.data.tobytes(),
+            update.b.data.tobytes(),
+        )
 
 
 def test_a_pickled_adapter_is_read_without_running_it(folder: Path, base: Path) -> None:
@@ -194,7 +240,9 @@ def test_another_model_of_the_same_shapes_is_noticed(folder: Path, base: Path, t
 
 
 def test_an_adapter_of_another_shape_names_tensor_and_shapes(folder: Path) -> None:
-    with pytest.raises(WeightsError, match=r"q_proj\.lora_A\.weight has the wrong shape \(expected \[2, 32\], received \[2, 64\]\)"):
+    with pytest.raises(
+        WeightsError, match=r"q_proj\.lora_A\.weight has the wrong shape \(expected \[2, 32\], received \[2, 64\]\)"
+    ):
         read_adapter(folder, TINY)
 
 
@@ -239,7 +287,9 @@ def test_tensors_that_belong_nowhere_are_named(folder: Path, base: Path) -> None
     ],
     ids=lambda value: json.dumps(value)[:50] if isinstance(value, dict) else "",
 )
-def test_configs_that_cannot_be_are_refused_by_name(folder: Path, keys: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_configs_that_cannot_be_are_refused_by_name(
+    folder: Path, keys: dict[str, Any], error: type[Exception], message: str
+) -> None:
     rewrite(folder, **keys)
     with pytest.raises(error, match=message):
         open_model(folder, offline=True)
@@ -262,7 +312,11 @@ def test_any_damage_is_an_answer_or_an_error_that_says_why(name: str, data: st.D
         (tmp_path / file.name).write_bytes(data.draw(damage(whole, 1000)) if file.name == name else whole)
 
     def read() -> dict[str, Array]:
-        return {f"{module}.{part}": getattr(update, part) for module, update in read_adapter(tmp_path, TINY).updates.items() for part in "ab"}
+        return {
+            f"{module}.{part}": getattr(update, part)
+            for module, update in read_adapter(tmp_path, TINY).updates.items()
+            for part in "ab"
+        }
 
     opener: Callable[[], Any] = read
     opens_or_says_why(opener)

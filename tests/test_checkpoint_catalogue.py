@@ -32,7 +32,10 @@ def make_wheel(folder: Path, model: bytes = MODEL) -> Wheel:
         archive.writestr("tiny_model/__init__.py", "raise SystemExit('code of the package was run')")
         archive.writestr("tiny_model/tiny.gguf", model)
         archive.writestr("tiny_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
-        archive.writestr("tiny_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            "tiny_model-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         archive.writestr("tiny_model-1.0.dist-info/RECORD", "")
     return Wheel(
         requirement="tiny-model==1.0",
@@ -51,7 +54,9 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     source = make_wheel(tmp_path / "index")
-    return Entry(name="tiny", aliases=("tiny-model",), about="a tiny model", licence="CC0", source=source, size=source.size)
+    return Entry(
+        name="tiny", aliases=("tiny-model",), about="a tiny model", licence="CC0", source=source, size=source.size
+    )
 
 
 def source_of(entry: Entry) -> Wheel:
@@ -95,7 +100,9 @@ def test_every_entry_is_sound() -> None:
         else:
             assert entry.size == entry.source.size
             assert re.fullmatch(r"[\w.-]+==[\w.]+", entry.source.requirement)
-            assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in (entry.source.sha256, entry.source.wheel_sha256))
+            assert all(
+                re.fullmatch("[0-9a-f]{64}", digest) for digest in (entry.source.sha256, entry.source.wheel_sha256)
+            )
 
 
 def test_the_default_models_file_is_the_one_that_the_catalogue_names(smollm2: Path) -> None:
@@ -132,7 +139,9 @@ def test_a_damaged_file_is_found_by_size_or_by_hash_and_fetched_again(entry: Ent
     assert fetch_entry(entry, verify=True).read_bytes() == MODEL
 
 
-def test_another_package_of_that_name_is_refused_before_it_is_opened(entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_package_of_that_name_is_refused_before_it_is_opened(
+    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_wheel(tmp_path / "index", MODEL + b"!")
     monkeypatch.setattr(zipfile, "ZipFile", None)
     with pytest.raises(CheckpointError, match="not the one that the catalogue names"):
@@ -189,7 +198,9 @@ def test_offline_nothing_is_fetched(entry: Entry, no_pip: None) -> None:
         fetch_entry(entry, offline=True)
 
 
-def test_a_package_that_pip_cannot_find_is_an_error_that_says_what_pip_said(entry: Entry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_package_that_pip_cannot_find_is_an_error_that_says_what_pip_said(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(ModelNotFoundError, match="No matching distribution found for tiny-model") as caught:
         fetch_entry(entry)
@@ -198,7 +209,9 @@ def test_a_package_that_pip_cannot_find_is_an_error_that_says_what_pip_said(entr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for Python is a shell script")
-def test_a_python_without_pip_is_an_error_that_gives_the_cure(entry: Entry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_python_without_pip_is_an_error_that_gives_the_cure(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$0: No module named pip" >&2; exit 1\n')
     python.chmod(0o755)
@@ -208,7 +221,9 @@ def test_a_python_without_pip_is_an_error_that_gives_the_cure(entry: Entry, monk
     assert "-m ensurepip" in str(caught.value)
 
 
-def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_variable(entry: Entry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_variable(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PELLUCID_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(CheckpointError, match="set PELLUCID_CACHE"):
@@ -245,7 +260,12 @@ def test_a_folder_or_file_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "smollm2").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("org/name", "model.gguf", "smollm2", tmp_path / "model.gguf"):  # what is on disk goes before aliases and hub ids
+    for name in (
+        "org/name",
+        "model.gguf",
+        "smollm2",
+        tmp_path / "model.gguf",
+    ):  # what is on disk goes before aliases and hub ids
         assert resolve(name) == Path(name)
     assert resolve("~/model.gguf") == tmp_path / "model.gguf"
 
@@ -261,7 +281,9 @@ def test_a_folder_or_file_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (Path("models/qwen3.gguf"), "models/qwen.gguf"),
     ],
 )
-def test_an_unknown_name_gets_a_suggestion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pip: None, name: str | Path, suggestion: str) -> None:
+def test_an_unknown_name_gets_a_suggestion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pip: None, name: str | Path, suggestion: str
+) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "qwen.gguf").touch()
     (tmp_path / "qwen.gguf").touch()

@@ -1,4 +1,6 @@
-"""A checkpoint in the parts that several processes wrote: read as one, and believed only as far as it agrees with itself."""
+"""A checkpoint in the parts that several processes wrote: read as one, and believed only as far as it agrees with
+itself.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,11 @@ def write_parts(folder: Path, arrays: dict[str, np.ndarray], count: int) -> None
 
 
 def small(folder: Path) -> Path:
-    write_parts(folder, {"model.w": np.arange(15, dtype=np.float32).reshape(5, 3), "optimizer.0.w.step": np.array(7, np.float32)}, 2)
+    write_parts(
+        folder,
+        {"model.w": np.arange(15, dtype=np.float32).reshape(5, 3), "optimizer.0.w.step": np.array(7, np.float32)},
+        2,
+    )
     return folder
 
 
@@ -63,7 +69,9 @@ def test_the_parts_are_put_together(tmp_path: Path) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(shape=st.lists(st.integers(1, 7), max_size=3), count=st.integers(1, 5))
-def test_any_shape_over_any_number_of_processes(tmp_path_factory: pytest.TempPathFactory, shape: list[int], count: int) -> None:
+def test_any_shape_over_any_number_of_processes(
+    tmp_path_factory: pytest.TempPathFactory, shape: list[int], count: int
+) -> None:
     folder = tmp_path_factory.mktemp("parts")
     data = np.random.default_rng(0).random(shape, np.float32)
     write_parts(folder, {"model.w": data}, count)
@@ -103,7 +111,10 @@ def test_every_family_opens_in_parts(family: str, tmp_path: Path) -> None:
         ({"dtype": ["float32"]}, "not described"),
         ({"files": [{"name": "../x.safetensors", "bytes": 1, "sha256": ""}] * 2}, "outside its folder"),
         ({"files": [{"name": "process-00001-of-00002.safetensors", "bytes": 1, "sha256": ""}] * 2}, "damaged"),
-        ({"files": [{"name": "process-00001-of-00002.safetensors", "bytes": "1", "sha256": ""}] * 2}, "needs name, bytes"),
+        (
+            {"files": [{"name": "process-00001-of-00002.safetensors", "bytes": "1", "sha256": ""}] * 2},
+            "needs name, bytes",
+        ),
         ({"files": None}, "lacks its files"),
         ({"tensors": []}, "lacks its files"),
         ({"format": 2}, "does not know"),
@@ -122,7 +133,9 @@ def test_a_part_that_is_absent_is_named(tmp_path: Path) -> None:
 
 def test_convert_makes_one_model_of_the_parts(tmp_path: Path) -> None:
     config = FAMILIES["chatglm"].config(FAMILIES["chatglm"].TINY)
-    weights = {name: np.random.default_rng(0).random(shape, np.float32) for name, shape in weight_shapes(config).items()}
+    weights = {
+        name: np.random.default_rng(0).random(shape, np.float32) for name, shape in weight_shapes(config).items()
+    }
     write_parts(tmp_path / "parts", {f"model.{name}": data for name, data in weights.items()}, 2)
     write_json(tmp_path / "parts/config.json", description(config, "float32"))
     result = CliRunner().invoke(app, ["convert", str(tmp_path / "parts"), str(tmp_path / "whole")])

@@ -50,7 +50,12 @@ def write(
 ) -> Path:
     """A file laid out by hand, valid or not."""
     pairs, tensors = pairs or [], tensors or []
-    head = magic + struct.pack("<IQQ", version, *(counts or (len(tensors), len(pairs)))) + b"".join(pairs) + b"".join(tensors)
+    head = (
+        magic
+        + struct.pack("<IQQ", version, *(counts or (len(tensors), len(pairs))))
+        + b"".join(pairs)
+        + b"".join(tensors)
+    )
     path.write_bytes(head + bytes(-len(head) % alignment) + data)
     return path
 
@@ -66,7 +71,15 @@ def test_a_file_written_by_hand(version: int, tmp_path: Path):
         pair("a.flags", ARRAY, array_of(BOOL, 2, b"\x00\x01")),
     ]
     data = np.arange(6, dtype="<f4").tobytes() + bytes(8) + np.array([1, 2], "<f2").tobytes()
-    file = GGUFFile(write(tmp_path / "x.gguf", pairs, [tensor("w", [3, 2]), tensor("h", [2], kind=1, offset=32)], data, version=version))
+    file = GGUFFile(
+        write(
+            tmp_path / "x.gguf",
+            pairs,
+            [tensor("w", [3, 2]), tensor("h", [2], kind=1, offset=32)],
+            data,
+            version=version,
+        )
+    )
     words, sizes, flags = (file.metadata.pop(f"a.{name}") for name in ("words", "sizes", "flags"))
     assert file.metadata == {"general.name": "模型", "a.count": 7, "a.flag": True}
     assert words == ["a", "", "é"]
@@ -79,7 +92,16 @@ def test_a_file_written_by_hand(version: int, tmp_path: Path):
 
 def test_we_read_every_kind_of_value_and_tensor_the_package_writes(tmp_path: Path):
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
-    numbers = {"uint8": 200, "int8": -5, "uint16": 60000, "int16": -300, "uint32": 2**32 - 1, "int32": -7, "uint64": 2**64 - 1, "int64": -(2**62)}
+    numbers = {
+        "uint8": 200,
+        "int8": -5,
+        "uint16": 60000,
+        "int16": -300,
+        "uint32": 2**32 - 1,
+        "int32": -7,
+        "uint64": 2**64 - 1,
+        "int64": -(2**62),
+    }
     for kind, value in {**numbers, "float32": 0.5, "float64": 0.1, "bool": False, "string": "文"}.items():
         getattr(writer, f"add_{kind}")(f"x.{kind}", value)
     writer.add_array("x.floats", [0.5, 1.5])
@@ -157,13 +179,19 @@ DAMAGED: dict[str, dict[str, Any]] = {
     "an array of an unknown type": {"pairs": [pair("k", ARRAY, array_of(50, 1, bytes(64)))]},
     "an array of arrays": {"pairs": [pair("k", ARRAY, array_of(ARRAY, 1, bytes(64)))]},
     "more strings than bytes": {"pairs": [pair("k", ARRAY, array_of(STRING, 2**60, bytes(64)))]},
-    "an array's string longer than the file": {"pairs": [pair("k", ARRAY, array_of(STRING, 2, text("a") + struct.pack("<Q", 2**64 - 1)))]},
+    "an array's string longer than the file": {
+        "pairs": [pair("k", ARRAY, array_of(STRING, 2, text("a") + struct.pack("<Q", 2**64 - 1)))]
+    },
     "an array's string that is not UTF-8": {"pairs": [pair("k", ARRAY, array_of(STRING, 1, text(b"\xc3\x28")))]},
     "strings up to the end": {"pairs": [pair("k", ARRAY, array_of(STRING, 2, text("abcdefgh")))], "alignment": 1},
     "alignment of 0": {"pairs": [pair("general.alignment", 4, bytes(4))]},
     "alignment of 48": {"pairs": [pair("general.alignment", 4, struct.pack("<I", 48))]},
     "alignment as text": {"pairs": [pair("general.alignment", STRING, text("32"))]},
-    "alignment beyond the file": {"pairs": [pair("general.alignment", 4, struct.pack("<I", 2**31))], "tensors": [tensor("w", [4])], "data": FOUR},
+    "alignment beyond the file": {
+        "pairs": [pair("general.alignment", 4, struct.pack("<I", 2**31))],
+        "tensors": [tensor("w", [4])],
+        "data": FOUR,
+    },
     "a split count as text": {"pairs": [pair("split.count", STRING, text("2"))]},
     "a split count as a list": {"pairs": [pair("split.count", ARRAY, array_of(I32, 2, bytes(8)))]},
     "a tensor twice": {"tensors": [tensor("w", [4])] * 2, "data": FOUR},
@@ -204,7 +232,8 @@ def test_a_tensor_type_we_do_not_read_is_named(tmp_path: Path):
 
 def test_the_types_we_name_are_the_packages():
     assert {gguf.GGMLQuantizationType(kind).name.lower() for kind in TYPES} == {
-        {"float32": "f32", "float16": "f16", "float64": "f64", "bfloat16": "bf16"}.get(dtype, dtype.replace("int", "i")) for dtype in TYPES.values()
+        {"float32": "f32", "float16": "f16", "float64": "f64", "bfloat16": "bf16"}.get(dtype, dtype.replace("int", "i"))
+        for dtype in TYPES.values()
     }
     for kind, dtype in TYPES.items():
         if dtype in BLOCKS:
@@ -224,7 +253,9 @@ def split(folder: Path, count: int = 3) -> list[Path]:
             *([pair("general.name", STRING, text("whole"))] if number == 0 else []),
         ]
         data = np.full(4, number, "<f4").tobytes()
-        paths.append(write(folder / f"m-{number + 1:05d}-of-{count:05d}.gguf", pairs, [tensor(f"w{number}", [4])], data))
+        paths.append(
+            write(folder / f"m-{number + 1:05d}-of-{count:05d}.gguf", pairs, [tensor(f"w{number}", [4])], data)
+        )
     return paths
 
 

@@ -1,7 +1,7 @@
 """Damaged and hostile files: whatever the bytes, an answer or a PellucidError; quickly, and without memory.
 
-Each property takes a small valid file and changes it at random: bits flipped, bytes overwritten with telling numbers, cut
-off, parts repeated. Every array that is still there is read.
+Each property takes a small valid file and changes it at random: bits flipped, bytes overwritten with telling numbers,
+cut off, parts repeated. Every array that is still there is read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,21 @@ fuzz = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCh
 
 TELLING = [struct.pack("<Q", number) for number in (0, 1, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1)]
 TELLING += [struct.pack("<I", number) for number in (0, 1, 7, 8, 9, 13, 2**31, 2**32 - 1)]
-TELLING += [b"\xff", b"\x00", b'"', b"{", b"[", b"}", b",", b"-", b"1e9", b"true", b"null", b"\\ud800", b"99999999999999999999"]
+TELLING += [
+    b"\xff",
+    b"\x00",
+    b'"',
+    b"{",
+    b"[",
+    b"}",
+    b",",
+    b"-",
+    b"1e9",
+    b"true",
+    b"null",
+    b"\\ud800",
+    b"99999999999999999999",
+]
 
 
 @st.composite
@@ -83,7 +97,9 @@ CONFIG = llama.config(llama.TINY)
 
 def small_arrays() -> dict[str, Array]:
     rng = np.random.default_rng(0)
-    return {name: Array.from_numpy(rng.standard_normal(shape, np.float32)) for name, shape in weight_shapes(CONFIG).items()}
+    return {
+        name: Array.from_numpy(rng.standard_normal(shape, np.float32)) for name, shape in weight_shapes(CONFIG).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +107,11 @@ def safetensors_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("hostile") / "model.safetensors"
     save_safetensors(
         path,
-        {"a": Array.from_numpy(np.ones((3, 2), np.float32)), "b": Array.from_numpy(np.ones(5, np.float16)), "ü": Array.from_numpy(np.ones((), bool))},
+        {
+            "a": Array.from_numpy(np.ones((3, 2), np.float32)),
+            "b": Array.from_numpy(np.ones(5, np.float16)),
+            "ü": Array.from_numpy(np.ones((), bool)),
+        },
     )
     return path.read_bytes()
 
@@ -133,9 +153,15 @@ def test_damaged_safetensors(data: st.DataObject, safetensors_bytes: bytes, tmp_
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["F32", "BF16", "dtype", "shape"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["F32", "BF16", "dtype", "shape"]),
     lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "w", "__metadata__"]), inner, max_size=4)
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "w", "__metadata__"]), inner, max_size=4)
     ),
     max_leaves=12,
 )
@@ -173,9 +199,15 @@ GGUF_VALUES = [
 GGUF_KEYS = [
     "general.architecture",
     "general.alignment",
-    *(f"llama.{name}" for name in ("context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size")),
+    *(
+        f"llama.{name}"
+        for name in ("context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size")
+    ),
     *(f"llama.attention.{name}" for name in ("head_count", "head_count_kv", "layer_norm_rms_epsilon", "key_length")),
-    *(f"llama.rope.{name}" for name in ("freq_base", "scaling.type", "scaling.factor", "scaling.original_context_length")),
+    *(
+        f"llama.rope.{name}"
+        for name in ("freq_base", "scaling.type", "scaling.factor", "scaling.original_context_length")
+    ),
     *(f"tokenizer.ggml.{name}" for name in ("eos_token_id", "bos_token_id", "padding_token_id", "tokens")),
 ]
 
@@ -186,21 +218,29 @@ def test_metadata_of_any_type_and_value_is_taken_or_refused(key: str, gguf_bytes
     version, num_tensors, num_pairs = struct.unpack_from("<IQQ", gguf_bytes, 4)
     for kind, value in GGUF_VALUES:
         added = struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", kind) + value
-        body = gguf_bytes[24:].replace(struct.pack("<Q", len(key)) + key.encode(), struct.pack("<Q", len(key)) + b"x" * len(key), 1)
+        body = gguf_bytes[24:].replace(
+            struct.pack("<Q", len(key)) + key.encode(), struct.pack("<Q", len(key)) + b"x" * len(key), 1
+        )
         head = b"GGUF" + struct.pack("<IQQ", version, num_tensors, num_pairs + 1)
         (tmp_path / "x.gguf").write_bytes(head + added + body)
         opens_or_says_why(lambda: open_checkpoint(tmp_path / "x.gguf").weights)
 
 
 @fuzz
-@given(sizes=st.lists(st.integers(-3, 9) | st.sampled_from([2**31 - 1, -(2**31), 64, 4096]), min_size=7, max_size=7), data=st.binary(max_size=200))
+@given(
+    sizes=st.lists(st.integers(-3, 9) | st.sampled_from([2**31 - 1, -(2**31), 64, 4096]), min_size=7, max_size=7),
+    data=st.binary(max_size=200),
+)
 def test_llama2c_files_of_any_header(sizes: list[int], data: bytes, tmp_path: Path):
     (tmp_path / "x.bin").write_bytes(struct.pack("<7i", *sizes) + data)
     opens_or_says_why(lambda: Llama2cFile(tmp_path / "x.bin"))
 
 
 @fuzz
-@given(key=st.sampled_from([*llama.TINY, "rope_scaling", "rope_theta", "head_dim", "hidden_act", "dtype", "eos_token_id"]), value=json_values)
+@given(
+    key=st.sampled_from([*llama.TINY, "rope_scaling", "rope_theta", "head_dim", "hidden_act", "dtype", "eos_token_id"]),
+    value=json_values,
+)
 def test_config_json_with_any_value_for_a_key(key: str, value: Any, tmp_path: Path):
     if not (tmp_path / "model.safetensors").exists():
         save_safetensors(tmp_path / "model.safetensors", dict(to_theirs(CONFIG, llama.WEIGHTS, small_arrays())))

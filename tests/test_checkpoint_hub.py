@@ -24,7 +24,9 @@ from pellucid.checkpoint.hub_files import needed
 from pellucid.checkpoint.resolve import resolve
 
 WEIGHTS = bytes(range(256)) * 1024
-INDEX = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}).encode()
+INDEX = json.dumps(
+    {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+).encode()
 SAFETENSORS = {
     "README.md": b"# A model",
     "config.json": b'{"model_type": "llama"}',
@@ -39,7 +41,12 @@ SAFETENSORS = {
     "tokenizer.json": b'{"version": "1.0"}',
     "tokenizer_config.json": b"{}",
 }
-SHARDED = {"config.json": b"{}", "model.safetensors.index.json": INDEX, "model.fp16.safetensors": WEIGHTS, "pytorch_model.bin": WEIGHTS}
+SHARDED = {
+    "config.json": b"{}",
+    "model.safetensors.index.json": INDEX,
+    "model.fp16.safetensors": WEIGHTS,
+    "pytorch_model.bin": WEIGHTS,
+}
 SHARDED |= {f"model-0000{i}-of-00002.safetensors": WEIGHTS[i:] for i in (1, 2)}
 GGUFS = {"README.md": b"", "m-Q4_K_M.gguf": b"GGUF4", "m-Q8_0.gguf": b"GGUF8", "mmproj-m.gguf": b"GGUFp"}
 GGUFS |= {f"BF16/m-BF16-0000{i}-of-00002.gguf": b"GGUFb%d" % i for i in (1, 2)}
@@ -69,7 +76,13 @@ class Hub(ThreadingHTTPServer):
 
     def asked_for(self) -> list[str]:
         """The files whose contents were asked for since last time."""
-        paths = sorted({path.split("/resolve/")[1].split("/", 1)[1] for path in self.requests if path.startswith("GET") and "/resolve/" in path})
+        paths = sorted(
+            {
+                path.split("/resolve/")[1].split("/", 1)[1]
+                for path in self.requests
+                if path.startswith("GET") and "/resolve/" in path
+            }
+        )
         self.requests.clear()
         return paths
 
@@ -78,7 +91,9 @@ class Hub(ThreadingHTTPServer):
 
 
 def commit(files: dict[str, bytes]) -> str:
-    return hashlib.sha1(b"".join(name.encode() + hashlib.sha1(body).digest() for name, body in sorted(files.items()))).hexdigest()
+    return hashlib.sha1(
+        b"".join(name.encode() + hashlib.sha1(body).digest() for name, body in sorted(files.items()))
+    ).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -106,9 +121,15 @@ class Handler(BaseHTTPRequestHandler):
         parts = path.removeprefix("/api/models").split("/")
         repo, rest = "/".join(parts[1:3]), parts[3:]
         if repo not in self.server.repos or self.server.private.get(repo) not in (None, self.token()):
-            return self.send(404 if self.token() else 401, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
+            return self.send(
+                404 if self.token() else 401,
+                b"",
+                {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"},
+            )
         if repo in self.server.gated and not api:
-            return self.send(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted"})
+            return self.send(
+                403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted"}
+            )
         revisions = self.server.repos[repo]
         revision = rest[1] if len(rest) > 1 else "main"
         files = next((files for name, files in revisions.items() if revision in (name, commit(files))), None)
@@ -116,10 +137,22 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(404, b"", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
         if not api:
             return self.send_file(files, "/".join(rest[2:]))
-        listed = [{"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()} for name, body in files.items()]
+        listed = [
+            {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
+            for name, body in files.items()
+        ]
         if rest[:1] == ["tree"]:
             return self.send_json(listed)
-        info = {"_id": "1", "id": repo, "modelId": repo, "sha": commit(files), "tags": [], "downloads": 0, "likes": 0, "private": False}
+        info = {
+            "_id": "1",
+            "id": repo,
+            "modelId": repo,
+            "sha": commit(files),
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+            "private": False,
+        }
         return self.send_json(info | {"siblings": [{"rfilename": name} for name in files]})
 
     def token(self) -> str:
@@ -128,7 +161,9 @@ class Handler(BaseHTTPRequestHandler):
     def send_file(self, files: dict[str, bytes], path: str) -> None:
         headers = {"X-Repo-Commit": commit(files)}
         if path not in files:
-            return self.send(404, b"", headers | {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
+            return self.send(
+                404, b"", headers | {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
+            )
         body = files[path]
         headers |= {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "Accept-Ranges": "bytes"}
         if self.headers.get("Range"):
@@ -160,7 +195,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub, the real client pointed at it as HF_ENDPOINT and HF_HUB_CACHE would (it reads them when imported)."""
     server = Hub()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -197,7 +234,20 @@ def test_a_hub_id_names_a_repository_a_revision_and_a_file() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["name", "a/b/c", "../b", "org/..", "org/name@../../etc", "org/name:../x", "org/", "/org/name", "org/na me", "org/name@", "C:\\a"]
+    "name",
+    [
+        "name",
+        "a/b/c",
+        "../b",
+        "org/..",
+        "org/name@../../etc",
+        "org/name:../x",
+        "org/",
+        "/org/name",
+        "org/na me",
+        "org/name@",
+        "C:\\a",
+    ],
 )
 def test_what_could_leave_the_cache_is_no_hub_id(name: str) -> None:
     assert HubName.parse(name) is None
@@ -207,17 +257,40 @@ def test_what_could_leave_the_cache_is_no_hub_id(name: str) -> None:
 
 
 def plan(names: dict[str, bytes], pick: str | None = None, **options: Any) -> list[str]:
-    files = needed(names, lambda index: json.loads(names[index])["weight_map"].values(), "org/name" + (f":{pick}" if pick else ""), pick, **options)
+    files = needed(
+        names,
+        lambda index: json.loads(names[index])["weight_map"].values(),
+        "org/name" + (f":{pick}" if pick else ""),
+        pick,
+        **options,
+    )
     return [*files.small, *files.weights]
 
 
 def test_only_what_makes_up_the_model_is_needed() -> None:
-    assert plan(SAFETENSORS) == ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]
+    assert plan(SAFETENSORS) == [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+    ]
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     assert plan(SHARDED) == ["config.json", "model.safetensors.index.json", *shards]
-    assert plan({"config.json": b"", "pytorch_model.bin": b"", "tf_model.h5": b"", "x.py": b""}) == ["config.json", "pytorch_model.bin"]
-    assert plan(SAFETENSORS, with_weights=False) == ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
-    assert plan({"adapter_config.json": b"", "adapter_model.safetensors": b""}) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert plan({"config.json": b"", "pytorch_model.bin": b"", "tf_model.h5": b"", "x.py": b""}) == [
+        "config.json",
+        "pytorch_model.bin",
+    ]
+    assert plan(SAFETENSORS, with_weights=False) == [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert plan({"adapter_config.json": b"", "adapter_model.safetensors": b""}) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     assert plan({"README.md": b"", "model.gguf": b"", "mmproj.gguf": b""}) == ["model.gguf"]
 
 
@@ -237,7 +310,12 @@ def test_a_gguf_is_picked_by_name_or_by_quantization(pick: str, files: list[str]
 
 @pytest.mark.parametrize(
     ("pick", "message"),
-    [("Q5_K_M", "the name of no .gguf"), ("Q4_K", "the name of no .gguf"), ("m", "the name of several .gguf"), (None, "holds several models")],
+    [
+        ("Q5_K_M", "the name of no .gguf"),
+        ("Q4_K", "the name of no .gguf"),
+        ("m", "the name of several .gguf"),
+        (None, "holds several models"),
+    ],
 )
 def test_a_pick_that_does_not_tell_lists_what_there_is(pick: str | None, message: str) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
@@ -283,7 +361,9 @@ def test_the_second_run_transfers_nothing(server: Hub) -> None:
     [("org/plain", trouble) for trouble in ("down", "failing", "offline", "HF_HUB_OFFLINE")]
     + [(name, "down") for name in ("org/sharded", "org/ggufs:Q8_0", "org/plain@v1", "org/old")],
 )
-def test_what_is_cached_works_without_the_hub(server: Hub, monkeypatch: pytest.MonkeyPatch, name: str, trouble: str) -> None:
+def test_what_is_cached_works_without_the_hub(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, name: str, trouble: str
+) -> None:
     first = resolve(name)
     if trouble == "failing":
         server.failing = True
@@ -402,7 +482,9 @@ def test_the_environment_of_huggingface_hub_is_honoured(server: Hub, tmp_path: P
         environment.pop(variable, None)
 
     def run(**more: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-c", code, "org/plain-private"], env=environment | more, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-c", code, "org/plain-private"], env=environment | more, capture_output=True, text=True
+        )
 
     first = run()
     assert Path(first.stdout.strip()).is_relative_to(tmp_path / "home" / "hub"), first.stderr

@@ -15,7 +15,9 @@ from pellucid.checkpoint.llama2c import Llama2cFile, find_tokenizer
 SIZES = {"dim": 8, "hidden_dim": 12, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "vocab_size": 5, "seq_len": 16}
 
 
-def count_floats(dim: int, hidden_dim: int, n_layers: int, n_heads: int, n_kv_heads: int, vocab_size: int, seq_len: int) -> int:
+def count_floats(
+    dim: int, hidden_dim: int, n_layers: int, n_heads: int, n_kv_heads: int, vocab_size: int, seq_len: int
+) -> int:
     """run.c's memory_map_weights, pointer by pointer."""
     head_size = dim // n_heads
     total = abs(vocab_size) * dim  # token_embedding_table

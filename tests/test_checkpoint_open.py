@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 
 from pellucid.base.array import Array
-from pellucid.base.errors import CheckpointError, ConfigError, ModelNotFoundError, PellucidError, UnsupportedError, WeightsError
+from pellucid.base.errors import (
+    CheckpointError,
+    ConfigError,
+    ModelNotFoundError,
+    PellucidError,
+    UnsupportedError,
+    WeightsError,
+)
 from pellucid.checkpoint import SafetensorsFile, open_checkpoint, open_config, release, save_safetensors
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.families import FAMILIES, gpt2, llama, qwen2
@@ -23,17 +30,27 @@ from pellucid.families.rules import to_theirs
 
 def random_weights(config: ModelConfig) -> dict[str, Array]:
     rng = np.random.default_rng(0)
-    return {name: Array.from_numpy(rng.standard_normal(shape, np.float32)) for name, shape in weight_shapes(config).items()}
+    return {
+        name: Array.from_numpy(rng.standard_normal(shape, np.float32)) for name, shape in weight_shapes(config).items()
+    }
 
 
-def write(folder: Path, family: Any = llama, extra: Mapping[str, Array] | None = None, without: tuple[str, ...] = (), **changed: Any) -> ModelConfig:
+def write(
+    folder: Path,
+    family: Any = llama,
+    extra: Mapping[str, Array] | None = None,
+    without: tuple[str, ...] = (),
+    **changed: Any,
+) -> ModelConfig:
     """A tiny model as Hugging Face stores it, with names added and left out."""
     folder.mkdir(parents=True, exist_ok=True)
     hf = family.TINY | changed
     config = family.config(hf)
     arrays = dict(to_theirs(config, family.WEIGHTS, random_weights(config))) | dict(extra or {})
     (folder / "config.json").write_text(json.dumps(hf))
-    save_safetensors(folder / "model.safetensors", {name: array for name, array in arrays.items() if name not in without})
+    save_safetensors(
+        folder / "model.safetensors", {name: array for name, array in arrays.items() if name not in without}
+    )
     return config
 
 
@@ -66,7 +83,10 @@ def test_a_plain_weight_is_a_view_and_a_fused_one_is_made_once(tmp_path: Path, m
 
 def test_each_weight_says_what_it_is_made_of(tmp_path: Path):
     write(tmp_path, gpt2, extra={"transformer.h.0.attn.bias": ones(1, 1, 64, 64)})
-    arrays = {name.removeprefix("transformer."): array for name, array in SafetensorsFile(tmp_path / "model.safetensors").items()}
+    arrays = {
+        name.removeprefix("transformer."): array
+        for name, array in SafetensorsFile(tmp_path / "model.safetensors").items()
+    }
     save_safetensors(tmp_path / "model.safetensors", arrays)
     checkpoint = open_checkpoint(tmp_path)
     names = checkpoint.weights.stored_names
@@ -105,7 +125,9 @@ def test_a_missing_head_is_named_with_the_remedy(tmp_path: Path):
 
 def test_missing_and_unexpected_weights_are_named(tmp_path: Path):
     write(tmp_path, extra={"model.layers.0.self_attn.q_proj.lora": ones(1)}, without=("model.norm.weight",))
-    with pytest.raises(WeightsError, match=r"1 missing: model\.norm\.weight; 1 unexpected: model\.layers\.0\.self_attn\.q_proj\.lora"):
+    with pytest.raises(
+        WeightsError, match=r"1 missing: model\.norm\.weight; 1 unexpected: model\.layers\.0\.self_attn\.q_proj\.lora"
+    ):
         open_checkpoint(tmp_path)
 
 
@@ -124,14 +146,21 @@ def test_a_weight_of_whole_numbers_is_refused(tmp_path: Path):
 
 def test_known_buffers_are_left_unread(tmp_path: Path):
     write(tmp_path / "llama", extra={"model.layers.0.self_attn.rotary_emb.inv_freq": ones(4)})
-    write(tmp_path / "gpt2", gpt2, extra={"transformer.h.0.attn.bias": ones(1, 1, 64, 64), "transformer.h.1.attn.masked_bias": ones(1)})
+    write(
+        tmp_path / "gpt2",
+        gpt2,
+        extra={"transformer.h.0.attn.bias": ones(1, 1, 64, 64), "transformer.h.1.attn.masked_bias": ones(1)},
+    )
     assert len(open_checkpoint(tmp_path / "llama").weights) == 2 + 2 * 9
     assert "layers.0.attention.q_proj.bias" in open_checkpoint(tmp_path / "gpt2").weights
 
 
 def test_names_may_lack_their_familys_prefix(tmp_path: Path):
     config = write(tmp_path, gpt2, extra={"transformer.h.0.attn.bias": ones(1, 1, 64, 64)})
-    arrays = {name.removeprefix("transformer."): array for name, array in SafetensorsFile(tmp_path / "model.safetensors").items()}
+    arrays = {
+        name.removeprefix("transformer."): array
+        for name, array in SafetensorsFile(tmp_path / "model.safetensors").items()
+    }
     assert "h.0.attn.c_attn.weight" in arrays
     save_safetensors(tmp_path / "model.safetensors", arrays)
     checkpoint = open_checkpoint(tmp_path)
@@ -150,7 +179,10 @@ BAD_CONFIGS: dict[str, tuple[str, type[PellucidError]]] = {
     "heads that do not divide": (json.dumps(llama.TINY | {"num_attention_heads": 3}), ConfigError),
     "a norm_eps of text": (json.dumps(llama.TINY | {"rms_norm_eps": "small"}), ConfigError),
     "rope factors of nested lists": (
-        json.dumps(llama.TINY | {"rope_scaling": {"rope_type": "longrope", "factor": 2, "short_factor": 5, "long_factor": [[]]}}),
+        json.dumps(
+            llama.TINY
+            | {"rope_scaling": {"rope_type": "longrope", "factor": 2, "short_factor": 5, "long_factor": [[]]}}
+        ),
         ConfigError,
     ),
     "layer types that cannot be": (json.dumps(qwen2.TINY | {"layer_types": [{}, {}]}), ConfigError),
@@ -218,7 +250,9 @@ def test_shards_torch_files_and_single_files_open_alike(tmp_path: Path):
     ):
         checkpoint = open_checkpoint(tmp_path / path)
         assert (checkpoint.kind, len(checkpoint.files), checkpoint.config) == (kind, files, config), path
-        assert all(np.array_equal(checkpoint.weights[name].data, array.data) for name, array in random_weights(config).items()), path
+        assert all(
+            np.array_equal(checkpoint.weights[name].data, array.data) for name, array in random_weights(config).items()
+        ), path
 
 
 def write_gguf(path: Path, config: ModelConfig, without: tuple[str, ...] = ()) -> None:
@@ -255,7 +289,9 @@ def test_a_gguf_file_opens_alone_or_in_a_folder(tied: bool, tmp_path: Path):
         assert checkpoint.config.layers == config.layers
         assert checkpoint.config.tie_embeddings == tied
         assert len(checkpoint.metadata["tokenizer.ggml.tokens"]) == 96
-        assert all(np.array_equal(checkpoint.weights[name].data, array.data) for name, array in random_weights(config).items())
+        assert all(
+            np.array_equal(checkpoint.weights[name].data, array.data) for name, array in random_weights(config).items()
+        )
 
 
 def test_a_gguf_file_that_lacks_a_weight_is_refused(tmp_path: Path):
@@ -295,12 +331,22 @@ def touch(*names: str) -> Callable[[Path], Path]:
         (touch("stories.bin"), CheckpointError, r"named by its file: .*stories\.bin"),
         (touch("a.gguf", "b.gguf"), CheckpointError, r"several models \(received a\.gguf, b\.gguf\)"),
         (touch("adapter_config.json", "adapter_model.safetensors"), CheckpointError, "adapter"),
-        (lambda folder: touch("model-00001-of-00002.safetensors")(folder) / "model-00001-of-00002.safetensors", CheckpointError, "one part"),
+        (
+            lambda folder: touch("model-00001-of-00002.safetensors")(folder) / "model-00001-of-00002.safetensors",
+            CheckpointError,
+            "one part",
+        ),
         (lambda folder: touch("notes.txt")(folder) / "notes.txt", CheckpointError, "no checkpoint that we know"),
-        (lambda folder: shutil.copy(touch("x")(folder) / "x", folder / "model.safetensors"), ModelNotFoundError, r"no config\.json"),
+        (
+            lambda folder: shutil.copy(touch("x")(folder) / "x", folder / "model.safetensors"),
+            ModelNotFoundError,
+            r"no config\.json",
+        ),
     ],
 )
-def test_what_is_no_checkpoint_is_said_with_what_is_there(make: Callable[[Path], Path], error: type[PellucidError], says: str, tmp_path: Path):
+def test_what_is_no_checkpoint_is_said_with_what_is_there(
+    make: Callable[[Path], Path], error: type[PellucidError], says: str, tmp_path: Path
+):
     path = Path(make(tmp_path))
     for opens in (open_checkpoint, open_config):
         if opens is open_config and (path / "config.json").is_file():
@@ -318,7 +364,10 @@ def resident() -> int:
     return int(fields["RssFile"].split()[0]) * 1024
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists() or not hasattr(mmap, "MADV_DONTNEED"), reason="Linux counts resident pages by kind")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists() or not hasattr(mmap, "MADV_DONTNEED"),
+    reason="Linux counts resident pages by kind",
+)
 def test_released_weights_give_their_memory_back(tmp_path: Path):
     big, small = Array.from_numpy(np.ones((4096, 4096), np.float32)), ones(3)
     save_safetensors(tmp_path / "x.safetensors", {"small": small, "big": big})

@@ -42,7 +42,12 @@ def same(one: Array, other: Array) -> bool:
 
 
 def test_a_file_written_by_hand(tmp_path: Path):
-    header = {"__metadata__": {"format": "pt"}, "a": entry("F32", [2], 0, 8), "b": entry("BF16", [1, 2], 8, 12), "c": entry("F32", [], 12, 16)}
+    header = {
+        "__metadata__": {"format": "pt"},
+        "a": entry("F32", [2], 0, 8),
+        "b": entry("BF16", [1, 2], 8, 12),
+        "c": entry("F32", [], 12, 16),
+    }
     data = np.array([1.5, -2], "<f4").tobytes() + b"\x80\x3f\x00\x40" + np.float32(7).tobytes()
     file = SafetensorsFile(write(tmp_path / "x.safetensors", header, data))
     assert list(file) == ["a", "b", "c"]
@@ -62,7 +67,9 @@ def test_arrays_are_views_of_the_map_that_never_reach_the_file(tmp_path: Path):
 
 
 def test_we_read_what_the_library_writes(tmp_path: Path):
-    tensors = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in STORAGE} | {"empty": torch.zeros(0, 4)}
+    tensors = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in STORAGE} | {
+        "empty": torch.zeros(0, 4)
+    }
     save_file(tensors, tmp_path / "x.safetensors", metadata={"format": "pt", "note": "文"})
     file = SafetensorsFile(tmp_path / "x.safetensors")
     assert file.keys() == tensors.keys()
@@ -75,7 +82,12 @@ def test_we_read_what_the_library_writes(tmp_path: Path):
 
 def test_the_library_reads_what_we_write(tmp_path: Path):
     arrays = {dtype: numbers((3, 2), dtype) for dtype in STORAGE}
-    arrays |= {"层.0": numbers((2,)), "scalar": numbers(()), "empty": numbers((0, 3)), "transposed": Array("float32", (3, 2), numbers((2, 3)).data.T)}
+    arrays |= {
+        "层.0": numbers((2,)),
+        "scalar": numbers(()),
+        "empty": numbers((0, 3)),
+        "transposed": Array("float32", (3, 2), numbers((2, 3)).data.T),
+    }
     assert save_safetensors(tmp_path / "x.safetensors", arrays) == [tmp_path / "x.safetensors"]
     with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
         assert file.metadata() == {"format": "pt"}
@@ -185,7 +197,9 @@ def test_a_save_beyond_the_limit_is_cut_into_shards_that_the_library_and_we_read
 
 
 def test_one_tensor_larger_than_the_limit_has_a_shard_of_its_own(tmp_path: Path):
-    paths = save_safetensors(tmp_path / "m.safetensors", {"a": numbers((2,)), "b": numbers((99,)), "c": numbers((2,))}, max_shard_bytes=100)
+    paths = save_safetensors(
+        tmp_path / "m.safetensors", {"a": numbers((2,)), "b": numbers((99,)), "c": numbers((2,))}, max_shard_bytes=100
+    )
     assert len(paths) == 4
 
 
@@ -219,7 +233,9 @@ def rewrite(index: Path, **weight_map: Any) -> Path:
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
-@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "sub/x.safetensors", "..", ".", "", "a\\b", "c:x", "x\0y"])
+@pytest.mark.parametrize(
+    "name", ["../secret.safetensors", "/etc/passwd", "sub/x.safetensors", "..", ".", "", "a\\b", "c:x", "x\0y"]
+)
 def test_an_index_that_points_outside_its_folder_is_refused(name: str, tmp_path: Path):
     index = sharded(tmp_path / "model")
     save_safetensors(tmp_path / "secret.safetensors", {"a1": numbers((4,))})

@@ -24,7 +24,9 @@ from pellucid.quant import dequantize, quantize
 
 def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
-    return {name: Array.from_numpy(rng.standard_normal(shape, np.float32)) for name, shape in weight_shapes(config).items()}
+    return {
+        name: Array.from_numpy(rng.standard_normal(shape, np.float32)) for name, shape in weight_shapes(config).items()
+    }
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -49,7 +51,10 @@ def test_every_family_comes_back_bit_for_bit(model_type: str, shard: int, tmp_pa
     assert all(back.weights[name].data.tobytes() == array.data.tobytes() for name, array in weights.items())
     save_checkpoint(tmp_path, back.config, back.weights)  # over the files it reads from
     assert open_checkpoint(tmp_path).config == back.config
-    assert all(open_checkpoint(tmp_path).weights[name].data.tobytes() == array.data.tobytes() for name, array in weights.items())
+    assert all(
+        open_checkpoint(tmp_path).weights[name].data.tobytes() == array.data.tobytes()
+        for name, array in weights.items()
+    )
 
 
 @pytest.mark.parametrize("family", [llama, gpt2], ids=["llama", "gpt2"])
@@ -86,7 +91,10 @@ def test_weights_that_do_not_fit_the_config_are_refused_and_nothing_is_left(tmp_
     for wrong, says in (
         ({name: array for name, array in weights.items() if name != "final_norm.weight"}, r"final_norm\.weight"),
         (weights | {"lm_head.weight": weights["embed.weight"]}, r"no place in the config, lm_head\.weight"),
-        (weights | {"final_norm.weight": weights["embed.weight"]}, r"final_norm\.weight has the wrong shape \(expected \[32\], received \[96, 32\]"),
+        (
+            weights | {"final_norm.weight": weights["embed.weight"]},
+            r"final_norm\.weight has the wrong shape \(expected \[32\], received \[96, 32\]",
+        ),
     ):
         with pytest.raises(WeightsError, match=says):
             save_checkpoint(tmp_path, config, wrong)
@@ -132,7 +140,9 @@ def test_a_write_the_system_refuses_leaves_the_earlier_save(tmp_path: Path):
         "try: save_safetensors(sys.argv[1], {'w': Array.from_numpy(np.ones(100_000, np.float32))})\n"
         "except CheckpointError as error: print(error)\n"
     )
-    result = subprocess.run([sys.executable, "-c", code, tmp_path / "model.safetensors"], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "model.safetensors"], capture_output=True, text=True, timeout=60
+    )
     assert f"{tmp_path}: could not save: File too large" in result.stdout, result.stderr
     assert snapshot(tmp_path) == before
 

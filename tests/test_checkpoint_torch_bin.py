@@ -66,7 +66,9 @@ def test_a_folder_with_a_hostile_pickle_opens_no_further(tmp_path: Path):
     assert not (tmp_path / "touched").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"PK\x03\x04" + bytes(100), b"\x80\x02.", b"\x80\x02" + bytes(50), b"\x80"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04", b"PK\x03\x04" + bytes(100), b"\x80\x02.", b"\x80\x02" + bytes(50), b"\x80"]
+)
 def test_a_damaged_file_is_refused_with_its_name(content: bytes, tmp_path: Path):
     (tmp_path / "x.bin").write_bytes(content)
     with pytest.raises(PellucidError, match=r"x\.bin"):
@@ -82,7 +84,9 @@ def test_a_truncated_file_is_refused(tmp_path: Path):
             open_torch_bin(tmp_path / "x.bin")
 
 
-@pytest.mark.parametrize("state", [{"step": 3}, [torch.zeros(2)], {"model": {"w": torch.zeros(2)}}, {1: torch.zeros(2)}], ids=str)
+@pytest.mark.parametrize(
+    "state", [{"step": 3}, [torch.zeros(2)], {"model": {"w": torch.zeros(2)}}, {1: torch.zeros(2)}], ids=str
+)
 def test_what_is_not_named_tensors_is_refused(state: Any, tmp_path: Path):
     torch.save(state, tmp_path / "x.bin")
     with pytest.raises(UnsupportedError, match="other than named tensors"):

@@ -1,4 +1,6 @@
-"""``pellucid chat``: piped in, and at a terminal (a pty) with Ctrl-C and Ctrl-D. stories260K, with a template of our own."""
+"""``pellucid chat``: piped in, and at a terminal (a pty) with Ctrl-C and Ctrl-D. stories260K, with a template of our
+own.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,24 @@ def chat(stories: Path, tmp_path: Path) -> list[str]:
     """The command, complete but for further flags."""
     (tmp_path / "chat.jinja").write_text(TEMPLATE)
     model, template = stories / "stories260K.bin", tmp_path / "chat.jinja"
-    return [sys.executable, "-m", "pellucid", "chat", "-m", str(model), "--chat-template", str(template), "--temperature", "0"]
+    return [
+        sys.executable,
+        "-m",
+        "pellucid",
+        "chat",
+        "-m",
+        str(model),
+        "--chat-template",
+        str(template),
+        "--temperature",
+        "0",
+    ]
 
 
 def talk(chat: list[str], *lines: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*chat, "-n", "8"], input="".join(f"{line}\n" for line in lines), capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [*chat, "-n", "8"], input="".join(f"{line}\n" for line in lines), capture_output=True, text=True, timeout=120
+    )
 
 
 def saved(path: Path) -> list[tuple[str, str]]:
@@ -74,13 +89,26 @@ def test_guesses_change_no_word(chat: list[str], stories: Path) -> None:
 
 
 def test_an_answer_that_the_context_cuts_off_says_so(chat: list[str]) -> None:
-    result = subprocess.run([*chat, "-c", "24"], input="Once upon a time\n", capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [*chat, "-c", "24"], input="Once upon a time\n", capture_output=True, text=True, timeout=120
+    )
     assert "the context is full" in result.stderr
 
 
 def test_a_system_message_stays_and_begins_anew(chat: list[str], tmp_path: Path) -> None:
-    result = talk(chat, "Hello", "/system Be brief.", "Who?", f"/save {tmp_path / 'said.json'}", "/reset", f"/save {tmp_path / 'reset.json'}")
-    assert [message for message in saved(tmp_path / "said.json") if message[0] != "assistant"] == [("system", "Be brief."), ("user", "Who?")]
+    result = talk(
+        chat,
+        "Hello",
+        "/system Be brief.",
+        "Who?",
+        f"/save {tmp_path / 'said.json'}",
+        "/reset",
+        f"/save {tmp_path / 'reset.json'}",
+    )
+    assert [message for message in saved(tmp_path / "said.json") if message[0] != "assistant"] == [
+        ("system", "Be brief."),
+        ("user", "Who?"),
+    ]
     assert saved(tmp_path / "reset.json") == [("system", "Be brief.")]
     assert "system: Be brief." in result.stderr
 
@@ -114,7 +142,9 @@ class Terminal:
     def __init__(self, command: list[str]) -> None:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background, as CI may be, has it ignored; a terminal's program has not
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # a job in the background, as CI may be, has it ignored; a terminal's program has not
             os.environ |= {"TERM": "xterm", "NO_COLOR": "1"}
             os.execv(command[0], command)
         self.seen = ""

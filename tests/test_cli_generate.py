@@ -55,8 +55,12 @@ def test_json_tells_all_about_an_answer(model: Path, published: str) -> None:
     assert answer["timings"]["decode_tokens_per_second"] > 0
 
 
-@pytest.mark.parametrize("sampling", [(), ("--temperature", 1, "--seed", 3, "--repeat-penalty", 1.1)], ids=["greedy", "drawn"])
-def test_a_draft_that_is_the_model_itself_guesses_right_and_changes_nothing(model: Path, sampling: tuple[object, ...]) -> None:
+@pytest.mark.parametrize(
+    "sampling", [(), ("--temperature", 1, "--seed", 3, "--repeat-penalty", 1.1)], ids=["greedy", "drawn"]
+)
+def test_a_draft_that_is_the_model_itself_guesses_right_and_changes_nothing(
+    model: Path, sampling: tuple[object, ...]
+) -> None:
     plain = json.loads(generate(model, "--json", "-n", 60, *sampling).stdout)
     draft = json.loads(generate(model, "--json", "-n", 60, *sampling, "--draft", model).stdout)
     assert draft["token_ids"] == plain["token_ids"]
@@ -71,7 +75,9 @@ def test_lookup_changes_nothing(model: Path) -> None:
     assert guessed["timings"]["guessed_tokens"] > 0
 
 
-def test_a_draft_with_another_vocabulary_is_refused_by_its_first_other_token(model: Path, stories: Path, tmp_path: Path) -> None:
+def test_a_draft_with_another_vocabulary_is_refused_by_its_first_other_token(
+    model: Path, stories: Path, tmp_path: Path
+) -> None:
     shutil.copy(model, tmp_path)
     words = (stories / "tok512.bin").read_bytes()
     (tmp_path / "tok512.bin").write_bytes(words.replace(b" the", b" eht"))
@@ -121,7 +127,11 @@ def test_the_same_seed_draws_the_same_text(model: Path) -> None:
         (["--prompts", "-"], b"caf\xe9\n", "not UTF-8 at byte 3"),
         (["--prompts", "-"], b'{"prompt": "a"}\n{"text": "b"}\n', "standard input, line 2: no prompt in this line"),
         (["--prompts", "-"], b'{"prompt": "a"}\n{"prompt"\n', "line 2: not valid JSON"),
-        (["--prompts", "-", "-c", 8], b"Lily\nOnce upon a time there was a little girl named Lily\n", "prompt 2: the prompt leaves no room"),
+        (
+            ["--prompts", "-", "-c", 8],
+            b"Lily\nOnce upon a time there was a little girl named Lily\n",
+            "prompt 2: the prompt leaves no room",
+        ),
         (["--prompts", "/nowhere/at/all"], b"", "the prompts cannot be read: No such file or directory"),
         (["--device", "cuda:99", "-p", "x"], b"", "the device 'cuda:99' cannot be used"),
     ],
@@ -138,4 +148,6 @@ def test_a_template_file_makes_a_chat_of_it(model: Path, tmp_path: Path) -> None
     template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
     chat = json.loads(generate(model, "--json", "-n", 8, "--chat-template", template, "-p", "Once upon a time").stdout)
     raw = json.loads(generate(model, "--json", "-n", 8, "-p", "Once upon a time").stdout)
-    assert chat["timings"]["prompt_tokens"] == raw["timings"]["prompt_tokens"] - 1, "a template writes its own BOS, or none"
+    assert chat["timings"]["prompt_tokens"] == raw["timings"]["prompt_tokens"] - 1, (
+        "a template writes its own BOS, or none"
+    )

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from pellucid.base.array import Array
 from pellucid.checkpoint.open import open_checkpoint
 from pellucid.checkpoint.save import save_checkpoint
-from pellucid.cli.anatomy import cache_bytes, layer_groups, weights_of
 from pellucid.cli.app import app
-from pellucid.cli.console import Wrapper, printable, visible
-from pellucid.cli.numbers import count, duration, ranges, size
+from pellucid.cli.terminal.anatomy import cache_bytes, layer_groups, weights_of
+from pellucid.cli.terminal.console import Wrapper, printable, visible
+from pellucid.cli.terminal.numbers import count, duration, ranges, size
 from pellucid.config import weight_shapes
 from pellucid.families import FAMILIES
 
@@ -67,10 +67,18 @@ def test_text_is_read_from_a_pipe(stories: Path) -> None:
 
 
 def test_a_chat_is_shown_with_its_template(smollm2: Path, shared: Path) -> None:
-    tokens = [piece["token"] for piece in json.loads(invoke("tokenize", "-m", smollm2, "--chat", "Hi", "-sys", "Be brief.", "--json").stdout)]
+    tokens = [
+        piece["token"]
+        for piece in json.loads(invoke("tokenize", "-m", smollm2, "--chat", "Hi", "-sys", "Be brief.", "--json").stdout)
+    ]
     assert tokens[:2] == ["<|im_start|>", "system"]
     assert tokens.count("<|im_start|>") == 3
-    native = [piece["token"] for piece in json.loads(invoke("tokenize", "-m", shared / "chatglm3_tokenizer", "--chat", "Hi", "--json").stdout)]
+    native = [
+        piece["token"]
+        for piece in json.loads(
+            invoke("tokenize", "-m", shared / "chatglm3_tokenizer", "--chat", "Hi", "--json").stdout
+        )
+    ]
     assert native[:3] == ["[gMASK]", "sop", "<|user|>"]
     assert native[-1] == "<|assistant|>"
 
@@ -108,7 +116,9 @@ def test_parts_add_up_to_the_whole(stories: Path, smollm2: Path) -> None:
     for path in (stories / "stories260K.bin", stories / "hf", smollm2):
         facts = json.loads(invoke("inspect", path, "--json").stdout)
         assert sum(part["parameters"] for part in facts["parts"].values()) == facts["num_parameters"]
-        assert sum(part["bytes"] for part in facts["parts"].values()) == sum(weight["bytes"] for weight in facts["weights"])
+        assert sum(part["bytes"] for part in facts["parts"].values()) == sum(
+            weight["bytes"] for weight in facts["weights"]
+        )
         assert sum(weight["bytes"] for weight in facts["weights"]) <= sum(facts["files"].values())
         assert facts["native_lacks"] is None
 
@@ -154,14 +164,29 @@ def test_fused_and_renamed_weights_are_found_in_every_family(tmp_path: Path) -> 
 
 def test_nothing_but_headers_is_read(tmp_path: Path) -> None:
     """A safetensors file of 16 GB whose data are a hole: reading them would take far longer than the test may."""
-    config = {"model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 20}
-    config |= {"num_attention_heads": 32, "num_key_value_heads": 32, "tie_word_embeddings": True, "torch_dtype": "float32"}
+    config = {
+        "model_type": "llama",
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 20,
+    }
+    config |= {
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+    }
     d, f = 4096, 11008
     shapes = {"model.embed_tokens.weight": [32000, d], "model.norm.weight": [d]}
     for i in range(20):
         at = f"model.layers.{i}"
         shapes |= {f"{at}.self_attn.{name}_proj.weight": [d, d] for name in "qkvo"}
-        shapes |= {f"{at}.mlp.gate_proj.weight": [f, d], f"{at}.mlp.up_proj.weight": [f, d], f"{at}.mlp.down_proj.weight": [d, f]}
+        shapes |= {
+            f"{at}.mlp.gate_proj.weight": [f, d],
+            f"{at}.mlp.up_proj.weight": [f, d],
+            f"{at}.mlp.down_proj.weight": [d, f],
+        }
         shapes |= {f"{at}.input_layernorm.weight": [d], f"{at}.post_attention_layernorm.weight": [d]}
     header, end = {}, 0
     for name, shape in shapes.items():
@@ -194,7 +219,9 @@ def test_list_names_the_default_model(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_pull_offline_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PELLUCID_CACHE", str(tmp_path))
-    result = subprocess.run([sys.executable, "-m", "pellucid", "pull", "smollm2", "--offline"], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-m", "pellucid", "pull", "smollm2", "--offline"], capture_output=True, text=True, timeout=60
+    )
     assert result.returncode == 2
     assert "offline" in result.stderr
     assert result.stdout == ""

@@ -35,7 +35,9 @@ def test_help_takes_less_than_a_fifth_of_a_second(arguments: tuple[str, ...]) ->
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         run(*arguments, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # of the processor: neighbours do not count
+        return (
+            after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        )  # of the processor: neighbours do not count
 
     assert min(seconds() for _ in range(5)) < 0.2
 
@@ -69,7 +71,9 @@ def test_a_debugging_person_gets_the_traceback(tmp_path: Path) -> None:
 def test_a_reader_that_leaves_is_no_error(stories: Path) -> None:
     command = f"'{sys.executable}' -m pellucid generate -q -m '{stories}/stories260K.bin' | head -c 4"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
-    said = [line for line in result.stderr.splitlines() if not line.startswith("compiling the model")]  # once for each processor
+    said = [
+        line for line in result.stderr.splitlines() if not line.startswith("compiling the model")
+    ]  # once for each processor
     assert (result.stdout, said) == ("Once", [])
 
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pellucid.cli.explain import command
-from pellucid.cli.explain_print import _plain_formula
+from pellucid.cli.runs.explain_print import _plain_formula
 
 PROMPT = "Once upon a time, there was a little girl named"
 
@@ -51,7 +51,9 @@ def test_the_walk_as_json_is_the_walk(model: str) -> None:
         assert 0 < layer["looks"][0]["share"] <= 1
 
 
-@pytest.mark.parametrize("step", ["embed", "q", "k_rot", "scores", "pattern", "mlp_act", "resid_post", "final", "logits"])
+@pytest.mark.parametrize(
+    "step", ["embed", "q", "k_rot", "scores", "pattern", "mlp_act", "resid_post", "final", "logits"]
+)
 def test_a_step_is_shown_with_its_equation_and_numbers(model: str, step: str) -> None:
     path = step if step in ("embed", "final", "logits") else f"layers.2.{step}"
     output = run(model, PROMPT, "--step", path).stdout
@@ -106,7 +108,10 @@ def test_nothing_in_a_prompt_is_markup_or_a_terminal_command(model: str) -> None
 
 
 def test_formulas_are_readable_without_latex() -> None:
-    assert _plain_formula(r"n = \gamma \odot \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta") == "n = γ ⊙ (x - μ) / (√(σ^2 + ε)) + β"
+    assert (
+        _plain_formula(r"n = \gamma \odot \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta")
+        == "n = γ ⊙ (x - μ) / (√(σ^2 + ε)) + β"
+    )
 
 
 def test_the_page_is_written_in_one_file(model: str, tmp_path: Path) -> None:
@@ -141,7 +146,9 @@ def test_a_run_too_large_to_keep_is_kept_at_the_position_asked_for(model: str, m
 
     monkeypatch.setattr(module, "_check_memory", small)
     part = json.loads(run(model, PROMPT, "--json").stdout)
-    assert [layer["looks"][0]["position"] for layer in part["layers"][1:]] == [layer["looks"][0]["position"] for layer in whole["layers"][1:]]
+    assert [layer["looks"][0]["position"] for layer in part["layers"][1:]] == [
+        layer["looks"][0]["position"] for layer in whole["layers"][1:]
+    ]
     assert [guess["token"] for guess in part["distribution"]] == [guess["token"] for guess in whole["distribution"]]
     assert part["why"] is None
     assert part["ok"]
@@ -154,7 +161,17 @@ def test_a_long_prompt_lists_its_beginning_and_its_end(model: str) -> None:
 
 
 def test_a_page_that_cannot_be_written_is_said_before_the_run(stories: Path) -> None:
-    command = [sys.executable, "-m", "pellucid", "explain", "-m", str(stories / "stories260K.bin"), "Once", "--html", "/dev/null/page.html"]
+    command = [
+        sys.executable,
+        "-m",
+        "pellucid",
+        "explain",
+        "-m",
+        str(stories / "stories260K.bin"),
+        "Once",
+        "--html",
+        "/dev/null/page.html",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 2
     assert "cannot be written there" in result.stderr

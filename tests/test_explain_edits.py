@@ -112,7 +112,9 @@ def test_two_edits_of_one_step_apply_in_order() -> None:
 def test_an_edit_works_where_its_step_is_not_recorded() -> None:
     decoder = tiny("llama")
     whole = trace(decoder, None, IDS, edits=[Ablate("layers.0", head=0)])
-    assert torch.equal(trace(decoder, None, IDS, steps=["logits"], edits=[Ablate("layers.0", head=0)])["logits"], whole["logits"])
+    assert torch.equal(
+        trace(decoder, None, IDS, steps=["logits"], edits=[Ablate("layers.0", head=0)])["logits"], whole["logits"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -71,16 +71,22 @@ def test_heads_and_neurons_are_ranked_by_what_they_add(family: str) -> None:
     for layer, values in enumerate(found.neuron_values):
         if tiny(family).config.layers[layer].experts:  # experts' neurons are not recorded
             continue
-        assert values.sum().item() == pytest.approx(next(p.value for p in found.parts if p.kind == "mlp" and p.layer == layer), abs=1e-9)
+        assert values.sum().item() == pytest.approx(
+            next(p.value for p in found.parts if p.kind == "mlp" and p.layer == layer), abs=1e-9
+        )
     json.dumps(found.to_json())
 
 
 def test_a_head_of_the_last_layer_adds_what_the_gradient_says() -> None:
-    """Held norms make the logit linear in z, so a head's share is z · ∂logit/∂z of that linear map; autograd with σ detached agrees."""
+    """Held norms make the logit linear in z, so a head's share is z · ∂logit/∂z of that linear map; autograd with σ
+    detached agrees.
+    """
     decoder, t = tiny("gpt2"), trace(tiny("gpt2"), None, IDS)
     token = int(t["logits"][0, -1].argmax())
     z = t["layers.1.z"][0, :, -1].double().requires_grad_()
-    mid = t["layers.1.resid_pre"][0, -1].double() + F.linear(z.flatten(), t.weight("layers.1.attention.o_proj.weight").double())
+    mid = t["layers.1.resid_pre"][0, -1].double() + F.linear(
+        z.flatten(), t.weight("layers.1.attention.o_proj.weight").double()
+    )
     stream = t["layers.1.resid_post"][0, -1].double()
     assert decoder.final_norm
     sigma = (stream.var(correction=0) + decoder.final_norm.eps).sqrt()

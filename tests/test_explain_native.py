@@ -1,4 +1,6 @@
-"""The native executor explained: its own numbers, how far each is from torch's, in the terminal, in the file and on the page."""
+"""The native executor explained: its own numbers, how far each is from torch's, in the terminal, in the file and on the
+page.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,11 @@ from pellucid.auto import open_model, tokenizer_of
 from pellucid.base.errors import RequestError
 from pellucid.cli.explain import command
 from pellucid.explain.checks import check
-from pellucid.explain.html import write_page
 from pellucid.explain.native import Native, NativeTrace
+from pellucid.explain.show.html import write_page
+from pellucid.explain.show.view import View
+from pellucid.explain.show.view_model import Subject
 from pellucid.explain.trace import trace
-from pellucid.explain.view import View
-from pellucid.explain.view_model import Subject
 from pellucid.families import FAMILIES
 from pellucid.generate.generate import generate
 from pellucid.model.load import weights_of
@@ -52,9 +54,13 @@ def run(subject: Subject) -> NativeTrace:
 
 
 def test_in_float32_every_step_is_torchs() -> None:
-    """The family with most that is unlike the others: norms after the sum, sines for positions. All families' taps: test_native_conformance."""
+    """The family with most that is unlike the others: norms after the sum, sines for positions. All families' taps:
+    test_native_conformance.
+    """
     decoder = tiny("vanilla")
-    its = Native(decoder.config, dict(weights_of(decoder)), threads=2, flags=("-O1",)).trace(None, [5, 6, 7, 8, 9, 10, 11])
+    its = Native(decoder.config, dict(weights_of(decoder)), threads=2, flags=("-O1",)).trace(
+        None, [5, 6, 7, 8, 9, 10, 11]
+    )
     assert list(its) == list(its.taps)
     for path, deviation in its.deviations.items():
         assert deviation.own <= 1e-5, path
@@ -68,7 +74,9 @@ def test_the_numbers_are_the_fast_paths_bit_for_bit(run: NativeTrace) -> None:
 
 
 def test_products_bring_the_error_and_nothing_else_does(run: NativeTrace, subject: Subject) -> None:
-    """Int8 activations: a thousandth to a hundredth. Sums, norms, rotations, the softmax and float32 products: rounding."""
+    """Int8 activations: a thousandth to a hundredth. Sums, norms, rotations, the softmax and float32 products:
+    rounding.
+    """
     assert subject.native is not None
     for path, deviation in run.deviations.items():
         tap = run.taps[path]
@@ -82,7 +90,9 @@ def test_torch_has_the_programs_own_weights(run: NativeTrace, subject: Subject, 
     plain = trace(subject.decoder, subject.tokenizer, PROMPT)
     assert torch.equal(plain["logits"], run.exact["logits"])
     original = open_model(stories / "stories260K.bin").weights["layers.0.attention.q_proj.weight"].data
-    assert not torch.equal(subject.decoder.get_parameter("layers.0.attention.q_proj.weight"), torch.from_numpy(original.copy()))
+    assert not torch.equal(
+        subject.decoder.get_parameter("layers.0.attention.q_proj.weight"), torch.from_numpy(original.copy())
+    )
 
 
 def test_the_checks_allow_rounding_and_find_a_wrong_number(run: NativeTrace, subject: Subject) -> None:
@@ -117,16 +127,29 @@ def test_the_page_generates_by_the_program_it_shows(subject: Subject) -> None:
         answer = view.order("generate", {"ids": made})
         made.append(answer["token"]["id"])
     assert subject.native is not None
-    expected = generate(subject.native.executor, [view.first.trace.tokens[0]], tokenizer=subject.tokenizer, max_new_tokens=4)
+    expected = generate(
+        subject.native.executor, [view.first.trace.tokens[0]], tokenizer=subject.tokenizer, max_new_tokens=4
+    )
     assert made == list(expected[0].token_ids)
     assert answer["cache"]["length"] == view.first.length + 4
 
 
-# --- the terminal --------------------------------------------------------------------------------------------------------
+# --- the terminal
+# --------------------------------------------------------------------------------------------------------
 
 
 def explain(stories: Path, *arguments: str) -> Result:
-    command_line = ["-m", str(stories / "stories260K.bin"), "-t", "1", "--executor", "native", "--quantize", "q8", *arguments]
+    command_line = [
+        "-m",
+        str(stories / "stories260K.bin"),
+        "-t",
+        "1",
+        "--executor",
+        "native",
+        "--quantize",
+        "q8",
+        *arguments,
+    ]
     result = CliRunner().invoke(command, command_line, env={"COLUMNS": "80", "NO_COLOR": "1"})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -164,7 +187,8 @@ def test_flags_that_are_torchs_are_refused(flags: tuple[str, ...], stories: Path
         explain(stories, PROMPT, *flags)
 
 
-# --- the page ------------------------------------------------------------------------------------------------------------
+# --- the page
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +203,9 @@ def test_the_file_says_first_how_far_the_numbers_are_from_torchs(
 ) -> None:
     write_page(run, tmp_path / "page.html", subject=subject)
     locale = {"en": "en-GB", "zh": "zh-CN"}[lang]
-    page = browser.new_context(viewport={"width": width, "height": 800}, locale=locale, color_scheme=scheme, reduced_motion="reduce").new_page()
+    page = browser.new_context(
+        viewport={"width": width, "height": 800}, locale=locale, color_scheme=scheme, reduced_motion="reduce"
+    ).new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)

@@ -14,7 +14,7 @@ from reference import tiny
 
 from pellucid.base.errors import RequestError
 from pellucid.explain import Operands, Trace, operands, trace
-from pellucid.explain.mathml import mathml
+from pellucid.explain.show.mathml import mathml
 from pellucid.families import FAMILIES
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
@@ -24,7 +24,11 @@ BATCH = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], [3, 4, 5, 6, 7]]
 def cells_of(t: Trace, per_step: int = 6) -> list[Operands]:
     """A few cells of every step, drawn by a fixed seed."""
     rng = np.random.default_rng(0)
-    return [operands(t, path, tuple(int(rng.integers(size)) for size in value.shape)) for path, value in t.items() for _ in range(per_step)]
+    return [
+        operands(t, path, tuple(int(rng.integers(size)) for size in value.shape))
+        for path, value in t.items()
+        for _ in range(per_step)
+    ]
 
 
 @EVERY
@@ -42,7 +46,9 @@ def test_every_operand_is_the_cell_it_names(family: str) -> None:
     t = trace(tiny(family), None, BATCH)
     for found in cells_of(t):
         for cell in found.cells:
-            where = {"step": lambda name: t[name], "weight": t.weight, "token": lambda name: getattr(t, name)}[cell.source]
+            where = {"step": lambda name: t[name], "weight": t.weight, "token": lambda name: getattr(t, name)}[
+                cell.source
+            ]
             assert where(cell.name)[cell.index].item() == cell.value, (found.name, cell)
 
 
@@ -53,7 +59,9 @@ def test_terms_are_sorted_by_size_and_with_the_rest_they_are_the_sum(family: str
         sizes = [abs(term.value) for term in found.terms]
         assert sizes == sorted(sizes, reverse=True)
         if found.kind in ("linear", "mix", "sum", "copy", "lookup", "rotate"):
-            assert sum(term.value for term in found.terms) + found.rest_sum == pytest.approx(found.recomputed, abs=1e-12)
+            assert sum(term.value for term in found.terms) + found.rest_sum == pytest.approx(
+                found.recomputed, abs=1e-12
+            )
 
 
 @EVERY
@@ -104,7 +112,9 @@ def test_a_norm_shows_mean_deviation_scale_and_shift() -> None:
     x = t["layers.0.resid_pre"][0, 4].double()
     assert parts["mu"] == pytest.approx(float(x.mean()))
     assert parts["sigma"] == pytest.approx(math.sqrt(float(x.var(correction=0)) + parts["eps"]))
-    assert parts["gamma"] * (parts["x"] - parts["mu"]) / parts["sigma"] + parts["beta"] == pytest.approx(t["layers.0.attn_in"][0, 4, 9].item())
+    assert parts["gamma"] * (parts["x"] - parts["mu"]) / parts["sigma"] + parts["beta"] == pytest.approx(
+        t["layers.0.attn_in"][0, 4, 9].item()
+    )
 
 
 def test_a_softmax_shows_its_maximum_and_its_sum() -> None:
@@ -117,7 +127,8 @@ def test_a_softmax_shows_its_maximum_and_its_sum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "index", "reason"), [("llama", (0, 0, 3, 5), "later"), ("qwen2", (0, 0, 11, 2), "window"), ("llama", (1, 0, 9, 6), "padding")]
+    ("family", "index", "reason"),
+    [("llama", (0, 0, 3, 5), "later"), ("qwen2", (0, 0, 11, 2), "window"), ("llama", (1, 0, 9, 6), "padding")],
 )
 def test_a_masked_score_says_why(family: str, index: tuple[int, ...], reason: str) -> None:
     t = trace(tiny(family), None, BATCH)
@@ -148,7 +159,9 @@ def test_the_soft_cap_of_scores_and_logits_is_in_the_equation() -> None:
 
     config = tiny("llama").config
     layers = tuple(replace(layer, attention=replace(layer.attention, softcap=2.0)) for layer in config.layers)
-    decoder = Decoder(replace(config, layers=layers, logit_softcap=3.0)).initialize(torch.Generator().manual_seed(0)).eval()
+    decoder = (
+        Decoder(replace(config, layers=layers, logit_softcap=3.0)).initialize(torch.Generator().manual_seed(0)).eval()
+    )
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.mul_(8)
@@ -165,8 +178,18 @@ def test_a_cell_is_found_in_under_20_ms() -> None:
     from pellucid.families import llama
     from pellucid.model.decoder import Decoder
 
-    wide = llama.TINY | {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
-    t = trace(Decoder(llama.config(wide | {"num_hidden_layers": 1})).initialize().requires_grad_(False), None, [list(range(32))])
+    wide = llama.TINY | {
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    }
+    t = trace(
+        Decoder(llama.config(wide | {"num_hidden_layers": 1})).initialize().requires_grad_(False),
+        None,
+        [list(range(32))],
+    )
     for path, value in t.items():
         index = tuple(size - 1 for size in value.shape)
         times = []

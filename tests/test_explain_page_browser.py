@@ -13,16 +13,29 @@ from chromium import chromium
 from reference import tiny
 
 from pellucid.auto import open_model, tokenizer_of
-from pellucid.explain.html import write_page
-from pellucid.explain.server import PageServer
+from pellucid.explain.show.html import write_page
+from pellucid.explain.show.server import PageServer
+from pellucid.explain.show.view import View
+from pellucid.explain.show.view_model import Subject
 from pellucid.explain.trace import trace
-from pellucid.explain.view import View
-from pellucid.explain.view_model import Subject
 from pellucid.families import FAMILIES
 from pellucid.model.load import load_decoder
 
 TEXT = "Once upon a time, there was a little girl named Lily."
-SECTIONS = ("files", "text", "embed", "model", "cell", "attention", "mlp", "residual", "output", "decode", "whatif", "training")
+SECTIONS = (
+    "files",
+    "text",
+    "embed",
+    "model",
+    "cell",
+    "attention",
+    "mlp",
+    "residual",
+    "output",
+    "decode",
+    "whatif",
+    "training",
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +85,14 @@ def listen(page: Any) -> list[str]:
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda request: complaints.append(request.url) if not request.url.startswith(("http://127.0.0.1", "file:", "data:")) else None)
+    page.on(
+        "request",
+        lambda request: (
+            complaints.append(request.url)
+            if not request.url.startswith(("http://127.0.0.1", "file:", "data:"))
+            else None
+        ),
+    )
     page.on("dialog", lambda dialog: complaints.append(dialog.message))
     return complaints
 
@@ -97,7 +117,10 @@ def near(text: str, value: float) -> bool:
 
 def open_cell(page: Any, name: str, index: tuple[int, ...]) -> Any:
     page.evaluate("([name, index]) => pellucid.ask(name, index)", [name, list(index)])
-    page.wait_for_function("key => document.querySelector('#why .why-name')?.textContent === key", arg=f"{name}[{', '.join(map(str, index))}]")
+    page.wait_for_function(
+        "key => document.querySelector('#why .why-name')?.textContent === key",
+        arg=f"{name}[{', '.join(map(str, index))}]",
+    )
     page.wait_for_selector("#why .why-value")
     return page.locator("#why")
 
@@ -143,7 +166,10 @@ def test_rotary_turns_the_arrow_as_the_model_did(page: Any, view: View) -> None:
     assert rope
     first = rope.dim // 2 - 1 if rope.layout == "half" else rope.dim - 2
     value = view.first.trace["layers.2.q_rot"][0, 0, -1, first].item()
-    page.wait_for_function("x => document.querySelector('.rotary [role=status]').textContent.replaceAll('−', '-').includes(x)", arg=f"({value:.4g},")
+    page.wait_for_function(
+        "x => document.querySelector('.rotary [role=status]').textContent.replaceAll('−', '-').includes(x)",
+        arg=f"({value:.4g},",
+    )
 
 
 def test_the_map_leads_to_attention(page: Any) -> None:
@@ -160,12 +186,16 @@ def test_a_cell_is_asked_by_a_click_and_walked_back_to_the_letters(page: Any, vi
     assert near(why.locator(".why-value").text_content(), view.first.trace["logits"][0, -1, best].item())
     for wanted in ("final", "layers.4.resid_post"):
         why.locator(f'.cell-link.step:has-text("{wanted}[")').first.click()
-        page.wait_for_function("name => document.querySelector('#why .why-name').textContent.startsWith(name)", arg=wanted)
+        page.wait_for_function(
+            "name => document.querySelector('#why .why-name').textContent.startsWith(name)", arg=wanted
+        )
     for _ in range(3 * view.subject.decoder.config.num_layers + 1):
         name = why.locator(".why-name").text_content()
         if name.startswith("embed["):
             break
-        stream = why.locator(".cell-link.step").filter(has_text="embed[" if name.startswith("layers.0.resid_pre") else "resid_")
+        stream = why.locator(".cell-link.step").filter(
+            has_text="embed[" if name.startswith("layers.0.resid_pre") else "resid_"
+        )
         stream.first.click()
         page.wait_for_function("name => document.querySelector('#why .why-name').textContent !== name", arg=name)
     assert view.first.trace.piece(view.first.trace.tokens[0][-1]) in why.locator(".leads").text_content()
@@ -195,9 +225,12 @@ def test_arrow_keys_move_between_cells_and_the_address_follows(page: Any, view: 
     name = page.evaluate("pellucid.state.step")
     key = f"{name}[{', '.join(map(str, index))}]"
     page.wait_for_function(
-        "key => document.querySelector('#why .why-name').textContent === key && document.querySelector('#why .why-value')", arg=key
+        "key => document.querySelector('#why .why-name').textContent === key && document.querySelector('#why .why-value')",
+        arg=key,
     )
-    assert float(page.locator("#why .why-value").get_attribute("data-value")) == pytest.approx(view.first.trace[name][tuple(index)].item(), rel=1e-6)
+    assert float(page.locator("#why .why-value").get_attribute("data-value")) == pytest.approx(
+        view.first.trace[name][tuple(index)].item(), rel=1e-6
+    )
     assert f"cell={','.join(map(str, index))}".replace(",", "%2C") in page.url
 
 
@@ -206,7 +239,9 @@ def test_a_click_on_a_matrix_asks_for_that_cell(page: Any, view: View) -> None:
     canvas = page.locator("#cell .matrix canvas").first
     canvas.scroll_into_view_if_needed()
     page.wait_for_timeout(100)
-    box = page.evaluate("() => { const at = document.querySelector('#cell .matrix canvas').getBoundingClientRect(); return [at.width, at.height]; }")
+    box = page.evaluate(
+        "() => { const at = document.querySelector('#cell .matrix canvas').getBoundingClientRect(); return [at.width, at.height]; }"
+    )
     canvas.click(position={"x": box[0] - 4, "y": box[1] - 4})
     page.wait_for_selector("#why .why-value")
     value = view.first.trace["layers.2.q"][0, 0, -1, -1].item()
@@ -229,7 +264,10 @@ def test_attention_shows_the_weights_of_the_chosen_head_and_query(page: Any, vie
     row = view.first.trace["layers.2.pattern"][0, 3, 6]
     attention.locator(".stages").scroll_into_view_if_needed()
     attention.locator('.stages [data-key="7"]').wait_for()
-    page.wait_for_function("p => Math.abs(document.querySelector('.stages [data-key=\"0\"] [data-p]')?.dataset.p - p) < 1e-6", arg=row[0].item())
+    page.wait_for_function(
+        "p => Math.abs(document.querySelector('.stages [data-key=\"0\"] [data-p]')?.dataset.p - p) < 1e-6",
+        arg=row[0].item(),
+    )
     for key in range(7):
         p = float(attention.locator(f'.stages [data-key="{key}"] [data-p]').get_attribute("data-p"))
         assert p == pytest.approx(row[key].item(), rel=1e-6)
@@ -244,7 +282,9 @@ def test_norm_shows_its_own_spread_and_neurons_their_activation(page: Any, view:
     assert near(mlp.locator('[data-stat="spread"]').text_content(), float((x.square().mean() + eps).sqrt()))
     mlp.locator("text=attention's norm").click()
     x = its["layers.2.resid_pre"][0, -1].double()
-    page.wait_for_function("old => document.querySelector('#mlp [data-stat=spread]').textContent !== old", arg=f"{float(x.mean()):.5g}")
+    page.wait_for_function(
+        "old => document.querySelector('#mlp [data-stat=spread]').textContent !== old", arg=f"{float(x.mean()):.5g}"
+    )
     page.wait_for_timeout(100)
     assert near(mlp.locator('[data-stat="spread"]').text_content(), float((x.square().mean() + eps).sqrt()))
     act = its["layers.2.mlp_act"][0, -1]
@@ -252,7 +292,9 @@ def test_norm_shows_its_own_spread_and_neurons_their_activation(page: Any, view:
     assert mlp.locator(".neurons .bar-name").first.text_content() == f"neuron {best}"
     mlp.locator(".neurons .bar-name").first.click()
     page.wait_for_selector("#why .why-value")
-    assert float(page.locator("#why .why-value").get_attribute("data-value")) == pytest.approx(act[best].item(), rel=1e-6)
+    assert float(page.locator("#why .why-value").get_attribute("data-value")) == pytest.approx(
+        act[best].item(), rel=1e-6
+    )
 
 
 def test_the_lens_ends_with_what_the_model_says_and_parts_add_up(page: Any, view: View) -> None:
@@ -290,7 +332,10 @@ def test_sliders_sharpen_and_cut_the_distribution(page: Any, view: View) -> None
 def test_surprise_is_the_cross_entropy_of_the_text_and_of_ones_own(page: Any, view: View) -> None:
     output = section(page, "output")
     output.locator(".surprise .chip").first.wait_for()
-    shown = [float(x) for x in output.locator(".surprise [data-nats]").evaluate_all("all => all.map(one => one.dataset.nats)")]
+    shown = [
+        float(x)
+        for x in output.locator(".surprise [data-nats]").evaluate_all("all => all.map(one => one.dataset.nats)")
+    ]
     ids = torch.tensor(view.first.trace.tokens[0])
     expected = torch.nn.functional.cross_entropy(view.first.trace["logits"][0, :-1], ids[1:], reduction="none")
     assert shown == pytest.approx(expected.tolist(), abs=1e-4)
@@ -312,7 +357,9 @@ def test_decoding_grows_the_sentence_and_its_cache(page: Any, view: View) -> Non
     decode.locator("text=Look inside the longer sentence").click()
     page.wait_for_function(
         "count => pellucid.run.tokens.length === count",
-        arg=len(view.subject.tokenizer(view.first.text + "".join(view.first.trace.piece(i) for i in made))["input_ids"]),
+        arg=len(
+            view.subject.tokenizer(view.first.text + "".join(view.first.trace.piece(i) for i in made))["input_ids"]
+        ),
     )
 
 
@@ -332,7 +379,8 @@ def test_what_if_a_head_falls_silent(page: Any, view: View) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "fill"), [("Swap a token", "was"), ("Patch from another sentence", "Once upon a time, there was a little girl named Lily.")]
+    ("kind", "fill"),
+    [("Swap a token", "was"), ("Patch from another sentence", "Once upon a time, there was a little girl named Lily.")],
 )
 def test_what_if_a_token_or_a_patch(page: Any, kind: str, fill: str) -> None:
     whatif = section(page, "whatif")
@@ -408,7 +456,9 @@ def test_nothing_is_wider_than_the_window(browser: Any, url: str, width: int, la
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_every_section(browser: Any, family: str) -> None:
     decoder = tiny(family)
-    view = View(Subject(decoder=decoder, tokenizer=None, name=f"tiny {family}"), first=trace(decoder, None, [5, 9, 2, 7, 5]))
+    view = View(
+        Subject(decoder=decoder, tokenizer=None, name=f"tiny {family}"), first=trace(decoder, None, [5, 9, 2, 7, 5])
+    )
     with PageServer(view) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -524,7 +574,9 @@ def test_the_offline_file_shows_the_same_run(browser: Any, subject: Subject, vie
         page.evaluate("name => pellucid.mount(name)", name)
     page.evaluate("pellucid.drawAll()")
     page.wait_for_timeout(300)
-    assert page.locator("#page .matrix.left-out").evaluate_all("all => all.map(one => one.dataset.name)") == ["logits"]  # too wide for a file
+    assert page.locator("#page .matrix.left-out").evaluate_all("all => all.map(one => one.dataset.name)") == [
+        "logits"
+    ]  # too wide for a file
     tile = page.evaluate("pellucid.source.tile('layers.2.pattern', {at: [0, 3]}).then(tile => [...tile.data])")
     assert tile == its["layers.2.pattern"][0, 3].flatten().tolist()
     page.locator("#decode .primary").click()

@@ -10,8 +10,8 @@ import pytest
 from reference import tiny
 
 from pellucid.base.errors import RequestError
-from pellucid.explain.html import bundle, escape, write_page
-from pellucid.explain.server import page_files
+from pellucid.explain.show.html import bundle, escape, write_page
+from pellucid.explain.show.server import page_files
 from pellucid.explain.trace import trace
 from pellucid.families import FAMILIES
 

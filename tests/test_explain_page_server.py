@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from pellucid.auto import open_model, tokenizer_of
 from pellucid.base.errors import RequestError
-from pellucid.explain.server import PageServer
-from pellucid.explain.view import View, largest_in_blocks
-from pellucid.explain.view_model import Subject
+from pellucid.explain.show.server import PageServer
+from pellucid.explain.show.view import View, largest_in_blocks
+from pellucid.explain.show.view_model import Subject
 from pellucid.model.load import load_decoder
 
 TEXT = "Once upon a time, there was a little girl"
@@ -41,11 +41,17 @@ def server(view: View) -> Iterator[PageServer]:
         thread.join()
 
 
-def ask(server: PageServer, path: str, method: str = "GET", body: object = None, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
+def ask(
+    server: PageServer, path: str, method: str = "GET", body: object = None, **headers: str
+) -> tuple[http.client.HTTPResponse, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
     data = None if body is None else json.dumps(body)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    sent = {"Host": f"127.0.0.1:{server.server_address[1]}", **({"Content-Type": "application/json"} if data else {}), **named}
+    sent = {
+        "Host": f"127.0.0.1:{server.server_address[1]}",
+        **({"Content-Type": "application/json"} if data else {}),
+        **named,
+    }
     connection.putrequest(method, path, skip_host=True)
     for name, value in sent.items():
         connection.putheader(name, value)
@@ -100,7 +106,10 @@ def test_every_answer_carries_the_policy(server: PageServer) -> None:
         assert response.getheader("X-Content-Type-Options") == "nosniff"
 
 
-@pytest.mark.parametrize("path", ["/../server.py", "/%2e%2e/server.py", "/sections/../../server.py", "/__init__.py", "/etc/passwd", "//etc/passwd"])
+@pytest.mark.parametrize(
+    "path",
+    ["/../server.py", "/%2e%2e/server.py", "/sections/../../server.py", "/__init__.py", "/etc/passwd", "//etc/passwd"],
+)
 def test_only_the_pages_own_files_are_served(server: PageServer, path: str) -> None:
     assert ask(server, path)[0].status == 404
 
@@ -141,7 +150,9 @@ def test_a_part_of_a_tile_is_that_part(view: View) -> None:
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 7), st.integers(1, 7), st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=50)
-def test_a_thumbnail_shows_the_largest_of_each_block(rows: int, cols: int, row_step: int, col_step: int, seed: int) -> None:
+def test_a_thumbnail_shows_the_largest_of_each_block(
+    rows: int, cols: int, row_step: int, col_step: int, seed: int
+) -> None:
     x = torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
     small = largest_in_blocks(x, row_step, col_step)
     for i in range(small.shape[0]):

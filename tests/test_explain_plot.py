@@ -9,8 +9,9 @@ import torch
 from reference import tiny
 
 from pellucid.base.errors import PellucidError
-from pellucid.explain import Trace, fonts, trace
-from pellucid.explain.plot import GREY, plot_embedding, plot_positions
+from pellucid.explain import Trace, trace
+from pellucid.explain.show import fonts
+from pellucid.explain.show.plot import GREY, plot_embedding, plot_positions
 
 matplotlib = pytest.importorskip("matplotlib", reason="pictures need matplotlib: pip install 'pellucid[plot]'")
 matplotlib.use("Agg")

@@ -13,7 +13,7 @@ import pellucid
 from pellucid.config import weight_shapes
 from pellucid.explain import trace
 from pellucid.explain.code import LINES, NORMS, ROTATE, SINUSOIDAL, UNGATED, locate
-from pellucid.explain.mathml import mathml
+from pellucid.explain.show.mathml import mathml
 from pellucid.families import FAMILIES
 from pellucid.taps import WORDS, taps_of
 
@@ -59,7 +59,9 @@ def test_words_are_written_in_both_languages_and_plainly() -> None:
 
 
 @pytest.mark.parametrize(
-    "place", [*LINES.values(), *UNGATED.values(), *NORMS.values(), ROTATE, SINUSOIDAL], ids=lambda place: f"{place[0].__qualname__}: {place[1]}"
+    "place",
+    [*LINES.values(), *UNGATED.values(), *NORMS.values(), ROTATE, SINUSOIDAL],
+    ids=lambda place: f"{place[0].__qualname__}: {place[1]}",
 )
 def test_the_line_that_computes_a_step_is_found(place: tuple) -> None:
     function, part = place

@@ -39,7 +39,9 @@ def test_merges_lead_to_the_tokenizers_own_ids(folder: str, shared: Path) -> Non
         assert story.ids == tuple(tokenizer.encode(text))
         json.dumps(story.to_json())
         for word in story.words:
-            assert "".join(word.symbols) == "".join(word.tokens) or any(token.startswith("<0x") for token in word.tokens)
+            assert "".join(word.symbols) == "".join(word.tokens) or any(
+                token.startswith("<0x") for token in word.tokens
+            )
             assert len(word.merges) <= len(word.symbols) - 1
 
 
@@ -49,7 +51,11 @@ def test_merges_are_exact_for_any_text(folder: str, shared: Path) -> None:
 
     @settings(max_examples=60, deadline=None)
     @given(
-        st.text(alphabet=st.one_of(st.sampled_from("the in of er 的是了在  \n"), st.characters(exclude_categories=["Cs"])), min_size=1, max_size=24)
+        st.text(
+            alphabet=st.one_of(st.sampled_from("the in of er 的是了在  \n"), st.characters(exclude_categories=["Cs"])),
+            min_size=1,
+            max_size=24,
+        )
     )
     def holds(text: str) -> None:
         story = token_story(tokenizer, text)

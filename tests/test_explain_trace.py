@@ -1,4 +1,6 @@
-"""A trace is the model's own run: its numbers are the reference's, its identities hold, and its memory is bounded before it starts."""
+"""A trace is the model's own run: its numbers are the reference's, its identities hold, and its memory is bounded
+before it starts.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,11 @@ def test_every_identity_holds(family: str) -> None:
     assert checks.ok, checks.failed
     sparse = {layer.experts is not None for layer in tiny(family).config.layers}
     wanted = {"linear", "norm", "rows_sum", "mix", "fast"} | ({"activation"} if False in sparse else set())
-    assert wanted | ({"route", "chosen", "experts"} if True in sparse else set()) <= set(checks.by_identity()) <= set(IDENTITIES)
+    assert (
+        wanted | ({"route", "chosen", "experts"} if True in sparse else set())
+        <= set(checks.by_identity())
+        <= set(IDENTITIES)
+    )
 
 
 @EVERY
@@ -94,7 +100,11 @@ def test_experts_that_count_for_what_the_router_did_not_say_are_seen() -> None:
     t["layers.0.experts"][0, 3] *= 1.01
     t["layers.1.experts"][0, 2] = 0.125
     failed = {(check.name, check.identity) for check in t.checks.failed}
-    assert {("layers.0.experts", "route"), ("layers.0.experts", "experts_sum"), ("layers.0.mlp_out", "experts")} <= failed
+    assert {
+        ("layers.0.experts", "route"),
+        ("layers.0.experts", "experts_sum"),
+        ("layers.0.mlp_out", "experts"),
+    } <= failed
     assert ("layers.1.experts", "chosen") in failed
     assert ("layers.1.experts", "experts_sum") not in failed
 
@@ -107,7 +117,11 @@ def test_chosen_positions_are_the_same_rows(family: str) -> None:
     assert part.checks.ok, part.checks.failed
     for path, value in part.items():
         axes = part.tap(path).axes
-        expected = whole[path].index_select(axes.index("position"), torch.tensor([2, 11])) if "position" in axes else whole[path]
+        expected = (
+            whole[path].index_select(axes.index("position"), torch.tensor([2, 11]))
+            if "position" in axes
+            else whole[path]
+        )
         assert difference(value, expected.double()) < 1e-6, path
         assert value.shape == part.tap(path).shape(2, 2, 12)
 
@@ -191,8 +205,8 @@ def test_smollm2_holds_every_identity(smollm2: Path) -> None:
 
 def test_a_token_that_is_part_of_a_character_reads_as_its_bytes(shared: Path) -> None:
     from pellucid.explain.prompt import _bytes_of, piece_of
-    from pellucid.text.byte_level import to_chars
     from pellucid.text.load import load_tokenizer
+    from pellucid.text.readers.byte_level import to_chars
 
     tokenizer = load_tokenizer(shared / "qwen3_tokenizer")
     pieces = [piece_of(tokenizer, i) for i in tokenizer.encode("the 龘")]

@@ -1,4 +1,6 @@
-"""Watching a model learn: the page says what the run's files and tensors say, follows a run that goes on, and names what is damaged."""
+"""Watching a model learn: the page says what the run's files and tensors say, follows a run that goes on, and names
+what is damaged.
+"""
 
 from __future__ import annotations
 
@@ -25,20 +27,37 @@ from pellucid.base.errors import CheckpointError, PellucidError
 from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.checkpoint.safetensors_write import save_safetensors
 from pellucid.cli.app import app
-from pellucid.cli.explain_run import is_run, latest_model
-from pellucid.explain.html import write_training_page
-from pellucid.explain.mathml import mathml
-from pellucid.explain.server import PageServer
-from pellucid.explain.training import MEMORY, RunFolder
-from pellucid.explain.training_view import FORMULAS, Training, TrainingOnly, by_distance, watch_run
-from pellucid.explain.view import View
-from pellucid.explain.view_model import Subject
+from pellucid.cli.runs.explain_run import is_run, latest_model
+from pellucid.explain.show.html import write_training_page
+from pellucid.explain.show.mathml import mathml
+from pellucid.explain.show.server import PageServer
+from pellucid.explain.show.view import View
+from pellucid.explain.show.view_model import Subject
+from pellucid.explain.training.run_folder import MEMORY, RunFolder
+from pellucid.explain.training.view import FORMULAS, Training, TrainingOnly, by_distance, watch_run
 from pellucid.model.load import load_decoder, to_array
-from pellucid.train.record import ABOUT, BATCH, METRICS, SAMPLES, SNAPSHOTS, WEIGHTS
+from pellucid.train.runs.record import ABOUT, BATCH, METRICS, SAMPLES, SNAPSHOTS, WEIGHTS
 
 TEXT = "To be, or not to be: that is the question.\n" * 60
-SIZES = {"tokenizer": "char", "depth": 2, "d-model": 16, "num-heads": 2, "context-len": 16, "batch-size": 4, "warmup-steps": 2, "threads": 1}
-TIMES = {"steps": 12, "save-every": 4, "sample-every": 6, "eval-every": 6, "record-every": 3, "lr": 1e-2, "prompt": "To"}
+SIZES = {
+    "tokenizer": "char",
+    "depth": 2,
+    "d-model": 16,
+    "num-heads": 2,
+    "context-len": 16,
+    "batch-size": 4,
+    "warmup-steps": 2,
+    "threads": 1,
+}
+TIMES = {
+    "steps": 12,
+    "save-every": 4,
+    "sample-every": 6,
+    "eval-every": 6,
+    "record-every": 3,
+    "lr": 1e-2,
+    "prompt": "To",
+}
 
 
 def pellucid(*arguments: object) -> None:
@@ -70,7 +89,9 @@ def browser() -> Iterator[Any]:
 
 
 def opened(browser: Any, url: str, **settings: Any) -> tuple[Any, list[str]]:
-    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce", "locale": "en-GB", **settings})
+    context = browser.new_context(
+        **{"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce", "locale": "en-GB", **settings}
+    )
     page = context.new_page()
     complaints = listen(page)
     page.goto(url)
@@ -78,7 +99,8 @@ def opened(browser: Any, url: str, **settings: Any) -> tuple[Any, list[str]]:
     return page, complaints
 
 
-# --- answers ------------------------------------------------------------------------------------------------------------
+# --- answers
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_curves_are_the_metrics(run: Path, training: Training) -> None:
@@ -98,7 +120,10 @@ def test_curves_are_the_metrics(run: Path, training: Training) -> None:
 
 def test_a_long_run_comes_as_means_of_buckets_with_their_extremes(tmp_path: Path) -> None:
     loss = [5 / (1 + step / 100) + 0.1 * math.sin(step) for step in range(1, 30_001)]
-    made = [{"step": step, "loss": its, "lr": 1e-3, "grad_norm": 1.0, "tokens": 10, "seconds": 0.5} for step, its in enumerate(loss, 1)]
+    made = [
+        {"step": step, "loss": its, "lr": 1e-3, "grad_norm": 1.0, "tokens": 10, "seconds": 0.5}
+        for step, its in enumerate(loss, 1)
+    ]
     (tmp_path / METRICS).write_text("".join(json.dumps(its) + "\n" for its in made))
     curves = Training(RunFolder(tmp_path)).answer("curves", {})
     assert len(curves["step"]) < 1500
@@ -116,10 +141,14 @@ def test_parts_of_layers_are_the_lengths_of_their_matrices(run: Path, training: 
     line, its = lines(run / WEIGHTS)[2], training.answer("weights", {})
     assert its["steps"] == [1, 3, 6, 9, 12]
     row = its["rows"].index("layers.1.mlp")
-    mine = [i for i, weight in enumerate(names) if weight["name"].startswith("layers.1.mlp.") and len(weight["shape"]) == 2]
+    mine = [
+        i for i, weight in enumerate(names) if weight["name"].startswith("layers.1.mlp.") and len(weight["shape"]) == 2
+    ]
     assert len(mine) >= 2
     assert its["grad"][row][2] == pytest.approx(math.hypot(*(line["grad"][i] for i in mine)))
-    assert its["ratio"][row][2] == pytest.approx(math.hypot(*(line["update"][i] for i in mine)) / math.hypot(*(line["weight"][i] for i in mine)))
+    assert its["ratio"][row][2] == pytest.approx(
+        math.hypot(*(line["update"][i] for i in mine)) / math.hypot(*(line["weight"][i] for i in mine))
+    )
     each = training.answer("weights", {"each": "1"})
     assert each["rows"] == [weight["name"] for weight in names]
     assert each["weight"][mine[0]][2] == pytest.approx(line["weight"][mine[0]])
@@ -127,7 +156,10 @@ def test_parts_of_layers_are_the_lengths_of_their_matrices(run: Path, training: 
 
 def test_embeddings_are_seen_from_one_side_that_of_the_last_snapshot(run: Path, training: Training) -> None:
     its = training.answer("embedding", {})
-    rows = {step: SafetensorsFile(run / SNAPSHOTS / f"step-{step:08d}.safetensors")["embedding"].data.astype(np.float64) for step in its["steps"]}
+    rows = {
+        step: SafetensorsFile(run / SNAPSHOTS / f"step-{step:08d}.safetensors")["embedding"].data.astype(np.float64)
+        for step in its["steps"]
+    }
     last = rows[12] - rows[12].mean(0)
     values, vectors = np.linalg.eigh(last.T @ last)
     assert its["share"] == pytest.approx(values[-2:].sum() / values.sum(), rel=1e-3)
@@ -160,7 +192,7 @@ def test_texts_and_batch_are_those_of_the_run(run: Path, training: Training) -> 
 
 
 def test_every_picture_has_a_formula_that_can_be_set_and_words_in_both_languages() -> None:
-    from pellucid.explain.server import page_files
+    from pellucid.explain.show.server import page_files
 
     for latex in FORMULAS.values():
         mathml(latex)
@@ -170,7 +202,8 @@ def test_every_picture_has_a_formula_that_can_be_set_and_words_in_both_languages
     for language in ("en", "zh"):
         words = page_files()[f"words.{language}.js"].decode()
         assert all(
-            f"{name}_name: " in words and f"{name}_says: " in words for name in [*names, "ratio", "grad", "weight", "samples", "margin", "accuracy"]
+            f"{name}_name: " in words and f"{name}_says: " in words
+            for name in [*names, "ratio", "grad", "weight", "samples", "margin", "accuracy"]
         )
 
 
@@ -214,11 +247,26 @@ def test_a_loss_that_is_no_number_is_shown_as_none(tmp_path: Path) -> None:
     [
         (METRICS, '{"step": 1}\n', "state", r"metrics.jsonl, line 1"),
         (METRICS, "[1, 2]\n", "state", r"line 1.*expected a JSON object"),
-        (METRICS, '{"step": "x", "loss": 1, "lr": 1, "grad_norm": 1, "tokens": 1, "seconds": 1}\n', "curves", "expected numbers"),
+        (
+            METRICS,
+            '{"step": "x", "loss": 1, "lr": 1, "grad_norm": 1, "tokens": 1, "seconds": 1}\n',
+            "curves",
+            "expected numbers",
+        ),
         (METRICS, "\0\0\0\n", "curves", "line 1"),
         (METRICS, "[" * 100_000 + "\n", "curves", "line 1"),
-        (WEIGHTS, '{"step": 1, "grad": [1], "update": [1], "weight": [1, 2], "seconds": 0}\n', "weights", "different numbers of weights"),
-        (WEIGHTS, '{"step": 1, "grad": [1], "update": [1], "weight": [1], "seconds": 0}\n', "weights", "other weights than it holds"),
+        (
+            WEIGHTS,
+            '{"step": 1, "grad": [1], "update": [1], "weight": [1, 2], "seconds": 0}\n',
+            "weights",
+            "different numbers of weights",
+        ),
+        (
+            WEIGHTS,
+            '{"step": 1, "grad": [1], "update": [1], "weight": [1], "seconds": 0}\n',
+            "weights",
+            "other weights than it holds",
+        ),
         (SAMPLES, '{"step": 1, "text": 5}\n', "samples", "text is absent or no str"),
         (BATCH, '{"step": 1, "shape": [1, 2], "ids": [[1]]}', "batch", "pieces is absent"),
         (BATCH, '{"step": 1', "batch", "not valid JSON"),
@@ -226,7 +274,9 @@ def test_a_loss_that_is_no_number_is_shown_as_none(tmp_path: Path) -> None:
         (ABOUT, "[]", "", "expected a JSON object"),
     ],
 )
-def test_a_damaged_record_is_named(tmp_path: Path, run: Path, name: str, content: str, question: str, message: str) -> None:
+def test_a_damaged_record_is_named(
+    tmp_path: Path, run: Path, name: str, content: str, question: str, message: str
+) -> None:
     for path in (METRICS, ABOUT, WEIGHTS, SAMPLES, BATCH):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_bytes((run / path).read_bytes())
@@ -265,7 +315,8 @@ def test_damage_is_one_clear_line_of_the_command(run: Path, tmp_path: Path) -> N
     assert not (tmp_path / "page.html").exists()
 
 
-# --- the command --------------------------------------------------------------------------------------------------------
+# --- the command
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_opens_with_its_model_its_latest_checkpoint_or_alone(run: Path, tmp_path: Path) -> None:
@@ -285,10 +336,13 @@ def test_a_run_opens_with_its_model_its_latest_checkpoint_or_alone(run: Path, tm
     assert (tmp_path / "with.html").stat().st_size > (tmp_path / "alone.html").stat().st_size
 
 
-# --- the page -----------------------------------------------------------------------------------------------------------
+# --- the page
+# -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_offline_page_tells_the_run_and_explains_its_model(run: Path, browser: Any, tmp_path: Path, training: Training) -> None:
+def test_the_offline_page_tells_the_run_and_explains_its_model(
+    run: Path, browser: Any, tmp_path: Path, training: Training
+) -> None:
     pellucid("explain", run, "--html", tmp_path / "page.html")
     context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce", locale="en-GB")
     page = context.new_page()
@@ -312,17 +366,25 @@ def test_a_small_file_keeps_the_ends_of_the_run(training: Training, tmp_path: Pa
     assert (tmp_path / "small.html").stat().st_size <= size - 20_000
     page, complaints = opened(browser, (tmp_path / "small.html").as_uri())
     last = page.locator("#training [data-snapshot]").get_attribute("data-snapshot")
-    ends = page.evaluate("[...document.querySelectorAll('.scrub-ticks span')].map(its => its.textContent).filter(Boolean)")
+    ends = page.evaluate(
+        "[...document.querySelectorAll('.scrub-ticks span')].map(its => its.textContent).filter(Boolean)"
+    )
     assert (ends[0], last) == ("0", "12")
-    assert int(page.locator(".scrubber input").get_attribute("max")) < len(training.answer("state", {})["snapshots"]) - 1
+    assert (
+        int(page.locator(".scrubber input").get_attribute("max")) < len(training.answer("state", {})["snapshots"]) - 1
+    )
     page.context.close()
     assert complaints == []
 
 
 def scrub(page: Any, to: int) -> None:
     before = page.locator("#training [data-snapshot]").get_attribute("data-snapshot")
-    page.locator(".scrubber input").evaluate("(its, to) => { its.value = to; its.dispatchEvent(new Event('input')); }", to)
-    page.wait_for_function("was => document.querySelector('#training [data-snapshot]').dataset.snapshot !== was", arg=before)
+    page.locator(".scrubber input").evaluate(
+        "(its, to) => { its.value = to; its.dispatchEvent(new Event('input')); }", to
+    )
+    page.wait_for_function(
+        "was => document.querySelector('#training [data-snapshot]').dataset.snapshot !== was", arg=before
+    )
     page.wait_for_timeout(100)
 
 
@@ -344,11 +406,18 @@ def test_the_pages_numbers_are_those_of_the_files(watched: str, browser: Any, ru
     assert near(told.split("loss ")[1].split(",")[0], metrics[1]["loss"])
     assert near(told.split("smoothed ")[1], curves["smooth"][1])
     assert near(page.locator('[data-picture="lr"] output').text_content().removeprefix("step 2: "), metrics[1]["lr"])
-    assert near(page.locator('[data-picture="grad_norm"] output').text_content().removeprefix("step 2: "), metrics[1]["grad_norm"])
-    cells = page.locator(".reading [data-cell]").evaluate_all("all => all.map(one => [one.textContent, +one.dataset.loss])")
+    assert near(
+        page.locator('[data-picture="grad_norm"] output').text_content().removeprefix("step 2: "),
+        metrics[1]["grad_norm"],
+    )
+    cells = page.locator(".reading [data-cell]").evaluate_all(
+        "all => all.map(one => [one.textContent, +one.dataset.loss])"
+    )
     kept = json.loads((run / BATCH).read_text())
     assert [loss for _, loss in cells] == pytest.approx([loss for row in kept["loss"] for loss in row])
-    assert "".join(text for text, _ in cells[:15]).replace("␣", " ").replace("↵", "\n") == "".join(kept["pieces"][0][1:])
+    assert "".join(text for text, _ in cells[:15]).replace("␣", " ").replace("↵", "\n") == "".join(
+        kept["pieces"][0][1:]
+    )
     for index, step in ((0, 0), (5, training.answer("state", {})["snapshots"][5])):
         scrub(page, index)
         its = training.answer(f"snapshot/{step}", {})
@@ -364,7 +433,10 @@ def test_a_run_of_preferences_shows_how_held_back_pairs_are_judged(run: Path, br
     for line, margin, accuracy in ((written[5], 0.25, 0.75), (written[11], -0.125, 0.5)):
         line |= {"val_margin": margin, "val_accuracy": accuracy}
     (tmp_path / "dpo" / METRICS).write_text("".join(json.dumps(line) + "\n" for line in written))
-    assert Training(RunFolder(tmp_path / "dpo")).answer("curves", {})["preferences"] == [[6, 0.25, 0.75], [12, -0.125, 0.5]]
+    assert Training(RunFolder(tmp_path / "dpo")).answer("curves", {})["preferences"] == [
+        [6, 0.25, 0.75],
+        [12, -0.125, 0.5],
+    ]
     with watch_run(tmp_path / "dpo") as url:
         page, complaints = opened(browser, url)
         assert page.locator('[data-picture="margin"] output').text_content() == "step 12: −0.125"
@@ -378,7 +450,9 @@ def test_a_run_of_preferences_shows_how_held_back_pairs_are_judged(run: Path, br
     assert complaints == []
 
 
-def test_keys_and_pointer_ask_the_heat_map_the_batch_and_the_tokens(watched: str, browser: Any, training: Training) -> None:
+def test_keys_and_pointer_ask_the_heat_map_the_batch_and_the_tokens(
+    watched: str, browser: Any, training: Training
+) -> None:
     page, complaints = opened(browser, watched)
     heat = page.locator('[data-picture="ratio"] .matrix')
     heat.focus()
@@ -402,7 +476,9 @@ def test_keys_and_pointer_ask_the_heat_map_the_batch_and_the_tokens(watched: str
     named = page.locator('[data-picture="embedding"] output').text_content()
     assert all(tokens[i]["text"].replace(" ", "␣").replace("\n", "↵") in named for i in near_ids)
     page.locator(".attention-then .heads button").nth(1).click()
-    page.wait_for_function("() => document.querySelectorAll('.attention-then .heads button')[1].getAttribute('aria-pressed') === 'true'")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.attention-then .heads button')[1].getAttribute('aria-pressed') === 'true'"
+    )
     page.locator('.switch button:text-is("log steps")').click()
     page.locator(".scrubber button").click()  # plays from the start
     page.wait_for_function("() => +document.querySelector('#training [data-snapshot]').dataset.snapshot < 12")
@@ -413,7 +489,9 @@ def test_keys_and_pointer_ask_the_heat_map_the_batch_and_the_tokens(watched: str
 @pytest.mark.parametrize("width", [360, 2560])
 @pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])
 def test_nothing_is_wider_than_the_screen(watched: str, browser: Any, width: int, locale: str) -> None:
-    page, complaints = opened(browser, watched, viewport={"width": width, "height": 800}, locale=locale, color_scheme="dark")
+    page, complaints = opened(
+        browser, watched, viewport={"width": width, "height": 800}, locale=locale, color_scheme="dark"
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("#training-title").text_content() == (
         "训练：这些数从哪里来" if locale == "zh-CN" else "Training: where the numbers come from"
@@ -442,14 +520,21 @@ def test_a_run_is_watched_while_it_goes_on(browser: Any, tmp_path: Path) -> None
         thread = threading.Thread(target=lambda: run.run(on_step), daemon=True)
         thread.start()
         assert paused.wait(60)
-        page.wait_for_function("() => document.querySelector('[data-state=step]').textContent.startsWith('8 ')", timeout=15_000)
+        page.wait_for_function(
+            "() => document.querySelector('[data-state=step]').textContent.startsWith('8 ')", timeout=15_000
+        )
         page.wait_for_selector("#training [data-snapshot]")
         assert page.locator(".lamp").text_content() == "learning"
         gate.set()
         thread.join(60)
         page.wait_for_function("() => document.querySelector('.lamp').textContent === 'finished'", timeout=15_000)
-        page.wait_for_function("last => document.querySelector('#training [data-snapshot]').dataset.snapshot === last", arg=str(STEPS))
-        page.wait_for_function("step => document.querySelector('[data-picture=loss] output').textContent.startsWith(`step ${step}:`)", arg=STEPS)
+        page.wait_for_function(
+            "last => document.querySelector('#training [data-snapshot]').dataset.snapshot === last", arg=str(STEPS)
+        )
+        page.wait_for_function(
+            "step => document.querySelector('[data-picture=loss] output').textContent.startsWith(`step ${step}:`)",
+            arg=STEPS,
+        )
         context.close()
     assert complaints == []
 
@@ -476,7 +561,9 @@ def test_the_watching_server_answers_its_own_page_alone(watched: str) -> None:
 
 def test_a_model_is_explained_beside_its_training(run: Path, training: Training) -> None:
     checkpoint = open_model(run)
-    subject = Subject.of(checkpoint, load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu"), tokenizer_of(checkpoint))
+    subject = Subject.of(
+        checkpoint, load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu"), tokenizer_of(checkpoint)
+    )
     view = View(subject, "To be", training=training)
     assert view.answer("training/state", {})["step"] == 12
     assert view.tile("training.attention.12.0", {}).data.shape[1] == view.answer("training/snapshot/12", {})["length"]

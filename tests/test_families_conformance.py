@@ -78,7 +78,12 @@ def test_a_request_in_a_ragged_batch_equals_the_request_alone_bit_for_bit(family
         running = [r for r, ids in enumerate(sequences) if r <= step and 4 + step - r <= len(ids)]
         if not running:
             break
-        inputs = [StepInput(slots[r], sequences[r][:4] if step == r else [sequences[r][3 + step - r]], (3,) if step == r else (0,)) for r in running]
+        inputs = [
+            StepInput(
+                slots[r], sequences[r][:4] if step == r else [sequences[r][3 + step - r]], (3,) if step == r else (0,)
+            )
+            for r in running
+        ]
         for r, row in zip(running, executor.step(inputs).numpy(), strict=True):
             got[r].append(row[None])
     for mine, theirs in zip(got, expected, strict=True):

@@ -1,4 +1,6 @@
-"""Mixtures of experts in files: transformers opens ours and we open theirs, with equal logits and tokens; GGUF's stacked experts."""
+"""Mixtures of experts in files: transformers opens ours and we open theirs, with equal logits and tokens; GGUF's
+stacked experts.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def theirs_of(family: str, seed: int = 0, **changed: Any) -> Any:
 
     torch.manual_seed(seed)
     config = transformers.AutoConfig.for_model(**FAMILIES[family].TINY | changed, dtype="float32")
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", experts_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", experts_implementation="eager"
+    ).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(1.0 if "norm" in name else 0.0, 0.2)
@@ -63,7 +67,9 @@ def test_a_folder_that_we_wrote_has_each_expert_apart_and_opens_in_transformers(
     ours.load_state_dict(tiny(family).state_dict())
     ours.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
-        assert sum(".experts." in name for name in file.keys()) == sum("mlp.experts." in name for name in weight_shapes(ours.config))  # noqa: SIM118
+        assert sum(".experts." in name for name in file.keys()) == sum(  # noqa: SIM118
+            "mlp.experts." in name for name in weight_shapes(ours.config)
+        )
     theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)  # type: ignore[misc]
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
@@ -80,7 +86,9 @@ def test_a_folder_that_we_wrote_has_each_expert_apart_and_opens_in_transformers(
     ],
 )
 @torch.no_grad()
-def test_the_settings_of_a_family_mean_what_they_mean_to_transformers(family: str, changed: dict[str, Any], tmp_path: Path) -> None:
+def test_the_settings_of_a_family_mean_what_they_mean_to_transformers(
+    family: str, changed: dict[str, Any], tmp_path: Path
+) -> None:
     theirs = theirs_of(family, **changed)
     theirs.save_pretrained(tmp_path)
     ours = AutoModelForCausalLM.from_pretrained(tmp_path, device="cpu")
@@ -100,8 +108,20 @@ def test_a_missing_expert_is_named(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
-MIXTRAL_8X7B = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
-QWEN3_30B_A3B = {"vocab_size": 151936, "hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32, "head_dim": 128}
+MIXTRAL_8X7B = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
+QWEN3_30B_A3B = {
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "head_dim": 128,
+}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +131,9 @@ QWEN3_30B_A3B = {"vocab_size": 151936, "hidden_size": 2048, "num_hidden_layers":
         ({"model_type": "qwen3_moe", **QWEN3_30B_A3B, "num_key_value_heads": 4}, "30.5", "3.4"),
     ],
 )
-def test_parameters_of_the_published_models_are_what_their_makers_say(hf: dict[str, Any], every: str, active: str) -> None:
+def test_parameters_of_the_published_models_are_what_their_makers_say(
+    hf: dict[str, Any], every: str, active: str
+) -> None:
     """Mixtral 8x7B: 46.7 B, of which 12.9 B a token (Jiang et al. 2024 §1); Qwen3-30B-A3B: 30.5 B and 3.3 B (3.35)."""
     config = FAMILIES[hf["model_type"]].config(hf)
     assert (f"{config.num_parameters() / 1e9:.1f}", f"{config.num_active_parameters() / 1e9:.1f}") == (every, active)
@@ -121,14 +143,24 @@ def test_parameters_of_the_published_models_are_what_their_makers_say(hf: dict[s
 
 
 def write_gguf(path: Path, family: str, *, experts_as: str | None = None, **changed: Any) -> dict[str, Array]:
-    """The tiny model (d_model 32, so that rows are whole blocks) as llama.cpp's converter lays it out; returns our weights."""
+    """The tiny model (d_model 32, so that rows are whole blocks) as llama.cpp's converter lays it out; returns our
+    weights.
+    """
     its, arch = FAMILIES[family], SPARSE[family]
     config = its.config(
-        its.TINY | {"moe_intermediate_size": 64, "intermediate_size": 64, "shared_expert_intermediate_size": 96, "mlp_only_layers": []}
+        its.TINY
+        | {
+            "moe_intermediate_size": 64,
+            "intermediate_size": 64,
+            "shared_expert_intermediate_size": 96,
+            "mlp_only_layers": [],
+        }
     )
     layer, rng = config.layers[0], np.random.default_rng(0)
     assert layer.experts
-    ours = {name: Array.from_numpy(rng.standard_normal(shape, np.float32)) for name, shape in weight_shapes(config).items()}
+    ours = {
+        name: Array.from_numpy(rng.standard_normal(shape, np.float32)) for name, shape in weight_shapes(config).items()
+    }
     writer = gguf.GGUFWriter(path, arch)
     writer.add_context_length(config.context_len)
     writer.add_embedding_length(config.d_model)
@@ -158,7 +190,9 @@ def write_gguf(path: Path, family: str, *, experts_as: str | None = None, **chan
 
 
 @EVERY
-def test_a_gguf_file_has_its_experts_in_one_tensor_and_they_are_read_without_a_copy(family: str, tmp_path: Path) -> None:
+def test_a_gguf_file_has_its_experts_in_one_tensor_and_they_are_read_without_a_copy(
+    family: str, tmp_path: Path
+) -> None:
     ours = write_gguf(tmp_path / "x.gguf", family)
     checkpoint = open_checkpoint(tmp_path / "x.gguf")
     assert checkpoint.config.model_type == family
@@ -180,7 +214,9 @@ def test_quantized_experts_of_a_gguf_file_stay_in_their_blocks_or_become_numbers
     whole = AutoModelForCausalLM.from_pretrained(path, dtype="float32", device="cpu")
     blocks = AutoModelForCausalLM.from_pretrained(path, dtype="float32", device="cpu", quantize="q8")
     assert type(blocks.get_submodule("layers.0.mlp.experts.3.gate_proj")).__name__ == "QuantizedLinear"
-    np.testing.assert_array_equal(whole.get_parameter("layers.0.mlp.experts.3.gate_proj.weight").detach().numpy(), dequantize(stored))
+    np.testing.assert_array_equal(
+        whole.get_parameter("layers.0.mlp.experts.3.gate_proj.weight").detach().numpy(), dequantize(stored)
+    )
 
 
 def test_a_gguf_header_that_claims_other_experts_than_the_tensors_have_is_refused(tmp_path: Path) -> None:

@@ -56,7 +56,11 @@ def at_module_level(node: ast.AST) -> Iterator[ast.stmt]:
     """Statements that run on import: those in no function and under no ``if TYPE_CHECKING``."""
     for child in ast.iter_child_nodes(node):
         guarded = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
-        if isinstance(child, ast.stmt) and not guarded and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+        if (
+            isinstance(child, ast.stmt)
+            and not guarded
+            and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+        ):
             yield child
             yield from at_module_level(child)
 
@@ -70,7 +74,9 @@ def test_a_room_imports_only_from_floors_below() -> None:
             if package != "pellucid" or room == "pellucid" or other in (room, "", "__version__"):
                 continue
             assert other in FLOOR, f"{path}:{line}: {module} is in no room that FLOORS knows"
-            assert FLOOR[other] < FLOOR[room], f"{path}:{line}: {room} (floor {FLOOR[room]}) imports {module} (floor {FLOOR[other]})"
+            assert FLOOR[other] < FLOOR[room], (
+                f"{path}:{line}: {room} (floor {FLOOR[room]}) imports {module} (floor {FLOOR[other]})"
+            )
 
 
 def test_torch_is_imported_only_where_it_runs_models() -> None:
@@ -80,7 +86,9 @@ def test_torch_is_imported_only_where_it_runs_models() -> None:
         for statement in at_module_level(tree):
             for module, line in imports(statement) if isinstance(statement, ast.Import | ast.ImportFrom) else ():
                 room = module.removeprefix("pellucid.").partition(".")[0]
-                assert room not in {"torch", *TORCH_ROOMS}, f"{path}:{line}: {module} is or imports torch; import it inside the function"
+                assert room not in {"torch", *TORCH_ROOMS}, (
+                    f"{path}:{line}: {module} is or imports torch; import it inside the function"
+                )
 
 
 def test_no_family_is_named_outside_its_file() -> None:
@@ -93,11 +101,28 @@ def test_no_family_is_named_outside_its_file() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("-c", "import pellucid"), ("-m", "pellucid", "--help"), ("-m", "pellucid", "generate", "--help")], ids=" ".join
+    "arguments",
+    [("-c", "import pellucid"), ("-m", "pellucid", "--help"), ("-m", "pellucid", "generate", "--help")],
+    ids=" ".join,
 )
 def test_starting_up_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     run = subprocess.run([sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, check=True)
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in run.stderr.splitlines() if line.startswith("import time:")}
+    imported = {
+        line.rpartition("|")[2].strip().partition(".")[0]
+        for line in run.stderr.splitlines()
+        if line.startswith("import time:")
+    }
     assert "pellucid" in imported
-    heavy = {"torch", "numpy", "transformers", "tokenizers", "sentencepiece", "jinja2", "huggingface_hub", "safetensors", "rich", "jaxtyping"}
+    heavy = {
+        "torch",
+        "numpy",
+        "transformers",
+        "tokenizers",
+        "sentencepiece",
+        "jinja2",
+        "huggingface_hub",
+        "safetensors",
+        "rich",
+        "jaxtyping",
+    }
     assert not imported & heavy

@@ -39,7 +39,9 @@ def greedy(prompt: Sequence[int], max_new_tokens: int | None = 8, **options: obj
 
 
 def alone(request: Request, prefill_chunk: int = 512, splits_matter: bool = True) -> list[Answer]:
-    return list(engine_of(HashExecutor(splits_matter=splits_matter), prefill_chunk=prefill_chunk).run([request])[0].answers)
+    return list(
+        engine_of(HashExecutor(splits_matter=splits_matter), prefill_chunk=prefill_chunk).run([request])[0].answers
+    )
 
 
 def told(answer: Answer) -> tuple[object, ...]:
@@ -97,7 +99,9 @@ def test_an_answer_is_the_sampling_chain_over_the_executors_rows_and_logprobs_ar
 # --- company ---
 
 # Of few tokens, and often with a beginning in common.
-prompts = st.lists(st.integers(1, VOCAB - 1), min_size=1, max_size=20) | st.lists(st.integers(1, 2), min_size=1, max_size=20)
+prompts = st.lists(st.integers(1, VOCAB - 1), min_size=1, max_size=20) | st.lists(
+    st.integers(1, 2), min_size=1, max_size=20
+)
 samplings = st.one_of(
     st.just(GREEDY),
     st.builds(
@@ -128,7 +132,10 @@ def test_every_answer_equals_the_answer_alone_whoever_comes_and_goes(data: st.Da
     max_tokens = chunk + max_batch + data.draw(st.integers(0, 20), "spare tokens")
     executor = HashExecutor(splits_matter=data.draw(st.booleans(), "splits_matter"))
     speculate = data.draw(
-        st.sampled_from([None, Clairvoyant(lambda request: alone(request, chunk, executor.splits_matter)), PromptLookup(3)]), "speculate"
+        st.sampled_from(
+            [None, Clairvoyant(lambda request: alone(request, chunk, executor.splits_matter)), PromptLookup(3)]
+        ),
+        "speculate",
     )
     if speculate is not None:
         max_tokens += GUESSING_ROWS
@@ -146,7 +153,10 @@ def test_every_answer_equals_the_answer_alone_whoever_comes_and_goes(data: st.Da
         reuse=data.draw(st.booleans(), "reuse"),
         speculate=speculate,
     )
-    line = data.draw(st.lists(st.tuples(requests, st.integers(0, 6), st.none() | st.integers(0, 10)), min_size=1, max_size=7), "requests")
+    line = data.draw(
+        st.lists(st.tuples(requests, st.integers(0, 6), st.none() | st.integers(0, 10)), min_size=1, max_size=7),
+        "requests",
+    )
     arrivals, cancellations = {}, {}  # step -> what happens before it
     for request, arrival, cancelled_after in line:
         arrivals.setdefault(arrival, []).append((request, cancelled_after))
@@ -209,10 +219,15 @@ def test_several_answers_share_one_prefill_and_greedy_ones_are_alike() -> None:
     (result,) = engine_of(executor).run([greedy([4] * 20, 2, n=3, stop_token_ids=())])
     assert executor.computed == 20 + 3
     assert {answer.token_ids for answer in result.answers} == {result.token_ids}
-    (sampled,) = engine_of(executor).run([Request(prompt_ids=[4, 4], max_new_tokens=9, sampling=SamplingParams(seed=5), n=3)])
+    (sampled,) = engine_of(executor).run(
+        [Request(prompt_ids=[4, 4], max_new_tokens=9, sampling=SamplingParams(seed=5), n=3)]
+    )
     assert len({answer.token_ids for answer in sampled.answers}) == 3
     assert [answer.index for answer in sampled.answers] == [0, 1, 2]
-    assert alone(Request(prompt_ids=[4, 4], max_new_tokens=9, sampling=SamplingParams(seed=5)))[0].token_ids == sampled.token_ids
+    assert (
+        alone(Request(prompt_ids=[4, 4], max_new_tokens=9, sampling=SamplingParams(seed=5)))[0].token_ids
+        == sampled.token_ids
+    )
 
 
 def test_an_answer_without_a_seed_can_be_repeated_by_the_one_it_reports() -> None:
@@ -236,7 +251,9 @@ def test_a_stop_id_ends_an_answer_is_among_its_ids_and_not_in_its_text() -> None
 
 
 def test_the_models_end_of_text_ends_an_answer_unless_stop_ids_are_given() -> None:
-    prompt = next([token] for token in range(1, VOCAB) if EOS in alone(greedy([token], 20, stop_token_ids=()))[0].token_ids)
+    prompt = next(
+        [token] for token in range(1, VOCAB) if EOS in alone(greedy([token], 20, stop_token_ids=()))[0].token_ids
+    )
     (full,), (answer,) = alone(greedy(prompt, 20, stop_token_ids=())), alone(greedy(prompt, 20))
     assert answer.token_ids == full.token_ids[: full.token_ids.index(EOS) + 1]
     assert (answer.finish_reason, answer.stopped_by) == ("stop", EOS)
@@ -291,7 +308,10 @@ def test_cancelling_what_waits_what_runs_and_what_is_unknown() -> None:
         engine.cancel(request_id)
     assert not executor.slots
     events = engine.step()
-    assert [(event.request_id, event.finish_reason) for event in events] == [(waiting, "cancelled"), (running, "cancelled")]
+    assert [(event.request_id, event.finish_reason) for event in events] == [
+        (waiting, "cancelled"),
+        (running, "cancelled"),
+    ]
     assert events[1].answer is not None
     assert len(events[1].answer.token_ids) == 1
     assert not engine.has_work
@@ -367,10 +387,13 @@ def test_an_answer_whose_text_cannot_be_made_fails_alone() -> None:
             return stream
 
     others = next(
-        [token] for token in range(1, VOCAB) if full.token_ids[2] not in (token, *alone(greedy([token], 4, stop_token_ids=()))[0].token_ids)
+        [token]
+        for token in range(1, VOCAB)
+        if full.token_ids[2] not in (token, *alone(greedy([token], 4, stop_token_ids=()))[0].token_ids)
     )
     executor = HashExecutor()
-    broken, fine = Engine(executor, Brittle()).run([greedy([3], 9, stop_token_ids=()), greedy(others, 4, stop_token_ids=())])  # type: ignore[arg-type]
+    requests = [greedy([3], 9, stop_token_ids=()), greedy(others, 4, stop_token_ids=())]
+    broken, fine = Engine(executor, Brittle()).run(requests)  # type: ignore[arg-type]
     assert broken.answers[0].finish_reason == "error"
     assert broken.token_ids == full.token_ids[:3]
     assert told(fine.answers[0]) == told(alone(greedy(others, 4, stop_token_ids=()))[0])
@@ -446,7 +469,9 @@ def test_stop_strings_without_a_tokenizer_are_refused_and_ids_are_not() -> None:
     assert (result.token_ids, result.text) == (alone(greedy([3, 1, 4]))[0].token_ids, "")
 
 
-@pytest.mark.parametrize("options", [{"max_batch": 0}, {"prefill_chunk": 0}, {"max_tokens_per_step": 20}, {"context_len": 65}])
+@pytest.mark.parametrize(
+    "options", [{"max_batch": 0}, {"prefill_chunk": 0}, {"max_tokens_per_step": 20}, {"context_len": 65}]
+)
 def test_an_engine_that_could_not_run_is_refused(options: dict[str, int]) -> None:
     with pytest.raises(RequestError, match=next(iter(options))):
         engine_of(HashExecutor(), **options)

@@ -40,10 +40,14 @@ def test_rows_are_the_prompt_as_given_then_new_ids_then_padding() -> None:
 
 
 def test_several_answers_are_rows_one_after_the_other() -> None:
-    results = generate(HashExecutor(), [[3], [4]], max_new_tokens=3, n=2, sampling=SamplingParams(seed=1), stop_token_ids=())
+    results = generate(
+        HashExecutor(), [[3], [4]], max_new_tokens=3, n=2, sampling=SamplingParams(seed=1), stop_token_ids=()
+    )
     rows = append_new_tokens(np.array([[3], [4]]), results, 0)
     assert rows[:, 0].tolist() == [3, 3, 4, 4]
-    assert [tuple(row[1:]) for row in rows.tolist()] == [answer.token_ids for result in results for answer in result.answers]
+    assert [tuple(row[1:]) for row in rows.tolist()] == [
+        answer.token_ids for result in results for answer in result.answers
+    ]
 
 
 def test_a_streamer_gets_the_prompt_then_each_token_then_the_end() -> None:

@@ -19,7 +19,9 @@ from pellucid.sampling import GREEDY, SamplingParams
 
 
 def ask(prompt: Sequence[int], max_new_tokens: int = 5, **options: Any) -> Request:
-    return Request(**{"prompt_ids": prompt, "max_new_tokens": max_new_tokens, "sampling": GREEDY, "stop_token_ids": (), **options})
+    return Request(
+        **{"prompt_ids": prompt, "max_new_tokens": max_new_tokens, "sampling": GREEDY, "stop_token_ids": (), **options}
+    )
 
 
 def answer_of(engine: Engine, request: Request) -> Answer:
@@ -63,7 +65,9 @@ def test_where_splits_matter_whole_chunks_are_reused_and_what_is_computed_anew_i
         answer = answer_of(engine, ask(prompt))
         assert answer.token_ids == fresh(ask(prompt), splits_matter=True, prefill_chunk=4).token_ids
         added = 5 + 3  # the last answer, which was not computed in chunks, and the new message
-        assert executor.computed - before <= added + 4 + 4, f"turn {turn}: what is new, a chunk begun before, and the answer"
+        assert executor.computed - before <= added + 4 + 4, (
+            f"turn {turn}: what is new, a chunk begun before, and the answer"
+        )
         prompt += [*answer.token_ids, 1, 2, 3]
 
 
@@ -77,7 +81,12 @@ def test_conversations_beside_each_other_say_what_they_would_say_without_reuse(d
     splits_matter, chunk = data.draw(st.booleans(), "splits_matter"), data.draw(st.integers(1, 5), "prefill_chunk")
     executor = HashExecutor(400, splits_matter=splits_matter)
     guessing = Clairvoyant(lambda request: [fresh(request, splits_matter=splits_matter, prefill_chunk=chunk)])
-    engine = Engine(executor, prefill_chunk=chunk, max_batch=data.draw(st.integers(1, 4)), speculate=data.draw(st.sampled_from([None, guessing])))
+    engine = Engine(
+        executor,
+        prefill_chunk=chunk,
+        max_batch=data.draw(st.integers(1, 4)),
+        speculate=data.draw(st.sampled_from([None, guessing])),
+    )
     sampling = data.draw(st.sampled_from([GREEDY, SamplingParams(seed=3, temperature=2.0, repetition_penalty=1.2)]))
     said: list[list[int]] = [[5, 6]]
     for _ in range(data.draw(st.integers(1, 8), "turns")):
@@ -104,7 +113,9 @@ def test_two_conversations_in_turns_do_not_cost_each_other_their_past() -> None:
             answer = answer_of(engine, ask(prompt))
             assert answer.token_ids == fresh(ask(prompt), splits_matter=False).token_ids
             if turn:
-                assert answer.timings.reused_tokens == len(prompt) - 3, "all but the last token of the answer and the new message"
+                assert answer.timings.reused_tokens == len(prompt) - 3, (
+                    "all but the last token of the answer and the new message"
+                )
             prompt += [*answer.token_ids, 7, 8]
 
 

@@ -24,7 +24,9 @@ DRAWN = SamplingParams(seed=5, temperature=1.5, top_p=0.9, repetition_penalty=1.
 
 
 def ask(prompt: Sequence[int], max_new_tokens: int = 20, **options: Any) -> Request:
-    return Request(**{"prompt_ids": prompt, "max_new_tokens": max_new_tokens, "sampling": GREEDY, "stop_token_ids": (), **options})
+    return Request(
+        **{"prompt_ids": prompt, "max_new_tokens": max_new_tokens, "sampling": GREEDY, "stop_token_ids": (), **options}
+    )
 
 
 def engine_of(executor: HashExecutor, **options: Any) -> Engine:
@@ -68,7 +70,10 @@ def test_a_text_goes_on_as_it_did_before(ids: list[int], expected: list[int]) ->
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
 def test_a_continuation_is_the_text_after_the_longest_agreement(ids: list[int]) -> None:
     def agreement(place: int) -> int:
-        return next((size for size in range(min(place + 1, 8)) if ids[place - size] != ids[len(ids) - 1 - size]), min(place + 1, 8))
+        return next(
+            (size for size in range(min(place + 1, 8)) if ids[place - size] != ids[len(ids) - 1 - size]),
+            min(place + 1, 8),
+        )
 
     place = max(range(len(ids) - 1), key=lambda place: (agreement(place), place), default=None)
     expected: list[int] = []

@@ -33,7 +33,9 @@ texts = st.text("ab.", max_size=30)
 
 
 @given(st.lists(st.text("ab.", min_size=1, max_size=5), max_size=4), st.lists(texts, max_size=8))
-def test_the_pieces_make_no_difference_and_nothing_is_shown_that_must_be_taken_back(stops: list[str], pieces: list[str]) -> None:
+def test_the_pieces_make_no_difference_and_nothing_is_shown_that_must_be_taken_back(
+    stops: list[str], pieces: list[str]
+) -> None:
     whole = "".join(pieces)
     ends = [end for end in range(len(whole) + 1) if any(whole[:end].endswith(stop) for stop in stops)]
     found = max((stop for stop in stops if whole[: ends[0]].endswith(stop)), key=len) if ends else None

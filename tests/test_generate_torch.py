@@ -1,4 +1,6 @@
-"""The engine over the torch executor: answers, and their log-probabilities to the last bit, are the same alone and in a batch."""
+"""The engine over the torch executor: answers, and their log-probabilities to the last bit, are the same alone and in a
+batch.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,11 @@ def test_answers_in_a_changing_batch_equal_the_answers_alone_bit_for_bit(family:
             for place in range(10)
         ]
         engine = Engine(executor, max_batch=5, prefill_chunk=6, max_tokens_per_step=17)
-        expected = [told(answer) for request in requests for answer in Engine(executor, prefill_chunk=6).run([request])[0].answers]
+        expected = [
+            told(answer)
+            for request in requests
+            for answer in Engine(executor, prefill_chunk=6).run([request])[0].answers
+        ]
         answers, line, places = {}, list(enumerate(requests)), {}
         while line or engine.has_work:
             for _ in range(chance.randint(0, 3)):
@@ -103,13 +109,21 @@ def test_greedy_answers_to_a_batch_equal_transformers_one_by_one(family: str) ->
     prompts = [[5, 17, 3, 88, 41, 7, 2], [9], [30, 31, 32, 33]]
     results = generate(TorchExecutor(decoder), prompts, max_new_tokens=12, stop_token_ids=(), prefill_chunk=3)
     for prompt, result in zip(prompts, results, strict=True):
-        output = theirs.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)  # type: ignore[operator]
+        output = theirs.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0
+        )  # type: ignore[operator]
         assert output[0].tolist() == [*prompt, *result.token_ids]
 
 
 def test_greedy_answers_with_a_repetition_penalty_equal_transformers() -> None:
     decoder, prompt = tiny("llama"), [5, 17, 3, 88, 41, 7, 2]
-    options = {"max_new_tokens": 16, "do_sample": False, "repetition_penalty": 1.4, "eos_token_id": None, "pad_token_id": 0}
+    options = {
+        "max_new_tokens": 16,
+        "do_sample": False,
+        "repetition_penalty": 1.4,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+    }
     output = reference_model(decoder).generate(torch.tensor([prompt]), **options)  # type: ignore[operator]
     sampling = SamplingParams(do_sample=False, repetition_penalty=1.4)
     (result,) = generate(TorchExecutor(decoder), [prompt], max_new_tokens=16, sampling=sampling, stop_token_ids=())

@@ -31,7 +31,11 @@ def test_a_window_cache_returns_every_key_that_a_query_may_see_in_order(window: 
         assert k.shape[2] <= 2 * window + chunk  # what is kept is bounded, however long the sequence
 
 
-@given(window=st.integers(1, 6), chunks=st.lists(st.integers(1, 60), min_size=1, max_size=12), back=st.integers(0, ROLLBACK))
+@given(
+    window=st.integers(1, 6),
+    chunks=st.lists(st.integers(1, 60), min_size=1, max_size=12),
+    back=st.integers(0, ROLLBACK),
+)
 def test_a_window_cache_takes_back_as_many_tokens_as_may_be_guessed(window: int, chunks: list[int], back: int) -> None:
     config = AttentionConfig(num_heads=1, num_kv_heads=1, head_dim=1, window=window)
     cache = WindowCache(config, 1, torch.float32, torch.device("cpu"))

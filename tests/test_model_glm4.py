@@ -52,7 +52,9 @@ def test_hidden_states_equal_the_official_code_in_prefill_and_cached_steps(recor
     }
     arrays = {theirs: Array.from_numpy(recorded[name]) for theirs, name in names.items()}
     arrays[layer + "mlp.dense_h_to_4h.weight"] = Array.from_numpy(np.concatenate((recorded["gate"], recorded["up"])))
-    arrays["transformer.output_layer.weight"] = arrays["transformer.embedding.word_embeddings.weight"]  # the recording has no head
+    arrays["transformer.output_layer.weight"] = arrays[
+        "transformer.embedding.word_embeddings.weight"
+    ]  # the recording has no head
     makers = to_ours(config, chatglm.WEIGHTS, arrays, "glm4_model.npz")
     decoder = load_decoder(config, {name: make()[name] for name, make in makers.items()}, device="cpu")
 

@@ -12,9 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pellucid.model import invariant
-from pellucid.model.invariant import Kernel, padded_rows, probe, rows_invariant_gelu_tanh, rows_invariant_linear, rows_invariant_silu
+from pellucid.model.invariant import (
+    Kernel,
+    padded_rows,
+    probe,
+    rows_invariant_gelu_tanh,
+    rows_invariant_linear,
+    rows_invariant_silu,
+)
 
-ACTIVATIONS = {"silu": (rows_invariant_silu, F.silu), "gelu_tanh": (rows_invariant_gelu_tanh, lambda x: F.gelu(x, approximate="tanh"))}
+ACTIVATIONS = {
+    "silu": (rows_invariant_silu, F.silu),
+    "gelu_tanh": (rows_invariant_gelu_tanh, lambda x: F.gelu(x, approximate="tanh")),
+}
 
 
 @pytest.fixture
@@ -48,7 +58,9 @@ def test_a_row_alone_equals_the_row_in_any_batch(shape: tuple[int, int], threads
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 130), st.integers(1, 130), st.integers(1, 70), st.integers(0, 69), st.booleans())
-def test_rows_are_equal_for_any_shape_count_and_place(out: int, into: int, count: int, place: int, with_bias: bool) -> None:
+def test_rows_are_equal_for_any_shape_count_and_place(
+    out: int, into: int, count: int, place: int, with_bias: bool
+) -> None:
     weight, bias, x = noise(out, into), noise(out, seed=1) if with_bias else None, noise(count, into, seed=2)
     row = x[place % count].clone()
     assert torch.equal(rows_invariant_linear(x, weight, bias)[place % count], rows_invariant_linear(row, weight, bias))

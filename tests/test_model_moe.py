@@ -1,4 +1,6 @@
-"""A mixture of experts: what it computes, rows that do not depend on their neighbours, and what is built on linear maps."""
+"""A mixture of experts: what it computes, rows that do not depend on their neighbours, and what is built on linear
+maps.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +150,9 @@ def test_experts_stay_in_blocks_when_asked_and_learn_through_lora(tmp_path: Path
     assert isinstance(packed.get_submodule("layers.1.mlp.experts.7.down_proj"), QuantizedLinear)
     assert not isinstance(packed.get_submodule("layers.1.mlp.router"), QuantizedLinear)
     plain = open_checkpoint(tmp_path).weights["layers.1.mlp.experts.7.down_proj.weight"].data
-    torch.testing.assert_close(packed.get_parameter("layers.1.mlp.experts.7.down_proj.weight").numpy(), plain, rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        packed.get_parameter("layers.1.mlp.experts.7.down_proj.weight").numpy(), plain, rtol=0, atol=1e-3
+    )
     attach_lora(packed, LoraSettings(rank=2))
     packed.train()
     packed.hidden(IDS, context(8)).sum().backward()

@@ -38,7 +38,9 @@ def test_rotated_products_depend_on_distance_alone(m: int, n: int, shift: int, l
 
     def product(a: int, b: int) -> float:
         places = torch.tensor([[a]]), torch.tensor([[b]])
-        turned = [rotate(x, *rotation(rope, at, at + 1, torch.float64), layout) for x, at in zip((q, k), places, strict=True)]
+        turned = [
+            rotate(x, *rotation(rope, at, at + 1, torch.float64), layout) for x, at in zip((q, k), places, strict=True)
+        ]
         return (turned[0] * turned[1]).sum().item()
 
     assert product(m, n) == pytest.approx(product(m + shift, n + shift), abs=1e-3)  # angles are float32: 500 rad ± 3e-5
@@ -54,9 +56,21 @@ def test_a_partial_rotation_leaves_the_rest_alone() -> None:
 
 SCALINGS: dict[str, dict[str, Any]] = {
     "linear": {"rope_type": "linear", "factor": 4.0},
-    "llama3": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
-    "yarn mscale": {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7, "mscale_all_dim": 0.3, "original_max_position_embeddings": 16},
+    "yarn mscale": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "mscale": 0.7,
+        "mscale_all_dim": 0.3,
+        "original_max_position_embeddings": 16,
+    },
     "dynamic": {"rope_type": "dynamic", "factor": 2.0},
     "longrope": {
         "rope_type": "longrope",
@@ -97,7 +111,9 @@ def test_scalings_equal_transformers_step_by_step_past_the_original_length(kind:
 
 @torch.no_grad()
 def test_factors_of_a_gguf_file_survive_a_save_for_transformers() -> None:
-    """llama.cpp's converter writes Llama 3.1's scaling as a factor for each pair; transformers has it as longrope with one list."""
+    """llama.cpp's converter writes Llama 3.1's scaling as a factor for each pair; transformers has it as longrope with
+    one list.
+    """
     config = llama.config(llama.TINY | {"rope_scaling": {"rope_type": "factors", "short_factor": [1.0, 1.5, 4.0, 8.0]}})
     decoder = loud(config)
     token_ids = torch.randint(0, config.vocab_size, (1, 40), generator=torch.Generator().manual_seed(1))
@@ -105,13 +121,18 @@ def test_factors_of_a_gguf_file_survive_a_save_for_transformers() -> None:
     plain.load_state_dict(decoder.state_dict())
     ours, theirs = decoder(token_ids, Context(torch.arange(40)[None])), reference_model(decoder)(token_ids).logits
     assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
-    assert (ours - plain(token_ids, Context(torch.arange(40)[None]))).abs().max() > 1e-3 * theirs.abs().max(), "the factors count"
+    assert (ours - plain(token_ids, Context(torch.arange(40)[None]))).abs().max() > 1e-3 * theirs.abs().max(), (
+        "the factors count"
+    )
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_a_request_past_the_original_length_is_the_same_alone_and_beside_others(kind: str) -> None:
     """The table is chosen by the request's own length, never by the batch's longest; a long prompt is computed whole."""
-    config = llama.config(llama.TINY | {"max_position_embeddings": 64, "rope_scaling": SCALINGS[kind] | {"original_max_position_embeddings": 16}})
+    config = llama.config(
+        llama.TINY
+        | {"max_position_embeddings": 64, "rope_scaling": SCALINGS[kind] | {"original_max_position_embeddings": 16}}
+    )
     executor = TorchExecutor(loud(config))
     prompts = [[7, 3, 9], list(range(5, 45)), list(range(20, 34))]
     together = generate(executor, prompts, max_new_tokens=8, stop_token_ids=(), logprobs=0, prefill_chunk=4)

@@ -1,4 +1,6 @@
-"""Building programs: without a compiler, with one that fails, in a cache that is not private; and a step that is cut off."""
+"""Building programs: without a compiler, with one that fails, in a cache that is not private; and a step that is cut
+off.
+"""
 
 from __future__ import annotations
 

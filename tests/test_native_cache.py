@@ -33,20 +33,33 @@ LONG = 1500  # of a window of 40, whose ring is of two chunks of 512 positions
 
 def windowed(*windows: int | None, head_dim: int = 16) -> tuple[ModelConfig, dict[str, Array]]:
     """A Llama whose layers see so many positions (None: all), with 6 heads of which 3 share a key-value head."""
-    shape = {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": head_dim, "num_hidden_layers": len(windows)}
+    shape = {
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": head_dim,
+        "num_hidden_layers": len(windows),
+    }
     config = llama.config(llama.TINY | shape | {"max_position_embeddings": 4096})
-    layers = [replace(layer, attention=replace(layer.attention, window=window)) for layer, window in zip(config.layers, windows, strict=True)]
+    layers = [
+        replace(layer, attention=replace(layer.attention, window=window))
+        for layer, window in zip(config.layers, windows, strict=True)
+    ]
     config = replace(config, layers=tuple(layers))
     generator = np.random.default_rng(3)
     sizes = {name: 1.0 if len(shape) == 1 else 1.5 / shape[-1] ** 0.5 for name, shape in weight_shapes(config).items()}
     return config, {
-        name: Array.from_numpy((generator.normal(0, sizes[name], shape)).astype(np.float32)) for name, shape in weight_shapes(config).items()
+        name: Array.from_numpy((generator.normal(0, sizes[name], shape)).astype(np.float32))
+        for name, shape in weight_shapes(config).items()
     }
 
 
 @cache
 def native(
-    kind: str = "f32", path: str = "native", threads: int = 2, head_dim: int = 16, windows: tuple[int | None, ...] = (40, None)
+    kind: str = "f32",
+    path: str = "native",
+    threads: int = 2,
+    head_dim: int = 16,
+    windows: tuple[int | None, ...] = (40, None),
 ) -> NativeExecutor:
     config, weights = windowed(*windows, head_dim=head_dim)
     return NativeExecutor(config, weights, threads=threads, kv_cache=kind, flags=("-O1", *PATHS[path]))
@@ -84,7 +97,11 @@ def test_batched_requests_with_rings_equal_each_alone_without(unlimited: NativeE
         executor.step([StepInput(slot, ids[:-60], ())])
     got: list[list[np.ndarray]] = [[] for _ in texts]
     for at in range(0, 60, 4):  # 4 tokens of each at a time
-        rows = iter(executor.step([StepInput(slot, ids[-60:][at : at + 4], range(4)) for slot, ids in zip(slots, texts, strict=True)]).numpy())
+        rows = iter(
+            executor.step(
+                [StepInput(slot, ids[-60:][at : at + 4], range(4)) for slot, ids in zip(slots, texts, strict=True)]
+            ).numpy()
+        )
         for mine in got:
             mine += [next(rows) for _ in range(4)]
     for slot in slots:
@@ -107,7 +124,9 @@ def test_a_window_takes_back_what_guesses_may_need_and_says_what_it_cannot() -> 
         with pytest.raises(UnsupportedError, match=f"at least {least} tokens"):
             attempt()
     executor.truncate(slot, least)
-    np.testing.assert_array_equal(executor.step([StepInput(slot, ids[least:], range(LONG - least))]).numpy(), whole[least:])
+    np.testing.assert_array_equal(
+        executor.step([StepInput(slot, ids[least:], range(LONG - least))]).numpy(), whole[least:]
+    )
     executor.truncate(slot, 0)
     np.testing.assert_array_equal(executor.step([StepInput(slot, ids[:50], range(50))]).numpy(), whole[:50])
     executor.free(slot)
@@ -124,12 +143,16 @@ def test_forks_of_a_ring_continue_alike_in_rings_and_in_slots_too_small_for_one(
     executor.step([StepInput(slot, [1] * 400, ())])  # the origin goes its own way
     for fork in forks:
         at, end = executor.length(fork), min(room, LONG)
-        np.testing.assert_array_equal(executor.step([StepInput(fork, ids[at:end], range(end - at))]).numpy(), whole[at:end])
+        np.testing.assert_array_equal(
+            executor.step([StepInput(fork, ids[at:end], range(end - at))]).numpy(), whole[at:end]
+        )
     for its in (slot, *forks):
         executor.free(its)
 
 
-@pytest.mark.parametrize(("length", "rows", "left"), [(900, 64, 900), (100, 1280, 0)])  # 1,024 positions are in the ring
+@pytest.mark.parametrize(
+    ("length", "rows", "left"), [(900, 64, 900), (100, 1280, 0)]
+)  # 1,024 positions are in the ring
 def test_a_step_cut_off_leaves_a_slot_as_it_was_or_empty_where_its_window_has_moved_on(
     length: int, rows: int, left: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +174,9 @@ def test_a_step_cut_off_leaves_a_slot_as_it_was_or_empty_where_its_window_has_mo
         executor.step([StepInput(slot, [2] * rows, ())])
     monkeypatch.undo()
     assert executor.length(slot) == left
-    np.testing.assert_array_equal(executor.step([StepInput(slot, ids[left:], range(LONG - left))]).numpy(), whole[left:])
+    np.testing.assert_array_equal(
+        executor.step([StepInput(slot, ids[left:], range(LONG - left))]).numpy(), whole[left:]
+    )
     executor.free(slot)
 
 
@@ -176,7 +201,9 @@ def test_numbers_depend_on_no_split_and_no_neighbour_however_they_are_kept_bit_f
     for cuts in ([300, 511, 512], [7, 8, 17, *range(600, 620)]):
         np.testing.assert_array_equal(run(executor, ids, cuts), whole)
     slots = [executor.allocate(620) for _ in range(3)]
-    together = executor.step([StepInput(slots[0], ids[:2], ()), StepInput(slots[1], ids, range(620)), StepInput(slots[2], [9] * 50, ())])
+    together = executor.step(
+        [StepInput(slots[0], ids[:2], ()), StepInput(slots[1], ids, range(620)), StepInput(slots[2], [9] * 50, ())]
+    )
     np.testing.assert_array_equal(together.numpy(), whole)
     for slot in slots:
         executor.free(slot)

@@ -19,7 +19,9 @@ from pellucid.native.build import compiler
 from pellucid.native.executor import NativeExecutor
 from pellucid.native.program import supports
 
-EVERY = pytest.mark.parametrize("family", [name for name, its in FAMILIES.items() if supports(its.config(its.TINY)) is None])
+EVERY = pytest.mark.parametrize(
+    "family", [name for name, its in FAMILIES.items() if supports(its.config(its.TINY)) is None]
+)
 LENGTH = 40
 pytestmark = [
     pytest.mark.skipif(compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`"),
@@ -30,7 +32,9 @@ pytestmark = [
 @cache
 def native(family: str, threads: int = 2) -> NativeExecutor:
     decoder = tiny(family)
-    return NativeExecutor(decoder.config, dict(weights_of(decoder)), threads=threads, flags=("-O1",))  # -O1: compiles in a third of the time
+    return NativeExecutor(
+        decoder.config, dict(weights_of(decoder)), threads=threads, flags=("-O1",)
+    )  # -O1: compiles in a third of the time
 
 
 def token_ids(count: int = LENGTH, seed: int = 7) -> list[int]:
@@ -91,7 +95,10 @@ def test_step_by_step_the_fast_path_has_torchs_numbers(family: str) -> None:
     from pellucid.native.trace import NOT_HELD, trace
 
     decoder, ids = tiny(family), token_ids(11)
-    expected, got = explained(decoder, None, ids), trace(decoder.config, dict(weights_of(decoder)), ids, threads=2, flags=("-O1",))
+    expected, got = (
+        explained(decoder, None, ids),
+        trace(decoder.config, dict(weights_of(decoder)), ids, threads=2, flags=("-O1",)),
+    )
     assert {path for path in expected if expected.tap(path).name not in NOT_HELD} == set(got)
     for path, values in got.items():
         exact = expected[path].numpy()[0]
@@ -126,7 +133,12 @@ def test_a_step_that_is_refused_changes_nothing() -> None:
     executor = native("gpt2")
     slot = executor.allocate(8)
     executor.step([StepInput(slot, [1, 2, 3], ())])
-    for ids, error in (([4, 96], RequestError), ([-1], RequestError), ([], RequestError), ([1] * 6, ContextLengthError)):
+    for ids, error in (
+        ([4, 96], RequestError),
+        ([-1], RequestError),
+        ([], RequestError),
+        ([1] * 6, ContextLengthError),
+    ):
         with pytest.raises(error):
             executor.step([StepInput(slot, ids, ())])
     long = executor.allocate(200)
@@ -176,7 +188,10 @@ def test_scalings_by_length_equal_torch_in_every_split(scaling: dict) -> None:
     decoder = Decoder(config)
     decoder.load_state_dict(tiny("llama").state_dict())
     decoder.requires_grad_(False).eval()
-    torch_executor, executor = TorchExecutor(decoder), NativeExecutor(config, dict(weights_of(decoder)), threads=2, flags=("-O1",))
+    torch_executor, executor = (
+        TorchExecutor(decoder),
+        NativeExecutor(config, dict(weights_of(decoder)), threads=2, flags=("-O1",)),
+    )
     assert executor.splits_matter
     ids = token_ids()
     for cuts in ([], [20, 23], list(range(18, LENGTH))):
@@ -190,7 +205,13 @@ def test_scalings_by_length_equal_torch_in_every_split(scaling: dict) -> None:
     "scaling",
     [
         {"rope_type": "linear", "factor": 4.0},
-        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32},
+        {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
     ],
     ids=lambda scaling: scaling["rope_type"],
@@ -199,6 +220,11 @@ def test_rope_scalings_equal_torch(scaling: dict) -> None:
     from pellucid.model.position import inverse_frequencies
     from pellucid.native.rotary import frequencies
 
-    rope = FAMILIES["llama"].config(FAMILIES["llama"].TINY | {"rope_scaling": scaling, "head_dim": 64}).layers[0].attention.rope
+    rope = (
+        FAMILIES["llama"]
+        .config(FAMILIES["llama"].TINY | {"rope_scaling": scaling, "head_dim": 64})
+        .layers[0]
+        .attention.rope
+    )
     assert rope is not None
     np.testing.assert_allclose(frequencies(rope), inverse_frequencies(rope).numpy(), rtol=2e-6)

@@ -44,7 +44,9 @@ def model() -> tuple[ModelConfig, dict[str, Array]]:
 
 
 def process(code: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", MODEL + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", MODEL + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def mapped_bytes() -> int:
@@ -83,7 +85,9 @@ def test_the_parameters_move_to_large_pages_while_the_model_runs_and_its_numbers
 
 
 def has_large_pages() -> bool:
-    """Whether moving is to be expected: Linux, large pages for those who ask, and room for the parameters beside all else."""
+    """Whether moving is to be expected: Linux, large pages for those who ask, and room for the parameters beside all
+    else.
+    """
     try:
         return "[never]" not in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
     except OSError:
@@ -105,7 +109,10 @@ print(executor.step([StepInput(slot, [1, 2], (1,))]).numpy().shape)
 """)
     out, err = done.communicate(timeout=120)
     lines = out.splitlines()
-    assert lines[:2] == ["MemoryError: no memory for a KV cache of 90000 tokens", f"MemoryError: no memory for a KV cache of {2**32 + 5} tokens"], err
+    assert lines[:2] == [
+        "MemoryError: no memory for a KV cache of 90000 tokens",
+        f"MemoryError: no memory for a KV cache of {2**32 + 5} tokens",
+    ], err
     assert lines[2].startswith("MemoryError:")
     assert lines[3:] == ["(1, 8192)"]
     assert done.returncode == 0

@@ -1,4 +1,6 @@
-"""Every weight format of the native executor: tiles hold the file's own numbers, and products are those numbers' products, on each path."""
+"""Every weight format of the native executor: tiles hold the file's own numbers, and products are those numbers'
+products, on each path.
+"""
 
 from __future__ import annotations
 
@@ -68,11 +70,18 @@ def random_array(dtype: str, shape: tuple[int, int], seed: int = 0) -> Array:
 
 def nine_formats() -> tuple[ModelConfig, dict[str, Array]]:
     """A Llama of one layer, each of whose nine matrices is in a format of its own."""
-    tiny = llama.TINY | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1, "tie_word_embeddings": False}
+    tiny = llama.TINY | {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 1,
+        "tie_word_embeddings": False,
+    }
     config = llama.config(tiny)
     formats, weights = iter(FORMATS), {}
     for i, (name, shape) in enumerate(weight_shapes(config).items()):
-        weights[name] = random_array(next(formats), shape, i) if len(shape) == 2 else Array.from_numpy(np.ones(shape, np.float32))
+        weights[name] = (
+            random_array(next(formats), shape, i) if len(shape) == 2 else Array.from_numpy(np.ones(shape, np.float32))
+        )
     return config, weights
 
 
@@ -80,7 +89,9 @@ def nine_formats() -> tuple[ModelConfig, dict[str, Array]]:
 def library(path: str) -> ctypes.CDLL:
     config, weights = nine_formats()
     layout = plan(config, {name: array.dtype for name, array in weights.items()})
-    made = ctypes.CDLL(str(build.library(source(config, layout, kv_cache="f16") + EXPORTS, flags=("-O1", *PATHS[path]))))
+    made = ctypes.CDLL(
+        str(build.library(source(config, layout, kv_cache="f16") + EXPORTS, flags=("-O1", *PATHS[path])))
+    )
     made.test_weight.restype = ctypes.c_float
     return made
 
@@ -161,8 +172,13 @@ def test_a_row_of_a_product_does_not_depend_on_its_neighbours_bit_for_bit(path: 
 
 @EVERY
 def test_int8_activations_cost_less_than_a_hundredth(dtype: str) -> None:
-    """Relative to the output's own size, for normal activations: 0.4–0.7 % for int8, 0.2 % for bf16, nothing for floats."""
-    array, x = random_array(dtype, (ROWS, COLUMNS)), np.random.default_rng(3).normal(size=(16, COLUMNS)).astype(np.float32)
+    """Relative to the output's own size, for normal activations: 0.4–0.7 % for int8, 0.2 % for bf16, nothing for
+    floats.
+    """
+    array, x = (
+        random_array(dtype, (ROWS, COLUMNS)),
+        np.random.default_rng(3).normal(size=(16, COLUMNS)).astype(np.float32),
+    )
     exact = x @ dequantize(array).T
     error = np.linalg.norm(product("native", array, x) - exact) / np.linalg.norm(exact)
     assert error < {"float32": 1e-6, "float16": 1e-6, "bfloat16": 4e-3}.get(dtype, 1e-2)
@@ -173,6 +189,8 @@ def test_a_model_of_nine_formats_is_close_to_torch_on_the_same_weights() -> None
     native = NativeExecutor(config, weights, threads=2, flags=("-O1",))
     torch = TorchExecutor(load_decoder(config, weights, "float32", "cpu"))
     ids = [3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46]
-    rows = [executor.step([StepInput(executor.allocate(16), ids, range(len(ids)))]).numpy() for executor in (native, torch)]
+    rows = [
+        executor.step([StepInput(executor.allocate(16), ids, range(len(ids)))]).numpy() for executor in (native, torch)
+    ]
     # Seven products with 1 % of int8 noise each, amplified by a softmax over random scores.
     assert np.linalg.norm(rows[0] - rows[1]) / np.linalg.norm(rows[1]) < 0.05

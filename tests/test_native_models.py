@@ -1,4 +1,6 @@
-"""The native executor on real models: the same answers as torch on the same weights, and a second start that maps and runs."""
+"""The native executor on real models: the same answers as torch on the same weights, and a second start that maps and
+runs.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def test_smollm2_in_its_own_four_bit_blocks_says_what_torch_says(smollm2: Path) 
     native, torch = NativeExecutor(checkpoint.config, checkpoint.weights), torch_executor(checkpoint)
     ids = greedy(torch, PROMPT, 12)
     assert greedy(native, PROMPT, 12) == ids
-    exact, got = (its.step([StepInput(its.allocate(len(ids)), ids, range(len(ids)))]).numpy() for its in (torch, native))
+    exact, got = (
+        its.step([StepInput(its.allocate(len(ids)), ids, range(len(ids)))]).numpy() for its in (torch, native)
+    )
     assert mean_kl(exact, got) < 0.01
 
 
@@ -81,5 +85,7 @@ def test_quantized_on_the_way_in_it_stays_near_the_original(stories: Path, quant
     torch = torch_executor(checkpoint)
     ids = greedy(torch, [1], 120)
     native = NativeExecutor(checkpoint.config, checkpoint.weights, quantize=quantize)
-    exact, got = (its.step([StepInput(its.allocate(len(ids)), ids, range(len(ids)))]).numpy() for its in (torch, native))
+    exact, got = (
+        its.step([StepInput(its.allocate(len(ids)), ids, range(len(ids)))]).numpy() for its in (torch, native)
+    )
     assert 0 < mean_kl(exact, got) < bound

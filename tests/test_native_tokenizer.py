@@ -1,4 +1,6 @@
-"""The tokenizers inside run.c: ids as llama.cpp, sentencepiece and tokenizers give them; hostile vocabularies end clearly."""
+"""The tokenizers inside run.c: ids as llama.cpp, sentencepiece and tokenizers give them; hostile vocabularies end
+clearly.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,15 @@ from pellucid.families import llama
 from pellucid.native import vocabulary
 from pellucid.native.build import compiler
 from pellucid.native.two_files import write_two_files
-from pellucid.text.gguf import tokenizer_from_gguf
 from pellucid.text.load import load_tokenizer
-from pellucid.text.sentencepiece_model import SentencePieceTokenizer
-from pellucid.text.sentencepiece_proto import read_model
+from pellucid.text.readers.gguf import tokenizer_from_gguf
+from pellucid.text.readers.sentencepiece_model import SentencePieceTokenizer
+from pellucid.text.readers.sentencepiece_proto import read_model
 from pellucid.text.tokenizer import Tokenizer
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`")
+pytestmark = pytest.mark.skipif(
+    compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`"
+)
 SANITIZED = ("cc", "-std=gnu11", "-O0", "-DPLAIN_C", "-Wall", "-Wextra", "-Werror", "-pthread", "-g", "-fsanitize=address,undefined",
              "-fno-sanitize-recover=all")  # fmt: skip
 SEPARATOR = "\n__ggml_vocab_test__\n"
@@ -42,7 +46,9 @@ def program_of(tokenizer: Tokenizer, folder: Path) -> Path:
     """A sanitized program with a tokenizer around a model too small to matter."""
     words = vocabulary.of(tokenizer)
     assert isinstance(words, vocabulary.Vocabulary), words
-    config = llama.config(llama.TINY | {"vocab_size": words.constants["VOCAB_TOKENS"], "hidden_size": 16, "num_hidden_layers": 1})
+    config = llama.config(
+        llama.TINY | {"vocab_size": words.constants["VOCAB_TOKENS"], "hidden_size": 16, "num_hidden_layers": 1}
+    )
     weights = {name: Array.from_numpy(np.ones(shape, np.float32)) for name, shape in weight_shapes(config).items()}
     assert write_two_files(config, weights, folder, words) == "the tokenizer is inside"
     done = subprocess.run([*SANITIZED, "run.c", "-o", "run", "-lm"], cwd=folder, capture_output=True, text=True)
@@ -51,7 +57,9 @@ def program_of(tokenizer: Tokenizer, folder: Path) -> Path:
 
 
 def run(program: Path, text: str, parameters: str = "parameters") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([program, program.parent / parameters, text, "--tokenize"], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [program, program.parent / parameters, text, "--tokenize"], capture_output=True, text=True, timeout=120
+    )
 
 
 def ids_of(program: Path, text: str) -> list[int]:
@@ -76,8 +84,23 @@ def strings(shared: Path) -> list[str]:
 
 
 MORE = (
-    *("aBC DeF gHI", "HELLOWorld's O'CLOCK I'LL it'S", "ÀÉîÕ ñandú ǅungla", "a/b//c\n/\n d", "e\u0301A\u0301BC\u0301d", "\u0301AB", "ʰAʰb ªº"),
-    *("x\u200dy \u00adz", "1234567 ١٢٣ Ⅷ½", "　全角　ＡＢＣ１２３", "don't  'stop\r\n\r\n  now", "漢字かなカナ한국어", "\t\ttabs \t x"),
+    *(
+        "aBC DeF gHI",
+        "HELLOWorld's O'CLOCK I'LL it'S",
+        "ÀÉîÕ ñandú ǅungla",
+        "a/b//c\n/\n d",
+        "e\u0301A\u0301BC\u0301d",
+        "\u0301AB",
+        "ʰAʰb ªº",
+    ),
+    *(
+        "x\u200dy \u00adz",
+        "1234567 ١٢٣ Ⅷ½",
+        "　全角　ＡＢＣ１２３",
+        "don't  'stop\r\n\r\n  now",
+        "漢字かなカナ한국어",
+        "\t\ttabs \t x",
+    ),
     *("…—“quoted” ©®™", "#$%&/=?¡¿!!", "👩\u200d👩\u200d👧 family"),
 )
 
@@ -87,7 +110,10 @@ def samples(shared: Path, count: int = 40) -> list[str]:
     draw, found = random.Random(0), []
     for pattern in (WIZARD, CHINESE, "text_shakespeare/[!S]*.txt"):
         text = next(iter(sorted(shared.glob(pattern)))).read_text(encoding="utf-8")
-        found += [text[start : start + draw.randrange(400)] for start in (draw.randrange(len(text)) for _ in range(count // 3))]
+        found += [
+            text[start : start + draw.randrange(400)]
+            for start in (draw.randrange(len(text)) for _ in range(count // 3))
+        ]
     return [text for text in found if text]
 
 
@@ -116,11 +142,17 @@ def test_every_pattern_cuts_as_the_tokenizers_library_does(pre: str, shared: Pat
 
 
 def test_qwens_ids_are_the_tokenizers_librarys(shared: Path, folder: Path) -> None:
-    """The 47 strings, a special token and one that is printed; text that NFC might change is refused: composing is not in the program."""
+    """The 47 strings, a special token and one that is printed; text that NFC might change is refused: composing is not
+    in the program.
+    """
     tokenizer = load_tokenizer(shared / "qwen3_tokenizer")
     program = program_of(tokenizer, folder / "qwen3")
     refused = 0
-    for text in [*strings(shared), "<|im_start|>user\nIt's 12345 o'CLOCK\r\n\n  I'LL go<|im_end|>\n", "<think>\n\n</think>"]:
+    for text in [
+        *strings(shared),
+        "<|im_start|>user\nIt's 12345 o'CLOCK\r\n\n  I'LL go<|im_end|>\n",
+        "<think>\n\n</think>",
+    ]:
         done = run(program, text)
         if done.returncode:
             assert "composing is not in here" in done.stderr
@@ -132,10 +164,18 @@ def test_qwens_ids_are_the_tokenizers_librarys(shared: Path, folder: Path) -> No
 
 
 @pytest.mark.parametrize("name", some(("llama2_tokenizer", "chatglm3_tokenizer"), ("chatglm3_tokenizer",)))
-def test_a_sentencepiece_model_gives_its_own_ids_with_what_its_texts_begin_with(name: str, shared: Path, folder: Path) -> None:
+def test_a_sentencepiece_model_gives_its_own_ids_with_what_its_texts_begin_with(
+    name: str, shared: Path, folder: Path
+) -> None:
     tokenizer = load_tokenizer(shared / name)
     program = program_of(tokenizer, folder / name)
-    for text in [*strings(shared), *MORE, *samples(shared), "<s>twice</s> [gMASK] <|user|>", "Using a Transformer network is simple"]:
+    for text in [
+        *strings(shared),
+        *MORE,
+        *samples(shared),
+        "<s>twice</s> [gMASK] <|user|>",
+        "Using a Transformer network is simple",
+    ]:
         assert ids_of(program, text) == tokenizer.encode(text), text
 
 
@@ -147,7 +187,12 @@ def trained(shared: Path, pattern: str, **settings: Any) -> bytes:
     lines = [text[at : at + 500] for at in range(0, 200_000, 500)]
     made = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
-        sentence_iterator=iter(lines), model_writer=made, num_threads=1, minloglevel=2, hard_vocab_limit=False, **settings
+        sentence_iterator=iter(lines),
+        model_writer=made,
+        num_threads=1,
+        minloglevel=2,
+        hard_vocab_limit=False,
+        **settings,
     )
     return made.getvalue()
 
@@ -156,16 +201,37 @@ SYMBOLS = ["<sep>", "ozm", "ozma", "①"]
 WIZARD, CHINESE = "text_misc/*izard*", "text_chinese/[!S]*.txt"
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "unigram": (WIZARD, {"model_type": "unigram", "vocab_size": 800, "byte_fallback": True}),
-    "casefolded": (CHINESE, {"model_type": "unigram", "vocab_size": 3000, "character_coverage": 0.995, "normalization_rule_name": "nfkc_cf"}),
-    "identity": (WIZARD, {"model_type": "unigram", "vocab_size": 600, "normalization_rule_name": "identity", "remove_extra_whitespaces": False}),
-    "symbols": (WIZARD, {"model_type": "unigram", "vocab_size": 600, "user_defined_symbols": SYMBOLS, "add_dummy_prefix": False}),
+    "casefolded": (
+        CHINESE,
+        {
+            "model_type": "unigram",
+            "vocab_size": 3000,
+            "character_coverage": 0.995,
+            "normalization_rule_name": "nfkc_cf",
+        },
+    ),
+    "identity": (
+        WIZARD,
+        {
+            "model_type": "unigram",
+            "vocab_size": 600,
+            "normalization_rule_name": "identity",
+            "remove_extra_whitespaces": False,
+        },
+    ),
+    "symbols": (
+        WIZARD,
+        {"model_type": "unigram", "vocab_size": 600, "user_defined_symbols": SYMBOLS, "add_dummy_prefix": False},
+    ),
     "bpe": (WIZARD, {"model_type": "bpe", "vocab_size": 600, "user_defined_symbols": SYMBOLS}),
 }
 
 
 @pytest.mark.parametrize("name", some(MODELS, ("casefolded", "symbols")))
 def test_models_trained_here_give_sentencepieces_ids(name: str, shared: Path, folder: Path) -> None:
-    """Viterbi over scores; normalization by the model's own table; symbols that are never cut; bytes, or one unknown for a run of them."""
+    """Viterbi over scores; normalization by the model's own table; symbols that are never cut; bytes, or one unknown
+    for a run of them.
+    """
     pattern, settings = MODELS[name]
     tokenizer = SentencePieceTokenizer(trained(shared, pattern, **settings), {"legacy": True}, name)
     program = program_of(tokenizer, folder / name)
@@ -197,7 +263,9 @@ def test_a_damaged_vocabulary_is_refused(place: int, value: int, shared: Path, f
     _, program = of_gguf(shared / "gguf_vocabs" / "ggml-vocab-gpt-2.gguf", folder)
     whole = bytearray((program.parent / "parameters").read_bytes())
     constants = dict(
-        line.split()[1:3] for line in (program.parent / "run.c").read_text().splitlines() if line.startswith("#define ") and len(line.split()) == 3
+        line.split()[1:3]
+        for line in (program.parent / "run.c").read_text().splitlines()
+        if line.startswith("#define ") and len(line.split()) == 3
     )
     offset = int(constants["TOKENIZER_OFFSET"].removeprefix("((size_t)").removesuffix(")"))
     at = offset + 4 * (place if place > 0 else 2 * int(constants["VOCAB_TOKENS"]) + place)
@@ -223,7 +291,10 @@ def test_any_bytes_behind_the_weights_end_clearly(shared: Path, folder: Path) ->
             noise[at] = draw.integers(256)
         (program.parent / "noise").write_bytes(noise)
         done = run(program, "hello 你好 ＡＢＣ ﷺ", parameters="noise")
-        assert (done.returncode, done.stderr) in ((0, ""), (1, "run: the vocabulary in the parameters file is damaged\n"))
+        assert (done.returncode, done.stderr) in (
+            (0, ""),
+            (1, "run: the vocabulary in the parameters file is damaged\n"),
+        )
 
 
 def test_a_truncated_or_foreign_model_is_no_model(shared: Path) -> None:

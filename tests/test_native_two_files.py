@@ -20,7 +20,9 @@ from pellucid.native.executor import NativeExecutor
 from pellucid.native.program import supports
 from pellucid.native.two_files import write_two_files
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`")
+pytestmark = pytest.mark.skipif(
+    compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`"
+)
 STRICT = ("-std=gnu11", "-O1", "-march=native", "-Wall", "-Wextra", "-Werror", "-pthread")
 SANITIZED = (*STRICT, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
@@ -34,7 +36,9 @@ def build(folder: Path, name: str = "run", command: tuple[str, ...] = ("cc", *ST
 
 
 def run(program: Path, *arguments: str, parameters: str = "parameters") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([program, program.parent / parameters, *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [program, program.parent / parameters, *arguments], capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +71,12 @@ QUICK = ("gpt2", "llama")  # these are built for other tests, too
 RUN = [name for name, its in FAMILIES.items() if supports(its.config(its.TINY)) is None]
 
 
-@pytest.mark.parametrize("family", [family if family in QUICK else pytest.param(family, marks=pytest.mark.slow) for family in RUN])
-def test_every_familys_program_compiles_without_a_warning_runs_under_the_sanitizers_and_says_what_the_library_says(family: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    "family", [family if family in QUICK else pytest.param(family, marks=pytest.mark.slow) for family in RUN]
+)
+def test_every_familys_program_compiles_without_a_warning_runs_under_the_sanitizers_and_says_what_the_library_says(
+    family: str, folder: Path
+) -> None:
     program = build(written(family, folder), "sanitized", ("cc", *SANITIZED))
     done = run(program, "5 6 7 8 9 10 11", "-n", "20", "-t", "3")
     assert (done.returncode, done.stderr) == (0, "")
@@ -78,13 +86,17 @@ def test_every_familys_program_compiles_without_a_warning_runs_under_the_sanitiz
 @pytest.mark.skipif(shutil.which("clang") is None, reason="no clang; apt-get install clang")
 def test_clang_compiles_it_without_a_warning_too(folder: Path) -> None:
     program = build(written("qwen3", folder), "clang", ("clang", *STRICT))
-    assert [int(token) for token in run(program, "5 6 7", "-n", "9").stdout.split()] == expected_ids("qwen3", [5, 6, 7], 9)
+    assert [int(token) for token in run(program, "5 6 7", "-n", "9").stdout.split()] == expected_ids(
+        "qwen3", [5, 6, 7], 9
+    )
 
 
 @pytest.mark.parametrize("path", [(), ("-mno-avx512f",), ("-DPLAIN_C",)], ids=["native", "avx2", "plain"])
 def test_every_instruction_set_says_the_same_tokens(path: tuple[str, ...], folder: Path) -> None:
     program = build(written("chatglm", folder), "path" + "".join(path), ("cc", *STRICT, *path))
-    assert [int(token) for token in run(program, "5 6 7", "-n", "12").stdout.split()] == expected_ids("chatglm", [5, 6, 7], 12)
+    assert [int(token) for token in run(program, "5 6 7", "-n", "12").stdout.split()] == expected_ids(
+        "chatglm", [5, 6, 7], 12
+    )
 
 
 ARM = "aarch64-linux-gnu-gcc"
@@ -92,13 +104,19 @@ ARM = "aarch64-linux-gnu-gcc"
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not (shutil.which(ARM) and shutil.which("qemu-aarch64")), reason="apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+    not (shutil.which(ARM) and shutil.which("qemu-aarch64")),
+    reason="apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
 )
 def test_neon_says_the_same_tokens_in_an_emulator(folder: Path) -> None:
     target = written("qwen3", folder)
     flags = [flag for flag in STRICT if flag != "-march=native"]
     program = build(target, "arm", (ARM, *flags, "-march=armv8.2-a+dotprod", "-static"))
-    done = subprocess.run(["qemu-aarch64", program, target / "parameters", "5 6 7", "-n", "9"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["qemu-aarch64", program, target / "parameters", "5 6 7", "-n", "9"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert [int(token) for token in done.stdout.split()] == expected_ids("qwen3", [5, 6, 7], 9)
 
 
@@ -109,7 +127,12 @@ def test_valgrind_finds_nothing_on_the_plain_path(folder: Path) -> None:
     target = written("qwen3", folder)
     program = build(target, "checked", ("cc", *flags, "-g", "-DPLAIN_C"))
     checked = ["valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full", "--fair-sched=yes"]
-    done = subprocess.run([*checked, program, target / "parameters", "5 6 7", "-n", "9", "-t", "2"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*checked, program, target / "parameters", "5 6 7", "-n", "9", "-t", "2"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert [int(token) for token in done.stdout.split()] == expected_ids("qwen3", [5, 6, 7], 9)
 

@@ -1,4 +1,6 @@
-"""The notes' system, whole: texts → tokenizer → the paper's transformer → cross-entropy → trained → saved → generating → explained."""
+"""The notes' system, whole: texts → tokenizer → the paper's transformer → cross-entropy → trained → saved → generating
+→ explained.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,10 @@ import torch
 
 from pellucid import AutoConfig, AutoModelForCausalLM, AutoTokenizer, trace
 from pellucid.causal_lm import CausalLM
-from pellucid.explain.html import write_page
+from pellucid.explain.show.html import write_page
 from pellucid.model.position import sinusoidal_table
 from pellucid.text.tokenizer import Tokenizer
-from pellucid.train.tokenizer import save_tokenizer, train_characters
+from pellucid.train.data.tokenizer import save_tokenizer, train_characters
 
 TEXTS = ["hello world", "today is monday", "Attention Is All You Need", "大模型令人头秃"]
 CONTEXT, D_MODEL, HEADS = 32, 32, 4
@@ -28,7 +30,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 def fresh(tokenizer: Tokenizer) -> CausalLM:
     config = AutoConfig.for_model(
-        "vanilla", vocab_size=len(tokenizer), d_model=D_MODEL, num_heads=HEADS, num_layers=2, d_ff=64, context_len=CONTEXT, norm_order="pre"
+        "vanilla",
+        vocab_size=len(tokenizer),
+        d_model=D_MODEL,
+        num_heads=HEADS,
+        num_layers=2,
+        d_ff=64,
+        context_len=CONTEXT,
+        norm_order="pre",
     )
     return AutoModelForCausalLM.from_config(config, seed=0)
 
@@ -64,7 +73,9 @@ def test_the_positions_added_are_the_papers_table(tokenizer: Tokenizer) -> None:
     torch.testing.assert_close(t["pos_embed"][0], sinusoidal_table(CONTEXT, D_MODEL)[: t["pos_embed"].shape[1]])
 
 
-def test_training_teaches_it_the_texts_and_the_trained_model_is_explained(tokenizer: Tokenizer, trained: CausalLM, tmp_path: Path) -> None:
+def test_training_teaches_it_the_texts_and_the_trained_model_is_explained(
+    tokenizer: Tokenizer, trained: CausalLM, tmp_path: Path
+) -> None:
     before, after = (trace(model.eval(), tokenizer, TEXTS[2]) for model in (fresh(tokenizer), trained))
     assert after.surprise().mean_nats < before.surprise().mean_nats / 4
     assert all(check.ok for check in after.checks)

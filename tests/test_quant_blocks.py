@@ -32,7 +32,9 @@ def random_blocks(dtype: str, shape: tuple[int, ...], seed: int = 0) -> Array:
 def test_a_q4_0_block_written_by_hand():
     block = np.zeros((), LAYOUTS["q4_0"])
     block["d"] = 0.5
-    block["qs"] = [0x98] + [0x88] * 14 + [0x0F]  # weight 0: 8 → 0; weight 16: 9 → 0.5; weight 15: 15 → 3.5; weight 31: 0 → −4
+    block["qs"] = (
+        [0x98] + [0x88] * 14 + [0x0F]
+    )  # weight 0: 8 → 0; weight 16: 9 → 0.5; weight 15: 15 → 3.5; weight 31: 0 → −4
     values = dequantize(Array.from_buffer("q4_0", (32,), block.tobytes()))
     expected = np.zeros(32, np.float32)
     expected[[16, 15, 31]] = 0.5, 3.5, -4.0
@@ -40,7 +42,9 @@ def test_a_q4_0_block_written_by_hand():
 
 
 def test_layouts_have_the_sizes_of_the_table():
-    assert {name: layout.itemsize for name, layout in LAYOUTS.items()} == {name: size for name, (_, size) in BLOCKS.items()}
+    assert {name: layout.itemsize for name, layout in LAYOUTS.items()} == {
+        name: size for name, (_, size) in BLOCKS.items()
+    }
     assert LAYOUTS.keys() == DECODERS.keys()
 
 
@@ -96,8 +100,8 @@ def test_quantized_values_lie_within_a_step_of_the_originals(dtype: str, values:
     array = quantize(values, dtype)
     steps = np.abs(array.data.reshape(-1).view(LAYOUTS[dtype])["d"].astype(np.float32))[:, None]
     wrong = np.abs(dequantize(array) - values).reshape(-1, 32)
-    # Half a step by rounding; q4_0 cuts the far side off at 7 of 8 steps. The float16 scale is wrong by 2^-11 of itself, or by
-    # 2^-25 where it is subnormal, up to 127 steps from zero.
+    # Half a step by rounding; q4_0 cuts the far side off at 7 of 8 steps. The float16 scale is wrong by 2^-11 of
+    # itself, or by 2^-25 where it is subnormal, up to 127 steps from zero.
     slack = 2**-10 * np.abs(values).reshape(-1, 32).max(axis=1, keepdims=True) + 128 * 2**-25
     assert (wrong <= steps * (1.0 if dtype == "q4_0" else 0.5) + slack).all()
 

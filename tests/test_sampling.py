@@ -32,7 +32,9 @@ def state(prompt: tuple[int, ...] = (), answer: tuple[int, ...] = (), **params: 
     return its
 
 
-def processed(processor: theirs.LogitsProcessor | theirs.LogitsProcessorList, logits: np.ndarray, ids: tuple[int, ...] = (0,)) -> np.ndarray:
+def processed(
+    processor: theirs.LogitsProcessor | theirs.LogitsProcessorList, logits: np.ndarray, ids: tuple[int, ...] = (0,)
+) -> np.ndarray:
     """What transformers makes of the logits."""
     return processor(torch.tensor([ids]), torch.from_numpy(logits)[None])[0].numpy()  # type: ignore[arg-type]
 
@@ -79,13 +81,28 @@ def test_greedy_is_changed_by_bias_and_penalties_but_not_by_the_rules_of_the_dra
 
 def test_frequency_grows_with_each_use_and_presence_does_not() -> None:
     its = state((3, 3), (1, 1, 2), frequency_penalty=0.5, presence_penalty=0.25)
-    assert sampling.apply_frequency_and_presence_penalties(np.zeros(4, np.float32), its).tolist() == [0, -1.25, -0.75, 0]
+    assert sampling.apply_frequency_and_presence_penalties(np.zeros(4, np.float32), its).tolist() == [
+        0,
+        -1.25,
+        -0.75,
+        0,
+    ]
 
 
 def test_rules_leave_the_logits_they_are_given_alone() -> None:
     logits = noise(100, 1)
     before = logits.copy()
-    its = state((1, 2), (3,), temperature=0.5, top_k=9, top_p=0.8, min_p=0.1, repetition_penalty=1.3, frequency_penalty=1, logit_bias={5: 1.0})
+    its = state(
+        (1, 2),
+        (3,),
+        temperature=0.5,
+        top_k=9,
+        top_p=0.8,
+        min_p=0.1,
+        repetition_penalty=1.3,
+        frequency_penalty=1,
+        logit_bias={5: 1.0},
+    )
     sample(logits, its)
     assert np.array_equal(logits, before)
 
@@ -110,7 +127,11 @@ def test_temperature_equals_transformers(temperature: float) -> None:
 @pytest.mark.parametrize("size", [5, 63, 64, 1000, 50_000])
 @pytest.mark.parametrize("k", [1, 2, 40, 900])
 def test_top_k_keeps_what_transformers_keeps(size: int, k: int) -> None:
-    for logits in (noise(size, k), np.round(noise(size, k)), np.zeros(size, np.float32)):  # distinct values, many equal ones, all equal
+    for logits in (
+        noise(size, k),
+        np.round(noise(size, k)),
+        np.zeros(size, np.float32),
+    ):  # distinct values, many equal ones, all equal
         kept = sampling.keep_top_k(logits, state(top_k=k))
         assert (list(range(size)) if kept is None else kept.tolist()) == kept_by(theirs.TopKLogitsWarper(k), logits)
 
@@ -197,7 +218,9 @@ def test_counts_kept_token_by_token_equal_counts_taken_at_once(prompt: list[int]
     counts = TokenCounts(prompt)
     for token in answer:
         counts.add(token)
-    assert dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True)) == {token: answer.count(token) for token in {*prompt, *answer}}
+    assert dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True)) == {
+        token: answer.count(token) for token in {*prompt, *answer}
+    }
 
 
 def test_a_seed_repeats_an_answer_and_other_answers_to_the_prompt_draw_otherwise() -> None:
@@ -267,13 +290,26 @@ def test_logits_that_are_not_numbers_and_a_bias_that_forbids_everything_are_said
 
 def test_only_the_choice_that_is_the_raw_argmax_is_called_plain() -> None:
     assert GREEDY.plain_greedy
-    for params in ({"do_sample": True}, {"repetition_penalty": 1.1}, {"presence_penalty": 0.1}, {"logit_bias": {1: 1.0}}):
+    for params in (
+        {"do_sample": True},
+        {"repetition_penalty": 1.1},
+        {"presence_penalty": 0.1},
+        {"logit_bias": {1: 1.0}},
+    ):
         assert not SamplingParams(**{"do_sample": False, **params}).plain_greedy  # type: ignore[arg-type]
 
 
 def test_a_long_chain_over_a_large_vocabulary_is_cheap() -> None:
     logits = noise(152_064, 5)
-    its = state(tuple(range(2000)), temperature=0.8, top_k=40, top_p=0.95, min_p=0.05, repetition_penalty=1.1, frequency_penalty=0.5)
+    its = state(
+        tuple(range(2000)),
+        temperature=0.8,
+        top_k=40,
+        top_p=0.95,
+        min_p=0.05,
+        repetition_penalty=1.1,
+        frequency_penalty=0.5,
+    )
     times = []
     for _ in range(20):
         start = time.perf_counter()

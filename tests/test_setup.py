@@ -49,7 +49,10 @@ def test_the_lock_holds_every_dependency() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = project["dependency-groups"]
-    for lock, requirements in ((LOCKS[1], project["project"]["dependencies"] + groups["dev"]), (LOCKS[2], groups["long"])):
+    for lock, requirements in (
+        (LOCKS[1], project["project"]["dependencies"] + groups["dev"]),
+        (LOCKS[2], groups["long"]),
+    ):
         locked = {name.replace("_", "-") for name in re.findall(r"^([\w.-]+)==", lock.read_text(), re.MULTILINE)}
         for requirement in requirements:
             name = re.split(r"[\[<>=]", requirement)[0].replace("_", "-")
@@ -65,7 +68,11 @@ def test_each_purpose_has_its_lock_and_a_fuller_one_stays(
     monkeypatch.setattr(setup_env, "STAMP", str(tmp_path / "stamp.json"))
     monkeypatch.setattr(setup_env, "venv_is_usable", lambda: True)
     monkeypatch.setattr(setup_env, "torch_is_installed", lambda: True)
-    monkeypatch.setattr(setup_env.Step, "run", lambda self, command: installed.extend(word for word in command if word.endswith(".lock")))
+    monkeypatch.setattr(
+        setup_env.Step,
+        "run",
+        lambda self, command: installed.extend(word for word in command if word.endswith(".lock")),
+    )
     assert setup_env.main() == 0
     assert installed == [f"requirements/{lock}.lock"]
     monkeypatch.setattr(setup_env.sys, "argv", ["setup_env.py"])
@@ -85,7 +92,9 @@ def test_an_old_python_can_read_the_script_as_far_as_the_message() -> None:
     assert "from __future__" not in SCRIPT.read_text(), "3.6 knows no annotations feature"
 
 
-def test_a_python_without_ensurepip_gets_the_line_that_cures_it(setup_env: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_without_ensurepip_gets_the_line_that_cures_it(
+    setup_env: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "ensurepip.py").write_text("raise ImportError")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(setup_env.shutil, "which", lambda name: "/usr/bin/apt-get" if name == "apt-get" else None)
@@ -104,7 +113,9 @@ def test_an_unfit_python_is_named_with_what_to_do(setup_env: ModuleType, monkeyp
 def test_a_failed_step_says_whether_it_was_the_network(setup_env: ModuleType) -> None:
     step = setup_env.Step("something")
     with pytest.raises(setup_env.Offline):
-        step.fail("WARNING: Retrying … NewConnectionError: Failed to establish a new connection: [Errno 101] Network is unreachable")
+        step.fail(
+            "WARNING: Retrying … NewConnectionError: Failed to establish a new connection: [Errno 101] Network is unreachable"
+        )
     with pytest.raises(setup_env.SetupError, match="The disk is full"):
         step.fail("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device")
     with pytest.raises(setup_env.SetupError, match="hashes") as failed:
@@ -115,7 +126,9 @@ def test_a_failed_step_says_whether_it_was_the_network(setup_env: ModuleType) ->
 def test_make_takes_a_prompt_as_it_is() -> None:
     prompt = """It's "5 $ 7" `or` $HOME \\ and $(shell false)"""
     probe = 'include Makefile\nprobe:\n\t@printf "%s" "$$PROMPT"\n'
-    result = subprocess.run(["make", "-s", "-f", "-", "probe", f"PROMPT={prompt}"], input=probe, cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        ["make", "-s", "-f", "-", "probe", f"PROMPT={prompt}"], input=probe, cwd=ROOT, capture_output=True, text=True
+    )
     assert result.stdout == prompt, result.stderr
 
 

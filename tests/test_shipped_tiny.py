@@ -13,13 +13,19 @@ import torch
 
 from pellucid import AutoModelForCausalLM, AutoTokenizer, trace
 from pellucid.checkpoint.catalogue import Shipped, find_entry
-from pellucid.train.evaluate import evaluate
+from pellucid.train.measure.evaluate import evaluate
 
 
 @pytest.fixture
 def cut_off(tmp_path: Path) -> dict[str, str]:
     """The environment of a machine with nothing cached, whose pip reaches no index."""
-    return {**os.environ, "PELLUCID_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
+    return {
+        **os.environ,
+        "PELLUCID_CACHE": str(tmp_path / "cache"),
+        "PIP_NO_INDEX": "1",
+        "HF_HUB_OFFLINE": "1",
+        "NO_COLOR": "1",
+    }
 
 
 def run(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
@@ -39,7 +45,9 @@ def test_it_goes_on_in_the_language_and_manner_of_the_prompt() -> None:
 
     def continued(prompt: str) -> str:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-        new = model.generate(ids, max_new_tokens=60, do_sample=True, temperature=0.7, top_k=50, seed=1)[0, ids.shape[1] :]
+        new = model.generate(ids, max_new_tokens=60, do_sample=True, temperature=0.7, top_k=50, seed=1)[
+            0, ids.shape[1] :
+        ]
         return tokenizer.decode(new, skip_special_tokens=True)
 
     assert continued("KING HENRY:\n").isascii()
@@ -47,11 +55,16 @@ def test_it_goes_on_in_the_language_and_manner_of_the_prompt() -> None:
     assert all(len(clause) in (5, 7) for line in poem for clause in line.rstrip("。！？").split("，") if clause), poem
 
 
-@pytest.mark.parametrize("text", ["text_shakespeare/input.txt", "text_misc/wizard_of_oz.txt", "text_chinese/hongloumeng.txt"])
+@pytest.mark.parametrize(
+    "text", ["text_shakespeare/input.txt", "text_misc/wizard_of_oz.txt", "text_chinese/hongloumeng.txt"]
+)
 def test_it_has_learned_its_texts(shared: Path, text: str) -> None:
     """The end of each text was held back from it, and takes it less than two thirds of the bits that xz takes."""
     tail = (shared / text).read_text("utf-8")[-6000:]
-    tokenizer, model = AutoTokenizer.from_pretrained("tiny"), AutoModelForCausalLM.from_pretrained("tiny", dtype="float32")
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained("tiny"),
+        AutoModelForCausalLM.from_pretrained("tiny", dtype="float32"),
+    )
     xz = 8 * len(lzma.compress(tail.encode(), preset=9)) / len(tail.encode())
     its = evaluate(model, tokenizer.encode(tail), num_bytes=len(tail.encode())).bits_per_byte
     assert its < 2 / 3 * xz, f"{its:.2f} bits per byte, xz {xz:.2f}"
@@ -66,7 +79,12 @@ def test_transformers_computes_the_same_logits() -> None:
     ids = AutoTokenizer.from_pretrained("tiny")("To be, or not to be: 床前明月光", return_tensors="pt")["input_ids"]
     theirs = Theirs.from_pretrained(entry.source.path, dtype=torch.float32)
     with torch.inference_mode():
-        torch.testing.assert_close(AutoModelForCausalLM.from_pretrained("tiny", dtype="float32")(ids).logits, theirs(ids).logits, atol=2e-5, rtol=0)
+        torch.testing.assert_close(
+            AutoModelForCausalLM.from_pretrained("tiny", dtype="float32")(ids).logits,
+            theirs(ids).logits,
+            atol=2e-5,
+            rtol=0,
+        )
 
 
 def test_every_number_of_its_run_agrees_with_its_equation() -> None:

@@ -34,7 +34,9 @@ def tokenizer(smollm2: Path) -> Tokenizer:
 
 @torch.inference_mode()
 def test_greedy_tokens_equal_transformers(model: CausalLM, tokenizer: Tokenizer) -> None:
-    """Each of our tokens is transformers' own choice after the same tokens before it; by induction, the same greedy text."""
+    """Each of our tokens is transformers' own choice after the same tokens before it; by induction, the same greedy
+    text.
+    """
     theirs = reference_model(model)
     tokenizer.padding_side = "left"
     batch = tokenizer(PROMPTS, padding=True, return_tensors="pt")

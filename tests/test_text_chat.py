@@ -12,8 +12,17 @@ from pellucid.base.errors import TemplateError, TokenizerError
 from pellucid.text.load import load_tokenizer
 from pellucid.text.tokenizer import Tokenizer
 
-MESSAGES = [{"role": "user", "content": "Hi 世界"}, {"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "Bye"}]
-TOOLS = [{"type": "function", "function": {"name": "add", "description": "Add.", "parameters": {"type": "object", "properties": {}}}}]
+MESSAGES = [
+    {"role": "user", "content": "Hi 世界"},
+    {"role": "assistant", "content": "Hello!"},
+    {"role": "user", "content": "Bye"},
+]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "add", "description": "Add.", "parameters": {"type": "object", "properties": {}}},
+    }
+]
 GENERATION = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>"
     "{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{{ '\\n' }}{% endfor %}"
@@ -113,7 +122,10 @@ def test_one_of_several_templates_is_chosen_by_name_or_purpose(shared: Path):
 def test_an_absent_content_is_no_none(shared: Path):
     tokenizer = load_tokenizer(shared / "minimind_tokenizer")
     template = "{% for m in messages %}{{ m.content if m.content is defined else '-' }}{% endfor %}"
-    assert tokenizer.apply_chat_template([{"role": "assistant", "content": None}], chat_template=template, tokenize=False) == "-"
+    assert (
+        tokenizer.apply_chat_template([{"role": "assistant", "content": None}], chat_template=template, tokenize=False)
+        == "-"
+    )
 
 
 def test_the_mask_needs_ids_to_mark(llama: Tokenizer):

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pellucid.base.errors import TemplateError
-from pellucid.text import template_filters
-from pellucid.text.chat_template import Rendered, render
-from pellucid.text.tool_schema import tool_schema
+from pellucid.text.templates import filters as template_filters
+from pellucid.text.templates.chat_template import Rendered, render
+from pellucid.text.templates.tool_schema import tool_schema
 
 theirs = pytest.importorskip("transformers.utils.chat_template_utils")
 
@@ -46,7 +46,11 @@ def outcome(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
     try:
         result = function(*args, **kwargs)
     except Exception as error:
-        return "(raises)" if function is rendered_by_transformers or isinstance(error, TemplateError) else f"raises {error!r}"
+        return (
+            "(raises)"
+            if function is rendered_by_transformers or isinstance(error, TemplateError)
+            else f"raises {error!r}"
+        )
     return result.text if isinstance(result, Rendered) else result
 
 
@@ -95,7 +99,10 @@ WEATHER = {
         },
     },
 }
-NOTHING = {"type": "function", "function": {"name": "nothing", "description": "Does nothing", "parameters": {"type": "object", "properties": {}}}}
+NOTHING = {
+    "type": "function",
+    "function": {"name": "nothing", "description": "Does nothing", "parameters": {"type": "object", "properties": {}}},
+}
 
 
 def user(content: Any) -> dict:
@@ -120,10 +127,22 @@ CONVERSATIONS: dict[str, list] = {
     "one question": [user("Hello")],
     "system": [system("You are terse. 简短。"), user("Hello")],
     "system that switches thinking off": [system("Be kind. /no_think"), user("Hello")],
-    "multi-turn": [system("Be brief."), user("1+1?"), assistant("2"), user(" 再加一呢？ \n"), assistant("  三\n"), user("谢谢🎉")],
+    "multi-turn": [
+        system("Be brief."),
+        user("1+1?"),
+        assistant("2"),
+        user(" 再加一呢？ \n"),
+        assistant("  三\n"),
+        user("谢谢🎉"),
+    ],
     "ends with the assistant": [user("Say A"), assistant("A, and so on")],
     "thought": [user("Why?"), assistant("<think>\nbecause\n</think>\n\nSo."), user("Sure?")],
-    "reasoning apart": [user("Why?"), assistant("So.", reasoning_content="because"), user("Sure?"), assistant("Yes", thinking="hm")],
+    "reasoning apart": [
+        user("Why?"),
+        assistant("So.", reasoning_content="because"),
+        user("Sure?"),
+        assistant("Yes", thinking="hm"),
+    ],
     "tool call": ASKED,
     "tool call with text": [user("Paris?"), assistant("Let me look.", tool_calls=[call({"city": "Paris"})])],
     "tool call, arguments as text": [user("Paris?"), assistant(None, tool_calls=[call('{"city": "Paris"}')])],
@@ -136,7 +155,9 @@ CONVERSATIONS: dict[str, list] = {
         {"role": "tool", "tool_call_id": "call12345", "content": "2"},
         assistant("Done"),
     ],
-    "content in parts": [user([{"type": "text", "text": "Look: "}, {"type": "image"}, {"type": "text", "text": "你看"}])],
+    "content in parts": [
+        user([{"type": "text", "text": "Look: "}, {"type": "image"}, {"type": "text", "text": "你看"}])
+    ],
     "template syntax as content": [user("{{ bos_token }} {% raise %} <|im_end|>")],
     "roles out of order": [user("a"), user("b")],
     "unknown role": [{"role": "narrator", "content": "once"}],
@@ -281,7 +302,9 @@ STATEMENTS = [
 def test_expressions_mean_what_they_mean_in_transformers(line: str) -> None:
     templates = ["{{ " + expression + " }}" for expression in line.split(" | ")]
     ours = [outcome(render, template, [user("q")]) for template in templates]
-    assert list(zip(templates, ours, strict=True)) == [(template, outcome(rendered_by_transformers, template, [user("q")])) for template in templates]
+    assert list(zip(templates, ours, strict=True)) == [
+        (template, outcome(rendered_by_transformers, template, [user("q")])) for template in templates
+    ]
 
 
 @pytest.mark.parametrize("template", STATEMENTS)
@@ -290,7 +313,14 @@ def test_statements_mean_what_they_mean_in_transformers(template: str) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["user", "assistant", "system", "tool"]), st.text(max_size=30)), min_size=1, max_size=6), st.booleans())
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["user", "assistant", "system", "tool"]), st.text(max_size=30)),
+        min_size=1,
+        max_size=6,
+    ),
+    st.booleans(),
+)
 def test_any_text_renders_as_in_transformers(turns: list[tuple[str, str]], add_generation_prompt: bool) -> None:
     template = (
         "{{ bos_token }}{% for m in messages %}{% if not loop.first and m.role == messages[loop.index0 - 1].role %}+{% endif %}"
@@ -314,7 +344,12 @@ class Turn:
 
 
 def test_templates_see_plain_data_only() -> None:
-    messages: list = [{"role": Colour.RED, "content": ("a", np.float64(1.5), np.bool_(False), np.arange(3), Turn("user", "x"), Path("/etc"))}]
+    messages: list = [
+        {
+            "role": Colour.RED,
+            "content": ("a", np.float64(1.5), np.bool_(False), np.arange(3), Turn("user", "x"), Path("/etc")),
+        }
+    ]
     text = assert_same("{{ messages[0].role }}{{ messages[0].content }}{{ messages[0].content[4].role }}", messages)
     assert "<ndarray>" in text
     assert "<PosixPath>" in text or "Path" in text
@@ -348,7 +383,13 @@ def test_a_continued_message_ends_the_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "template", [CHATML, TRIMMED, "{% for m in messages %}{{ m.reasoning_content }}|{{ m.content }}{% endfor %}", "{{ 'content' }}"]
+    "template",
+    [
+        CHATML,
+        TRIMMED,
+        "{% for m in messages %}{{ m.reasoning_content }}|{{ m.content }}{% endfor %}",
+        "{{ 'content' }}",
+    ],
 )
 @pytest.mark.parametrize(
     "final", [assistant("ab"), assistant(""), assistant("a\n "), assistant([{"type": "text", "text": "ab"}]), assistant([{}]), assistant(None),
@@ -374,13 +415,17 @@ def test_generation_blocks_give_the_spans_that_transformers_gives() -> None:
     )
     messages = [user("你好"), assistant("您好🎉"), user("bye"), assistant("")]
     rendered = render(template, messages)
-    [text], [spans] = theirs.render_jinja_template([messages], chat_template=template, return_assistant_tokens_mask=True)
+    [text], [spans] = theirs.render_jinja_template(
+        [messages], chat_template=template, return_assistant_tokens_mask=True
+    )
     assert rendered == Rendered(text, spans)
     assert [rendered.text[start:end] for start, end in rendered.assistant_spans] == ["您好🎉<end>", "<end>"]
 
 
 def test_spans_end_where_a_continued_message_ends() -> None:
-    template = "{% for m in messages %}<{{ m.role }}>{% generation %}{{ m.content }}<end>{% endgeneration %}{% endfor %}"
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{% generation %}{{ m.content }}<end>{% endgeneration %}{% endfor %}"
+    )
     rendered = render(template, [user("q"), assistant("partial")], continue_final_message=True)
     assert [rendered.text[start:end] for start, end in rendered.assistant_spans] == ["q<end>", "partial"]
 
@@ -389,7 +434,11 @@ def test_spans_end_where_a_continued_message_ends() -> None:
 
 
 def search(
-    query: str, limit: int = 10, mode: Literal["fast", "deep"] = "fast", tags: list[str] | None = None, where: dict[str, float] | None = None
+    query: str,
+    limit: int = 10,
+    mode: Literal["fast", "deep"] = "fast",
+    tags: list[str] | None = None,
+    where: dict[str, float] | None = None,
 ) -> list[str]:
     """Search the library.
 
@@ -493,7 +542,11 @@ def test_a_function_that_cannot_be_described_is_an_error_that_says_why(function:
 
 def test_large_honest_conversations_fit_the_budget(shared: Path) -> None:
     many = [turn for i in range(2500) for turn in (user(f"question {i}"), assistant(f"answer {i}"))] + [user("end")]
-    long = [user("q"), assistant("<think>\n" + "思考 think " * 100_000 + "</think>" + "答案 " * 100_000), user("好" * 500_000)]
+    long = [
+        user("q"),
+        assistant("<think>\n" + "思考 think " * 100_000 + "</think>" + "答案 " * 100_000),
+        user("好" * 500_000),
+    ]
     for name in TEMPLATES:
         template = (shared / "chat_templates" / f"{name}.jinja").read_text("utf-8")
         for messages in (many, long):

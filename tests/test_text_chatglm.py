@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pellucid.base.errors import TemplateError, TokenizerError
-from pellucid.text.chatglm import SPECIAL_TOKENS, ChatGLMTokenizer
 from pellucid.text.detokenizer import IncrementalDetokenizer
 from pellucid.text.load import load_tokenizer
+from pellucid.text.readers.chatglm import SPECIAL_TOKENS, ChatGLMTokenizer
 from pellucid.text.tokenizer import Tokenizer
 
 TEXT = "Using a Transformer network is simple"
@@ -62,7 +62,13 @@ def test_the_notes_batch_is_one_table_padded_on_the_left(glm: Tokenizer):
 
 def test_the_special_tokens_follow_the_pieces_in_their_order(glm: Tokenizer):
     assert [glm.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS] == list(range(64789, 64798))
-    assert glm.convert_ids_to_tokens([64789, 64790, 64791, 64792, 64793]) == ["[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"]
+    assert glm.convert_ids_to_tokens([64789, 64790, 64791, 64792, 64793]) == [
+        "[MASK]",
+        "[gMASK]",
+        "[sMASK]",
+        "sop",
+        "eop",
+    ]
     assert glm.vocab_size == len(glm) == len(glm.get_vocab()) == 64798
     assert (glm.unk_token, glm.pad_token, glm.eos_token, glm.bos_token) == ("<unk>", "<unk>", "</s>", None)
     assert (glm.pad_token_id, glm.eos_token_id, glm.padding_side) == (0, 2, "left")
@@ -76,7 +82,9 @@ def test_a_pair_ends_with_the_end_of_sequence(glm: Tokenizer, pieces: sentencepi
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=40))
-def test_any_text_is_its_pieces_behind_the_prefix(glm: Tokenizer, pieces: sentencepiece.SentencePieceProcessor, text: str):
+def test_any_text_is_its_pieces_behind_the_prefix(
+    glm: Tokenizer, pieces: sentencepiece.SentencePieceProcessor, text: str
+):
     ids = glm.encode(text)
     assert ids == [64790, 64792, *pieces.encode(text)]
     assert glm.decode(ids, skip_special_tokens=True) == pieces.decode(pieces.encode(text))
@@ -91,9 +99,16 @@ def test_the_config_can_let_texts_write_them(tmp_path: Path, shared: Path):
     shutil.copytree(shared / "chatglm3_tokenizer", tmp_path, dirs_exist_ok=True)
     config = {"tokenizer_class": "ChatGLMTokenizer", "encode_special_tokens": True}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    assert load_tokenizer(tmp_path).tokenize("<|user|> sop") == ["<|user|>", "▁▁", "s", "op"]  # the roles, as in their code
+    assert load_tokenizer(tmp_path).tokenize("<|user|> sop") == [
+        "<|user|>",
+        "▁▁",
+        "s",
+        "op",
+    ]  # the roles, as in their code
     listed = {"64792": {"content": "sop", "special": False}}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "ChatGLMTokenizer", "added_tokens_decoder": listed}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "ChatGLMTokenizer", "added_tokens_decoder": listed})
+    )
     assert load_tokenizer(tmp_path).tokenize("a sop") == ["▁a", "▁", "sop"]
 
 
@@ -128,7 +143,9 @@ def test_a_chat_is_built_as_their_code_builds_it(glm: Tokenizer, pieces: sentenc
     assert text.endswith("<|assistant|>")
 
 
-def test_tools_and_observations_are_written_as_their_code_writes_them(glm: Tokenizer, pieces: sentencepiece.SentencePieceProcessor):
+def test_tools_and_observations_are_written_as_their_code_writes_them(
+    glm: Tokenizer, pieces: sentencepiece.SentencePieceProcessor
+):
     tools = [{"name": "查询天气", "parameters": {"city": "string"}}]
     messages = [
         {"role": "system", "content": "Tools:", "tools": tools},
@@ -163,7 +180,11 @@ def test_a_jinja_template_can_write_the_special_tokens(glm: Tokenizer):
     assert ids == [64790, 64792, 64795, *glm.encode("\n 你好", add_special_tokens=False)]
 
 
-@pytest.mark.parametrize("message", [{"role": "wizard", "content": "x"}, {"role": "user", "content": [{"type": "text"}]}, {"content": "x"}], ids=str)
+@pytest.mark.parametrize(
+    "message",
+    [{"role": "wizard", "content": "x"}, {"role": "user", "content": [{"type": "text"}]}, {"content": "x"}],
+    ids=str,
+)
 def test_messages_it_cannot_write_are_refused(glm: Tokenizer, message: dict[str, Any]):
     with pytest.raises(TemplateError, match="ChatGLM's chat format"):
         glm.apply_chat_template([message])
@@ -181,7 +202,18 @@ def test_an_answer_streams_as_text(glm: Tokenizer, pieces: sentencepiece.Sentenc
 
 # --- GLM-4 -----------------------------------------------------------------------------------------------------------
 
-GLM4_SPECIAL = ["<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
+GLM4_SPECIAL = [
+    "<|endoftext|>",
+    "[MASK]",
+    "[gMASK]",
+    "[sMASK]",
+    "<sop>",
+    "<eop>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+]
 
 
 def glm4_folder(tmp_path: Path, shared: Path, first_id: int | None = None) -> Path:
@@ -193,7 +225,9 @@ def glm4_folder(tmp_path: Path, shared: Path, first_id: int | None = None) -> Pa
         "tokenizer_class": "ChatGLM4Tokenizer",
         "eos_token": "<|endoftext|>",
         "pad_token": "<|endoftext|>",
-        "added_tokens_decoder": {str(first + n): {"content": token, "special": True} for n, token in enumerate(GLM4_SPECIAL)},
+        "added_tokens_decoder": {
+            str(first + n): {"content": token, "special": True} for n, token in enumerate(GLM4_SPECIAL)
+        },
         "chat_template": "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}",
     }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -208,7 +242,9 @@ def test_glm4_has_its_prefix_and_left_padding(tmp_path: Path, shared: Path):
     pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     from tiktoken.load import load_tiktoken_bpe
 
-    reference = tiktoken.Encoding("glm4", pat_str=pattern, mergeable_ranks=load_tiktoken_bpe(str(tmp_path / "tokenizer.model")), special_tokens={})
+    reference = tiktoken.Encoding(
+        "glm4", pat_str=pattern, mergeable_ranks=load_tiktoken_bpe(str(tmp_path / "tokenizer.model")), special_tokens={}
+    )
     text = "Hello 世界 12345 it'S\n\n  fine — 大模型令人头秃"
     ids = reference.encode(text)
     assert tokenizer(text) == {

@@ -17,10 +17,10 @@ from pellucid.base.errors import TokenizerError
 from pellucid.checkpoint.gguf import GGUFFile
 from pellucid.text.cleanup import StreamingCleanUp, StreamingReplace, clean_up_tokenization
 from pellucid.text.detokenizer import IncrementalDetokenizer
-from pellucid.text.gguf import tokenizer_from_gguf
 from pellucid.text.load import load_tokenizer
+from pellucid.text.readers.gguf import tokenizer_from_gguf
+from pellucid.text.readers.tokenizer_json import JsonTokenizer
 from pellucid.text.tokenizer import Tokenizer
-from pellucid.text.tokenizer_json import JsonTokenizer
 
 BACKENDS: dict[str, Callable[[Path], Tokenizer]] = {
     "byte-level bpe": lambda data: load_tokenizer(data / "minimind_tokenizer"),
@@ -71,7 +71,11 @@ def test_the_stream_of_a_text_is_its_decoding(tokenizer: Tokenizer, text: str, s
 @given(data=st.data(), skip=st.booleans())
 def test_the_stream_of_any_ids_is_their_decoding(tokenizer: Tokenizer, data: st.DataObject, skip: bool):
     """Any ids: broken characters, byte tokens, special tokens in the middle."""
-    some = st.one_of(st.integers(0, min(len(tokenizer), 300) - 1), st.integers(0, len(tokenizer) - 1), st.sampled_from(tokenizer.all_special_ids))
+    some = st.one_of(
+        st.integers(0, min(len(tokenizer), 300) - 1),
+        st.integers(0, len(tokenizer) - 1),
+        st.sampled_from(tokenizer.all_special_ids),
+    )
     ids = data.draw(st.lists(some, max_size=24))
     assert "".join(streamed(tokenizer, ids, skip)) == tokenizer.decode(ids, skip_special_tokens=skip)
 
@@ -86,7 +90,10 @@ def test_the_stream_of_a_text_never_splits_a_character(tokenizer: Tokenizer, tex
 
 def test_after_a_prompt_a_piece_keeps_its_leading_space(shared: Path):
     tokenizer = load_tokenizer(shared / "llama2_tokenizer" / "tokenizer.model")
-    prompt, answer = tokenizer.encode("Once upon"), [tokenizer.convert_tokens_to_ids("▁a"), tokenizer.convert_tokens_to_ids("▁time")]
+    prompt, answer = (
+        tokenizer.encode("Once upon"),
+        [tokenizer.convert_tokens_to_ids("▁a"), tokenizer.convert_tokens_to_ids("▁time")],
+    )
     detokenizer = IncrementalDetokenizer(tokenizer, prompt_ids=prompt)
     assert [detokenizer.push(i) for i in answer] == [" a", " time"]
 
@@ -115,7 +122,9 @@ def test_a_token_costs_the_same_late_as_early(tokenizer: Tokenizer):
 DECODERS = {
     "none": None,
     "byte level": decoders.ByteLevel(),
-    "llama": decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]),
+    "llama": decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    ),
     "gemma": decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]),
     "metaspace": decoders.Metaspace(),
     "metaspace, never": decoders.Metaspace(prepend_scheme="never"),
@@ -173,7 +182,10 @@ def test_streaming_clean_up_equals_clean_up_of_the_whole(parts: list[str]):
 
 
 @settings(max_examples=200)
-@given(parts=st.lists(st.text(alphabet="ab", max_size=4), max_size=8), old=st.sampled_from(["a", "ab", "aa", "aba", "abab"]))
+@given(
+    parts=st.lists(st.text(alphabet="ab", max_size=4), max_size=8),
+    old=st.sampled_from(["a", "ab", "aa", "aba", "abab"]),
+)
 def test_streaming_replace_equals_replace(parts: list[str], old: str):
     stream = StreamingReplace(old, "-")
     assert "".join([*map(stream.push, parts), stream.flush()]) == "".join(parts).replace(old, "-")

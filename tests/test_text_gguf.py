@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 
 from pellucid.base.errors import TokenizerError
 from pellucid.checkpoint.gguf import GGUFFile
-from pellucid.text.gguf import tokenizer_from_gguf
 from pellucid.text.load import load_tokenizer
-from pellucid.text.pre_tokenizers import PRE_TOKENIZERS
+from pellucid.text.readers.gguf import tokenizer_from_gguf
+from pellucid.text.readers.pre_tokenizers import PRE_TOKENIZERS
 from pellucid.text.tokenizer import Tokenizer
 
 VOCABULARIES = ("llama-spm", "gpt-2")
@@ -45,7 +45,9 @@ def test_all_of_llama_cpp_s_tricky_strings(shared: Path, name: str):
     tokenizer = tokenizer_from_gguf(metadata_of(shared, name))
     folder = shared / "gguf_vocabs"
     texts = (folder / f"ggml-vocab-{name}.gguf.inp").read_bytes().decode("utf-8").split("\n__ggml_vocab_test__\n")
-    expected = [[int(i) for i in line.split()] for line in (folder / f"ggml-vocab-{name}.gguf.out").read_text().split("\n")]
+    expected = [
+        [int(i) for i in line.split()] for line in (folder / f"ggml-vocab-{name}.gguf.out").read_text().split("\n")
+    ]
     assert len(texts) == len(expected) == 47
     assert [tokenizer.encode(text, add_special_tokens=False) for text in texts] == expected
 
@@ -58,7 +60,18 @@ def test_the_spm_vocabulary_is_the_sentencepiece_model_it_came_from(spm: Tokeniz
 
 
 def test_smollm2_reads_as_it_was_trained(smol: Tokenizer):
-    assert smol("Hello 你好 123").input_ids == [19556, 216, 18645, 250, 48392, 138, 216, 33, 34, 35]  # digits one by one
+    assert smol("Hello 你好 123").input_ids == [
+        19556,
+        216,
+        18645,
+        250,
+        48392,
+        138,
+        216,
+        33,
+        34,
+        35,
+    ]  # digits one by one
     assert smol.decode(smol("Hello 你好 123").input_ids) == "Hello 你好 123"
     assert smol.stop_token_ids == [2, 0]
     assert (smol.eos_token, smol.model_max_length) == ("<|im_end|>", 8192)
@@ -89,7 +102,13 @@ def test_qwen3_in_a_gguf_equals_transformers(shared: Path):
     ours, theirs = tokenizer_from_gguf(as_gguf(folder, "qwen2")), AutoTokenizer.from_pretrained(folder)
     chinese = (shared / "text_chinese" / "hongloumeng.txt").read_text()[1000:4000]
     english = (shared / "text_shakespeare" / "input.txt").read_text()[:3000]
-    for text in [chinese, english, chinese[:200] + english[:200], "e\u0301 <|im_start|>x<think> I'LL 123\r\n\r\n  y", " \u3000 ½²"]:
+    for text in [
+        chinese,
+        english,
+        chinese[:200] + english[:200],
+        "e\u0301 <|im_start|>x<think> I'LL 123\r\n\r\n  y",
+        " \u3000 ½²",
+    ]:
         assert ours(text).input_ids == theirs(text)["input_ids"]
         assert ours.decode(ours(text).input_ids) == theirs.decode(ours(text).input_ids)
 
@@ -113,14 +132,25 @@ def test_a_pre_tokenizer_cuts_as_its_model_was_trained(name: str):
     from tokenizers import Regex, pre_tokenizers
 
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in PRE_TOKENIZERS[name].patterns]
-    words = [word.replace(" ", "▁") for word, _ in pre_tokenizers.Sequence(splits).pre_tokenize_str("12345I'LL hi\n\nx")]  # pyright: ignore
+    words = [
+        word.replace(" ", "▁") for word, _ in pre_tokenizers.Sequence(splits).pre_tokenize_str("12345I'LL hi\n\nx")
+    ]  # pyright: ignore
     assert words == CUTS[name]
 
 
 def test_llama3_and_gemma_like_files_begin_with_bos():
     base = small_bpe()
-    for pre, file_says, expected in [("llama-bpe", None, [4, 0]), ("gpt-2", None, [0]), ("gpt-2", True, [4, 0]), ("llama-bpe", False, [0])]:
-        metadata = base | {"tokenizer.ggml.pre": pre} | ({} if file_says is None else {"tokenizer.ggml.add_bos_token": file_says})
+    for pre, file_says, expected in [
+        ("llama-bpe", None, [4, 0]),
+        ("gpt-2", None, [0]),
+        ("gpt-2", True, [4, 0]),
+        ("llama-bpe", False, [0]),
+    ]:
+        metadata = (
+            base
+            | {"tokenizer.ggml.pre": pre}
+            | ({} if file_says is None else {"tokenizer.ggml.add_bos_token": file_says})
+        )
         assert tokenizer_from_gguf(metadata).encode("a") == expected
     both = base | {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": True}
     tokenizer = tokenizer_from_gguf(both)
@@ -138,12 +168,17 @@ def test_words_that_are_tokens_are_taken_whole_where_merges_are_ignored():
 
 
 def test_a_bad_id_that_encoding_can_do_without_is_ignored():
-    tokenizer = tokenizer_from_gguf(small_bpe() | {"tokenizer.ggml.eot_token_id": 999, "tokenizer.ggml.mask_token_id": "x"})
+    tokenizer = tokenizer_from_gguf(
+        small_bpe() | {"tokenizer.ggml.eot_token_id": 999, "tokenizer.ggml.mask_token_id": "x"}
+    )
     assert (tokenizer.stop_token_ids, tokenizer.mask_token) == ([5], None)
 
 
 def test_gpt_oss_ends_an_answer_with_return_not_end():
-    tokens = {"tokenizer.ggml.tokens": ["a", "<|end|>", "<|return|>", "b", "ab"], "tokenizer.ggml.token_type": [1, 3, 3, 1, 1]}
+    tokens = {
+        "tokenizer.ggml.tokens": ["a", "<|end|>", "<|return|>", "b", "ab"],
+        "tokenizer.ggml.token_type": [1, 3, 3, 1, 1],
+    }
     metadata = small_bpe() | tokens | {"tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2}
     assert tokenizer_from_gguf(metadata).stop_token_ids == [2]
 
@@ -231,7 +266,12 @@ def test_a_broken_spm_is_refused(change: dict[str, Any], message: str):
 @settings(max_examples=100, deadline=None)
 @given(
     key=st.sampled_from(sorted(small_bpe())),
-    value=st.one_of(st.none(), st.integers(-5, 10), st.text(max_size=4), st.lists(st.one_of(st.integers(-3, 9), st.text(max_size=3)), max_size=7)),
+    value=st.one_of(
+        st.none(),
+        st.integers(-5, 10),
+        st.text(max_size=4),
+        st.lists(st.one_of(st.integers(-3, 9), st.text(max_size=3)), max_size=7),
+    ),
 )
 def test_any_damage_is_an_error_or_a_tokenizer(key: str, value: Any):
     for base in (small_bpe(), small_spm()):

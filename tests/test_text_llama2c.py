@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pellucid.base.errors import TokenizerError
 from pellucid.text.detokenizer import IncrementalDetokenizer
-from pellucid.text.llama2c import load_llama2c
 from pellucid.text.load import load_tokenizer
+from pellucid.text.readers.llama2c import load_llama2c
 from pellucid.text.tokenizer import Tokenizer
 
 
@@ -68,7 +68,9 @@ def run_c_decode(vocabulary: list[tuple[bytes, float]], ids: list[int]) -> str:
 def test_a_worked_example(tokenizer: Tokenizer):
     assert tokenizer("Once upon a time") == {"input_ids": [1, 403, 407, 261, 378], "attention_mask": [1] * 5}
     assert tokenizer.decode([1, 403, 407, 261, 378], skip_special_tokens=True) == "Once upon a time"
-    assert tokenizer.decode([403, 407], skip_special_tokens=True) == " Once upon"  # no BOS before: the space is the text's
+    assert (
+        tokenizer.decode([403, 407], skip_special_tokens=True) == " Once upon"
+    )  # no BOS before: the space is the text's
 
 
 def test_the_published_story_is_read_back(tokenizer: Tokenizer, vocabulary: list[tuple[bytes, float]], stories: Path):
@@ -79,7 +81,14 @@ def test_the_published_story_is_read_back(tokenizer: Tokenizer, vocabulary: list
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.text(alphabet=st.one_of(st.characters(codec="utf-8", exclude_characters="\0"), st.sampled_from("  the andOnce\n▁你<s>")), max_size=30))
+@given(
+    text=st.text(
+        alphabet=st.one_of(
+            st.characters(codec="utf-8", exclude_characters="\0"), st.sampled_from("  the andOnce\n▁你<s>")
+        ),
+        max_size=30,
+    )
+)
 def test_any_text_is_encoded_as_run_c_does(tokenizer: Tokenizer, vocabulary: list[tuple[bytes, float]], text: str):
     ids = tokenizer.encode(text)
     assert ids == run_c_encode(vocabulary, text)
@@ -100,7 +109,10 @@ def test_an_answer_goes_on_from_its_prompt(tokenizer: Tokenizer):
 
 
 def test_llama_2_s_own_file_equals_its_sentencepiece_model(shared: Path):
-    flat, model = load_tokenizer(shared / "llama2_tokenizer" / "tokenizer.bin"), load_tokenizer(shared / "llama2_tokenizer" / "tokenizer.model")
+    flat, model = (
+        load_tokenizer(shared / "llama2_tokenizer" / "tokenizer.bin"),
+        load_tokenizer(shared / "llama2_tokenizer" / "tokenizer.model"),
+    )
     for text in ["Hello world", "大模型令人头秃 x", (shared / "text_misc" / "wizard_of_oz.txt").read_text()[:5000]]:
         assert flat(text) == model(text)
 
@@ -146,7 +158,9 @@ def test_another_model_s_tokenizer_is_refused(stories: Path):
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_flipped_bits_are_an_error_or_a_tokenizer(stories: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject):
+def test_flipped_bits_are_an_error_or_a_tokenizer(
+    stories: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+):
     original = bytearray((stories / "tok512.bin").read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         original[data.draw(st.integers(0, len(original) - 1))] ^= 1 << data.draw(st.integers(0, 7))

@@ -17,9 +17,9 @@ from transformers import AutoTokenizer
 
 from pellucid.base.errors import ModelNotFoundError, TokenizerError
 from pellucid.checkpoint.gguf import GGUFFile
-from pellucid.text.byte_level_bpe import ranks_to_bpe, read_ranks
-from pellucid.text.gguf import tokenizer_from_gguf
 from pellucid.text.load import TOKENIZER_CONFIG_FILE, get_tokenizer_config, load_tokenizer
+from pellucid.text.readers.byte_level_bpe import ranks_to_bpe, read_ranks
+from pellucid.text.readers.gguf import tokenizer_from_gguf
 from pellucid.text.tokenizer import Tokenizer
 
 TEXTS = ["Hello world", " 大模型令人头秃 x", "龘 <|im_start|>a<|im_end|> </s>", "don't 123\n\n  y"]
@@ -29,7 +29,9 @@ def copy_of(source: Path, tmp_path: Path, **config: Any) -> Path:
     """A folder's files, with changes to its tokenizer_config.json; None removes a key."""
     shutil.copytree(source, tmp_path, dirs_exist_ok=True)
     changed = get_tokenizer_config(tmp_path) | config
-    (tmp_path / TOKENIZER_CONFIG_FILE).write_text(json.dumps({key: value for key, value in changed.items() if value is not None}))
+    (tmp_path / TOKENIZER_CONFIG_FILE).write_text(
+        json.dumps({key: value for key, value in changed.items() if value is not None})
+    )
     return tmp_path
 
 
@@ -45,7 +47,9 @@ def gpt2_folder(shared: Path, tmp_path: Path) -> Path:
 def test_importing_the_tokenizer_imports_nothing_heavy():
     heavy = "('tokenizers', 'sentencepiece', 'jinja2', 'torch', 'transformers', 'numpy')"
     code = f"import sys, pellucid.text.tokenizer, pellucid.text.load; print([m for m in {heavy} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 # --- which files are read --------------------------------------------------------------------------------------------
@@ -66,14 +70,21 @@ def test_a_file_can_be_named_alone(shared: Path):
 
 @pytest.mark.parametrize("kind", [None, "GPT2Tokenizer"])
 def test_vocab_and_merges_are_gpt2(shared: Path, tmp_path: Path, kind: str | None):
-    folder = copy_of(gpt2_folder(shared, tmp_path / "source" if (tmp_path / "source").mkdir() is None else tmp_path), tmp_path / "f")
+    folder = copy_of(
+        gpt2_folder(shared, tmp_path / "source" if (tmp_path / "source").mkdir() is None else tmp_path), tmp_path / "f"
+    )
     if kind:
         (folder / TOKENIZER_CONFIG_FILE).write_text(json.dumps({"tokenizer_class": kind}))
     else:
         (folder / TOKENIZER_CONFIG_FILE).unlink()
     tokenizer = load_tokenizer(folder)
-    texts = (shared / "gguf_vocabs" / "ggml-vocab-gpt-2.gguf.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
-    expected = [[int(i) for i in line.split()] for line in (shared / "gguf_vocabs" / "ggml-vocab-gpt-2.gguf.out").read_text().split("\n")]
+    texts = (
+        (shared / "gguf_vocabs" / "ggml-vocab-gpt-2.gguf.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    )
+    expected = [
+        [int(i) for i in line.split()]
+        for line in (shared / "gguf_vocabs" / "ggml-vocab-gpt-2.gguf.out").read_text().split("\n")
+    ]
     assert [tokenizer.encode(text) for text in texts] == expected
     assert tokenizer.eos_token == tokenizer.bos_token == "<|endoftext|>"
     assert tokenizer.eos_token_id == 50256
@@ -87,13 +98,18 @@ def test_vocab_and_merges_of_another_class_are_not_guessed(shared: Path, tmp_pat
 
 
 def test_tiktoken_s_ranks_give_gpt_2_s_ids(shared: Path):
-    from pellucid.text.byte_level_bpe import build_bpe
-    from pellucid.text.pre_tokenizers import PRE_TOKENIZERS
+    from pellucid.text.readers.byte_level_bpe import build_bpe
+    from pellucid.text.readers.pre_tokenizers import PRE_TOKENIZERS
 
     vocab, merges = ranks_to_bpe(read_ranks(shared / "gpt2_bpe" / "gpt2.tiktoken"))
     backend = build_bpe(vocab, merges, PRE_TOKENIZERS["gpt-2"], "test")
-    texts = (shared / "gguf_vocabs" / "ggml-vocab-gpt-2.gguf.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
-    expected = [[int(i) for i in line.split()] for line in (shared / "gguf_vocabs" / "ggml-vocab-gpt-2.gguf.out").read_text().split("\n")]
+    texts = (
+        (shared / "gguf_vocabs" / "ggml-vocab-gpt-2.gguf.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    )
+    expected = [
+        [int(i) for i in line.split()]
+        for line in (shared / "gguf_vocabs" / "ggml-vocab-gpt-2.gguf.out").read_text().split("\n")
+    ]
     assert [backend.encode(text).ids for text in texts] == expected
 
 
@@ -104,7 +120,9 @@ def test_template_files_beat_the_config(shared: Path, tmp_path: Path):
     folder = copy_of(shared / "minimind_tokenizer", tmp_path, chat_template="from the config")
     assert load_tokenizer(folder).chat_template == "from the config"
     (folder / "chat_template.jinja").write_text("from the file")
-    assert load_tokenizer(folder).chat_template == "from the file" == AutoTokenizer.from_pretrained(folder).chat_template
+    assert (
+        load_tokenizer(folder).chat_template == "from the file" == AutoTokenizer.from_pretrained(folder).chat_template
+    )
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
     expected = {"default": "from the file", "tool_use": "tools"}
@@ -114,13 +132,19 @@ def test_template_files_beat_the_config(shared: Path, tmp_path: Path):
 def test_a_list_of_named_templates_is_a_dict(shared: Path, tmp_path: Path):
     named = [{"name": "default", "template": "a"}, {"name": "rag", "template": "b"}]
     folder = copy_of(shared / "minimind_tokenizer", tmp_path, chat_template=named)
-    assert load_tokenizer(folder).chat_template == {"default": "a", "rag": "b"} == AutoTokenizer.from_pretrained(folder).chat_template
+    assert (
+        load_tokenizer(folder).chat_template
+        == {"default": "a", "rag": "b"}
+        == AutoTokenizer.from_pretrained(folder).chat_template
+    )
 
 
 def test_legacy_files_name_special_and_added_tokens(shared: Path, tmp_path: Path):
     names = ("bos_token", "eos_token", "pad_token", "unk_token", "additional_special_tokens", "added_tokens_decoder")
     folder = copy_of(shared / "minimind_tokenizer", tmp_path, **dict.fromkeys(names))
-    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": {"content": "<|im_start|>"}, "pad_token": "<pad>"}))
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps({"bos_token": {"content": "<|im_start|>"}, "pad_token": "<pad>"})
+    )
     (folder / "added_tokens.json").write_text(json.dumps({"<pad>": 6400, "<extra>": 6401}))
     ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     assert ours.special_tokens_map == theirs.special_tokens_map
@@ -134,8 +158,13 @@ def test_the_config_s_added_tokens_are_special_as_in_transformers(shared: Path, 
     folder = copy_of(shared / "minimind_tokenizer", tmp_path)
     content = json.loads((folder / "tokenizer.json").read_text())
     plain = next(token for token in content["added_tokens"] if not token["special"])
-    changed = {str(plain["id"]): {"content": plain["content"], "special": True}, "6400": {"content": "<late>", "special": False}}
-    (folder / TOKENIZER_CONFIG_FILE).write_text(json.dumps({"added_tokens_decoder": changed, "eos_token": "<|im_end|>"}))
+    changed = {
+        str(plain["id"]): {"content": plain["content"], "special": True},
+        "6400": {"content": "<late>", "special": False},
+    }
+    (folder / TOKENIZER_CONFIG_FILE).write_text(
+        json.dumps({"added_tokens_decoder": changed, "eos_token": "<|im_end|>"})
+    )
     ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     ids = ours.encode(f"a{plain['content']}<late>")
     assert ids == theirs.encode(f"a{plain['content']}<late>")
@@ -146,7 +175,9 @@ def test_naming_a_token_keeps_its_flags(tmp_path: Path):
     backend = _small()
     backend.add_special_tokens([tokenizers.AddedToken("<mask>", special=True, lstrip=True)])
     backend.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / TOKENIZER_CONFIG_FILE).write_text(json.dumps({"mask_token": "<mask>", "tokenizer_class": "PreTrainedTokenizerFast"}))
+    (tmp_path / TOKENIZER_CONFIG_FILE).write_text(
+        json.dumps({"mask_token": "<mask>", "tokenizer_class": "PreTrainedTokenizerFast"})
+    )
     ours, theirs = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     assert ours.encode("ab  <mask>") == theirs.encode("ab  <mask>") == [2, 3]
 
@@ -178,7 +209,14 @@ def assert_equal(one: Tokenizer, other: Tokenizer) -> None:
         assert dict(one(text, return_offsets_mapping=True)) == dict(other(text, return_offsets_mapping=True))
         assert one.decode(ids) == other.decode(ids)
         assert one.decode(ids, skip_special_tokens=True) == other.decode(ids, skip_special_tokens=True)
-    for name in ("special_tokens_map", "all_special_tokens", "padding_side", "truncation_side", "model_max_length", "chat_template"):
+    for name in (
+        "special_tokens_map",
+        "all_special_tokens",
+        "padding_side",
+        "truncation_side",
+        "model_max_length",
+        "chat_template",
+    ):
         assert getattr(one, name) == getattr(other, name), name
     assert one.get_vocab() == other.get_vocab()
     assert one.added_tokens_decoder == other.added_tokens_decoder
@@ -191,7 +229,9 @@ def test_what_is_saved_loads_back_equal(shared: Path, tmp_path: Path, kind: str,
     tokenizer = SAVED[kind](shared)
     if changed:
         tokenizer.add_tokens(["<new>"])
-        tokenizer.add_special_tokens({"pad_token": "<|pad|>", "additional_special_tokens": ["<x>"]} if kind != "chatglm" else {})
+        tokenizer.add_special_tokens(
+            {"pad_token": "<|pad|>", "additional_special_tokens": ["<x>"]} if kind != "chatglm" else {}
+        )
         tokenizer.padding_side, tokenizer.truncation_side, tokenizer.model_max_length = "left", "left", 77
         tokenizer.chat_template = {"default": "你好 {{ messages }}", "tool_use": "x"}
     paths = tokenizer.save_pretrained(tmp_path / "saved")
@@ -273,7 +313,9 @@ def test_what_is_not_there_is_named(shared: Path, tmp_path: Path):
         ("chat_template.jinja", b"\xff", "not UTF-8"),
     ],
 )
-def test_a_broken_file_is_an_error_that_names_it(shared: Path, tmp_path: Path, name: str, content: str | bytes, message: str):
+def test_a_broken_file_is_an_error_that_names_it(
+    shared: Path, tmp_path: Path, name: str, content: str | bytes, message: str
+):
     shutil.copy(shared / "minimind_tokenizer" / "tokenizer.json", tmp_path)
     (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(TokenizerError, match=message) as caught:
@@ -305,15 +347,23 @@ KEYS = ["bos_token", "image_token", "additional_special_tokens", "extra_special_
         "encode_special_tokens"]  # fmt: skip
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-2, 2**70), st.floats(), st.text(max_size=3)),
-    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(st.sampled_from(["content", "7", "name", "template"]), inner, max_size=2)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2),
+        st.dictionaries(st.sampled_from(["content", "7", "name", "template"]), inner, max_size=2),
+    ),
     max_leaves=4,
 )
 
 
-@pytest.mark.parametrize("source", ["minimind_tokenizer/tokenizer.json", "llama2_tokenizer/tokenizer.model", "chatglm3_tokenizer/tokenizer.model"])
+@pytest.mark.parametrize(
+    "source",
+    ["minimind_tokenizer/tokenizer.json", "llama2_tokenizer/tokenizer.model", "chatglm3_tokenizer/tokenizer.model"],
+)
 @settings(max_examples=50, deadline=None)
 @given(key=st.sampled_from(KEYS), value=VALUES)
-def test_any_config_is_an_error_or_a_tokenizer(shared: Path, tmp_path_factory: pytest.TempPathFactory, source: str, key: str, value: Any):
+def test_any_config_is_an_error_or_a_tokenizer(
+    shared: Path, tmp_path_factory: pytest.TempPathFactory, source: str, key: str, value: Any
+):
     folder = tmp_path_factory.getbasetemp() / source.replace("/", "-")
     if not folder.exists():
         folder.mkdir()
@@ -330,12 +380,23 @@ def test_any_config_is_an_error_or_a_tokenizer(shared: Path, tmp_path_factory: p
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_a_damaged_tokenizer_json_is_an_error_or_a_tokenizer(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject):
+def test_a_damaged_tokenizer_json_is_an_error_or_a_tokenizer(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+):
     """Values of a small tokenizer.json replaced at random; the library panics on some."""
     content = json.loads(_small().to_str())
     places = [(content, key) for key in content] + [(content["model"], key) for key in content["model"]]
     owner, key = data.draw(st.sampled_from(places))
-    owner[key] = data.draw(st.one_of(st.none(), st.integers(-2, 5), st.text(max_size=3), st.just([]), st.just({}), st.just([["a", "b"], ["b", "b"]])))
+    owner[key] = data.draw(
+        st.one_of(
+            st.none(),
+            st.integers(-2, 5),
+            st.text(max_size=3),
+            st.just([]),
+            st.just({}),
+            st.just([["a", "b"], ["b", "b"]]),
+        )
+    )
     path = tmp_path_factory.getbasetemp() / "tokenizer.json"
     path.write_text(json.dumps(content))
     try:

@@ -15,11 +15,17 @@ from transformers import AutoTokenizer
 
 from pellucid.base.errors import TokenizerError
 from pellucid.text.load import load_tokenizer
-from pellucid.text.sentencepiece_model import SentencePieceTokenizer
-from pellucid.text.sentencepiece_proto import BYTE, CONTROL, NORMAL, UNKNOWN, build_model, read_pieces
+from pellucid.text.readers.sentencepiece_model import SentencePieceTokenizer
+from pellucid.text.readers.sentencepiece_proto import BYTE, CONTROL, NORMAL, UNKNOWN, build_model, read_pieces
 from pellucid.text.tokenizer import Tokenizer
 
-LLAMA = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+LLAMA = {
+    "tokenizer_class": "LlamaTokenizer",
+    "add_bos_token": True,
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+}
 TEXTS = ["Hello world", "", "大模型 and English", "龘\n\nx\t😀", "hi</s>there", "<s>a b</s>", "x y z ", "12345 don't"]
 
 
@@ -50,7 +56,9 @@ def test_a_worked_example(llama: Tokenizer):
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \nab▁你龘😀")), max_size=40))
-def test_any_text_is_encoded_and_decoded_as_sentencepiece_does(llama: Tokenizer, reference: sentencepiece.SentencePieceProcessor, text: str):
+def test_any_text_is_encoded_and_decoded_as_sentencepiece_does(
+    llama: Tokenizer, reference: sentencepiece.SentencePieceProcessor, text: str
+):
     if any(token in text for token in llama.all_special_tokens):
         return
     ids = llama.encode(text, add_special_tokens=False)
@@ -61,7 +69,9 @@ def test_any_text_is_encoded_and_decoded_as_sentencepiece_does(llama: Tokenizer,
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ids=st.lists(st.integers(3, 31999), max_size=20))
-def test_any_pieces_are_decoded_as_sentencepiece_does(llama: Tokenizer, reference: sentencepiece.SentencePieceProcessor, ids: list[int]):
+def test_any_pieces_are_decoded_as_sentencepiece_does(
+    llama: Tokenizer, reference: sentencepiece.SentencePieceProcessor, ids: list[int]
+):
     assert llama.decode(ids) == reference.decode(ids)
 
 
@@ -93,7 +103,11 @@ def test_runs_of_spaces_are_sentencepiece_s(llama: Tokenizer, reference: sentenc
 def test_without_legacy_only_the_text_s_beginning_gets_a_space(tmp_path: Path, shared: Path):
     path = folder(tmp_path, shared, {**LLAMA, "legacy": False})
     text = "hi</s>there"
-    assert load_tokenizer(path).tokenize(text) == ["▁hi", "</s>", "there"] == AutoTokenizer.from_pretrained(path).tokenize(text)
+    assert (
+        load_tokenizer(path).tokenize(text)
+        == ["▁hi", "</s>", "there"]
+        == AutoTokenizer.from_pretrained(path).tokenize(text)
+    )
 
 
 def test_bos_and_eos_follow_the_config(tmp_path: Path, shared: Path):
@@ -104,7 +118,10 @@ def test_bos_and_eos_follow_the_config(tmp_path: Path, shared: Path):
 
 
 def test_added_tokens_of_the_config_are_cut_out_first(tmp_path: Path, shared: Path):
-    added = {"32000": {"content": "<|im_start|>", "special": True}, "32002": {"content": "<tool>", "special": False, "normalized": False}}
+    added = {
+        "32000": {"content": "<|im_start|>", "special": True},
+        "32002": {"content": "<tool>", "special": False, "normalized": False},
+    }
     tokenizer = load_tokenizer(folder(tmp_path, shared, {**LLAMA, "added_tokens_decoder": added}))
     ids = tokenizer.encode("<|im_start|>user<tool>", add_special_tokens=False)
     assert ids == [32000, 1404, 32002]
@@ -145,8 +162,16 @@ def test_noise_is_no_model(data: bytes):
 def test_a_model_we_write_is_one_to_sentencepiece():
     pieces = [("<unk>", 0.0, UNKNOWN), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL)]
     pieces += [(f"<0x{byte:02X}>", 0.0, BYTE) for byte in range(256)]
-    pieces += [("▁", -1.0, NORMAL), ("a", -2.0, NORMAL), ("b", -3.0, NORMAL), ("ab", -0.5, NORMAL), ("▁ab", -0.75, NORMAL)]
-    model = build_model(pieces, unk_piece="<unk>", bos_piece="<s>", eos_piece="</s>", byte_fallback=True, add_dummy_prefix=True)
+    pieces += [
+        ("▁", -1.0, NORMAL),
+        ("a", -2.0, NORMAL),
+        ("b", -3.0, NORMAL),
+        ("ab", -0.5, NORMAL),
+        ("▁ab", -0.75, NORMAL),
+    ]
+    model = build_model(
+        pieces, unk_piece="<unk>", bos_piece="<s>", eos_piece="</s>", byte_fallback=True, add_dummy_prefix=True
+    )
     processor = sentencepiece.SentencePieceProcessor()
     assert processor.LoadFromSerializedProto(model)
     assert (processor.unk_id(), processor.bos_id(), processor.eos_id(), processor.get_piece_size()) == (0, 1, 2, 264)
@@ -158,4 +183,6 @@ def test_a_model_we_write_is_one_to_sentencepiece():
 def test_read_pieces_reads_what_sentencepiece_wrote(reference: sentencepiece.SentencePieceProcessor):
     text = "Hello 龘 world"
     proto = reference.encode(text, out_type="proto")
-    assert read_pieces(reference.encode(text, out_type="serialized_proto")) == [(piece.id, piece.begin, piece.end) for piece in proto.pieces]
+    assert read_pieces(reference.encode(text, out_type="serialized_proto")) == [
+        (piece.id, piece.begin, piece.end) for piece in proto.pieces
+    ]

@@ -12,9 +12,9 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pellucid.base.errors import TemplateError
-from pellucid.text import template_budget
-from pellucid.text.chat_template import render
-from pellucid.text.template_sandbox import Sandbox
+from pellucid.text.templates import budget as template_budget
+from pellucid.text.templates.chat_template import render
+from pellucid.text.templates.sandbox import Sandbox
 
 
 def user(content: Any) -> dict:
@@ -76,7 +76,14 @@ def test_private_attributes_are_refused(expression: str) -> None:
 
 @pytest.mark.parametrize(
     "expression",
-    ["messages.append(1)", "messages[0].update({})", "messages[0].clear()", "'a'.encode()", "(1).to_bytes(9, 'big')", "'a'.translate({})"],
+    [
+        "messages.append(1)",
+        "messages[0].update({})",
+        "messages[0].clear()",
+        "'a'.encode()",
+        "(1).to_bytes(9, 'big')",
+        "'a'.translate({})",
+    ],
 )
 def test_what_changes_data_or_leaves_text_is_not_offered(expression: str) -> None:
     with pytest.raises(TemplateError, match="unsafe"):
@@ -87,7 +94,9 @@ def test_what_changes_data_or_leaves_text_is_not_offered(expression: str) -> Non
 
 GROW = "{% set ns = namespace(a=START, b=START) %}{% for i in range(60) %}{% set ns.a = STEP %}{% set ns.b = ns.a %}{% endfor %}"
 SHARED = (
-    GROW.replace("START", "[1]").replace("STEP", "[ns.a, ns.a]") + "{% set b = ns.a %}" + GROW.replace("START", "[1]").replace("STEP", "[ns.a, ns.a]")
+    GROW.replace("START", "[1]").replace("STEP", "[ns.a, ns.a]")
+    + "{% set b = ns.a %}"
+    + GROW.replace("START", "[1]").replace("STEP", "[ns.a, ns.a]")
 )
 SHARED_TUPLES = GROW.replace("START", "(1,)").replace("STEP", "(ns.a, ns.a)")
 TWICE = "{% set x %}{{ ns.a }}{{ ns.a }}{% endset %}{% set ns.a = x %}"
@@ -224,7 +233,9 @@ def main_attack() -> None:
             pass
         if time.thread_time() - start > MAX_SECONDS:
             print(f"{name}: took {time.thread_time() - start:.1f} s")
-        megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (2**20 if sys.platform == "darwin" else 2**10)
+        megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (
+            2**20 if sys.platform == "darwin" else 2**10
+        )
         if megabytes > MAX_MEGABYTES:
             print(f"{name}: took {megabytes:.0f} MB")
             return
@@ -233,7 +244,9 @@ def main_attack() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
 def test_no_template_takes_the_machine() -> None:
     code = "import sys; sys.path.insert(0, sys.argv[1]); import test_text_template_sandbox as t; t.main_attack(); print('done')"
-    result = subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True, timeout=300
+    )
     assert result.stderr == ""
     assert result.stdout == "done\n"
 
@@ -252,7 +265,9 @@ def test_long_chains_of_values_come_apart_without_recursion(kept: str) -> None:
         text = render(template, []).text
     except TemplateError as error:
         text = error.what
-    assert text == "end" or text.startswith("the template takes ")  # too many steps, too much memory, or on a busy machine too long
+    assert text == "end" or text.startswith(
+        "the template takes "
+    )  # too many steps, too much memory, or on a busy machine too long
 
 
 def test_the_budget_is_spent_once_and_for_all() -> None:
@@ -274,7 +289,17 @@ def test_renderings_do_not_share_budgets_or_state() -> None:
 def test_every_filter_and_test_of_the_sandbox_is_stock_or_pays() -> None:
     """A filter that a new Jinja brings does not come in by itself."""
     stock, ours = ImmutableSandboxedEnvironment(), Sandbox(template_budget.Budget())
-    left_out = {"random", "urlize", "xmlattr", "striptags", "wordwrap", "pprint", "urlencode", "filesizeformat", "forceescape"}
+    left_out = {
+        "random",
+        "urlize",
+        "xmlattr",
+        "striptags",
+        "wordwrap",
+        "pprint",
+        "urlencode",
+        "filesizeformat",
+        "forceescape",
+    }
     assert set(stock.filters) - set(ours.filters) == left_out
     assert set(stock.tests) == set(ours.tests)
     assert set(stock.globals) - set(ours.globals) == {"lipsum"}

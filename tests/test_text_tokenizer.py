@@ -21,8 +21,8 @@ from pellucid.base.errors import TokenizerError
 from pellucid.text.added_tokens import AddedToken
 from pellucid.text.load import load_tokenizer
 from pellucid.text.pieces import Piece
+from pellucid.text.readers.tokenizer_json import JsonTokenizer
 from pellucid.text.tokenizer import Tokenizer
-from pellucid.text.tokenizer_json import JsonTokenizer
 
 TEXTS = [
     "hello world",
@@ -66,7 +66,9 @@ def test_ids_offsets_tokens_and_decoding_equal_transformers(both: tuple[Tokenize
     assert dict(mine) == dict(reference)
     assert ours.tokenize(text) == theirs.tokenize(text)
     for skip in (False, True):
-        assert ours.decode(mine.input_ids, skip_special_tokens=skip) == theirs.decode(mine.input_ids, skip_special_tokens=skip)
+        assert ours.decode(mine.input_ids, skip_special_tokens=skip) == theirs.decode(
+            mine.input_ids, skip_special_tokens=skip
+        )
     tokens = ours.tokenize(text)
     assert ours.convert_tokens_to_string(tokens) == theirs.convert_tokens_to_string(tokens)
 
@@ -86,10 +88,20 @@ def test_vocabulary_and_special_tokens_equal_transformers(both: tuple[Tokenizer,
     assert ours.all_special_tokens == theirs.all_special_tokens
     assert ours.all_special_ids == theirs.all_special_ids
     assert ours.added_tokens_encoder == theirs.added_tokens_encoder == ours.get_added_vocab()
-    assert (ours.bos_token_id, ours.eos_token_id, ours.pad_token) == (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token)
-    assert (ours.padding_side, ours.truncation_side, ours.model_max_length) == ("right", "right", theirs.model_max_length)
+    assert (ours.bos_token_id, ours.eos_token_id, ours.pad_token) == (
+        theirs.bos_token_id,
+        theirs.eos_token_id,
+        theirs.pad_token,
+    )
+    assert (ours.padding_side, ours.truncation_side, ours.model_max_length) == (
+        "right",
+        "right",
+        theirs.model_max_length,
+    )
     assert ours.convert_tokens_to_ids(["Ġ", "no such token"]) == theirs.convert_tokens_to_ids(["Ġ", "no such token"])
-    assert ours.convert_ids_to_tokens([5, 6], skip_special_tokens=True) == theirs.convert_ids_to_tokens([5, 6], skip_special_tokens=True)
+    assert ours.convert_ids_to_tokens([5, 6], skip_special_tokens=True) == theirs.convert_ids_to_tokens(
+        [5, 6], skip_special_tokens=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +129,9 @@ def test_a_batch_is_padded_and_cut_as_in_transformers(both: tuple[Tokenizer, Any
 @pytest.mark.parametrize("strategy", [True, "longest_first", "only_first", "only_second"])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("max_length", [6, 9, 20])
-def test_a_pair_is_cut_as_in_transformers(both: tuple[Tokenizer, Any], strategy: bool | str, side: str, max_length: int):
+def test_a_pair_is_cut_as_in_transformers(
+    both: tuple[Tokenizer, Any], strategy: bool | str, side: str, max_length: int
+):
     ours, theirs = both
     ours.truncation_side = theirs.truncation_side = side
     options: dict[str, Any] = {"truncation": strategy, "max_length": max_length}
@@ -176,7 +190,12 @@ def test_decoding_takes_arrays_batches_and_single_ids(both: tuple[Tokenizer, Any
 
 
 def test_tokens_can_be_added_to_every_backend(shared: Path):
-    for path in ("minimind_tokenizer", "llama2_tokenizer/tokenizer.model", "chatglm3_tokenizer", "stories260K/tok512.bin"):
+    for path in (
+        "minimind_tokenizer",
+        "llama2_tokenizer/tokenizer.model",
+        "chatglm3_tokenizer",
+        "stories260K/tok512.bin",
+    ):
         tokenizer = load_tokenizer(shared / path)
         size = len(tokenizer)
         assert tokenizer.add_tokens(["<new>", "<new>"]) == 1
@@ -234,7 +253,12 @@ def test_special_tokens_around_a_text_stand_for_none_of_it(shared: Path):
     assert [(piece.token, piece.byte_range) for piece in pieces] == [("<s>", (0, 0)), ("▁hi", (0, 2)), ("</s>", (2, 6))]
 
 
-PIECE_VOCABULARIES = ["minimind_tokenizer", "llama2_tokenizer/tokenizer.model", "chatglm3_tokenizer", "stories260K/tok512.bin"]
+PIECE_VOCABULARIES = [
+    "minimind_tokenizer",
+    "llama2_tokenizer/tokenizer.model",
+    "chatglm3_tokenizer",
+    "stories260K/tok512.bin",
+]
 
 
 @pytest.mark.parametrize("path", PIECE_VOCABULARIES)
@@ -264,10 +288,17 @@ def _loaded(path: Path) -> Tokenizer:
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["minimind_tokenizer", "llama2_tokenizer/tokenizer.model", "chatglm3_tokenizer", "stories260K/tok512.bin"])
+@pytest.mark.parametrize(
+    "path", ["minimind_tokenizer", "llama2_tokenizer/tokenizer.model", "chatglm3_tokenizer", "stories260K/tok512.bin"]
+)
 def test_text_that_is_no_text_is_refused(shared: Path, path: str):
     tokenizer = load_tokenizer(shared / path)
-    for wrong, message in [(b"bytes", "decode the bytes first"), ("half \ud83d a pair", "character 5"), (5, "must be a string"), (None, "string")]:
+    for wrong, message in [
+        (b"bytes", "decode the bytes first"),
+        ("half \ud83d a pair", "character 5"),
+        (5, "must be a string"),
+        (None, "string"),
+    ]:
         with pytest.raises(TokenizerError, match=message):
             tokenizer.encode(wrong)  # pyright: ignore[reportArgumentType]
         with pytest.raises(TokenizerError, match=message):

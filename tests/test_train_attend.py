@@ -1,4 +1,6 @@
-"""Attention in training: in bfloat16 on a CPU by matrix products, elsewhere by the fused kernel, the same numbers either way."""
+"""Attention in training: in bfloat16 on a CPU by matrix products, elsewhere by the fused kernel, the same numbers
+either way.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,12 @@ def results(how: object, dtype: torch.dtype, window: int | None) -> list[Tensor]
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_causal_attention_is_the_equation(dtype: torch.dtype, window: int | None) -> None:
-    for ours, equation in zip(results(attend.causal, dtype, window), results(explicit, torch.float32, window), strict=True):
-        bound = 1e-5 if dtype == torch.float32 else 0.02 * float(equation.abs().max())  # bfloat16 keeps 8 bits of the pattern
+    for ours, equation in zip(
+        results(attend.causal, dtype, window), results(explicit, torch.float32, window), strict=True
+    ):
+        bound = (
+            1e-5 if dtype == torch.float32 else 0.02 * float(equation.abs().max())
+        )  # bfloat16 keeps 8 bits of the pattern
         torch.testing.assert_close(ours, equation, rtol=0, atol=bound)
 
 
@@ -52,9 +58,13 @@ def test_scores_that_are_too_many_are_left_to_the_fused_kernel(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
-@pytest.mark.parametrize("how", [partial(attend.causal, dropout=0.3), attend.SegmentMasked(torch.zeros(2, LENGTH, dtype=torch.int64), 0.3)])
+@pytest.mark.parametrize(
+    "how", [partial(attend.causal, dropout=0.3), attend.SegmentMasked(torch.zeros(2, LENGTH, dtype=torch.int64), 0.3)]
+)
 def test_dropout_leaves_out_weights_of_the_equation(how: object, softcap: float | None) -> None:
-    """Of softmax(q kᵀ / √E), 3 in 10 weights become 0 and the others 1 / 0.7 times as large: the same random numbers, drawn by hand."""
+    """Of softmax(q kᵀ / √E), 3 in 10 weights become 0 and the others 1 / 0.7 times as large: the same random numbers,
+    drawn by hand.
+    """
     attention = Attention(32, replace(CONFIG, num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=8, softcap=softcap), 0)
     q, k, v = inputs(torch.float32)
     torch.manual_seed(5)
@@ -75,4 +85,6 @@ def test_dropout_leaves_out_weights_of_the_equation(how: object, softcap: float 
 def test_one_segment_is_plain_causal_attention(dtype: torch.dtype, window: int | None) -> None:
     masked = attend.SegmentMasked(torch.zeros(2, LENGTH, dtype=torch.int64))
     for ours, plain in zip(results(masked, dtype, window), results(attend.causal, dtype, window), strict=True):
-        torch.testing.assert_close(ours, plain, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.02 * float(plain.abs().max()))
+        torch.testing.assert_close(
+            ours, plain, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.02 * float(plain.abs().max())
+        )

@@ -21,11 +21,11 @@ from pellucid.base.errors import ConfigError
 from pellucid.checkpoint.open import open_checkpoint
 from pellucid.cli.app import app
 from pellucid.model.decoder import Decoder
-from pellucid.train.balance import DEFAULT, balance_loss, default_balance
-from pellucid.train.batch import IGNORED, Batch
-from pellucid.train.loop import accumulate, checkpoint_activations
-from pellucid.train.loss import language_loss
-from pellucid.train.sizes import describe, flops_per_token
+from pellucid.train.data.batch import IGNORED, Batch
+from pellucid.train.objectives.balance import DEFAULT, balance_loss, default_balance
+from pellucid.train.objectives.loss import language_loss
+from pellucid.train.runs.loop import accumulate, checkpoint_activations
+from pellucid.train.runs.sizes import describe, flops_per_token
 
 
 def model(family: str = "mixtral") -> Decoder:
@@ -98,7 +98,9 @@ def test_the_loss_is_returned_and_nothing_is_kept_on_the_model() -> None:
 
 @pytest.mark.parametrize("rows", [1, 3, 6])
 def test_any_split_gives_the_same_gradients_but_for_the_balance_that_is_each_parts_own(rows: int) -> None:
-    """What is claimed: the cross-entropy splits exactly; the balance loss is the mean of the micro-batches', weighted by their targets."""
+    """What is claimed: the cross-entropy splits exactly; the balance loss is the mean of the micro-batches', weighted
+    by their targets.
+    """
     its, whole = model(), batch(rows=6, padding=7)
     language_loss(its, whole).total.div(whole.num_targets).backward()
     exact = gradients(its)
@@ -168,8 +170,32 @@ def test_sizes_of_a_mixture_and_work_by_active_parameters() -> None:
 
 def test_pretrain_makes_a_small_mixture_says_its_balance_and_resumes(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("the cat sat on the mat and looked at the moon. " * 60)
-    command = ["pretrain", "-d", str(tmp_path / "text.txt"), "-o", str(tmp_path / "run"), "--model-type", "mixtral", "--num-experts", "4"]
-    command += ["--depth", "1", "--d-model", "32", "--num-heads", "2", "--d-ff", "32", "--tokenizer", "char", "--context-len", "16", "--untie"]
+    command = [
+        "pretrain",
+        "-d",
+        str(tmp_path / "text.txt"),
+        "-o",
+        str(tmp_path / "run"),
+        "--model-type",
+        "mixtral",
+        "--num-experts",
+        "4",
+    ]
+    command += [
+        "--depth",
+        "1",
+        "--d-model",
+        "32",
+        "--num-heads",
+        "2",
+        "--d-ff",
+        "32",
+        "--tokenizer",
+        "char",
+        "--context-len",
+        "16",
+        "--untie",
+    ]
     command += ["--batch-size", "4", "--steps", "6", "--eval-every", "3", "--device", "cpu"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
@@ -198,10 +224,25 @@ def test_two_processes_learn_what_one_learns_with_micro_batches_of_the_same_rows
     sizes = "--model-type mixtral --num-experts 8 --depth 1 --d-model 32 --num-heads 2 --d-ff 32 --tokenizer char --context-len 8 --untie"
     how = "--batch-size 2 --steps 3 --eval-every 0 --sample-every 0 --record-every 0 --device cpu --balance 0.5 -q"
     command = ["pretrain", "-d", str(tmp_path / "text.txt"), *sizes.split(), *how.split()]
-    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    done = subprocess.run([*two, "-m", "pellucid", *command, "-o", str(tmp_path / "two")], timeout=600, capture_output=True, text=True)
+    two = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+    ]
+    done = subprocess.run(
+        [*two, "-m", "pellucid", *command, "-o", str(tmp_path / "two")], timeout=600, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert CliRunner().invoke(app, [*command, "--micro-batch-size", "1", "-o", str(tmp_path / "one")]).exit_code == 0
-    one, both = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("one", "two"))
+    one, both = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
     for name in ("loss", "balance", "grad_norm"):
         assert [line[name] for line in both] == pytest.approx([line[name] for line in one], rel=1e-4)

@@ -14,8 +14,8 @@ from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError
 from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.checkpoint.safetensors_write import save_safetensors
-from pellucid.train.checkpoint import STATE, TENSORS, Checkpoints, restore_training, verify
-from pellucid.train.run import Run
+from pellucid.train.runs.checkpoint import STATE, TENSORS, Checkpoints, restore_training, verify
+from pellucid.train.runs.run import Run
 
 
 def steps_of(run: Run) -> list[torch.Tensor]:
@@ -29,7 +29,10 @@ def test_step_counts_stay_scalars_also_from_checkpoints_that_made_rows_of_them(t
     assert {(tuple(step.shape), step.item()) for step in steps_of(again)} == {((), 4.0)}
     folder = tmp_path / "checkpoints/step-00000004"
     arrays = dict(SafetensorsFile(folder / TENSORS))
-    old = {name: Array(its.dtype, (1,), its.data.reshape(1)) if name.endswith(".step") else its for name, its in arrays.items()}
+    old = {
+        name: Array(its.dtype, (1,), its.data.reshape(1)) if name.endswith(".step") else its
+        for name, its in arrays.items()
+    }
     save_safetensors(folder / TENSORS, old)
     restore_training(folder, again.model, again.optimizers)
     assert {(tuple(step.shape), step.item()) for step in steps_of(again)} == {((), 4.0)}

@@ -20,11 +20,11 @@ from pellucid.harness import HarnessError, as_harness_model, run_tasks
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.text.tokenizer import Tokenizer
-from pellucid.train.choices import answer, encode_pair, read_questions, score
-from pellucid.train.compare import compare
-from pellucid.train.evaluate import evaluate
-from pellucid.train.sources import DataError
-from pellucid.train.tokenizer import save_tokenizer, train_bpe
+from pellucid.train.data.sources import DataError
+from pellucid.train.data.tokenizer import save_tokenizer, train_bpe
+from pellucid.train.measure.choices import answer, encode_pair, read_questions, score
+from pellucid.train.measure.compare import compare
+from pellucid.train.measure.evaluate import evaluate
 
 CONFIG = FAMILIES["llama"].config(FAMILIES["llama"].TINY)
 
@@ -51,7 +51,10 @@ def test_a_continuation_scores_what_its_tokens_do_whatever_is_beside_it() -> Non
 
 def test_a_likeliest_continuation_is_called_greedy() -> None:
     likeliest = int(MODEL(torch.tensor([[1, 2, 3]]), Context(torch.arange(3)[None]))[0, -1].argmax())
-    assert [its.is_greedy for its in score(MODEL, [([1, 2, 3], [likeliest]), ([1, 2, 3], [(likeliest + 1) % 96])])] == [True, False]
+    assert [its.is_greedy for its in score(MODEL, [([1, 2, 3], [likeliest]), ([1, 2, 3], [(likeliest + 1) % 96])])] == [
+        True,
+        False,
+    ]
 
 
 def test_what_exceeds_the_context_is_left_out_at_the_front() -> None:
@@ -114,9 +117,31 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that knows one sentence."""
     folder = tmp_path_factory.mktemp("learned")
     (folder / "text.txt").write_text("The sky is blue. The grass is green. " * 100)
-    words = ["--depth", 1, "--d-model", 32, "--num-heads", 2, "--context-len", 32, "--batch-size", 8, "--steps", 60, "--lr", "2e-2", "-t", 1]
+    words = [
+        "--depth",
+        1,
+        "--d-model",
+        32,
+        "--num-heads",
+        2,
+        "--context-len",
+        32,
+        "--batch-size",
+        8,
+        "--steps",
+        60,
+        "--lr",
+        "2e-2",
+        "-t",
+        1,
+    ]
     words += ["--tokenizer", "char", "-q", "--sample-every", 0]
-    assert CliRunner().invoke(app, list(map(str, ["pretrain", "-d", folder / "text.txt", *words, "-o", folder / "run"]))).exit_code == 0
+    assert (
+        CliRunner()
+        .invoke(app, list(map(str, ["pretrain", "-d", folder / "text.txt", *words, "-o", folder / "run"])))
+        .exit_code
+        == 0
+    )
     (folder / "quiz.jsonl").write_text(
         '{"question": "The sky is", "choices": ["green", "blue"], "answer": "B"}\n'
         '{"question": "The grass is", "choices": ["green", "blue"], "answer": 0}\n'
@@ -132,14 +157,29 @@ def evaluated(*words: object) -> dict[str, float]:
 
 
 def test_a_model_that_learned_the_answers_chooses_them(learned: Path) -> None:
-    assert evaluated("-m", learned / "run", "--choices", learned / "quiz.jsonl") == {"acc": 1.0, "acc_norm": 1.0, "num_questions": 2}
+    assert evaluated("-m", learned / "run", "--choices", learned / "quiz.jsonl") == {
+        "acc": 1.0,
+        "acc_norm": 1.0,
+        "num_questions": 2,
+    }
     model, tokenizer = load_model(str(learned / "run"), device="cpu")
     questions = read_questions(learned / "quiz.jsonl")
     assert [answer(model, tokenizer, question) for question in questions] == [(1, 1), (0, 0)]
 
 
 def test_what_a_dtype_or_quantization_costs_is_measured(learned: Path) -> None:
-    its = evaluated("-m", learned / "run", "-d", learned / "text.txt", "--max-bytes", 400, "--quantize", "q8", "--against", "float32")
+    its = evaluated(
+        "-m",
+        learned / "run",
+        "-d",
+        learned / "text.txt",
+        "--max-bytes",
+        400,
+        "--quantize",
+        "q8",
+        "--against",
+        "float32",
+    )
     assert 0 <= its["mean_kl"] < 0.05
     assert its["top1_agreement"] > 0.9
     assert its["perplexity"] == pytest.approx(its["reference_perplexity"], rel=0.05)

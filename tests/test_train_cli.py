@@ -17,9 +17,9 @@ from click.testing import CliRunner, Result
 from pellucid import AutoModelForCausalLM, AutoTokenizer
 from pellucid.base.errors import ConfigError, PellucidError, RequestError
 from pellucid.cli.app import app
-from pellucid.cli.run_config import read_yaml
+from pellucid.cli.runs.run_config import read_yaml
 from pellucid.families import FAMILIES
-from pellucid.train.sizes import describe
+from pellucid.train.runs.sizes import describe
 
 TEXT = "To be, or not to be: that is the question.\n" * 60
 SMALL = [
@@ -58,7 +58,22 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "book"
-    pellucid("pretrain", "-d", book, *SMALL, "--steps", "12", "--save-every", "4", "--sample-every", "6", "--lr", "1e-2", "-o", out)
+    pellucid(
+        "pretrain",
+        "-d",
+        book,
+        *SMALL,
+        "--steps",
+        "12",
+        "--save-every",
+        "4",
+        "--sample-every",
+        "6",
+        "--lr",
+        "1e-2",
+        "-o",
+        out,
+    )
     return out
 
 
@@ -84,9 +99,14 @@ def test_the_saved_settings_repeat_the_run(run: Path, tmp_path: Path) -> None:
 
 
 def test_flags_beat_the_config_and_its_mistakes_are_named(book: Path, tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text(f"data: {book}\ntokenizer: char\ndepth: 1\nd-model: 16\nnum_heads: 2\ncontext_len: 16\nsteps: 9\nlr: 1e-2\n")
+    (tmp_path / "run.yaml").write_text(
+        f"data: {book}\ntokenizer: char\ndepth: 1\nd-model: 16\nnum_heads: 2\ncontext_len: 16\nsteps: 9\nlr: 1e-2\n"
+    )
     pellucid("pretrain", "--config", tmp_path / "run.yaml", "--steps", "2", "-o", tmp_path / "run", "-t", "1", "-q")
-    assert (read_yaml(str(tmp_path / "run/run.yaml"))["steps"], read_yaml(str(tmp_path / "run/run.yaml"))["lr"]) == (2, 0.01)
+    assert (read_yaml(str(tmp_path / "run/run.yaml"))["steps"], read_yaml(str(tmp_path / "run/run.yaml"))["lr"]) == (
+        2,
+        0.01,
+    )
     (tmp_path / "run.yaml").write_text("batchsize: 4\n")
     with pytest.raises(ConfigError, match=r"'batchsize' is no flag of pretrain(.|\n)*batch_size"):
         pellucid("pretrain", "--config", tmp_path / "run.yaml")
@@ -116,7 +136,13 @@ def test_tokenizer_train_makes_a_folder_that_loads(book: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_can_be_described_by_its_depth(family: str) -> None:
-    config = describe(family, depth=3, vocab_size=100, context_len=32, tie_embeddings=FAMILIES[family].config(FAMILIES[family].TINY).tie_embeddings)
+    config = describe(
+        family,
+        depth=3,
+        vocab_size=100,
+        context_len=32,
+        tie_embeddings=FAMILIES[family].config(FAMILIES[family].TINY).tie_embeddings,
+    )
     assert (config.num_layers, config.d_model, config.vocab_size) == (3, 192, 100)
     assert FAMILIES[family].config(FAMILIES[family].to_hf(config)) == config
 
@@ -127,17 +153,45 @@ def test_sizes_that_contradict_each_other_are_refused() -> None:
 
 
 def torchrun(*words: object, **settings: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+    ]
     return subprocess.Popen([*command, *map(str, words)], text=True, **settings)
 
 
 def losses(run: Path) -> list[tuple[float, float]]:
-    return [(its["loss"], its["grad_norm"]) for its in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+    return [
+        (its["loss"], its["grad_norm"]) for its in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    ]
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_losses_of_one_and_go_on_after_one_was_killed(book: Path, tmp_path: Path) -> None:
-    words = ["-m", "pellucid", "pretrain", "-d", book, *SMALL, "--steps", "30", "--save-every", "5", "--sample-every", "0", "--lr", "1e-2", "-o"]
+    words = [
+        "-m",
+        "pellucid",
+        "pretrain",
+        "-d",
+        book,
+        *SMALL,
+        "--steps",
+        "30",
+        "--save-every",
+        "5",
+        "--sample-every",
+        "0",
+        "--lr",
+        "1e-2",
+        "-o",
+    ]
     subprocess.run([sys.executable, *map(str, words), tmp_path / "one"], check=True, timeout=300)
     killed = torchrun(*words, tmp_path / "two", stderr=subprocess.PIPE)
     while not (tmp_path / "two/checkpoints/step-00000005").is_dir():

@@ -1,4 +1,6 @@
-"""``--compile``: the same losses, validation and samples left alone, and a run that was killed ends where it would have, bit for bit."""
+"""``--compile``: the same losses, validation and samples left alone, and a run that was killed ends where it would
+have, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,12 @@ from train_worker import Noise, small_run
 from pellucid.base.errors import ConfigError
 from pellucid.families import FAMILIES
 from pellucid.model.decoder import Decoder
-from pellucid.train.batch import Batch
-from pellucid.train.compile import compiled_forward
+from pellucid.train.data.batch import Batch
 from pellucid.train.dropout import Dropout
-from pellucid.train.loop import checkpoint_activations
-from pellucid.train.loss import language_loss
-from pellucid.train.preference import preference_loss
+from pellucid.train.objectives.loss import language_loss
+from pellucid.train.objectives.preference import preference_loss
+from pellucid.train.runs.compile import compiled_forward
+from pellucid.train.runs.loop import checkpoint_activations
 
 WORKER = [sys.executable, str(Path(__file__).with_name("train_worker.py"))]
 
@@ -53,7 +55,12 @@ def compiled_losses(
             checkpoint_activations(model)
         loss = language_loss(model, batch, forward=compiled_forward(model) if compiled else None)
         loss.total.backward()
-        results.append([loss.nll.item(), *(parameter.grad.norm().item() for parameter in model.parameters() if parameter.grad is not None)])
+        results.append(
+            [
+                loss.nll.item(),
+                *(parameter.grad.norm().item() for parameter in model.parameters() if parameter.grad is not None),
+            ]
+        )
         model.zero_grad()
     return results[0], results[1]
 
@@ -70,7 +77,9 @@ def test_a_preference_s_loss_and_gradients_are_those_of_an_eager_model_with_lora
     for compiled in (None, lambda *ins: calls.append(ins) or forward(*ins)):
         loss = preference_loss(model, its, forward=compiled)
         loss.total.backward()
-        results.append([loss.total.item(), *(its.grad.norm().item() for its in model.parameters() if its.grad is not None)])
+        results.append(
+            [loss.total.item(), *(its.grad.norm().item() for its in model.parameters() if its.grad is not None)]
+        )
         model.zero_grad()
     assert results[1] == pytest.approx(results[0], rel=1e-4)
     assert len(calls) == 1, "the reference has no use for it"
@@ -108,9 +117,13 @@ def test_dropout_is_drawn_anew_in_each_step(tmp_path: Path) -> None:
 def test_a_compiled_run_that_was_killed_ends_bit_for_bit_where_it_would_have(tmp_path: Path) -> None:
     its = {"env": {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "programs")}, "timeout": 600}
     subprocess.run([*WORKER, tmp_path / "whole", "--compile"], check=True, stdout=subprocess.DEVNULL, **its)
-    killed = subprocess.run([*WORKER, tmp_path / "killed", "--compile", "--die-in-save", "16"], stdout=subprocess.DEVNULL, **its)
+    killed = subprocess.run(
+        [*WORKER, tmp_path / "killed", "--compile", "--die-in-save", "16"], stdout=subprocess.DEVNULL, **its
+    )
     assert killed.returncode == -signal.SIGKILL
-    last = subprocess.run([*WORKER, tmp_path / "killed", "--compile"], check=True, stdout=subprocess.PIPE, text=True, **its)
+    last = subprocess.run(
+        [*WORKER, tmp_path / "killed", "--compile"], check=True, stdout=subprocess.PIPE, text=True, **its
+    )
     assert last.stdout.split()[0] == "13"
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
     assert not differing(state(tmp_path / "killed"), state(tmp_path / "whole"))

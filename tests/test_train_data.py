@@ -15,11 +15,11 @@ from pellucid.base.errors import ConfigError
 from pellucid.families import FAMILIES
 from pellucid.model.decoder import Decoder
 from pellucid.text.tokenizer import Tokenizer
-from pellucid.train.batch import IGNORED, Batch
-from pellucid.train.data import Stream, Windows
-from pellucid.train.shards import Shards, make_shards
-from pellucid.train.sources import PIECE, DataError, documents, find_sources
-from pellucid.train.tokenizer import save_tokenizer, train_bpe, train_characters
+from pellucid.train.data.batch import IGNORED, Batch
+from pellucid.train.data.shards import Shards, make_shards
+from pellucid.train.data.sources import PIECE, DataError, documents, find_sources
+from pellucid.train.data.tokenizer import save_tokenizer, train_bpe, train_characters
+from pellucid.train.data.windows import Stream, Windows
 
 POEMS = ["床前明月光，\n疑是地上霜。\n", "Tyger Tyger, burning bright,\n", "a", "白日依山尽，黄河入海流。"]
 
@@ -27,7 +27,9 @@ POEMS = ["床前明月光，\n疑是地上霜。\n", "Tyger Tyger, burning brigh
 @pytest.fixture
 def poems(tmp_path: Path) -> Path:
     path = tmp_path / "poems.jsonl"
-    path.write_text("".join(json.dumps({"text": text, "title": "t"}, ensure_ascii=False) + "\n" for text in POEMS), "utf-8")
+    path.write_text(
+        "".join(json.dumps({"text": text, "title": "t"}, ensure_ascii=False) + "\n" for text in POEMS), "utf-8"
+    )
     return path
 
 
@@ -115,7 +117,10 @@ def test_transformers_reads_a_tokenizer_of_ours(poems: Path, tmp_path: Path) -> 
     import transformers
 
     save_tokenizer(train_bpe([poems], 300), tmp_path / "bpe")
-    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path / "bpe"), AutoTokenizer.from_pretrained(tmp_path / "bpe")
+    theirs, ours = (
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "bpe"),
+        AutoTokenizer.from_pretrained(tmp_path / "bpe"),
+    )
     assert theirs.encode(POEMS[0]) == ours.encode(POEMS[0])
     with pytest.raises(ConfigError, match="257"):
         train_bpe([poems], 100)
@@ -126,7 +131,9 @@ def test_transformers_reads_a_tokenizer_of_ours(poems: Path, tmp_path: Path) -> 
 
 def test_shards_hold_every_document_after_its_mark(shards: Shards, tokenizer: Tokenizer) -> None:
     ids = shards.tokens(0).tolist()
-    expected = [i for text in POEMS for i in [tokenizer.bos_token_id, *tokenizer.encode(text, add_special_tokens=False)]]
+    expected = [
+        i for text in POEMS for i in [tokenizer.bos_token_id, *tokenizer.encode(text, add_special_tokens=False)]
+    ]
     assert ids == expected
     assert [ids[start] for start in shards.document_starts(0)] == [tokenizer.bos_token_id] * len(POEMS)
 
@@ -167,7 +174,9 @@ def test_targets_are_the_next_tokens(shards: Shards) -> None:
 def test_an_epoch_has_every_window_once_and_the_next_another_order(shards: Shards) -> None:
     windows = Windows(Stream(shards, "train", 0.0), 4, seed=3)
     count = windows.epoch_windows
-    first, second = ([windows._place(sample) for sample in range(epoch * count, (epoch + 1) * count)] for epoch in (0, 1))
+    first, second = (
+        [windows._place(sample) for sample in range(epoch * count, (epoch + 1) * count)] for epoch in (0, 1)
+    )
     assert sorted(first) == list(range(min(first), min(first) + 4 * count, 4))
     assert [place - min(first) for place in first] != [place - min(second) for place in second]
     again = Windows(Stream(shards, "train", 0.0), 4, seed=3)
@@ -201,7 +210,9 @@ def test_a_packed_document_is_computed_as_if_it_were_alone(family: str, shards: 
         torch.testing.assert_close(packed[its], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_a_document_is_asked_for_its_end_and_never_for_the_next_one(tmp_path: Path, poems: Path, tokenizer: Tokenizer) -> None:
+def test_a_document_is_asked_for_its_end_and_never_for_the_next_one(
+    tmp_path: Path, poems: Path, tokenizer: Tokenizer
+) -> None:
     (marked,) = Windows(Stream(make_shards(tmp_path / "a", [poems], tokenizer), "train", 0.0), 40).in_order(1)
     assert IGNORED not in marked.targets, "the mark before the next document ends this one"
     tokenizer.bos_token = None

@@ -16,10 +16,20 @@ from train_worker import STEPS, Noise, small_run
 from pellucid import AutoModelForCausalLM
 from pellucid.base.errors import CheckpointError
 from pellucid.checkpoint.distributed import INDEX, DistributedTensors, model_weights
-from pellucid.train.checkpoint import STATE, verify
+from pellucid.train.runs.checkpoint import STATE, verify
 
 WORKER = Path(__file__).with_name("train_worker.py")
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+LAUNCH = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--nproc-per-node",
+    "2",
+    "--rdzv-backend",
+    "c10d",
+    "--rdzv-endpoint",
+    "localhost:0",
+]
 
 
 def numbers(run: Path) -> list[tuple[float, ...]]:
@@ -51,15 +61,22 @@ def run(undisturbed: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_process_killed_while_it_writes_leaves_the_checkpoint_before_and_they_go_on_bit_for_bit(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_process_killed_while_it_writes_leaves_the_checkpoint_before_and_they_go_on_bit_for_bit(
+    undisturbed: Path, tmp_path: Path
+) -> None:
     killed = two(tmp_path, "--die-in-save", "16")
     assert killed.returncode != 0
     assert "SIGKILL" in killed.stderr, "the death of a worker is reported"
     partial = tmp_path / "checkpoints/.step-00000016.partial"
     assert (partial / "process-00002-of-00002.safetensors").is_file(), "the kill came while step 16 was written"
     assert not (partial / STATE).exists()
-    assert [path.name for path in sorted((tmp_path / "checkpoints").glob("step-*"))] == ["step-00000008", "step-00000012"]
-    damage(last(tmp_path, 12) / "process-00002-of-00002.safetensors")  # this the second process verifies, and the first must hear of
+    assert [path.name for path in sorted((tmp_path / "checkpoints").glob("step-*"))] == [
+        "step-00000008",
+        "step-00000012",
+    ]
+    damage(
+        last(tmp_path, 12) / "process-00002-of-00002.safetensors"
+    )  # this the second process verifies, and the first must hear of
     again = two(tmp_path)
     assert again.returncode == 0, again.stderr
     assert again.stdout.split("\n")[0].startswith("passing over a damaged checkpoint")
@@ -76,14 +93,19 @@ def test_each_process_writes_its_part_and_the_parts_are_a_model(undisturbed: Pat
     sizes = [file.bytes for file in DistributedTensors(folder).files]
     assert len(sizes) == 2
     assert min(sizes) > 0.8 * max(sizes)
-    assert sorted(path.name for path in folder.glob("*.safetensors")) == ["process-00001-of-00002.safetensors", "process-00002-of-00002.safetensors"]
+    assert sorted(path.name for path in folder.glob("*.safetensors")) == [
+        "process-00001-of-00002.safetensors",
+        "process-00002-of-00002.safetensors",
+    ]
     in_training = small_run(undisturbed, "adamw")
     assert in_training.resume()
     model = AutoModelForCausalLM.from_pretrained(folder, device="cpu")
     ids = Noise().shuffled(0, 1).token_ids
     in_training.model.eval()
     with torch.no_grad():
-        assert torch.equal(model(ids).logits, AutoModelForCausalLM.from_pretrained(published(in_training), device="cpu")(ids).logits)
+        assert torch.equal(
+            model(ids).logits, AutoModelForCausalLM.from_pretrained(published(in_training), device="cpu")(ids).logits
+        )
     for name, parameter in in_training.model.named_parameters():
         assert model_weights(DistributedTensors(folder))[name].data.tobytes() == parameter.detach().numpy().tobytes()
 
@@ -126,7 +148,7 @@ def test_another_model_does_not_go_on_with_it(run: Path) -> None:
     index = json.loads((folder / INDEX).read_text())
     index["tensors"]["model.other.weight"] = index["tensors"].pop("model.embed.weight")
     (folder / INDEX).write_text(json.dumps(index))
-    from pellucid.train.checkpoint import restore_distributed
+    from pellucid.train.runs.checkpoint import restore_distributed
 
     its = small_run(run, "adamw")
     with pytest.raises(CheckpointError, match=r"model\.embed\.weight"):

@@ -14,8 +14,8 @@ from pellucid.base.errors import RequestError
 from pellucid.families import FAMILIES
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
-from pellucid.train.batch import IGNORED
-from pellucid.train.evaluate import evaluate, windows
+from pellucid.train.data.batch import IGNORED
+from pellucid.train.measure.evaluate import evaluate, windows
 
 MODEL = Decoder(FAMILIES["llama"].config(FAMILIES["llama"].TINY)).initialize(torch.Generator().manual_seed(0))
 

@@ -18,20 +18,24 @@ from pellucid import AutoTokenizer
 from pellucid.families import FAMILIES
 from pellucid.model.decoder import Decoder
 from pellucid.text.tokenizer import Tokenizer
-from pellucid.train.batch import IGNORED
-from pellucid.train.example_batches import ExampleBatches, rows_of, split_records
-from pellucid.train.example_store import Counts, Examples, Making, describe, tokenize_examples
-from pellucid.train.examples import Completion, Conversation, Example, Instruction, Pair, Text, read_examples
-from pellucid.train.loss import language_loss
-from pellucid.train.masks import Masked, Masking
-from pellucid.train.sources import DataError, find_sources
+from pellucid.train.data.batch import IGNORED
+from pellucid.train.data.example_batches import ExampleBatches, rows_of, split_records
+from pellucid.train.data.example_store import Counts, Examples, Making, describe, tokenize_examples
+from pellucid.train.data.examples import Completion, Conversation, Example, Instruction, Pair, Text, read_examples
+from pellucid.train.data.masks import Masked, Masking
+from pellucid.train.data.sources import DataError, find_sources
+from pellucid.train.objectives.loss import language_loss
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}
 CHAT = [USER, ANSWER, {"role": "user", "content": "再见"}, {"role": "assistant", "content": "Bye, 你好."}]
 TOOL = {"name": "add", "description": "Add.", "parameters": {"type": "object", "properties": {}}}
 CALLS = [
     USER,
-    {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}, "id": "call00001"}]},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}, "id": "call00001"}],
+    },
     {"role": "tool", "content": "2", "tool_call_id": "call00001"},
     {"role": "assistant", "content": "Two."},
 ]
@@ -39,14 +43,18 @@ CALLS = [
 
 def read(path: Path, *records: Any, lines: bool = True) -> list[Example | None]:
     file = path / ("data.jsonl" if lines else "data.json")
-    file.write_text("".join(json.dumps(record) + "\n" for record in records) if lines else json.dumps(list(records)), "utf-8")
+    file.write_text(
+        "".join(json.dumps(record) + "\n" for record in records) if lines else json.dumps(list(records)), "utf-8"
+    )
     return [one.example for one in read_examples(file)]
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
 
 SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]
-PAIR = Pair(Conversation([USER, ANSWER], given=1), Conversation([USER, {"role": "assistant", "content": "What?"}], given=1))
+PAIR = Pair(
+    Conversation([USER, ANSWER], given=1), Conversation([USER, {"role": "assistant", "content": "What?"}], given=1)
+)
 BAD = {"role": "assistant", "content": "What?"}
 
 
@@ -57,10 +65,16 @@ BAD = {"role": "assistant", "content": "What?"}
         ({"prompt": "2+2=", "completion": "4"}, Completion("2+2=", "4")),
         ({"prompt": [USER], "completion": [ANSWER]}, Conversation([USER, ANSWER], given=1)),
         ({"messages": [USER, ANSWER]}, Conversation([USER, ANSWER])),
-        ({"messages": [USER, ANSWER], "tools": [TOOL]}, Conversation([USER, ANSWER], [{"type": "function", "function": TOOL}])),
+        (
+            {"messages": [USER, ANSWER], "tools": [TOOL]},
+            Conversation([USER, ANSWER], [{"type": "function", "function": TOOL}]),
+        ),
         ({"messages": [USER, ANSWER], "label": False}, None),
         ({"conversations": SHAREGPT, "tools": ""}, Conversation([USER, ANSWER])),
-        ({"conversations": SHAREGPT, "system": "Be."}, Conversation([{"role": "system", "content": "Be."}, USER, ANSWER])),
+        (
+            {"conversations": SHAREGPT, "system": "Be."},
+            Conversation([{"role": "system", "content": "Be."}, USER, ANSWER]),
+        ),
         ({"conversations": [USER, ANSWER]}, Conversation([USER, ANSWER])),
         (
             {
@@ -74,10 +88,16 @@ BAD = {"role": "assistant", "content": "What?"}
             Conversation(CALLS),
         ),
         ({"instruction": "Say", "input": "it", "output": "It."}, Instruction("Say", "it", "It.")),
-        ({"instruction": "Say", "output": "It.", "history": [["a", "b"]]}, Instruction("Say", "", "It.", history=(("a", "b"),))),
+        (
+            {"instruction": "Say", "output": "It.", "history": [["a", "b"]]},
+            Instruction("Say", "", "It.", history=(("a", "b"),)),
+        ),
         ({"instruction": "Say", "instances": [{"input": "it", "output": "It."}]}, Instruction("Say", "it", "It.")),
         ({"prompt": "Q", "chosen": "a", "rejected": "b"}, Pair(Completion("Q", "a"), Completion("Q", "b"))),
-        ({"chosen": "H: Q\nA: yes", "rejected": "H: Q\nA: yo"}, Pair(Completion("H: Q\n", "A: yes"), Completion("H: Q\n", "A: yo"))),
+        (
+            {"chosen": "H: Q\nA: yes", "rejected": "H: Q\nA: yo"},
+            Pair(Completion("H: Q\n", "A: yes"), Completion("H: Q\n", "A: yo")),
+        ),
         ({"prompt": [USER], "chosen": [ANSWER], "rejected": [BAD]}, PAIR),
         ({"chosen": [USER, ANSWER], "rejected": [USER, BAD]}, PAIR),
         ({"prompt": "Hi", "chosen": [USER, ANSWER], "rejected": [USER, BAD]}, PAIR),
@@ -107,7 +127,14 @@ def test_every_record_of_the_real_data_is_read(shared: Path) -> None:
     assert kinds["dpo_en_demo.json"] == {"preference": 300}
     assert kinds["seed_tasks.jsonl"] == {"seed task": 175}
     assert sum(one.example is None for one in read["kto_en_demo.json"]) == 150, "KTO's bad answers are not learned from"
-    assert sum(bool(one.example.tools) for one in read["glaive_toolcall_en_demo.json"] if isinstance(one.example, Conversation)) > 100
+    assert (
+        sum(
+            bool(one.example.tools)
+            for one in read["glaive_toolcall_en_demo.json"]
+            if isinstance(one.example, Conversation)
+        )
+        > 100
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,8 +164,13 @@ def test_a_line_that_is_no_json_and_a_plain_text_are_named(tmp_path: Path) -> No
 
 
 def test_placeholders_are_filled(shared: Path) -> None:
-    its = [one.example for one in read_examples(shared / "instruct_pref/identity.json", {"name": "Pellucid", "author": "Ada"})]
-    assert its[2] == Instruction("Who are you?", "", "I am Pellucid, an AI assistant developed by Ada. How can I assist you today?")
+    its = [
+        one.example
+        for one in read_examples(shared / "instruct_pref/identity.json", {"name": "Pellucid", "author": "Ada"})
+    ]
+    assert its[2] == Instruction(
+        "Who are you?", "", "I am Pellucid, an AI assistant developed by Ada. How can I assist you today?"
+    )
 
 
 def test_a_name_that_nothing_asks_for_is_an_error(tmp_path: Path, mini: Tokenizer) -> None:
@@ -190,11 +222,17 @@ def with_marks(qwen25: str) -> str:
     assert marked.count(calls) == 1
     marked = marked.replace(calls, "{{- '<|im_start|>' + message.role + '\\n' }}{% generation %}")
     marked = marked.replace('{{- \'\\n<tool_call>\\n{"name": "\' }}', '{{- \'<tool_call>\\n{"name": "\' }}')
-    return marked.replace("{{- '<|im_end|>\\n' }}\n    {%- elif", "{{- '<|im_end|>' }}{% endgeneration %}{{- '\\n' }}\n    {%- elif", 1)
+    return marked.replace(
+        "{{- '<|im_end|>\\n' }}\n    {%- elif", "{{- '<|im_end|>' }}{% endgeneration %}{{- '\\n' }}\n    {%- elif", 1
+    )
 
 
-@pytest.mark.parametrize("chat", [CHAT, CALLS, [{"role": "system", "content": "Be brief."}, *CHAT]], ids=["chat", "tools", "system"])
-def test_marks_are_transformers_marks_and_prefix_rendering_finds_the_same(qwen: Tokenizer, shared: Path, chat: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize(
+    "chat", [CHAT, CALLS, [{"role": "system", "content": "Be brief."}, *CHAT]], ids=["chat", "tools", "system"]
+)
+def test_marks_are_transformers_marks_and_prefix_rendering_finds_the_same(
+    qwen: Tokenizer, shared: Path, chat: list[dict[str, Any]]
+) -> None:
     plain = template(shared, "Qwen2.5")
     marked = with_marks(plain)
     tools = [{"type": "function", "function": TOOL}] if chat is CALLS else None
@@ -215,7 +253,10 @@ LEARNED = {
     "Mistral": [["Hello!<|im_end|>", "Bye, 你好.<|im_end|>"]],
     "gemma": [["Hello!<end_of_turn>\n", "Bye, 你好.<end_of_turn>\n<|im_end|>"]],
     "Phi": [["Hello!<|end|>\n<|im_end|>"], ["Bye, 你好.<|end|>\n<|im_end|>"]],
-    "gpt-oss": [["<|channel|>final<|message|>Hello!<|return|><|im_end|>"], ["<|channel|>final<|message|>Bye, 你好.<|return|><|im_end|>"]],
+    "gpt-oss": [
+        ["<|channel|>final<|message|>Hello!<|return|><|im_end|>"],
+        ["<|channel|>final<|message|>Bye, 你好.<|return|><|im_end|>"],
+    ],
 }
 
 
@@ -226,7 +267,12 @@ def test_every_answer_with_what_ends_it_is_learned_and_nothing_else(qwen: Tokeni
 
 
 def test_thinking_is_learned_where_it_will_be_asked_for(qwen: Tokenizer) -> None:
-    chat = [USER, {**ANSWER, "reasoning_content": "A greeting."}, CHAT[2], {**CHAT[3], "reasoning_content": "A farewell."}]
+    chat = [
+        USER,
+        {**ANSWER, "reasoning_content": "A greeting."},
+        CHAT[2],
+        {**CHAT[3], "reasoning_content": "A farewell."},
+    ]
     first, second = Masking(qwen).tokens(Conversation(chat), "here")
     assert learned(qwen, first) == ["<think>\nA greeting.\n</think>\n\nHello!<|im_end|>"]
     assert learned(qwen, second) == ["<think>\nA farewell.\n</think>\n\nBye, 你好.<|im_end|>"]
@@ -243,7 +289,9 @@ def test_messages_that_are_given_are_not_learned(qwen: Tokenizer, shared: Path) 
 
 
 def test_chatglm_learns_what_follows_its_role_token_up_to_the_next(shared: Path) -> None:
-    """As ChatGLM3's own finetune_demo: the loss counts on every token after <|assistant|>, the next role's token or </s> included."""
+    """As ChatGLM3's own finetune_demo: the loss counts on every token after <|assistant|>, the next role's token or
+    </s> included.
+    """
     tokenizer = AutoTokenizer.from_pretrained(shared / "chatglm3_tokenizer")
     (one,) = Masking(tokenizer).tokens(Conversation(CHAT), "here")
     assert learned(tokenizer, one) == ["\n Hello! <|user|>", "\n Bye, 你好. </s>"]
@@ -267,13 +315,23 @@ def test_a_completion_is_learned_up_to_its_end_and_a_text_whole(qwen: Tokenizer,
     ("example", "name", "message"),
     [
         (Conversation([USER]), "Qwen3", "here: the assistant says nothing"),
-        (Conversation([{"role": "system", "content": "Be."}, *CHAT]), "gemma", "here: the chat format cannot write.*System role not supported"),
-        (Conversation([{"role": "system", "content": "Be."}, *CHAT]), "Mistral", r"here, message 3: .*(.|\n)*leave out the system message"),
+        (
+            Conversation([{"role": "system", "content": "Be."}, *CHAT]),
+            "gemma",
+            "here: the chat format cannot write.*System role not supported",
+        ),
+        (
+            Conversation([{"role": "system", "content": "Be."}, *CHAT]),
+            "Mistral",
+            r"here, message 3: .*(.|\n)*leave out the system message",
+        ),
         (PAIR, "Qwen3", "--method dpo"),
     ],
     ids=["no answer", "refused by the template", "not where it is asked for", "a pair"],
 )
-def test_what_cannot_be_masked_is_an_error_that_names_the_record(qwen: Tokenizer, shared: Path, example: Example, name: str, message: str) -> None:
+def test_what_cannot_be_masked_is_an_error_that_names_the_record(
+    qwen: Tokenizer, shared: Path, example: Example, name: str, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         Masking(qwen, chat_template=template(shared, name)).tokens(example, "here")
 
@@ -296,7 +354,12 @@ def test_every_conversation_of_the_real_data_has_its_answers_and_only_them(qwen:
             for text, answer in zip(said, answers, strict=True):
                 assert text.endswith("<|im_end|>")
                 assert answer["content"] in text
-            assert all(its.learned[place] for its in made for place, token in enumerate(its.ids) if token == ends and its.learned[place - 1])
+            assert all(
+                its.learned[place]
+                for its in made
+                for place, token in enumerate(its.ids)
+                if token == ends and its.learned[place - 1]
+            )
 
 
 # --- tokenized -------------------------------------------------------------------------------------------------------
@@ -311,7 +374,9 @@ def numbers(tmp_path: Path) -> Path:
 
 
 def tokenized(path: Path, tokenizer: Tokenizer, **settings: Any) -> Examples:
-    return tokenize_examples(path.parent / "data", [path], Masking(tokenizer), Making(**{"context_len": 64, **settings}))
+    return tokenize_examples(
+        path.parent / "data", [path], Masking(tokenizer), Making(**{"context_len": 64, **settings})
+    )
 
 
 def test_examples_come_back_as_they_were_made(numbers: Path, mini: Tokenizer) -> None:
@@ -341,16 +406,23 @@ def test_too_long_ones_are_cut_left_out_or_refused_and_said(numbers: Path, mini:
     assert "6 cut at the context's end" in describe(cut.counts)
     left = tokenized(numbers, mini, context_len=limit - 1, on_too_long="skip")
     assert (len(left), left.counts.num_too_long) == (6, 6)
-    with pytest.raises(DataError, match=rf"line 7: .*longer than the context \(expected at most {limit} tokens, received {whole[6]}\)"):
+    with pytest.raises(
+        DataError, match=rf"line 7: .*longer than the context \(expected at most {limit} tokens, received {whole[6]}\)"
+    ):
         tokenized(numbers, mini, context_len=limit - 1, on_too_long="stop")
 
 
 def test_an_example_of_which_nothing_is_learned_is_an_error_that_names_it(numbers: Path, mini: Tokenizer) -> None:
     numbers.write_text(json.dumps({"prompt": "a b c d e f g h", "completion": " i"}) + "\n" + numbers.read_text())
-    with pytest.raises(DataError, match=r"line 1: .*nothing that is learned would be left of it(.|\n)*--context-len \d+, or --on-too-long skip"):
+    with pytest.raises(
+        DataError,
+        match=r"line 1: .*nothing that is learned would be left of it(.|\n)*--context-len \d+, or --on-too-long skip",
+    ):
         tokenized(numbers, mini, context_len=4)
     assert tokenized(numbers, mini, context_len=4, on_too_long="skip").counts.num_too_long > 1
-    marked = Masking(mini, chat_template="{% for m in messages %}{{ m.content }}{% generation %}{% endgeneration %}{% endfor %}")
+    marked = Masking(
+        mini, chat_template="{% for m in messages %}{{ m.content }}{% generation %}{% endgeneration %}{% endfor %}"
+    )
     numbers.write_text(json.dumps({"messages": CHAT}) + "\n")
     with pytest.raises(DataError, match="line 1: nothing of this example is learned"):
         tokenize_examples(numbers.parent / "data", [numbers], marked, Making(context_len=64))
@@ -376,7 +448,9 @@ def test_a_row_holds_an_example_its_targets_and_padding(numbers: Path, mini: Tok
 
 
 @pytest.mark.parametrize("pack_into", [None, 32])
-def test_each_example_comes_once_an_epoch_and_a_sample_is_always_the_same(numbers: Path, mini: Tokenizer, pack_into: int | None) -> None:
+def test_each_example_comes_once_an_epoch_and_a_sample_is_always_the_same(
+    numbers: Path, mini: Tokenizer, pack_into: int | None
+) -> None:
     examples = tokenized(numbers, mini)
     its = batches(examples, seed=3, pack_into=pack_into)
     rows = len(its)
@@ -385,7 +459,9 @@ def test_each_example_comes_once_an_epoch_and_a_sample_is_always_the_same(number
     assert sorted(epochs[0]) == sorted(epochs[1])
     assert epochs[0] != epochs[1]
     again = batches(examples, seed=3, pack_into=pack_into)
-    assert torch.equal(again.shuffled(rows + 1, rows).targets, its.shuffled(rows + 1, rows).targets), "whatever was asked for before"
+    assert torch.equal(again.shuffled(rows + 1, rows).targets, its.shuffled(rows + 1, rows).targets), (
+        "whatever was asked for before"
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -401,7 +477,9 @@ def test_packing_keeps_every_example_within_the_row(lengths: list[int]) -> None:
     assert sorted(number for row in rows for number in row) == list(range(len(lengths)))
     assert all(sum(lengths[number] - 1 for number in row) <= 32 for row in rows)
     needed = sum(length - 1 for length in lengths)
-    assert sum(32 - sum(lengths[number] - 1 for number in row) >= 16 for row in rows) <= 1 or needed > 16 * (len(rows) - 1), "rows are filled"
+    assert sum(32 - sum(lengths[number] - 1 for number in row) >= 16 for row in rows) <= 1 or needed > 16 * (
+        len(rows) - 1
+    ), "rows are filled"
 
 
 def test_packed_rows_have_the_loss_and_gradients_of_single_ones(numbers: Path, mini: Tokenizer) -> None:
@@ -414,7 +492,11 @@ def test_packed_rows_have_the_loss_and_gradients_of_single_ones(numbers: Path, m
         loss = language_loss(model, its.shuffled(0, len(its)))
         loss.total.backward()
         found.append(
-            (loss.total.item(), loss.num_targets, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+            (
+                loss.total.item(),
+                loss.num_targets,
+                [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None],
+            )
         )
     assert found[0][1] == found[1][1]
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
@@ -424,13 +506,17 @@ def test_packed_rows_have_the_loss_and_gradients_of_single_ones(numbers: Path, m
 
 def test_pairs_stay_together(tmp_path: Path, mini: Tokenizer) -> None:
     path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"{n}:", "chosen": " yes", "rejected": " no, no"}) + "\n" for n in range(5)))
+    path.write_text(
+        "".join(json.dumps({"prompt": f"{n}:", "chosen": " yes", "rejected": " no, no"}) + "\n" for n in range(5))
+    )
     its = batches(tokenized(path, mini, paired=True))
     assert len(its) == 5
     batch = its.shuffled(0, 3)
     assert batch.token_ids.shape[0] == 6
     for first in range(0, 6, 2):
-        chosen, rejected = (mini.decode([one for one in batch.targets[row].tolist() if one != IGNORED]) for row in (first, first + 1))
+        chosen, rejected = (
+            mini.decode([one for one in batch.targets[row].tolist() if one != IGNORED]) for row in (first, first + 1)
+        )
         assert (chosen, rejected) == (" yes<|im_end|>", " no, no<|im_end|>")
         assert batch.token_ids[first, 0] == batch.token_ids[first + 1, 0]
     path.write_text('{"text": "a"}\n')
@@ -451,6 +537,11 @@ def test_all_sequences_of_a_record_are_held_back_together_or_not_at_all() -> Non
 
 
 def test_counts_say_what_was_left_out() -> None:
-    counts = Counts(formats={"alpaca": 3}, num_examples=1, num_tokens=1000, num_learned=10, num_too_long=1, num_marked_bad=1)
+    counts = Counts(
+        formats={"alpaca": 3}, num_examples=1, num_tokens=1000, num_learned=10, num_too_long=1, num_marked_bad=1
+    )
     said = describe(counts)
-    assert said == "3 alpaca: 1 sequences, 1,000 tokens, 10 of them learned; 1 too long and left out; 1 left out, since their label says they are bad"
+    assert (
+        said
+        == "3 alpaca: 1 sequences, 1,000 tokens, 10 of them learned; 1 too long and left out; 1 left out, since their label says they are bad"
+    )

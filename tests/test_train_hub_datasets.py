@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pellucid.base.errors import ConfigError
-from pellucid.train.sources import documents, find_sources
+from pellucid.train.data.sources import documents, find_sources
 
 TRAIN, TEST = ["床前明月光", "Tyger, Tyger"], ["burning bright"]
 

@@ -1,4 +1,6 @@
-"""LoRA: the update and nothing else learns; kept, merged, written and read it is the same model; peft agrees in both directions."""
+"""LoRA: the update and nothing else learns; kept, merged, written and read it is the same model; peft agrees in both
+directions.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,7 @@ from pellucid.model.linear import Linear, LoraLinear
 from pellucid.model.load import load_weights
 from pellucid.model.quantized import QuantizedLinear, decode_on_device
 from pellucid.quant import DECODERS, LAYOUTS, dequantize
-from pellucid.train.batch import Batch
-from pellucid.train.checkpoint import TENSORS
-from pellucid.train.loop import accumulate
+from pellucid.train.data.batch import Batch
 from pellucid.train.lora import (
     LoraSettings,
     attach_lora,
@@ -47,11 +47,13 @@ from pellucid.train.lora import (
     without_adapter,
     write_lora,
 )
-from pellucid.train.loss import language_loss
-from pellucid.train.optim import OptimSettings, make_optimizers
-from pellucid.train.preference import PreferenceBatch, preference_loss
-from pellucid.train.run import Run, RunSettings
-from pellucid.train.schedule import Schedule
+from pellucid.train.objectives.loss import language_loss
+from pellucid.train.objectives.preference import PreferenceBatch, preference_loss
+from pellucid.train.runs.checkpoint import TENSORS
+from pellucid.train.runs.loop import accumulate
+from pellucid.train.runs.optim import OptimSettings, make_optimizers
+from pellucid.train.runs.run import Run, RunSettings
+from pellucid.train.runs.schedule import Schedule
 
 IDS = torch.randint(0, 96, (2, 9), generator=torch.Generator().manual_seed(1))
 FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")
@@ -92,7 +94,9 @@ def test_a_map_gains_scale_times_b_a() -> None:
     with torch.device("cpu"):
         base = Linear(2, 2, bias=False)
     base.weight = nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-    lora = LoraLinear(base, nn.Parameter(torch.tensor([[1.0, 2.0]])), nn.Parameter(torch.tensor([[3.0], [-1.0]])), scale=0.5)
+    lora = LoraLinear(
+        base, nn.Parameter(torch.tensor([[1.0, 2.0]])), nn.Parameter(torch.tensor([[3.0], [-1.0]])), scale=0.5
+    )
     x = torch.tensor([[2.0, 1.0]])  # A x = 4; 0.5 · B · 4 = (6, −2)
     assert lora(x, Context(torch.zeros(1, 1))).tolist() == [[8.0, -1.0]]
     assert lora.weight.tolist() == [[2.5, 3.0], [-0.5, 0.0]]
@@ -111,7 +115,9 @@ def test_attached_it_changes_nothing_and_a_step_changes_nothing_but_it(family: s
     model = fresh(family)
     before, plain = logits(model), copy.deepcopy(dict(model.named_parameters()))
     names = attach_lora(model, LoraSettings(rank=2))
-    assert len(names) == sum(isinstance(module, Linear) for name, module in fresh(family).named_modules() if name != "lm_head")
+    assert len(names) == sum(
+        isinstance(module, Linear) for name, module in fresh(family).named_modules() if name != "lm_head"
+    )
     assert torch.equal(logits(model), before)
     loss = language_loss(model, Batch.of(IDS[:, :-1], IDS[:, 1:]))
     loss.total.backward()
@@ -131,7 +137,9 @@ def test_targets_go_by_our_names_and_by_hugging_faces() -> None:
     assert attached("gpt2", "c_attn") == [f"layers.{i}.attention.{x}_proj" for i in (0, 1) for x in "qkv"]
     assert attached("gpt2", "mlp.c_proj") == ["layers.0.mlp.down_proj", "layers.1.mlp.down_proj"]
     assert attached("gpt2", "layers.1.attention.v_proj") == ["layers.1.attention.v_proj"]
-    assert attached("llama", "self_attn.q_proj", "v_proj") == [f"layers.{i}.attention.{x}_proj" for i in (0, 1) for x in "qv"]
+    assert attached("llama", "self_attn.q_proj", "v_proj") == [
+        f"layers.{i}.attention.{x}_proj" for i in (0, 1) for x in "qv"
+    ]
     assert attached("chatglm", "dense_h_to_4h") == [f"layers.{i}.mlp.{x}_proj" for i in (0, 1) for x in ("gate", "up")]
     assert attached("chatglm", "lm_head") == ["lm_head"]
 
@@ -157,7 +165,9 @@ def test_without_the_adapter_it_is_its_base_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_kept_adapter_is_explained_as_what_it_amounts_to(family: str) -> None:
-    """The tap of q has the adapter in it, and every identity holds of the weights that ``trace`` shows: W + scale · B A."""
+    """The tap of q has the adapter in it, and every identity holds of the weights that ``trace`` shows: W + scale · B
+    A.
+    """
     kept, merged = adapted(family, dropout=0.5)[0].train(), adapted(family)[0]
     merge(merged)
     its, others = trace(kept, None, IDS), trace(merged, None, IDS)
@@ -166,7 +176,9 @@ def test_a_kept_adapter_is_explained_as_what_it_amounts_to(family: str) -> None:
     for path, value in its.items():
         torch.testing.assert_close(value, others[path], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(its["layers.0.q"], trace(tiny(family), None, IDS)["layers.0.q"], atol=1e-2)
-    assert torch.equal(its.weight("layers.0.attention.q_proj.weight"), merged.get_parameter("layers.0.attention.q_proj.weight"))
+    assert torch.equal(
+        its.weight("layers.0.attention.q_proj.weight"), merged.get_parameter("layers.0.attention.q_proj.weight")
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -192,25 +204,35 @@ def test_merged_it_is_a_plain_model_with_the_same_logits(family: str) -> None:
     kept = logits(model)
     merge(model)
     assert not lora_layers(model)
-    assert {name: p.shape for name, p in model.named_parameters()} == {name: p.shape for name, p in tiny(family).named_parameters()}
+    assert {name: p.shape for name, p in model.named_parameters()} == {
+        name: p.shape for name, p in tiny(family).named_parameters()
+    }
     close(logits(model), kept)
 
 
-def test_kept_merged_and_opened_it_tells_the_same_story_and_transformers_loads_it(stories: Path, tmp_path: Path) -> None:
+def test_kept_merged_and_opened_it_tells_the_same_story_and_transformers_loads_it(
+    stories: Path, tmp_path: Path
+) -> None:
     base = stories / "hf"
     model = AutoModelForCausalLM.from_pretrained(base, device="cpu")
     settings = LoraSettings(rank=4, alpha=8)
     attach_lora(model, settings, torch.Generator().manual_seed(3))
     noisy(model, 0.05)
-    save_adapter(tmp_path / "adapter", model, settings, base=str(base), base_sha256=fingerprint(open_checkpoint(base).stored))
+    save_adapter(
+        tmp_path / "adapter", model, settings, base=str(base), base_sha256=fingerprint(open_checkpoint(base).stored)
+    )
     prompt = torch.tensor([[1, 403, 407, 261, 378]])
     story = model.generate(prompt, max_new_tokens=30)
-    assert not torch.equal(story, AutoModelForCausalLM.from_pretrained(base, device="cpu").generate(prompt, max_new_tokens=30))
+    assert not torch.equal(
+        story, AutoModelForCausalLM.from_pretrained(base, device="cpu").generate(prompt, max_new_tokens=30)
+    )
     model.save_pretrained(tmp_path / "kept")
     kept = logits_of(model, story)
     merge(model)
     model.save_pretrained(tmp_path / "merged")
-    opened = [AutoModelForCausalLM.from_pretrained(tmp_path / name, device="cpu") for name in ("adapter", "kept", "merged")]
+    opened = [
+        AutoModelForCausalLM.from_pretrained(tmp_path / name, device="cpu") for name in ("adapter", "kept", "merged")
+    ]
     for its in (model, *opened):
         assert torch.equal(its.generate(prompt, max_new_tokens=30), story)
         close(logits_of(its, story), kept)
@@ -251,12 +273,23 @@ def test_peft_loads_what_we_write_with_equal_logits(family: str, targets: Any, r
     [
         *((family, {"target_modules": "all-linear"}) for family in FAMILIES),
         ("gpt2", {"target_modules": ["c_attn"], "use_rslora": True}),
-        ("llama", {"target_modules": ["q_proj", "down_proj"], "rank_pattern": {"layers.1.mlp.down_proj": 3}, "alpha_pattern": {"q_proj": 5}}),
+        (
+            "llama",
+            {
+                "target_modules": ["q_proj", "down_proj"],
+                "rank_pattern": {"layers.1.mlp.down_proj": 3},
+                "alpha_pattern": {"q_proj": 5},
+            },
+        ),
     ],
 )
-def test_we_load_what_peft_writes_with_equal_logits(family: str, extra: dict[str, Any], merging: bool, tmp_path: Path) -> None:
+def test_we_load_what_peft_writes_with_equal_logits(
+    family: str, extra: dict[str, Any], merging: bool, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    made = peft.get_peft_model(reference_model(tiny(family)), peft.LoraConfig(r=4, lora_alpha=10, task_type="CAUSAL_LM", **extra)).eval()
+    made = peft.get_peft_model(
+        reference_model(tiny(family)), peft.LoraConfig(r=4, lora_alpha=10, task_type="CAUSAL_LM", **extra)
+    ).eval()
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if "lora_B" in name:
@@ -301,7 +334,9 @@ def lora_run(folder: Path, family: str, method: str) -> Run:
         Noise() if method == "lora" else Pairs(),
         make_optimizers(model, OptimSettings(lr=1e-2)),
         Schedule(num_steps=8, warmup_steps=2),
-        RunSettings(num_steps=8, batch_size=4, micro_batch_size=2, lr=1e-2, save_every=4, eval_every=0, spike=0.0, keep=0),
+        RunSettings(
+            num_steps=8, batch_size=4, micro_batch_size=2, lr=1e-2, save_every=4, eval_every=0, spike=0.0, keep=0
+        ),
         language_loss if method == "lora" else preference_loss,
         partial(write_lora, model=model, settings=settings, base="somewhere"),
         read_model=read_lora,
@@ -310,7 +345,9 @@ def lora_run(folder: Path, family: str, method: str) -> Run:
 
 @pytest.mark.parametrize("method", ["lora", "dpo"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_a_run_goes_on_bit_for_bit_from_a_checkpoint_of_the_adapter_alone(family: str, method: str, tmp_path: Path) -> None:
+def test_a_run_goes_on_bit_for_bit_from_a_checkpoint_of_the_adapter_alone(
+    family: str, method: str, tmp_path: Path
+) -> None:
     whole = lora_run(tmp_path / "whole", family, method)
     whole.run()
     begun = lora_run(tmp_path / "begun", family, method)
@@ -407,7 +444,10 @@ def test_qlora_is_lora_over_the_decoded_weights(quantize: str, stories: Path, tm
         assert torch.equal(gradient, found[1][1][name]), name
     assert sum(p.numel() for p in frozen.parameters()) < 0.5 * sum(p.numel() for p in plain.parameters())
     save_adapter(tmp_path, frozen, settings)
-    load_adapter(again := AutoModelForCausalLM.from_pretrained(stories / "stories260K.bin", device="cpu", quantize=quantize), tmp_path)
+    load_adapter(
+        again := AutoModelForCausalLM.from_pretrained(stories / "stories260K.bin", device="cpu", quantize=quantize),
+        tmp_path,
+    )
     frozen.eval()
     assert torch.equal(logits_of(again, ids), logits_of(frozen, ids))
     kept = logits_of(frozen, ids)
@@ -427,7 +467,9 @@ def test_a_gguf_file_keeps_its_own_blocks(smollm2: Path) -> None:
         model = Decoder(replace(config, layers=config.layers[:1]))
     load_weights(model, weights, device="cpu", quantize="q4")
     frozen = {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
-    assert {name: module.format for name, module in frozen.items()} == {name: weights[f"{name}.weight"].dtype for name in frozen}
+    assert {name: module.format for name, module in frozen.items()} == {
+        name: weights[f"{name}.weight"].dtype for name in frozen
+    }
     assert {module.format for module in frozen.values()} >= {"q4_1"}
     for name, module in frozen.items():
         assert np.array_equal(module.weight.numpy(), dequantize(weights[f"{name}.weight"])), name

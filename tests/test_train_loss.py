@@ -17,10 +17,10 @@ from pellucid.config import ModelConfig
 from pellucid.families import FAMILIES
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
-from pellucid.train.batch import IGNORED, Batch
-from pellucid.train.head_loss import HeadLoss
-from pellucid.train.loop import accumulate
-from pellucid.train.loss import language_loss, token_nll
+from pellucid.train.data.batch import IGNORED, Batch
+from pellucid.train.objectives.head_loss import HeadLoss
+from pellucid.train.objectives.loss import language_loss, token_nll
+from pellucid.train.runs.loop import accumulate
 
 
 def decoder(family: str = "llama", **changes: object) -> Decoder:
@@ -58,7 +58,9 @@ def whole(model: Decoder, its: Batch, z_loss: float) -> Tensor:
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
 @pytest.mark.parametrize("chunk_rows", [5, 1000])
-def test_value_and_gradients_equal_torch_on_whole_logits(tied: bool, softcap: float | None, z_loss: float, chunk_rows: int) -> None:
+def test_value_and_gradients_equal_torch_on_whole_logits(
+    tied: bool, softcap: float | None, z_loss: float, chunk_rows: int
+) -> None:
     model, its = decoder(tie_embeddings=tied, logit_softcap=softcap), batch()
     expected = whole(model, its, z_loss)
     (0.25 * expected).backward()
@@ -139,14 +141,18 @@ def test_logits_beyond_the_range_of_exp_give_the_same_gradients(softcap: float |
 
 
 def test_in_bfloat16_gradients_are_as_exact_as_its_products_even_where_the_model_is_sure() -> None:
-    """Where p(target) is 0.999, p − 1 must not drown in the rounding of p and 1: one part in 256 is all a product can have."""
+    """Where p(target) is 0.999, p − 1 must not drown in the rounding of p and 1: one part in 256 is all a product can
+    have.
+    """
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(200, 64, generator=generator).bfloat16().float()
     targets = torch.randint(200, (100,), generator=generator)
     hidden = (weight[targets] * 0.18 + 0.1 * torch.randn(100, 64, generator=generator)).bfloat16().float()
     exact_h, exact_w = hidden.double().requires_grad_(), weight.double().requires_grad_()
     logits = exact_h @ exact_w.mT
-    F.cross_entropy(logits + (logits.detach().bfloat16() - logits.detach()), targets, reduction="sum").backward()  # of logits that are bfloat16
+    F.cross_entropy(
+        logits + (logits.detach().bfloat16() - logits.detach()), targets, reduction="sum"
+    ).backward()  # of logits that are bfloat16
     assert logits.softmax(-1).gather(1, targets[:, None]).median() > 0.99
     h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):

@@ -8,8 +8,8 @@ import torch
 from pellucid.base.errors import ConfigError
 from pellucid.families import FAMILIES
 from pellucid.model.decoder import Decoder
-from pellucid.train.optim import OptimSettings, make_optimizers
-from pellucid.train.schedule import Schedule
+from pellucid.train.runs.optim import OptimSettings, make_optimizers
+from pellucid.train.runs.schedule import Schedule
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

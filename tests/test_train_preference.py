@@ -16,10 +16,16 @@ from torch import Tensor
 
 from pellucid.base.errors import ConfigError, RequestError
 from pellucid.model.decoder import Decoder
-from pellucid.train.batch import IGNORED, Batch
-from pellucid.train.loop import accumulate
+from pellucid.train.data.batch import IGNORED, Batch
 from pellucid.train.lora import LoraSettings, attach_lora, lora_layers
-from pellucid.train.preference import PreferenceBatch, PreferenceSettings, pair_log_probs, preference_loss, preference_scores
+from pellucid.train.objectives.preference import (
+    PreferenceBatch,
+    PreferenceSettings,
+    pair_log_probs,
+    preference_loss,
+    preference_scores,
+)
+from pellucid.train.runs.loop import accumulate
 
 
 def rows(num: int, length: int, seed: int, answer: int = 4) -> Batch:
@@ -105,7 +111,9 @@ def test_ipo_compares_mean_log_probabilities_with_its_mark() -> None:
     ],
 )
 def test_losses_are_those_of_trl(its: PreferenceSettings, loss: float, accuracy: float) -> None:
-    """What trl 1.16.0 gives (``sigmoid``, ``ipo``, ``sigmoid_norm``) for this model and these pairs; gradients agreed to 2e-6."""
+    """What trl 1.16.0 gives (``sigmoid``, ``ipo``, ``sigmoid_norm``) for this model and these pairs; gradients agreed
+    to 2e-6.
+    """
     found = preference_loss(model_with_lora(), pairs(4), its)
     assert found.total.item() / 4 == pytest.approx(loss, abs=1e-5)
     assert found.num_right.item() / 4 == accuracy
@@ -125,7 +133,11 @@ def test_the_model_without_its_lora_a_frozen_copy_and_figures_made_beforehand_ar
     model, base, its = model_with_lora(), tiny("llama"), pairs()
     with torch.no_grad():
         beforehand = PreferenceBatch(its.token_ids, its.targets, its.positions, None, pair_log_probs(base, its))
-    losses = [preference_loss(model, its), preference_loss(model, its, reference=base), preference_loss(model, beforehand)]
+    losses = [
+        preference_loss(model, its),
+        preference_loss(model, its, reference=base),
+        preference_loss(model, beforehand),
+    ]
     assert losses[0].total.item() == losses[1].total.item() == losses[2].total.item()
     assert all(layer.enabled for layer in lora_layers(model).values())
 
@@ -173,7 +185,11 @@ def test_a_split_keeps_each_pair_with_its_reference() -> None:
     its = pairs(5)
     with_reference = PreferenceBatch(its.token_ids, its.targets, its.positions, None, torch.arange(10.0).view(5, 2))
     parts = with_reference.to(torch.device("cpu")).split(2)
-    assert [part.reference.tolist() for part in parts if part.reference is not None] == [[[0, 1], [2, 3]], [[4, 5], [6, 7]], [[8, 9]]]
+    assert [part.reference.tolist() for part in parts if part.reference is not None] == [
+        [[0, 1], [2, 3]],
+        [[4, 5], [6, 7]],
+        [[8, 9]],
+    ]
 
 
 def test_training_raises_the_margin_on_the_pairs_it_sees() -> None:

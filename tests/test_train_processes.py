@@ -19,15 +19,40 @@ from pellucid.checkpoint.distributed import is_distributed
 from pellucid.cli.app import app
 
 STEPS, STOP = 12, 4
-SIZES = [*SMALL, "--batch-size", "6", "--steps", str(STEPS), "--save-every", str(STOP), "--keep", "0", "--sample-every", "0", "--lr", "1e-2"]
+SIZES = [
+    *SMALL,
+    "--batch-size",
+    "6",
+    "--steps",
+    str(STEPS),
+    "--save-every",
+    str(STOP),
+    "--keep",
+    "0",
+    "--sample-every",
+    "0",
+    "--lr",
+    "1e-2",
+]
 
 
 def launch(count: int, *words: object) -> None:
     if count == 1:
         pellucid(*words)
         return
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--rdzv-backend", "c10d", "--rdzv-endpoint"]
-    done = subprocess.run([*command, "localhost:0", "-m", "pellucid", *map(str, words)], timeout=600, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(count),
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+    ]
+    done = subprocess.run(
+        [*command, "localhost:0", "-m", "pellucid", *map(str, words)], timeout=600, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -65,7 +90,9 @@ def run_of(text: Path) -> Callable[[int], Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (2, 3), (3, 2)])
-def test_a_run_goes_on_with_another_number_of_processes(first: int, then: int, text: Path, run_of: Callable[[int], Path], tmp_path: Path) -> None:
+def test_a_run_goes_on_with_another_number_of_processes(
+    first: int, then: int, text: Path, run_of: Callable[[int], Path], tmp_path: Path
+) -> None:
     out = stopped(run_of(first), tmp_path / "run", STOP)
     assert is_distributed(out / f"checkpoints/step-{STOP:08d}") == (first > 1)
     launch(then, "pretrain", "-d", text, *SIZES, "-o", out, "-q")
@@ -78,8 +105,17 @@ def test_a_run_goes_on_with_another_number_of_processes(first: int, then: int, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora", "dpo"])
-def test_fine_tuning_goes_on_with_the_same_number_bit_for_bit_and_with_another(method: str, shared: Path, tmp_path: Path) -> None:
-    sizes = {"vocab_size": 6400, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 128, "eos_token_id": 2, "bos_token_id": 1}
+def test_fine_tuning_goes_on_with_the_same_number_bit_for_bit_and_with_another(
+    method: str, shared: Path, tmp_path: Path
+) -> None:
+    sizes = {
+        "vocab_size": 6400,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+        "eos_token_id": 2,
+        "bos_token_id": 1,
+    }
     base = save_model(tmp_path / "base", "qwen2", shared / "minimind_tokenizer", **sizes)
     data = write(tmp_path / "facts.jsonl", FACTS)
     if method == "dpo":
@@ -115,8 +151,10 @@ def test_fine_tuning_goes_on_with_the_same_number_bit_for_bit_and_with_another(m
         assert same or then == 1
 
 
-def test_rows_that_processes_cannot_share_evenly_are_refused(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pellucid.train.parallel import Processes
+def test_rows_that_processes_cannot_share_evenly_are_refused(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pellucid.train.runs.parallel import Processes
 
     monkeypatch.setattr(Processes, "__enter__", lambda self: setattr(self, "count", 4) or self)
     monkeypatch.setattr(Processes, "__exit__", lambda *_: None)

@@ -1,4 +1,6 @@
-"""What a run leaves for looking: true to the tensors, bounded, without a trace in the run itself, and gone with the steps that are done again."""
+"""What a run leaves for looking: true to the tensors, bounded, without a trace in the run itself, and gone with the
+steps that are done again.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,22 @@ from pellucid.base.errors import UnsupportedError
 from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.explain.trace import trace
 from pellucid.model.load import to_tensor
-from pellucid.train import record as recording
-from pellucid.train.batch import IGNORED, Batch
-from pellucid.train.look import take_snapshot, token_losses, undisturbed
-from pellucid.train.peak import matrix_peak
-from pellucid.train.record import ABOUT, BATCH, METRICS, SNAPSHOTS, WEIGHTS, RunRecord, snapshot_steps, suggested_every
-from pellucid.train.run import Run
-from pellucid.train.tensorboard import EventFiles
+from pellucid.train.data.batch import IGNORED, Batch
+from pellucid.train.runs import record as recording
+from pellucid.train.runs.look import take_snapshot, token_losses, undisturbed
+from pellucid.train.runs.peak import matrix_peak
+from pellucid.train.runs.record import (
+    ABOUT,
+    BATCH,
+    METRICS,
+    SNAPSHOTS,
+    WEIGHTS,
+    RunRecord,
+    snapshot_steps,
+    suggested_every,
+)
+from pellucid.train.runs.run import Run
+from pellucid.train.runs.tensorboard import EventFiles
 
 
 def recorded_run(folder: Path, every: int = 4, **changes: Any) -> Run:
@@ -102,8 +113,12 @@ def test_a_snapshot_holds_what_a_trace_of_the_same_text_shows() -> None:
     explained = trace(run.model, None, ids)
     logits = explained["logits"][0].log_softmax(-1)
     for layer in range(run.model.config.num_layers):
-        torch.testing.assert_close(its[f"attention.{layer}"], explained[f"layers.{layer}.pattern"][0], atol=1e-3, rtol=0)
-        assert its["stream"][layer + 1] == pytest.approx(explained[f"layers.{layer}.resid_post"].square().mean().sqrt().item(), rel=1e-5)
+        torch.testing.assert_close(
+            its[f"attention.{layer}"], explained[f"layers.{layer}.pattern"][0], atol=1e-3, rtol=0
+        )
+        assert its["stream"][layer + 1] == pytest.approx(
+            explained[f"layers.{layer}.resid_post"].square().mean().sqrt().item(), rel=1e-5
+        )
     torch.testing.assert_close(its["nll"], -logits[range(8), ids[1:]])
     assert its["next_ids"].int().tolist() == logits.topk(5).indices.tolist()
     torch.testing.assert_close(its["embedding"], run.model.embed.weight[[3, 1, 4]].detach(), atol=1e-3, rtol=1e-3)
@@ -123,7 +138,11 @@ def test_snapshots_lie_evenly_on_the_logarithm_of_the_step() -> None:
 def test_a_run_leaves_all_of_it_and_says_what_it_is(whole: Path) -> None:
     about = json.loads((whole / ABOUT).read_text())
     assert [its["step"] for its in lines(whole / WEIGHTS)] == [1, 4, 8, 12, 16, 20, 24]
-    assert sorted(int(path.stem[5:]) for path in (whole / SNAPSHOTS).iterdir()) == snapshot_steps(STEPS) == about["snapshots"]
+    assert (
+        sorted(int(path.stem[5:]) for path in (whole / SNAPSHOTS).iterdir())
+        == snapshot_steps(STEPS)
+        == about["snapshots"]
+    )
     assert len(about["weights"]) == len(lines(whole / WEIGHTS)[0]["grad"])
     assert len(about["text"]["ids"]) == len(about["text"]["pieces"]) == 16
 
@@ -180,7 +199,22 @@ def test_no_record_where_none_is_wanted(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_record_what_one_does(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("To be, or not to be: that is the question.\n" * 100)
-    sizes = ("--tokenizer", "char", "--depth", 1, "--d-model", 16, "--num-heads", 2, "--context-len", 16, "--batch-size", 4, "-t", 1)
+    sizes = (
+        "--tokenizer",
+        "char",
+        "--depth",
+        1,
+        "--d-model",
+        16,
+        "--num-heads",
+        2,
+        "--context-len",
+        16,
+        "--batch-size",
+        4,
+        "-t",
+        1,
+    )
     times = ("--steps", 6, "--sample-every", 0, "--record-every", 2)
     words = ["pellucid", "pretrain", "-d", tmp_path / "book.txt", *sizes, *times, "-q", "-o"]
     subprocess.run([sys.executable, "-m", *map(str, [*words, tmp_path / "one"])], check=True, timeout=300)
@@ -192,7 +226,8 @@ def test_two_processes_record_what_one_does(tmp_path: Path) -> None:
         assert len(list((tmp_path / folder / SNAPSHOTS).iterdir())) == len(snapshot_steps(6))
 
 
-# --- TensorBoard, MFU ---------------------------------------------------------------------------------------------------
+# --- TensorBoard, MFU
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_event_files_say_what_the_metrics_say_and_take_back_steps_that_are_done_again(tmp_path: Path) -> None:
@@ -214,8 +249,12 @@ def test_event_files_say_what_the_metrics_say_and_take_back_steps_that_are_done_
     read = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     written = lines(tmp_path / METRICS)
     for tag, name in (("loss/train", "loss"), ("lr", "lr"), ("grad_norm", "grad_norm")):
-        assert [(its.step, its.value) for its in read.Scalars(tag)] == [(its["step"], pytest.approx(its[name], rel=1e-6)) for its in written]
-    assert [its.step for its in read.Scalars("loss/validation")] == [its["step"] for its in written if "val_loss" in its]
+        assert [(its.step, its.value) for its in read.Scalars(tag)] == [
+            (its["step"], pytest.approx(its[name], rel=1e-6)) for its in written
+        ]
+    assert [its.step for its in read.Scalars("loss/validation")] == [
+        its["step"] for its in written if "val_loss" in its
+    ]
 
 
 def test_without_tensorboard_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,10 +279,12 @@ def test_the_matrix_peak_is_near_what_one_product_reaches() -> None:
 
 
 def test_the_bar_says_all_there_is_to_say() -> None:
-    from pellucid.cli.progress import TrainingProgress
-    from pellucid.train.run import Step
+    from pellucid.cli.terminal.progress import TrainingProgress
+    from pellucid.train.runs.run import Step
 
     progress = TrainingProgress(100, 0, 1e9, peak=4e9, quiet=True)
     progress.show(Step(10, 2.5, 1e-3, 0.75, 1000, 0.5))
-    assert progress.figures(Step(10, 2.5, 1e-3, 0.75, 1000, 0.5)).startswith("loss 2.500, 2 K tokens/s, MFU 50 %, lr 1.00e-03, grad 0.75, ")
+    assert progress.figures(Step(10, 2.5, 1e-3, 0.75, 1000, 0.5)).startswith(
+        "loss 2.500, 2 K tokens/s, MFU 50 %, lr 1.00e-03, grad 0.75, "
+    )
     assert progress.figures(Step(10, 2.5, 1e-3, 0.75, 1000, 0.5)).endswith(" left")

@@ -1,4 +1,6 @@
-"""The reference's log-probabilities, computed once: the numbers that a second model would give, kept for as long as they hold."""
+"""The reference's log-probabilities, computed once: the numbers that a second model would give, kept for as long as
+they hold.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,11 @@ import torch
 from reference import tiny
 from test_train_preference import model_with_lora
 
-from pellucid.train import reference
-from pellucid.train.example_batches import ExampleBatches, rows_of
-from pellucid.train.example_store import INDEX, LEARNED, MANIFEST, TOKENS, Counts, Examples
-from pellucid.train.preference import PreferenceBatch, pair_log_probs, preference_loss
-from pellucid.train.reference import reference_log_probs
+from pellucid.train.data.example_batches import ExampleBatches, rows_of
+from pellucid.train.data.example_store import INDEX, LEARNED, MANIFEST, TOKENS, Counts, Examples
+from pellucid.train.objectives import reference
+from pellucid.train.objectives.preference import PreferenceBatch, pair_log_probs, preference_loss
+from pellucid.train.objectives.reference import reference_log_probs
 
 NUM_PAIRS = 5
 
@@ -28,7 +30,10 @@ def examples(tmp_path: Path) -> Examples:
     """Pairs of texts of 6 to 15 tokens, the second half of each learned."""
     draw = np.random.default_rng(0)
     lengths = draw.integers(6, 16, 2 * NUM_PAIRS)
-    texts = [np.where(np.arange(n) < n // 2, 0, LEARNED).astype("<u4") | draw.integers(0, 96, n).astype("<u4") for n in lengths]
+    texts = [
+        np.where(np.arange(n) < n // 2, 0, LEARNED).astype("<u4") | draw.integers(0, 96, n).astype("<u4")
+        for n in lengths
+    ]
     np.concatenate(texts).tofile(tmp_path / TOKENS)
     np.save(tmp_path / INDEX, np.stack([np.cumsum(lengths), np.repeat(np.arange(NUM_PAIRS), 2)], 1))
     (tmp_path / MANIFEST).write_text(json.dumps({"made": "by hand"}))
@@ -86,7 +91,9 @@ def test_only_what_is_missing_is_computed(examples: Examples, monkeypatch: pytes
     asked: list[list[int]] = []
     compute = reference._log_probs
     monkeypatch.setattr(
-        reference, "_log_probs", lambda model, its, pairs, autocast: asked.append(sorted(pairs)) or compute(model, its, pairs, autocast)
+        reference,
+        "_log_probs",
+        lambda model, its, pairs, autocast: asked.append(sorted(pairs)) or compute(model, its, pairs, autocast),
     )
     first = table_of(examples, [3, 1], batch_size=8)
     assert np.isnan(first).any(1).tolist() == [True, False, True, False, True]

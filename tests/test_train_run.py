@@ -16,9 +16,9 @@ from train_worker import STEPS, Noise, small_run
 from pellucid import AutoModelForCausalLM
 from pellucid.base.errors import CheckpointError
 from pellucid.checkpoint.safetensors import SafetensorsFile
-from pellucid.train.batch import Batch
-from pellucid.train.checkpoint import STATE, TENSORS
-from pellucid.train.diagnose import TrainingError
+from pellucid.train.data.batch import Batch
+from pellucid.train.runs.checkpoint import STATE, TENSORS
+from pellucid.train.runs.diagnose import TrainingError
 
 WORKER = [sys.executable, str(Path(__file__).with_name("train_worker.py"))]
 
@@ -32,7 +32,11 @@ def numbers(folder: Path) -> list[tuple[float, ...]]:
 def state(folder: Path, step: int = STEPS) -> dict[str, bytes]:
     """Every weight, every tensor of the optimizers, and the random generator, bit for bit."""
     checkpoint = folder / "checkpoints" / f"step-{step:08d}"
-    return {name: array.data.tobytes() for file in ("model.safetensors", TENSORS) for name, array in SafetensorsFile(checkpoint / file).items()}
+    return {
+        name: array.data.tobytes()
+        for file in ("model.safetensors", TENSORS)
+        for name, array in SafetensorsFile(checkpoint / file).items()
+    }
 
 
 def differing(a: dict[str, bytes], b: dict[str, bytes]) -> list[str]:
@@ -47,7 +51,9 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_killed_in_mid_run_and_in_mid_save_it_ends_bit_for_bit_where_it_would_have(whole_run: Path, tmp_path: Path) -> None:
+def test_killed_in_mid_run_and_in_mid_save_it_ends_bit_for_bit_where_it_would_have(
+    whole_run: Path, tmp_path: Path
+) -> None:
     process = subprocess.Popen([*WORKER, tmp_path], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:

@@ -23,7 +23,9 @@ run()
 def test_generate_runs_in_a_process_where_importing_torch_raises(stories: Path) -> None:
     if compiler() is None:
         absent("no C compiler; install gcc or clang")
-    run = subprocess.run([sys.executable, "-c", PROGRAM, stories / "stories260K.bin"], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, stories / "stories260K.bin"], capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
     published = (stories / "greedy_257.txt").read_text(encoding="utf-8")
     assert run.stdout.strip()
@@ -33,7 +35,9 @@ def test_generate_runs_in_a_process_where_importing_torch_raises(stories: Path) 
 def test_the_same_without_native_fails_by_its_import(stories: Path) -> None:
     """So that the test above cannot pass by torch being importable after all."""
     program = PROGRAM.replace('"native"', '"torch"')
-    run = subprocess.run([sys.executable, "-c", program, stories / "stories260K.bin"], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", program, stories / "stories260K.bin"], capture_output=True, text=True, check=False
+    )
     assert run.returncode != 0
     assert "torch" in run.stderr
 

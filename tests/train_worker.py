@@ -1,4 +1,5 @@
-"""A small training run in processes of its own, for tests that kill them: python train_worker.py FOLDER [--compile] [--die-in-save STEP].
+"""A small training run in processes of its own, for tests that kill them: python train_worker.py FOLDER [--compile]
+[--die-in-save STEP].
 
 By torchrun, each process trains its part; the last one dies when it has written half of its part of a checkpoint.
 """
@@ -15,15 +16,15 @@ import torch
 
 from pellucid.families import FAMILIES
 from pellucid.model.decoder import Decoder
-from pellucid.train import checkpoint, distributed
-from pellucid.train.batch import Batch
-from pellucid.train.compile import compiled_forward
+from pellucid.train.data.batch import Batch
 from pellucid.train.dropout import Dropout
-from pellucid.train.loss import language_loss
-from pellucid.train.optim import OptimSettings, make_optimizers
-from pellucid.train.parallel import Processes
-from pellucid.train.run import Run, RunSettings
-from pellucid.train.schedule import Schedule
+from pellucid.train.objectives.loss import language_loss
+from pellucid.train.runs import checkpoint, distributed
+from pellucid.train.runs.compile import compiled_forward
+from pellucid.train.runs.optim import OptimSettings, make_optimizers
+from pellucid.train.runs.parallel import Processes
+from pellucid.train.runs.run import Run, RunSettings
+from pellucid.train.runs.schedule import Schedule
 
 STEPS = 24
 
@@ -32,7 +33,9 @@ class Noise:
     """Samples that are a pure function of their number, as a run asks for them."""
 
     def shuffled(self, first: int, count: int) -> Batch:
-        ids = torch.stack([torch.randint(96, (17,), generator=torch.Generator().manual_seed(first + row)) for row in range(count)])
+        ids = torch.stack(
+            [torch.randint(96, (17,), generator=torch.Generator().manual_seed(first + row)) for row in range(count)]
+        )
         return Batch.of(ids[:, :-1], ids[:, 1:])
 
 
@@ -40,7 +43,16 @@ def small_run(folder: Path, optimizer: str = "muon", processes: Processes | None
     config, seeded = FAMILIES["llama"].config(FAMILIES["llama"].TINY), torch.Generator().manual_seed(0)
     model = processes.fresh(config, seeded) if processes else Decoder(config).initialize(seeded)
     torch.manual_seed(processes.rank if processes else 0)
-    its = {"num_steps": STEPS, "batch_size": 4, "micro_batch_size": 2, "lr": 3e-3, "save_every": 4, "eval_every": 6, "spike": 0.0, **changes}
+    its = {
+        "num_steps": STEPS,
+        "batch_size": 4,
+        "micro_batch_size": 2,
+        "lr": 3e-3,
+        "save_every": 4,
+        "eval_every": 6,
+        "spike": 0.0,
+        **changes,
+    }
     return Run(
         folder,
         model,
@@ -70,7 +82,9 @@ def main() -> None:
 
 
 def die_in_save(run: Run, step: str) -> None:
-    """A kill -9 when the model is written, but its optimizer's state is not; of several processes, in the middle of the last one's part."""
+    """A kill -9 when the model is written, but its optimizer's state is not; of several processes, in the middle of the
+    last one's part.
+    """
     write, write_part = run.write_model, distributed.save_safetensors
 
     def die(folder: Path, weights: dict) -> None:

@@ -1,7 +1,8 @@
 """The front door, without torch: a name becomes a checkpoint, a tokenizer, a config, or an executor.
 
-A model is named by a folder, a file (``.gguf``, ``.safetensors``, ``.bin``), a catalogue alias, or a hub id (``org/name[@revision]``).
-An adapter's folder names the model that it adapts, and opens as that model with the adapter merged in.
+A model is named by a folder, a file (``.gguf``, ``.safetensors``, ``.bin``), a catalogue alias, or a hub id
+(``org/name[@revision]``). An adapter's folder names the model that it adapts, and opens as that model with the adapter
+merged in.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def open_model(name: Name, *, revision: str | None = None, offline: bool = False
 
 
 def locate(name: Name, *, revision: str | None = None, offline: bool = False, weights: bool = True) -> Path:
-    """The folder or file behind a name, fetched if need be; without ``weights``, a hub model's config and tokenizer alone."""
+    """The folder or file behind a name, fetched if need be; without ``weights``, a hub model's config and tokenizer
+    alone.
+    """
     return resolve(f"{name}@{revision}" if revision else name, offline=offline, weights=weights)
 
 
@@ -44,7 +47,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
     Raises: TokenizerError where there is none.
     """
     if checkpoint.tokenizer_path is None and "tokenizer.ggml.model" in checkpoint.metadata:
-        from pellucid.text.gguf import tokenizer_from_gguf
+        from pellucid.text.readers.gguf import tokenizer_from_gguf
 
         return tokenizer_from_gguf(checkpoint.metadata)
     if checkpoint.tokenizer_path is None:
@@ -72,17 +75,24 @@ class AutoTokenizer:
 
     @staticmethod
     def from_pretrained(
-        name: Name, *, trust_remote_code: bool = False, revision: str | None = None, offline: bool = False, **settings: Any
+        name: Name,
+        *,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        offline: bool = False,
+        **settings: Any,
     ) -> Tokenizer:
         """The tokenizer of a model, or of a folder that holds only a tokenizer.
 
-        ``trust_remote_code`` is accepted and never needed: no code from a model folder is executed. ``settings`` such as
-        ``padding_side="left"`` are set on the tokenizer.
+        ``trust_remote_code`` is accepted and never needed: no code from a model folder is executed. ``settings`` such
+        as ``padding_side="left"`` are set on the tokenizer.
         """
         path = locate(name, revision=revision, offline=offline)
         if is_adapter(path):
             tokenizer = tokenizer_of(open_adapted(path, offline=offline))
-        elif (path.is_dir() and not any(path.glob("*.gguf"))) or (path.suffix == ".bin" and path.name.startswith("tok")):
+        elif (path.is_dir() and not any(path.glob("*.gguf"))) or (
+            path.suffix == ".bin" and path.name.startswith("tok")
+        ):
             tokenizer = load_tokenizer(path)
         else:
             tokenizer = tokenizer_of(open_checkpoint(path))
@@ -97,7 +107,9 @@ class AutoConfig:
     """A model's description from its name, or from a Hugging Face config as a dict."""
 
     @staticmethod
-    def from_pretrained(name: Name, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False) -> ModelConfig:
+    def from_pretrained(
+        name: Name, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False
+    ) -> ModelConfig:
         path = locate(name, revision=revision, offline=offline, weights=False)
         return open_config(base_of(path, offline=offline, weights=False) if is_adapter(path) else path)
 
@@ -120,28 +132,34 @@ def open_executor(
 ) -> Executor:
     """What runs the checkpoint: ``native`` (compiled for this CPU), ``torch``, or the better one.
 
-    ``auto`` is native where the machine has no GPU, a C compiler is there, native has the model's mechanisms, and neither a dtype nor a
-    device is asked for; else torch. Where only the compiler is missing, one line on stderr says what is missed. ``kv_cache`` is native's:
-    "f16" or "int8" (half the memory of a long context), "f32"; None: as exact as the weights are.
-    Raises: ConfigError for an executor there is not, or a ``kv_cache`` with torch.
+    ``auto`` is native where the machine has no GPU, a C compiler is there, native has the model's mechanisms, and
+    neither a dtype nor a device is asked for; else torch. Where only the compiler is missing, one line on stderr says
+    what is missed. ``kv_cache`` is native's: "f16" or "int8" (half the memory of a long context), "f32"; None: as exact
+    as the weights are. Raises: ConfigError for an executor there is not, or a ``kv_cache`` with torch.
     """
     if executor not in ("auto", "torch", "native"):
         raise ConfigError(f"there is no executor {executor!r}", expected="auto, torch or native")
-    if executor == "native" or (executor == "auto" and dtype == "auto" and device in ("auto", "cpu") and not (device == "auto" and _has_gpu())):
+    if executor == "native" or (
+        executor == "auto" and dtype == "auto" and device in ("auto", "cpu") and not (device == "auto" and _has_gpu())
+    ):
         from pellucid.native.cache import NativeError
         from pellucid.native.executor import NativeExecutor
         from pellucid.native.program import supports
 
         try:
             if executor == "native" or not supports(checkpoint.config):
-                return NativeExecutor(checkpoint.config, checkpoint.weights, threads=threads, source_id=state_of(checkpoint))
+                return NativeExecutor(
+                    checkpoint.config, checkpoint.weights, threads=threads, source_id=state_of(checkpoint)
+                )
         except NativeError as error:
             if executor == "native":
                 raise
             print(f"running with torch, which is slower here: {error}", file=sys.stderr)
     if kv_cache is not None:
         raise ConfigError(
-            "the torch executor keeps keys and values as it computes them", received=f"kv_cache {kv_cache!r}", remedy="--executor native"
+            "the torch executor keeps keys and values as it computes them",
+            received=f"kv_cache {kv_cache!r}",
+            remedy="--executor native",
         )
     import torch
 

@@ -49,7 +49,8 @@ class CausalLM(Decoder):
     ) -> CausalLMOutput:
         """Logits of every position; with ``labels`` (−100: not counted), the mean cross-entropy of each next token.
 
-        ``labels`` are shifted here: position t is scored on labels[t + 1], as in transformers. Rows may be padded on either side.
+        ``labels`` are shifted here: position t is scored on labels[t + 1], as in transformers. Rows may be padded on
+        either side.
         """
         mask = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
         if position_ids is None:
@@ -84,14 +85,17 @@ class CausalLM(Decoder):
         prompt_lookup_num_tokens: int | None = None,
         assistant_model: Decoder | None = None,
     ) -> Int[Tensor, "B T_new"]:
-        """The prompts and what follows them. Prompts of a batch are padded on the left and masked; rows that end early, on the right.
+        """The prompts and what follows them. Prompts of a batch are padded on the left and masked; rows that end early,
+        on the right.
 
-        Runs these weights as they are now. ``position_ids`` is taken from tokenizers that give it; positions follow from the mask.
-        ``stop_token_ids`` None: the model's end-of-text ids; ``stop`` strings need the ``tokenizer``. A seed is each prompt's own: equal
-        prompts answer alike, and the ``num_return_sequences`` answers to one differ. ``prompt_lookup_num_tokens`` and ``assistant_model``
-        guess tokens ahead (see ``generate/speculate.py``): in float32 on a CPU the answers are the same, elsewhere up to rounding.
+        Runs these weights as they are now. ``position_ids`` is taken from tokenizers that give it; positions follow
+        from the mask. ``stop_token_ids`` None: the model's end-of-text ids; ``stop`` strings need the ``tokenizer``. A
+        seed is each prompt's own: equal prompts answer alike, and the ``num_return_sequences`` answers to one differ.
+        ``prompt_lookup_num_tokens`` and ``assistant_model`` guess tokens ahead (see ``generate/speculate.py``): in
+        float32 on a CPU the answers are the same, elsewhere up to rounding.
 
-        Raises: RequestError for arguments out of range or padding on the right; ContextLengthError naming prompt and context lengths.
+        Raises: RequestError for arguments out of range or padding on the right; ContextLengthError naming prompt and
+        context lengths.
         """
         ids = torch.atleast_2d(torch.as_tensor(input_ids, dtype=torch.long))
         sampling = SamplingParams(
@@ -126,7 +130,13 @@ class CausalLM(Decoder):
         A folder that is saved to again keeps its old files until the new ones are whole.
         """
         weights = dict(weights_of(self))
-        save_checkpoint(os.fspath(folder), self.config, weights, generation_config=self.generation_config, max_shard_bytes=max_shard_size)
+        save_checkpoint(
+            os.fspath(folder),
+            self.config,
+            weights,
+            generation_config=self.generation_config,
+            max_shard_bytes=max_shard_size,
+        )
 
 
 class AutoModelForCausalLM:
@@ -143,13 +153,14 @@ class AutoModelForCausalLM:
         offline: bool = False,
         trust_remote_code: bool = False,
     ) -> CausalLM:
-        """The model behind a name, in eval mode; its weights need no gradients until ``requires_grad_()``. An adapter's folder gives its base
-        with the adapter merged in.
+        """The model behind a name, in eval mode; its weights need no gradients until ``requires_grad_()``. An adapter's
+        folder gives its base with the adapter merged in.
 
-        ``quantize`` ("q8", "q4") keeps the layers' matrices in blocks of 8 or 4 bits, or in the blocks that a GGUF file has them in: an
-        eighth of the memory, frozen, decoded for each product. It is what QLoRA trains on; to answer quickly, take the native executor.
-        ``trust_remote_code`` is accepted and never needed: no code from a model folder is executed.
-        Raises: ModelNotFoundError, CheckpointError, WeightsError, UnsupportedError or ConfigError, each with place and remedy.
+        ``quantize`` ("q8", "q4") keeps the layers' matrices in blocks of 8 or 4 bits, or in the blocks that a GGUF file
+        has them in: an eighth of the memory, frozen, decoded for each product. It is what QLoRA trains on; to answer
+        quickly, take the native executor. ``trust_remote_code`` is accepted and never needed: no code from a model
+        folder is executed. Raises: ModelNotFoundError, CheckpointError, WeightsError, UnsupportedError or ConfigError,
+        each with place and remedy.
         """
         if quantize not in (None, *QUANTIZED):
             raise ConfigError(f"quantize={quantize!r} is not known", expected=" or ".join(QUANTIZED))
@@ -169,7 +180,11 @@ class AutoModelForCausalLM:
         seed: int | None = None,
     ) -> CausalLM:
         """A model with fresh weights (see ``Decoder.initialize``), in train mode. A dict is read as a config.json."""
-        description = config if isinstance(config, ModelConfig) else family_of(config.get("model_type"), "from_config").config(config)
+        description = (
+            config
+            if isinstance(config, ModelConfig)
+            else family_of(config.get("model_type"), "from_config").config(config)
+        )
         its_device = choose_device(device)
         its_dtype = choose_dtype(dtype, description.dtype, its_device)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -191,5 +206,8 @@ def _without_padding(ids: Tensor, attention_mask: Tensor | None) -> list[list[in
         return ids.tolist()
     mask = attention_mask.bool()
     if mask.shape != ids.shape or not torch.equal(mask, mask.cummax(1).values if mask.numel() else mask):
-        raise RequestError("attention_mask must be zeros, then ones, in each row: the answer follows the last token", remedy="pad on the left")
+        raise RequestError(
+            "attention_mask must be zeros, then ones, in each row: the answer follows the last token",
+            remedy="pad on the left",
+        )
     return [row[its].tolist() for row, its in zip(ids, mask, strict=True)]

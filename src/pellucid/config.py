@@ -22,13 +22,17 @@ MAX_EXPERTS = 2**16  # over all layers
 def _check_size(owner: str, **sizes: int) -> None:
     for name, value in sizes.items():
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_SIZE:
-            raise ConfigError(f"{name} must be a positive whole number", where=owner, received=repr(value), remedy="check config.json")
+            raise ConfigError(
+                f"{name} must be a positive whole number", where=owner, received=repr(value), remedy="check config.json"
+            )
 
 
 def _check_number(owner: str, **numbers: float) -> None:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            raise ConfigError(f"{name} must be a positive number", where=owner, received=repr(value), remedy="check config.json")
+            raise ConfigError(
+                f"{name} must be a positive number", where=owner, received=repr(value), remedy="check config.json"
+            )
 
 
 def _check_choice(owner: str, name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -40,7 +44,8 @@ def _check_choice(owner: str, name: str, value: object, choices: tuple[str, ...]
 class NormConfig:
     """Layer normalization, before γ (weight) and β (bias).
 
-    ``layer``: (x − μ) / √(σ² + eps) · γ + β (Ba et al. 2016). ``rms``: x / √(mean(x²) + eps) · γ (Zhang & Sennrich 2019).
+    ``layer``: (x − μ) / √(σ² + eps) · γ + β (Ba et al. 2016). ``rms``: x / √(mean(x²) + eps) · γ (Zhang & Sennrich
+    2019).
     """
 
     kind: Literal["layer", "rms"] = "rms"
@@ -56,9 +61,10 @@ class NormConfig:
 class RopeScaling:
     """How rotary frequencies are stretched beyond the context a model was first trained on.
 
-    ``linear``: positions / factor. ``dynamic``: NTK-aware, θ grows with the request's length. ``llama3``: low frequencies
-    / factor, high ones kept, a ramp between. ``yarn``: Peng et al. 2023. ``longrope``: a factor for every frequency, one
-    list up to ``original_context_len`` and another beyond it. ``factors``: one list always (GGUF's ``rope_freqs``).
+    ``linear``: positions / factor. ``dynamic``: NTK-aware, θ grows with the request's length. ``llama3``: low
+    frequencies / factor, high ones kept, a ramp between. ``yarn``: Peng et al. 2023. ``longrope``: a factor for every
+    frequency, one list up to ``original_context_len`` and another beyond it. ``factors``: one list always (GGUF's
+    ``rope_freqs``).
     """
 
     kind: Literal["linear", "dynamic", "llama3", "yarn", "longrope", "factors"]
@@ -105,14 +111,19 @@ class RopeConfig:
         _check_number("rope", theta=self.theta)
         _check_choice("rope", "layout", self.layout, ("half", "interleaved"))
         if self.dim % 2:
-            raise ConfigError("rope rotates pairs of dimensions", where="rope", expected="an even dim", received=self.dim)
+            raise ConfigError(
+                "rope rotates pairs of dimensions", where="rope", expected="an even dim", received=self.dim
+            )
         scaling = self.scaling
         lists = {"longrope": ("short_factors", "long_factors"), "factors": ("short_factors",)}
         for name in lists.get(scaling.kind, ()) if scaling else ():
             factors = getattr(scaling, name)
             if len(factors) != self.dim // 2 or not all(factor > 0 for factor in factors):
                 raise ConfigError(
-                    f"{name} needs a positive number for each rotated pair", where="rope", expected=self.dim // 2, received=len(factors)
+                    f"{name} needs a positive number for each rotated pair",
+                    where="rope",
+                    expected=self.dim // 2,
+                    received=len(factors),
                 )
 
 
@@ -143,7 +154,10 @@ class AttentionConfig:
             )
         if self.rope and self.rope.dim > self.head_dim:
             raise ConfigError(
-                "rope rotates more dimensions than a head has", where="attention", expected=f"≤ {self.head_dim}", received=self.rope.dim
+                "rope rotates more dimensions than a head has",
+                where="attention",
+                expected=f"≤ {self.head_dim}",
+                received=self.rope.dim,
             )
         if self.window is not None:
             _check_size("attention", window=self.window)
@@ -182,9 +196,10 @@ class MLPConfig:
 class ExpertsConfig:
     """A mixture of experts: many MLPs of one shape, of which each token goes through a few, and their weighted sum.
 
-    With r = x W_rᵀ (a score for each expert) and S the ``experts_per_token`` largest of them, a token's result is Σ_{e ∈ S} w_e · MLP_e(x),
-    w = softmax(r), or, ``normalize``, w_e / Σ_{S} w. ``shared`` is one more MLP that every token goes through; ``shared_gated`` multiplies
-    what it gives by σ(x W_gᵀ), a number a token. Source: Shazeer et al. 2017; Jiang et al. 2024 (Mixtral) §2.1; Dai et al. 2024 (shared).
+    With r = x W_rᵀ (a score for each expert) and S the ``experts_per_token`` largest of them, a token's result is Σ_{e
+    ∈ S} w_e · MLP_e(x), w = softmax(r), or, ``normalize``, w_e / Σ_{S} w. ``shared`` is one more MLP that every token
+    goes through; ``shared_gated`` multiplies what it gives by σ(x W_gᵀ), a number a token. Source: Shazeer et al. 2017;
+    Jiang et al. 2024 (Mixtral) §2.1; Dai et al. 2024 (shared).
     """
 
     num_experts: int
@@ -211,8 +226,8 @@ class ExpertsConfig:
 class LayerConfig:
     """One layer: attention, then MLP, each added to the residual stream.
 
-    A sparse layer has ``experts``: ``mlp`` is then the shape of each of them. ``norm_order``: ``pre`` is x + f(norm(x)); ``post`` is
-    norm(x + f(x)), as in *Attention Is All You Need*.
+    A sparse layer has ``experts``: ``mlp`` is then the shape of each of them. ``norm_order``: ``pre`` is x +
+    f(norm(x)); ``post`` is norm(x + f(x)), as in *Attention Is All You Need*.
     """
 
     attention: AttentionConfig
@@ -250,13 +265,30 @@ class ModelConfig:
         _check_number(self.model_type, embedding_scale=self.embedding_scale)
         _check_choice(self.model_type, "position", self.position, ("none", "learned", "sinusoidal"))
         if not 0 < len(self.layers) <= MAX_LAYERS:
-            raise ConfigError("num_layers is out of range", where=self.model_type, expected=f"1 to {MAX_LAYERS}", received=len(self.layers))
+            raise ConfigError(
+                "num_layers is out of range",
+                where=self.model_type,
+                expected=f"1 to {MAX_LAYERS}",
+                received=len(self.layers),
+            )
         if (experts := sum(layer.experts.num_experts for layer in self.layers if layer.experts)) > MAX_EXPERTS:
-            raise ConfigError("there are too many experts", where=self.model_type, expected=f"at most {MAX_EXPERTS} in all", received=experts)
+            raise ConfigError(
+                "there are too many experts",
+                where=self.model_type,
+                expected=f"at most {MAX_EXPERTS} in all",
+                received=experts,
+            )
         if self.position == "sinusoidal" and self.d_model % 2:
-            raise ConfigError("sinusoidal positions pair dimensions", where=self.model_type, expected="an even d_model", received=self.d_model)
+            raise ConfigError(
+                "sinusoidal positions pair dimensions",
+                where=self.model_type,
+                expected="an even d_model",
+                received=self.d_model,
+            )
         if self.position == "sinusoidal" and self.context_len * self.d_model > MAX_SIZE:
-            raise ConfigError("the position table would be too large", where=self.model_type, expected=f"at most {MAX_SIZE} cells")
+            raise ConfigError(
+                "the position table would be too large", where=self.model_type, expected=f"at most {MAX_SIZE} cells"
+            )
 
     @property
     def num_layers(self) -> int:
@@ -283,7 +315,8 @@ class ModelConfig:
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every weight's name and shape, in the order of computation: ``{"layers.0.attention.q_proj.weight": (576, 576), …}``.
+    """Every weight's name and shape, in the order of computation: ``{"layers.0.attention.q_proj.weight": (576, 576),
+    …}``.
 
     This is the contract between checkpoints and executors. A tied ``lm_head.weight`` is not listed.
     """
@@ -334,7 +367,9 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def mlp_shapes(prefix: str, d_model: int, mlp: MLPConfig) -> dict[str, tuple[int, ...]]:
     """The weights of one MLP: ``{"layers.0.mlp.gate_proj.weight": (1536, 576), …}`` for the prefix ``layers.0.mlp.``."""
     wide, back = (mlp.d_ff, d_model), (d_model, mlp.d_ff)
-    maps = {"gate_proj": wide, "up_proj": wide, "down_proj": back} if mlp.gated else {"up_proj": wide, "down_proj": back}
+    maps = (
+        {"gate_proj": wide, "up_proj": wide, "down_proj": back} if mlp.gated else {"up_proj": wide, "down_proj": back}
+    )
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in maps.items():
         shapes[f"{prefix}{name}.weight"] = shape

@@ -41,7 +41,8 @@ class Executor(Protocol):
 
     @property
     def splits_matter(self) -> bool:
-        """Whether a token's numbers depend on how the tokens are cut into steps, and on nothing else that changes from run to run.
+        """Whether a token's numbers depend on how the tokens are cut into steps, and on nothing else that changes from
+        run to run.
 
         An engine then reuses only what was cut as it would cut it itself.
         """
@@ -63,7 +64,9 @@ class Executor(Protocol):
         ...
 
     def fork(self, slot: int, capacity: int, length: int | None = None) -> int:
-        """A new slot that begins with the same tokens, or the first ``length`` of them. Raises UnsupportedError as ``truncate`` does."""
+        """A new slot that begins with the same tokens, or the first ``length`` of them. Raises UnsupportedError as
+        ``truncate`` does.
+        """
         ...
 
     def truncate(self, slot: int, length: int) -> None:

@@ -41,8 +41,8 @@ def as_harness_model(model: Decoder, tokenizer: Tokenizer) -> Any:
     from pellucid.generate.request import Request
     from pellucid.model.executor import TorchExecutor
     from pellucid.sampling import SamplingParams
-    from pellucid.train.choices import encode_pair, score
-    from pellucid.train.evaluate import evaluate
+    from pellucid.train.measure.choices import encode_pair, score
+    from pellucid.train.measure.evaluate import evaluate
 
     class PellucidLM(LM):
         """The three questions that the harness asks."""
@@ -67,9 +67,17 @@ def as_harness_model(model: Decoder, tokenizer: Tokenizer) -> Any:
                 new = min(how.get("max_gen_toks", 256), engine.context_len - 1)
                 ids = tokenizer.encode(prompt)[-(engine.context_len - new) :]
                 sampling = SamplingParams(
-                    do_sample=bool(how.get("do_sample")), temperature=how.get("temperature") or 1.0, top_p=how.get("top_p", 1.0), seed=0
+                    do_sample=bool(how.get("do_sample")),
+                    temperature=how.get("temperature") or 1.0,
+                    top_p=how.get("top_p", 1.0),
+                    seed=0,
                 )
-                its = Request(prompt_ids=ids, max_new_tokens=new, stop=[stop] if isinstance(stop, str) else stop, sampling=sampling)
+                its = Request(
+                    prompt_ids=ids,
+                    max_new_tokens=new,
+                    stop=[stop] if isinstance(stop, str) else stop,
+                    sampling=sampling,
+                )
                 places[engine.add(its.fit(model.config, engine.context_len))] = place
             answers = [""] * len(requests)
             while engine.has_work:
@@ -94,5 +102,10 @@ def run_tasks(
     from lm_eval.evaluator import simple_evaluate  # type: ignore[import-not-found]
     from lm_eval.tasks import TaskManager  # type: ignore[import-not-found]
 
-    found: Any = simple_evaluate(model=its, tasks=list(tasks), task_manager=TaskManager(include_path=folder), limit=limit, bootstrap_iters=0)
-    return {task: {name: value for name, value in its.items() if isinstance(value, float)} for task, its in found["results"].items()}
+    found: Any = simple_evaluate(
+        model=its, tasks=list(tasks), task_manager=TaskManager(include_path=folder), limit=limit, bootstrap_iters=0
+    )
+    return {
+        task: {name: value for name, value in its.items() if isinstance(value, float)}
+        for task, its in found["results"].items()
+    }

@@ -1,4 +1,6 @@
-"""Rotary positions: what a scaling makes of the frequencies. One source for all executors: it works on NumPy arrays and on tensors alike."""
+"""Rotary positions: what a scaling makes of the frequencies. One source for all executors: it works on NumPy arrays and
+on tensors alike.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,11 @@ Numbers = TypeVar("Numbers", bound=Any)  # an array or a tensor of float32
 
 
 def scaled(rope: RopeConfig, plain: Numbers, pair: Numbers) -> Numbers:
-    """``plain`` frequencies, radians a position of each rotated pair, as the scaling has them; ``pair`` counts the pairs, 0, 1, …, as floats.
+    """``plain`` frequencies, radians a position of each rotated pair, as the scaling has them; ``pair`` counts the
+    pairs, 0, 1, …, as floats.
 
-    Not for scalings by the request's length, nor for factors that a file gives. Source: see ``RopeScaling``; formulas as in transformers'
-    modeling_rope_utils.
+    Not for scalings by the request's length, nor for factors that a file gives. Source: see ``RopeScaling``; formulas
+    as in transformers' modeling_rope_utils.
     """
     scaling = rope.scaling
     if scaling is None:
@@ -38,7 +41,9 @@ def _llama3(plain: Numbers, scaling: RopeScaling) -> Numbers:
 
 
 def _yarn(rope: RopeConfig, scaling: RopeScaling, plain: Numbers, pair: Numbers) -> Numbers:
-    """Pairs that turn often are kept, those that turn seldom interpolated, a ramp over dimensions between. Peng et al. 2023."""
+    """Pairs that turn often are kept, those that turn seldom interpolated, a ramp over dimensions between. Peng et al.
+    2023.
+    """
     assert scaling.original_context_len is not None
     original = scaling.original_context_len
 

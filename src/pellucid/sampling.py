@@ -4,11 +4,12 @@ The order is the field's (transformers' processors and vLLM's agree on it):
 
     logit bias → repetition penalty → frequency and presence penalties → temperature → top-k → top-p → min-p → draw
 
-Up to temperature a rule is ``(logits, state) -> logits``, and returns its argument where it is switched off. After it a rule is a filter,
-``(logits, state) -> places to keep``, ascending, or None for all; it sees what the filter before it left. A chain must be cheap beside
-a 3 ms token at a vocabulary of 152,000: no sort of the vocabulary, few arrays of its size, and penalties that look only at ids which the
-request has seen. Greedy choice is the lowest id among the largest logits; a draw uses one uniform number of the request's own generator.
-So what a request draws never depends on who is in the batch with it.
+Up to temperature a rule is ``(logits, state) -> logits``, and returns its argument where it is switched off. After it a
+rule is a filter, ``(logits, state) -> places to keep``, ascending, or None for all; it sees what the filter before it
+left. A chain must be cheap beside a 3 ms token at a vocabulary of 152,000: no sort of the vocabulary, few arrays of its
+size, and penalties that look only at ids which the request has seen. Greedy choice is the lowest id among the largest
+logits; a draw uses one uniform number of the request's own generator. So what a request draws never depends on who is
+in the batch with it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from pellucid.base.errors import PellucidError, RequestError
 class SamplingParams:
     """How the next token is chosen. The defaults draw from the model's own distribution.
 
-    Names and ranges are those of transformers' and OpenAI's interfaces. ``do_sample=False`` or ``temperature=0`` is greedy.
+    Names and ranges are those of transformers' and OpenAI's interfaces. ``do_sample=False`` or ``temperature=0`` is
+    greedy.
     """
 
     do_sample: bool = True
@@ -36,10 +38,13 @@ class SamplingParams:
     top_k: int = 0  # keep the k largest, and what equals the k-th; 0: all
     top_p: float = 1.0  # keep the fewest whose probabilities reach p (nucleus sampling, Holtzman et al. 2019)
     min_p: float = 0.0  # keep what is at least min_p as probable as the most probable
-    repetition_penalty: float = 1.0  # of every id in prompt and answer: logits above 0 are divided by it, below 0 multiplied (Keskar et al. 2019)
+    # of every id in prompt and answer: logits above 0 are divided by it, below 0 multiplied (Keskar et al. 2019)
+    repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0  # subtracted for each time that the answer has an id
     presence_penalty: float = 0.0  # subtracted once if the answer has the id
-    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)  # id -> added to its logit; −inf forbids it
+    logit_bias: Mapping[int, float] = field(
+        default_factory=dict, hash=False
+    )  # id -> added to its logit; −inf forbids it
     seed: int | None = None  # None: a fresh one, reported with the answer
 
     def __post_init__(self) -> None:
@@ -55,7 +60,11 @@ class SamplingParams:
         for token, bias in self.logit_bias.items():
             _check_whole("logit_bias", token, "its keys are token ids")
             if isinstance(bias, bool) or not isinstance(bias, (int, float)) or math.isnan(bias) or bias == math.inf:
-                raise RequestError(f"logit_bias of token {token} is out of range", expected="a number below infinity", received=repr(bias))
+                raise RequestError(
+                    f"logit_bias of token {token} is out of range",
+                    expected="a number below infinity",
+                    received=repr(bias),
+                )
 
     @property
     def greedy(self) -> bool:
@@ -67,19 +76,29 @@ class SamplingParams:
 
     @property
     def plain_greedy(self) -> bool:
-        """Whether the choice is the argmax of the logits as they are, so that nothing but its index has to leave the device."""
+        """Whether the choice is the argmax of the logits as they are, so that nothing but its index has to leave the
+        device.
+        """
         return self.greedy and not self.penalized and not self.logit_bias
 
 
 def _check_range(name: str, value: float, low: float, high: float, remedy: str | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high or math.isinf(value):
-        bounds = f"a number from {low:g} to {high:g}" if high < math.inf else "a positive number" if low > 0 else "a number of at least 0"
+        bounds = (
+            f"a number from {low:g} to {high:g}"
+            if high < math.inf
+            else "a positive number"
+            if low > 0
+            else "a number of at least 0"
+        )
         raise RequestError(f"{name} is out of range", expected=bounds, received=repr(value), remedy=remedy)
 
 
 def _check_whole(name: str, value: int, remedy: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise RequestError(f"{name} is out of range", expected="a whole number of at least 0", received=repr(value), remedy=remedy)
+        raise RequestError(
+            f"{name} is out of range", expected="a whole number of at least 0", received=repr(value), remedy=remedy
+        )
 
 
 GREEDY = SamplingParams(do_sample=False)
@@ -106,7 +125,10 @@ class TokenCounts:
     def add(self, token: int) -> None:
         place = self._place.setdefault(token, len(self._place))
         if place == len(self._ids):
-            self._ids, self._counts = np.resize(self._ids, 2 * place), np.concatenate((self._counts, np.zeros(place, np.float32)))
+            self._ids, self._counts = (
+                np.resize(self._ids, 2 * place),
+                np.concatenate((self._counts, np.zeros(place, np.float32))),
+            )
         self._ids[place] = token
         self._counts[place] += 1
 
@@ -119,10 +141,13 @@ class TokenCounts:
 class SamplingState:
     """What one answer's choices depend on beside the logits: its parameters, its tokens so far, its random numbers.
 
-    Answer ``index`` of several to one prompt draws from its own stream of the same ``seed``; answer 0 is what a single answer would be.
+    Answer ``index`` of several to one prompt draws from its own stream of the same ``seed``; answer 0 is what a single
+    answer would be.
     """
 
-    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int] = (), index: int = 0, seed: int | None = None) -> None:
+    def __init__(
+        self, params: SamplingParams, prompt_ids: Sequence[int] = (), index: int = 0, seed: int | None = None
+    ) -> None:
         self.params = params
         self.counts = TokenCounts(prompt_ids) if params.penalized else None
         self.seed = fresh_seed(params) if seed is None else seed
@@ -134,7 +159,9 @@ class SamplingState:
             self.counts.add(token)
 
     def ahead(self) -> SamplingState:
-        """A copy that may choose tokens ahead, with the random numbers that this one will use for them; this one stays where it is."""
+        """A copy that may choose tokens ahead, with the random numbers that this one will use for them; this one stays
+        where it is.
+        """
         other = copy(self)
         other.counts = None if self.counts is None else self.counts.copy()
         other.random = deepcopy(self.random)
@@ -172,7 +199,9 @@ def apply_repetition_penalty(logits: np.ndarray, state: SamplingState) -> np.nda
 
 
 def apply_frequency_and_presence_penalties(logits: np.ndarray, state: SamplingState) -> np.ndarray:
-    """logit − count · frequency_penalty − [count > 0] · presence_penalty, counting the answer's tokens. Source: OpenAI API reference."""
+    """logit − count · frequency_penalty − [count > 0] · presence_penalty, counting the answer's tokens. Source: OpenAI
+    API reference.
+    """
     frequency, presence = np.float32(state.params.frequency_penalty), np.float32(state.params.presence_penalty)
     if (frequency == 0 and presence == 0) or state.counts is None:
         return logits
@@ -191,7 +220,9 @@ def keep_top_k(logits: np.ndarray, state: SamplingState) -> np.ndarray | None:
 
 
 def keep_top_p(logits: np.ndarray, state: SamplingState) -> np.ndarray | None:
-    """Keep a token while those more probable than it have less than ``top_p`` together; among equals the lower id comes first."""
+    """Keep a token while those more probable than it have less than ``top_p`` together; among equals the lower id comes
+    first.
+    """
     p = state.params.top_p
     if p == 1:
         return None
@@ -200,9 +231,12 @@ def keep_top_p(logits: np.ndarray, state: SamplingState) -> np.ndarray | None:
     needed = p * total
     places = np.flatnonzero(weights >= 1e-3)  # mostly enough of them
     if weights[places].sum(dtype=np.float64) < needed:
-        places = np.flatnonzero(weights >= (1 - p) * total / len(logits))  # all less probable ones have under 1 − p together
+        places = np.flatnonzero(
+            weights >= (1 - p) * total / len(logits)
+        )  # all less probable ones have under 1 − p together
     values, weights = logits[places], weights[places]
-    # The vocabulary is not sorted: in bins of a sixteenth of a nat, most probable first, only the bin in which p is reached is.
+    # The vocabulary is not sorted: in bins of a sixteenth of a nat, most probable first, only the bin in which p is
+    # reached is.
     bins = np.minimum((values.max() - values) * 16, 4095).astype(np.intp)
     mass = np.bincount(bins, weights).cumsum()
     last = min(int(np.searchsorted(mass, needed)), len(mass) - 1)
@@ -259,7 +293,8 @@ def _weights(logits: np.ndarray) -> np.ndarray:
 
 
 def _draw(logits: np.ndarray, random: np.random.Generator) -> int:
-    """A place with probability softmax(logits), by inversion: the first at which the summed weights pass a uniform share of their total.
+    """A place with probability softmax(logits), by inversion: the first at which the summed weights pass a uniform
+    share of their total.
 
     First the group of ``GROUP`` places, then the place in it: a running sum over all of them takes five times as long.
     """
@@ -275,19 +310,23 @@ def _group_sums(weights: np.ndarray) -> np.ndarray:
     """Sums of ``GROUP`` places each, the last of what is left, as float64."""
     whole = len(weights) // GROUP * GROUP
     sums = weights[:whole].reshape(-1, GROUP).sum(1)
-    return np.append(sums, weights[whole:].sum()).astype(np.float64) if whole < len(weights) else sums.astype(np.float64)
+    return (
+        np.append(sums, weights[whole:].sum()).astype(np.float64) if whole < len(weights) else sums.astype(np.float64)
+    )
 
 
 def _first_beyond(sums: np.ndarray, share: float) -> int:
-    """The first place whose running sum exceeds ``share``, so never one of weight 0; rounding may put ``share`` at the end, and no further."""
+    """The first place whose running sum exceeds ``share``, so never one of weight 0; rounding may put ``share`` at the
+    end, and no further.
+    """
     return int(np.searchsorted(sums, min(share, np.nextafter(sums[-1], 0)), side="right"))
 
 
 def largest(values: np.ndarray, count: int) -> np.ndarray:
     """The places, ascending, of the ``count`` largest values and of all that equal the least of them.
 
-    Exact, and some twenty times as fast as a partition of the whole: of the maxima of disjoint groups, ``count`` reach the count-th
-    largest maximum, so the value sought is no less, and few values are that large.
+    Exact, and some twenty times as fast as a partition of the whole: of the maxima of disjoint groups, ``count`` reach
+    the count-th largest maximum, so the value sought is no less, and few values are that large.
     """
     groups = len(values) // 64
     if count <= groups:
@@ -311,8 +350,8 @@ class TokenLogprobs:
 def logprobs(logits: np.ndarray, token: int, count: int) -> TokenLogprobs:
     """Log-probabilities of ``token`` and of the ``count`` most probable, under the model's own distribution.
 
-    That is, of the logits before bias, penalties and temperature, as OpenAI and vLLM report them; a token that the rules chose need not
-    be among the top.
+    That is, of the logits before bias, penalties and temperature, as OpenAI and vLLM report them; a token that the
+    rules chose need not be among the top.
     """
     peak = logits.max()
     total = float(peak) + math.log(_group_sums(_weights(logits)).sum())

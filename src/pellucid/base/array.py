@@ -52,7 +52,9 @@ def row_bytes(dtype: str, length: int) -> int:
         return STORAGE[dtype].itemsize * length
     elements, size = BLOCKS[dtype]
     if length % elements:
-        raise CheckpointError(f"rows of {dtype} come in blocks of {elements}", expected=f"a multiple of {elements}", received=length)
+        raise CheckpointError(
+            f"rows of {dtype} come in blocks of {elements}", expected=f"a multiple of {elements}", received=length
+        )
     return length // elements * size
 
 
@@ -79,7 +81,9 @@ class Array:
         """
         size = array_bytes(dtype, shape)
         if len(buffer) != size:
-            raise CheckpointError(f"an array of {dtype} {list(shape)} has the wrong size", expected=f"{size} bytes", received=len(buffer))
+            raise CheckpointError(
+                f"an array of {dtype} {list(shape)} has the wrong size", expected=f"{size} bytes", received=len(buffer)
+            )
         if dtype in BLOCKS:
             stored = np.frombuffer(buffer, np.uint8).reshape(*shape[:-1], row_bytes(dtype, shape[-1]))
         else:

@@ -22,12 +22,16 @@ def read_text(path: str | os.PathLike[str], max_bytes: int = MAX_JSON_BYTES) -> 
     path = Path(path)
     size = path.stat().st_size
     if size > max_bytes:
-        raise CheckpointError("the file is too large to be read whole", where=path, expected=f"at most {max_bytes} bytes", received=size)
+        raise CheckpointError(
+            "the file is too large to be read whole", where=path, expected=f"at most {max_bytes} bytes", received=size
+        )
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(
-            f"the file is not UTF-8 at byte {error.start}", where=path, remedy="convert it to UTF-8, or download it again"
+            f"the file is not UTF-8 at byte {error.start}",
+            where=path,
+            remedy="convert it to UTF-8, or download it again",
         ) from None
 
 
@@ -37,7 +41,9 @@ def parse_json(text: str | bytes, where: object) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise CheckpointError(f"not valid JSON: {reason}", where=where, remedy="the file may be truncated; download it again") from None
+        raise CheckpointError(
+            f"not valid JSON: {reason}", where=where, remedy="the file may be truncated; download it again"
+        ) from None
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

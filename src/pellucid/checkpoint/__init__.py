@@ -6,4 +6,12 @@ from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.checkpoint.safetensors_write import save_safetensors
 from pellucid.checkpoint.save import save_checkpoint
 
-__all__ = ["Checkpoint", "SafetensorsFile", "open_checkpoint", "open_config", "release", "save_checkpoint", "save_safetensors"]
+__all__ = [
+    "Checkpoint",
+    "SafetensorsFile",
+    "open_checkpoint",
+    "open_config",
+    "release",
+    "save_checkpoint",
+    "save_safetensors",
+]

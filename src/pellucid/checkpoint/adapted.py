@@ -1,4 +1,6 @@
-"""An adapter's folder opened as a model: the base that it names, each weight with its update folded in when it is asked for."""
+"""An adapter's folder opened as a model: the base that it names, each weight with its update folded in when it is asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ def is_adapter(path: Path) -> bool:
 
 
 def base_of(folder: Path, *, offline: bool = False, weights: bool = True) -> Path:
-    """Where the model lies that an adapter adapts. ``adapter_config.json`` names it by an absolute path, one from the adapter's folder,
-    one from the current folder (PEFT's way), a catalogue alias or a hub id.
+    """Where the model lies that an adapter adapts. ``adapter_config.json`` names it by an absolute path, one from the
+    adapter's folder, one from the current folder (PEFT's way), a catalogue alias or a hub id.
 
     Raises: ModelNotFoundError where it names none, or none that there is; CheckpointError for an adapter of an adapter.
     """
@@ -42,15 +44,23 @@ def base_of(folder: Path, *, offline: bool = False, weights: bool = True) -> Pat
             expected="base_model_name_or_path",
             remedy="write the model's name there; in Python, load_adapter(model, folder) takes any model",
         )
-    beside, pinned = folder / name, f"{name}@{revision}" if revision and "/" in name and not Path(name).exists() else name
+    beside, pinned = (
+        folder / name,
+        f"{name}@{revision}" if revision and "/" in name and not Path(name).exists() else name,
+    )
     try:
         path = beside if beside.exists() else resolve(pinned, offline=offline, weights=weights)
     except ModelNotFoundError as error:
         remedy = f"write into {folder / CONFIG} where it lies now"
-        raise ModelNotFoundError(f"the model that the adapter adapts is not to be had: {error}", where=folder, remedy=remedy) from None
+        raise ModelNotFoundError(
+            f"the model that the adapter adapts is not to be had: {error}", where=folder, remedy=remedy
+        ) from None
     if is_adapter(path):
         raise CheckpointError(
-            "the adapter names an adapter as its base", where=folder / CONFIG, received=name, remedy="merge that one first: pellucid convert"
+            "the adapter names an adapter as its base",
+            where=folder / CONFIG,
+            received=name,
+            remedy="merge that one first: pellucid convert",
         )
     return path
 
@@ -58,7 +68,8 @@ def base_of(folder: Path, *, offline: bool = False, weights: bool = True) -> Pat
 def open_adapted(folder: Path, *, offline: bool = False) -> Checkpoint:
     """Base and adapter as one checkpoint. Weights in blocks become float32.
 
-    Raises: as ``open_checkpoint`` and ``read_adapter``; CheckpointError where the base is not the model that was adapted.
+    Raises: as ``open_checkpoint`` and ``read_adapter``; CheckpointError where the base is not the model that was
+    adapted.
     """
     base = open_checkpoint(base_of(folder, offline=offline))
     adapter = read_adapter(folder, base.config)
@@ -81,7 +92,9 @@ def open_adapted(folder: Path, *, offline: bool = False) -> Checkpoint:
 
 
 def save_merged(merged: Checkpoint, folder: Path) -> None:
-    """The whole model that base and adapter make, in one dtype: what was in blocks is written as float32, in which it was merged."""
+    """The whole model that base and adapter make, in one dtype: what was in blocks is written as float32, in which it
+    was merged.
+    """
     dtype = "float32" if any(array.is_blocks for array in merged.stored.values()) else None
     save_checkpoint(folder, merged.config, merged.weights, generation_config=merged.generation_config, dtype=dtype)
 
@@ -94,7 +107,9 @@ class MergedWeights(Weights):
         Lazy.__init__(self, {})
 
     def __getitem__(self, name: str) -> Array:
-        return merged(self._base[name], self._updates.get(name.removesuffix(".weight")) if name.endswith(".weight") else None)
+        return merged(
+            self._base[name], self._updates.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
+        )
 
     def __contains__(self, name: object) -> bool:
         return name in self._base
@@ -109,8 +124,8 @@ class MergedWeights(Weights):
 def merged(weight: Array, update: Update | None) -> Array:
     """W + scale · B A, summed in float32; in W's dtype, or float32 for a W in blocks.
 
-    What is not adapted leaves its blocks as well: an executor may compute with those in fewer bits than the adapter was trained in,
-    and the merged model, written as float32, would then say something else than the adapter does.
+    What is not adapted leaves its blocks as well: an executor may compute with those in fewer bits than the adapter was
+    trained in, and the merged model, written as float32, would then say something else than the adapter does.
     """
     if update is None:
         return convert(weight, "float32") if weight.is_blocks else weight
@@ -119,7 +134,9 @@ def merged(weight: Array, update: Update | None) -> Array:
 
 
 def fingerprint(stored: Mapping[str, Array]) -> str:
-    """A hash of names, dtypes, shapes and the first bytes of every tensor in a model's files: enough to tell two trainings apart."""
+    """A hash of names, dtypes, shapes and the first bytes of every tensor in a model's files: enough to tell two
+    trainings apart.
+    """
     digest = hashlib.sha256()
     for name in sorted(stored):
         array = stored[name]

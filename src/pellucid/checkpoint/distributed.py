@@ -1,14 +1,14 @@
 """A checkpoint that several processes wrote, each its own part; here it is read as one, and without torch.
 
-    process-00001-of-00002.safetensors …   the rows of each tensor that a process held
-    distributed.json                       which rows of which tensor lie in which file, and each file's size and SHA-256
+    process-00001-of-00002.safetensors …   the rows of each tensor that a process held distributed.json
+    which rows of which tensor lie in which file, and each file's size and SHA-256
 
     {"format": 1,
-     "files": [{"name": "process-00001-of-00002.safetensors", "bytes": 1234, "sha256": "…"}, …],
-     "tensors": {"model.embed.weight": {"dtype": "float32", "shape": [512, 64], "rows": [[0, 0, 256], [1, 256, 512]]}, …}}
+     "files": [{"name": "process-00001-of-00002.safetensors", "bytes": 1234, "sha256": "…"}, …], "tensors":
+     {"model.embed.weight": {"dtype": "float32", "shape": [512, 64], "rows": [[0, 0, 256], [1, 256, 512]]}, …}}
 
-``rows`` are (number of the file, first row, the row after the last); together they are every row, once. A scalar is one row.
-The weights of a model stand under ``model.``, by our names; what else training needs lies beside them.
+``rows`` are (number of the file, first row, the row after the last); together they are every row, once. A scalar is one
+row. The weights of a model stand under ``model.``, by our names; what else training needs lies beside them.
 """
 
 from __future__ import annotations
@@ -70,28 +70,43 @@ def part_name(rank: int, count: int) -> str:
 
 def write_index(folder: Path, files: Sequence[PartFile], tensors: Mapping[str, Spread]) -> None:
     described = {
-        name: {"dtype": its.dtype, "shape": its.shape, "rows": [(rows.file, rows.start, rows.stop) for rows in its.rows]}
+        name: {
+            "dtype": its.dtype,
+            "shape": its.shape,
+            "rows": [(rows.file, rows.start, rows.stop) for rows in its.rows],
+        }
         for name, its in tensors.items()
     }
     with atomic_write(folder / INDEX, "w") as file:
-        json.dump({"format": FORMAT, "files": [asdict(its) for its in files], "tensors": described}, file, separators=(",", ":"))
+        json.dump(
+            {"format": FORMAT, "files": [asdict(its) for its in files], "tensors": described},
+            file,
+            separators=(",", ":"),
+        )
 
 
 class DistributedTensors(Lazy):
     """The tensors of such a checkpoint: name → Array, put together from its parts when it is asked for.
 
-    Files are mapped when something in them is wanted. Raises: CheckpointError for an index that contradicts itself, or a file that is
-    absent, of another size, or holds something else than the index says.
+    Files are mapped when something in them is wanted. Raises: CheckpointError for an index that contradicts itself, or
+    a file that is absent, of another size, or holds something else than the index says.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.index = folder, folder / INDEX
         found = read_json(self.index)
         if found.get("format") != FORMAT:
-            raise CheckpointError("a format that this version does not know", where=self.index, expected=FORMAT, received=repr(found.get("format")))
+            raise CheckpointError(
+                "a format that this version does not know",
+                where=self.index,
+                expected=FORMAT,
+                received=repr(found.get("format")),
+            )
         files, tensors = found.get("files"), found.get("tensors")
         if not isinstance(files, list) or not isinstance(tensors, dict):
-            raise CheckpointError("the index lacks its files or tensors", where=self.index, remedy="take another checkpoint of the run")
+            raise CheckpointError(
+                "the index lacks its files or tensors", where=self.index, remedy="take another checkpoint of the run"
+            )
         self.files = [self._file(its) for its in files]
         self.spread = {name: self._spread(name, its) for name, its in tensors.items()}
         self._open: dict[int, SafetensorsFile] = {}
@@ -115,7 +130,9 @@ class DistributedTensors(Lazy):
     def _whole(self, name: str) -> Array:
         its = self.spread[name]
         parts = [self.part(name, rows) for rows in its.rows]
-        return parts[0] if len(parts) == 1 else Array(its.dtype, its.shape, np.concatenate([part.data for part in parts]))
+        return (
+            parts[0] if len(parts) == 1 else Array(its.dtype, its.shape, np.concatenate([part.data for part in parts]))
+        )
 
     def _opened(self, number: int) -> SafetensorsFile:
         if number not in self._open:
@@ -129,7 +146,12 @@ class DistributedTensors(Lazy):
     # --- the index is believed when it has been checked -------------------------------------------------------------
 
     def _file(self, its: Any) -> PartFile:
-        if isinstance(its, dict) and isinstance(its.get("name"), str) and _is_count(its.get("bytes")) and isinstance(its.get("sha256"), str):
+        if (
+            isinstance(its, dict)
+            and isinstance(its.get("name"), str)
+            and _is_count(its.get("bytes"))
+            and isinstance(its.get("sha256"), str)
+        ):
             return PartFile(its["name"], its["bytes"], its["sha256"])
         raise CheckpointError("a file needs name, bytes and sha256", where=self.index, received=repr(its)[:200])
 
@@ -140,14 +162,22 @@ class DistributedTensors(Lazy):
             raise CheckpointError(f"{name} is not described as it must be", where=self.index, received=repr(its)[:200])
         made = tuple(Rows(*one) for one in rows if _counts(one, 3) and one[0] < len(self.files) and one[1] < one[2])
         edges = [0, *(one.stop for one in made)]
-        if len(made) < len(rows) or [one.start for one in made] != edges[:-1] or edges[-1] != (shape[0] if shape else 1):
-            raise CheckpointError(f"the rows of {name} are not every row, once", where=self.index, received=repr(rows)[:200])
+        if (
+            len(made) < len(rows)
+            or [one.start for one in made] != edges[:-1]
+            or edges[-1] != (shape[0] if shape else 1)
+        ):
+            raise CheckpointError(
+                f"the rows of {name} are not every row, once", where=self.index, received=repr(rows)[:200]
+            )
         return Spread(dtype, tuple(shape), made)
 
 
 def model_weights(tensors: DistributedTensors) -> Lazy:
     """Those that belong to the model, by our names."""
-    return Lazy({name.removeprefix(MODEL): partial(tensors.__getitem__, name) for name in tensors if name.startswith(MODEL)})
+    return Lazy(
+        {name.removeprefix(MODEL): partial(tensors.__getitem__, name) for name in tensors if name.startswith(MODEL)}
+    )
 
 
 def _is_count(value: Any) -> bool:
@@ -159,4 +189,10 @@ def _counts(value: Any, length: int | None = None) -> bool:
 
 
 def _damaged(path: Path, expected: object, received: object) -> CheckpointError:
-    return CheckpointError("the file is damaged", where=path, expected=expected, received=received, remedy="take another checkpoint of the run")
+    return CheckpointError(
+        "the file is damaged",
+        where=path,
+        expected=expected,
+        received=received,
+        remedy="take another checkpoint of the run",
+    )

@@ -49,7 +49,9 @@ def find(path: Path) -> Found:
     if path.name in NAMES:
         return Found(NAMES[path.name], path)
     if re.search(r"-\d{5}-of-\d{5}\.(safetensors|bin)$", path.name):
-        raise CheckpointError("this is one part of a checkpoint", where=path, remedy=f"name the folder instead: {path.parent}")
+        raise CheckpointError(
+            "this is one part of a checkpoint", where=path, remedy=f"name the folder instead: {path.parent}"
+        )
     return Found(_kind(path), path)
 
 
@@ -57,14 +59,23 @@ def _in_folder(folder: Path) -> Found:
     for name, kind in NAMES.items():
         if (folder / name).is_file():
             return Found(kind, folder / name)
-    ggufs = [path for path in sorted(folder.glob("*.gguf")) if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", path.name)]
+    ggufs = [
+        path for path in sorted(folder.glob("*.gguf")) if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", path.name)
+    ]
     if len(ggufs) == 1:
         return Found("gguf", ggufs[0])
     if ggufs:
-        raise CheckpointError("the folder holds several models", where=folder, received=_some(ggufs), remedy=f"name one of them: {ggufs[0]}")
+        raise CheckpointError(
+            "the folder holds several models",
+            where=folder,
+            received=_some(ggufs),
+            remedy=f"name one of them: {ggufs[0]}",
+        )
     present = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if any(path.name == "adapter_config.json" for path in present):
-        raise CheckpointError("this is an adapter, not a whole model", where=folder, remedy="name the model that it adapts")
+        raise CheckpointError(
+            "this is an adapter, not a whole model", where=folder, remedy="name the model that it adapts"
+        )
     if (folder / DISTRIBUTED).is_file():
         return Found("distributed", folder / DISTRIBUTED)
     bins = [path for path in present if path.suffix == ".bin"]
@@ -88,7 +99,12 @@ def _kind(path: Path) -> Kind:
         return "torch"
     if path.suffix == ".bin":
         return "llama2c"
-    raise CheckpointError("the file is no checkpoint that we know", where=path, expected=FORMATS, received=f"a file that begins with {first[:4]!r}")
+    raise CheckpointError(
+        "the file is no checkpoint that we know",
+        where=path,
+        expected=FORMATS,
+        received=f"a file that begins with {first[:4]!r}",
+    )
 
 
 def _some(paths: list[Path], most: int = 6) -> str:

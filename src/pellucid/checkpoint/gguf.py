@@ -107,18 +107,26 @@ class GGUFFile:
                 expected=f"NAME-00001-of-{count:05d}.gguf",
                 remedy="rename all parts so, or join them with llama.cpp's gguf-split",
             )
-        self.paths = [self.path.with_name(f"{named[1]}-{number:05d}-of-{named[3]}.gguf") for number in range(1, count + 1)]
+        self.paths = [
+            self.path.with_name(f"{named[1]}-{number:05d}-of-{named[3]}.gguf") for number in range(1, count + 1)
+        ]
         if absent := [path.name for path in self.paths if not path.is_file()]:
-            raise CheckpointError(f"{len(absent)} of {count} parts are missing, {absent[0]} the first", where=self.path.parent)
+            raise CheckpointError(
+                f"{len(absent)} of {count} parts are missing, {absent[0]} the first", where=self.path.parent
+            )
         parts = [_read(path) for path in self.paths]
         self.metadata = parts[0][0]
         for number, (path, (metadata, _)) in enumerate(zip(self.paths, parts, strict=True)):
             if (metadata.get("split.no"), metadata.get("split.count")) != (number, count):
-                raise CheckpointError("the part is of another model, or misnamed", where=path, expected=f"part {number} of {count}")
+                raise CheckpointError(
+                    "the part is of another model, or misnamed", where=path, expected=f"part {number} of {count}"
+                )
         self.tensors = joined((tensors for _, tensors in parts), self.path)
         total = self.metadata.get("split.tensors.count")
         if isinstance(total, int) and total != len(self.tensors):
-            raise CheckpointError("the parts do not hold all tensors", where=self.path, expected=total, received=len(self.tensors))
+            raise CheckpointError(
+                "the parts do not hold all tensors", where=self.path, expected=total, received=len(self.tensors)
+            )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Lazy]:
@@ -128,8 +136,15 @@ def _read(path: Path) -> tuple[dict[str, Any], Lazy]:
     version = cursor.number("<I", "the version")
     if version not in (2, 3):
         if version & 0xFFFF == 0 and version:
-            raise UnsupportedError("a big-endian GGUF file", where=path, remedy="convert it with llama.cpp's gguf_convert_endian.py")
-        raise UnsupportedError(f"GGUF version {version}", where=path, expected="2 or 3", remedy="convert the model again with a current llama.cpp")
+            raise UnsupportedError(
+                "a big-endian GGUF file", where=path, remedy="convert it with llama.cpp's gguf_convert_endian.py"
+            )
+        raise UnsupportedError(
+            f"GGUF version {version}",
+            where=path,
+            expected="2 or 3",
+            remedy="convert the model again with a current llama.cpp",
+        )
     num_tensors = cursor.count("tensors", at_least=24)
     num_pairs = cursor.count("metadata pairs", at_least=13)
     metadata: dict[str, Any] = {}
@@ -159,9 +174,16 @@ def _tensors(cursor: _Cursor, count: int, metadata: dict[str, Any]) -> Lazy:
     for name, (dtype, shape, start) in sorted(described.items(), key=lambda item: item[1][2]):
         stop = start + array_bytes(dtype, shape)
         if start % alignment:
-            raise CheckpointError(f"tensor {name} is not aligned", where=where, expected=f"an offset in steps of {alignment}", received=start)
+            raise CheckpointError(
+                f"tensor {name} is not aligned",
+                where=where,
+                expected=f"an offset in steps of {alignment}",
+                received=start,
+            )
         if start < end:
-            raise CheckpointError(f"tensor {name} overlaps {before}", where=where, remedy="the file is damaged; download it again")
+            raise CheckpointError(
+                f"tensor {name} overlaps {before}", where=where, remedy="the file is damaged; download it again"
+            )
         if stop > len(data):
             raise CheckpointError(
                 f"tensor {name} lies beyond the end of the file",
@@ -188,7 +210,11 @@ class _Cursor:
     def _truncated(self, what: str, wanted: int) -> CheckpointError:
         remedy = "the file is truncated or damaged; download it again"
         return CheckpointError(
-            f"{what} runs past the end of the file", where=self.where, expected=f"{wanted} bytes", received=self.left, remedy=remedy
+            f"{what} runs past the end of the file",
+            where=self.where,
+            expected=f"{wanted} bytes",
+            received=self.left,
+            remedy=remedy,
         )
 
     def take(self, size: int, what: str) -> memoryview:
@@ -212,7 +238,9 @@ class _Cursor:
         try:
             return str(self.take(length, what), "utf-8")
         except UnicodeDecodeError:
-            raise CheckpointError(f"{what} is not UTF-8", where=self.where, remedy="the file is damaged; download it again") from None
+            raise CheckpointError(
+                f"{what} is not UTF-8", where=self.where, remedy="the file is damaged; download it again"
+            ) from None
 
     def name(self, what: str) -> str:
         """A string that can be shown: a name with control characters would write to the reader's terminal."""
@@ -250,7 +278,9 @@ class _Cursor:
         if kind == STRING:
             return self.string(key)
         if kind != ARRAY:
-            raise CheckpointError(f"{key} is of unknown type {kind}", where=self.where, remedy="the file is damaged, or of a newer format")
+            raise CheckpointError(
+                f"{key} is of unknown type {kind}", where=self.where, remedy="the file is damaged, or of a newer format"
+            )
         kind = self.number("<I", f"the type of {key}")
         if kind == ARRAY:
             raise UnsupportedError(f"{key} is an array of arrays", where=self.where)
@@ -275,7 +305,10 @@ class _Cursor:
         num_dims = self.number("<I", f"the shape of {name}")
         if not 0 < num_dims <= MAX_DIMS:
             raise CheckpointError(
-                f"tensor {name} has a number of dimensions out of range", where=self.where, expected=f"1 to {MAX_DIMS}", received=num_dims
+                f"tensor {name} has a number of dimensions out of range",
+                where=self.where,
+                expected=f"1 to {MAX_DIMS}",
+                received=num_dims,
             )
         sizes = struct.unpack(f"<{num_dims}Q", self.take(8 * num_dims, f"the shape of {name}"))
         kind = self.number("<I", f"the type of {name}")
@@ -292,7 +325,9 @@ class _Cursor:
         dtype = TYPES[kind]
         if dtype in BLOCKS and sizes[0] % BLOCKS[dtype][0]:
             raise CheckpointError(
-                f"tensor {name} has rows of {sizes[0]}, not whole blocks", where=self.where, expected=f"steps of {BLOCKS[dtype][0]}"
+                f"tensor {name} has rows of {sizes[0]}, not whole blocks",
+                where=self.where,
+                expected=f"steps of {BLOCKS[dtype][0]}",
             )
         return dtype, sizes[::-1], offset
 

@@ -1,7 +1,9 @@
-"""Models on the Hugging Face hub, through ``huggingface_hub``: only the files needed, and what is cached works without it.
+"""Models on the Hugging Face hub, through ``huggingface_hub``: only the files needed, and what is cached works without
+it.
 
-``huggingface_hub`` does the transfers: it goes on after a connection that breaks off, verifies sizes, keeps the cache, and
-honours ``HF_HOME``, ``HF_HUB_CACHE``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``HF_ENDPOINT``. It is imported when first needed.
+``huggingface_hub`` does the transfers: it goes on after a connection that breaks off, verifies sizes, keeps the cache,
+and honours ``HF_HOME``, ``HF_HUB_CACHE``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``HF_ENDPOINT``. It is imported when first
+needed.
 """
 
 from __future__ import annotations
@@ -46,10 +48,11 @@ class HubName:
 def fetch(name: HubName, *, weights: bool = True, offline: bool = False, progress: bool | None = None) -> Path:
     """The model's folder in the hub's cache (for GGUF: the file), brought up to date where the hub can be reached.
 
-    ``weights=False`` leaves the weights where they are: for a tokenizer or a config. ``progress``: bars on stderr; None, where
-    that is a terminal.
+    ``weights=False`` leaves the weights where they are: for a tokenizer or a config. ``progress``: bars on stderr;
+    None, where that is a terminal.
 
-    Raises: ModelNotFoundError for a model that is neither to be had nor cached whole, saying what was tried and what to do.
+    Raises: ModelNotFoundError for a model that is neither to be had nor cached whole, saying what was tried and what to
+    do.
     """
     from huggingface_hub import constants, errors
 
@@ -79,7 +82,9 @@ def cached(name: HubName, *, weights: bool = True) -> Path | None:
 
     try:
         # asked for config.json alone, it does not mind that other files of the repository were never fetched
-        folder = Path(snapshot_download(name.repo, revision=name.revision, local_files_only=True, allow_patterns="config.json"))
+        folder = Path(
+            snapshot_download(name.repo, revision=name.revision, local_files_only=True, allow_patterns="config.json")
+        )
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
         files = needed(names, lambda index: read_index(folder / index).values(), name, name.pick, weights)
     except (LocalEntryNotFoundError, HFValidationError, PellucidError):
@@ -121,7 +126,9 @@ def _bring(name: HubName, files: Needed) -> Path:
 
     folder = ""
     for group in filter(None, (files.small, files.weights)):
-        folder = snapshot_download(name.repo, revision=name.revision, etag_timeout=TIMEOUT, allow_patterns=[escape(file) for file in group])
+        folder = snapshot_download(
+            name.repo, revision=name.revision, etag_timeout=TIMEOUT, allow_patterns=[escape(file) for file in group]
+        )
     return Path(folder)
 
 
@@ -161,11 +168,21 @@ def _explained(name: HubName, problem: Exception | None) -> ModelNotFoundError:
     elif isinstance(problem, RevisionNotFoundError):
         what, remedy = f"the model has no revision {name.revision or 'main'!r}", f"see {page}/commits/main"
     elif isinstance(problem, RepositoryNotFoundError):
-        what, remedy = "the hub has no such model, or it is private", "check the spelling; for a private model set HF_TOKEN, or run: hf auth login"
-    elif isinstance(problem, HfHubHTTPError) and problem.response is not None and problem.response.status_code in (401, 403):
+        what, remedy = (
+            "the hub has no such model, or it is private",
+            "check the spelling; for a private model set HF_TOKEN, or run: hf auth login",
+        )
+    elif (
+        isinstance(problem, HfHubHTTPError)
+        and problem.response is not None
+        and problem.response.status_code in (401, 403)
+    ):
         what, remedy = "the hub refuses to give the model out", "check HF_TOKEN, or run: hf auth login"
     elif isinstance(problem, OSError) and problem.errno == ENOSPC:
-        what, remedy = "the model does not fit on the disk", f"free space in {constants.HF_HUB_CACHE}, or set HF_HOME to a folder elsewhere"
+        what, remedy = (
+            "the model does not fit on the disk",
+            f"free space in {constants.HF_HUB_CACHE}, or set HF_HOME to a folder elsewhere",
+        )
     else:
         what = "the hub could not be reached, or broke off, and the model is not cached whole"
         remedy = "try again (files that came whole are kept), set HF_ENDPOINT to a mirror, or name a folder or a .gguf file on disk"

@@ -21,8 +21,9 @@ _PART = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Needed:
-    """``small`` are fetched first, so that where all ``weights`` are, nothing is missing. ``main``: the GGUF file to open;
-    None where the folder is the model."""
+    """``small`` are fetched first, so that where all ``weights`` are, nothing is missing. ``main``: the GGUF file to
+    open; None where the folder is the model.
+    """
 
     small: list[str]
     weights: list[str]
@@ -30,7 +31,11 @@ class Needed:
 
 
 def needed(
-    names: Collection[str], shards: Callable[[str], Collection[str]], where: object, pick: str | None = None, with_weights: bool = True
+    names: Collection[str],
+    shards: Callable[[str], Collection[str]],
+    where: object,
+    pick: str | None = None,
+    with_weights: bool = True,
 ) -> Needed:
     """The files of a repository that holds ``names`` (paths with ``/``).
 
@@ -52,20 +57,27 @@ def needed(
         return Needed(small, ["adapter_model.safetensors"])
     if weights is None:
         raise ModelNotFoundError(
-            "the repository holds no weights that we can read", where=where, expected=" or ".join([*NAMES, "a .gguf file"]), received=_some(names)
+            "the repository holds no weights that we can read",
+            where=where,
+            expected=" or ".join([*NAMES, "a .gguf file"]),
+            received=_some(names),
         )
     if not weights.endswith(INDEX):
         return Needed(small, [weights])
     parts = sorted(set(shards(weights)))
     if absent := [part for part in parts if part not in names or "/" in part]:
-        raise ModelNotFoundError(f"{weights} names a file that the repository does not hold", where=where, received=absent[0])
+        raise ModelNotFoundError(
+            f"{weights} names a file that the repository does not hold", where=where, received=absent[0]
+        )
     return Needed([*small, weights], parts)
 
 
 def _gguf(small: list[str], parts: list[str], where: object) -> Needed:
     part = _PART.match(parts[0])
     if part and len(parts) != int(part[3]):
-        raise ModelNotFoundError("a part of the model is missing", where=where, expected=f"{int(part[3])} files", received=_some(parts))
+        raise ModelNotFoundError(
+            "a part of the model is missing", where=where, expected=f"{int(part[3])} files", received=_some(parts)
+        )
     return Needed(small, parts, main=parts[0])
 
 
@@ -93,15 +105,22 @@ def _picked(ggufs: list[str], pick: str, where: object) -> list[str]:
     word = re.compile(rf"(^|[-._/]){re.escape(pick)}([-./]|$)", re.IGNORECASE)
     found = {model: parts for model, parts in models.items() if word.search(model)}
     if len(found) != 1:
-        _choose(found or models, where, f"{pick!r} is the name of {'several' if found else 'no'} .gguf files here", pick)
+        _choose(
+            found or models, where, f"{pick!r} is the name of {'several' if found else 'no'} .gguf files here", pick
+        )
     return next(iter(found.values()))
 
 
 def _choose(models: dict[str, list[str]], where: object, what: str, pick: str = "") -> NoReturn:
     close = get_close_matches(pick, models, 1, 0.4) or list(models)[:1]
     repository = str(where).removesuffix(f":{pick}")
-    raise ModelNotFoundError(what, where=where, received=_some(models), remedy=f"name one: {repository}:{close[0]}" if close else None)
+    raise ModelNotFoundError(
+        what, where=where, received=_some(models), remedy=f"name one: {repository}:{close[0]}" if close else None
+    )
 
 
 def _some(names: Collection[str], most: int = 8) -> str:
-    return ", ".join(sorted(names)[:most]) + (f", … ({len(names) - most} more)" if len(names) > most else "") or "an empty repository"
+    return (
+        ", ".join(sorted(names)[:most]) + (f", … ({len(names) - most} more)" if len(names) > most else "")
+        or "an empty repository"
+    )

@@ -46,7 +46,8 @@ IGNORED = ("freq_cis_real", "freq_cis_imag")  # the rotary table: run.c computes
 
 
 class Llama2cFile(Lazy):
-    """One ``.bin``: name → Array, named as run.c names them, with ``.{i}`` for the layer; ``hf_config`` describes the model.
+    """One ``.bin``: name → Array, named as run.c names them, with ``.{i}`` for the layer; ``hf_config`` describes the
+    model.
 
     Raises: CheckpointError where header and length do not fit; UnsupportedError for export.py's other versions.
     """
@@ -89,10 +90,14 @@ def find_tokenizer(path: Path) -> Path | None:
 def _read_header(buffer: memoryview, where: Path) -> tuple[int, ...]:
     if buffer[:4] == MAGIC:
         raise UnsupportedError(
-            "a llama2.c checkpoint of a later version", where=where, remedy="export it with --version 0, or to Hugging Face's format"
+            "a llama2.c checkpoint of a later version",
+            where=where,
+            remedy="export it with --version 0, or to Hugging Face's format",
         )
     if len(buffer) < HEADER.size:
-        raise CheckpointError("the file is truncated", where=where, expected=f"at least {HEADER.size} bytes", received=len(buffer))
+        raise CheckpointError(
+            "the file is truncated", where=where, expected=f"at least {HEADER.size} bytes", received=len(buffer)
+        )
     sizes = HEADER.unpack(buffer[: HEADER.size])
     dim, _, num_layers, num_heads, num_kv_heads, vocab_size, _ = sizes
     good = min(*sizes[:5], abs(vocab_size), sizes[6]) > 0 and num_layers <= MAX_LAYERS
@@ -134,7 +139,9 @@ def _layout(
     ]
 
 
-def _hf_config(dim: int, hidden_dim: int, num_layers: int, num_heads: int, num_kv_heads: int, vocab_size: int, seq_len: int) -> dict[str, Any]:
+def _hf_config(
+    dim: int, hidden_dim: int, num_layers: int, num_heads: int, num_kv_heads: int, vocab_size: int, seq_len: int
+) -> dict[str, Any]:
     """The same model as a Hugging Face config of family ``llama``."""
     return {
         "model_type": "llama",
@@ -150,6 +157,9 @@ def _hf_config(dim: int, hidden_dim: int, num_layers: int, num_heads: int, num_k
         "hidden_act": "silu",
         "tie_word_embeddings": vocab_size > 0,
         "bos_token_id": BOS,
-        "eos_token_id": [EOS, BOS],  # run.c ends a text at BOS: it is what stands between two stories in the training data
+        "eos_token_id": [
+            EOS,
+            BOS,
+        ],  # run.c ends a text at BOS: it is what stands between two stories in the training data
         "dtype": "float32",
     }

@@ -1,8 +1,8 @@
 """What LoRA is told and what it makes, and which linear maps of a model it can be made for; no torch here.
 
-An adapter names modules as Hugging Face's model does. Where that keeps several of our linear maps in one (GPT-2's ``c_attn``,
-ChatGLM's ``query_key_value``), A is theirs in common and B is cut along its rows, as the weight itself is; so the family's
-weight rules translate adapters, too.
+An adapter names modules as Hugging Face's model does. Where that keeps several of our linear maps in one (GPT-2's
+``c_attn``, ChatGLM's ``query_key_value``), A is theirs in common and B is cut along its rows, as the weight itself is;
+so the family's weight rules translate adapters, too.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ MAX_RANK = 2**16
 class LoraSettings:
     """W + scale · B A, with A (rank, in) and B (out, rank); scale = alpha / rank, or alpha / √rank (``rslora``).
 
-    ``targets`` name linear maps by our names or Hugging Face's (``q_proj``, ``c_attn``, ``layers.3.mlp.up_proj``): the whole name
-    or its last parts. Source: Hu et al. 2021 §4.1; Kalajdzievski 2023 (rank-stabilized).
+    ``targets`` name linear maps by our names or Hugging Face's (``q_proj``, ``c_attn``, ``layers.3.mlp.up_proj``): the
+    whole name or its last parts. Source: Hu et al. 2021 §4.1; Kalajdzievski 2023 (rank-stabilized).
     """
 
     rank: int = 8
@@ -39,13 +39,22 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or not 1 <= self.rank <= MAX_RANK:
-            raise ConfigError("the rank must be a positive whole number", where="LoRA", expected=f"1 to {MAX_RANK}", received=repr(self.rank))
+            raise ConfigError(
+                "the rank must be a positive whole number",
+                where="LoRA",
+                expected=f"1 to {MAX_RANK}",
+                received=repr(self.rank),
+            )
         if not is_number(self.alpha) or not 0 < self.alpha < math.inf:
             raise ConfigError("alpha must be a positive number", where="LoRA", received=repr(self.alpha))
         if not is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise ConfigError("dropout must be a fraction", where="LoRA", expected="at least 0, below 1", received=repr(self.dropout))
+            raise ConfigError(
+                "dropout must be a fraction", where="LoRA", expected="at least 0, below 1", received=repr(self.dropout)
+            )
         if not self.targets:
-            raise ConfigError("there is nothing to adapt", where="LoRA", expected=f"{ALL_LINEAR}, or names of linear maps")
+            raise ConfigError(
+                "there is nothing to adapt", where="LoRA", expected=f"{ALL_LINEAR}, or names of linear maps"
+            )
 
     def scale(self, rank: int | None = None, alpha: float | None = None) -> float:
         """What B A is multiplied by in a map of this rank and alpha; None: those of the settings."""
@@ -77,7 +86,9 @@ class Projection:
     @property
     def rows(self) -> Rule:
         """How its rows become those of ours. A transposed weight changes nothing here: B is (out, rank) for it as well."""
-        return replace(self.match.rule, transforms=tuple(t for t in self.match.rule.transforms if not isinstance(t, Transpose)))
+        return replace(
+            self.match.rule, transforms=tuple(t for t in self.match.rule.transforms if not isinstance(t, Transpose))
+        )
 
     @property
     def is_transposed(self) -> bool:
@@ -85,11 +96,16 @@ class Projection:
 
 
 def projections(config: ModelConfig) -> list[Projection]:
-    """Every linear map that can be adapted, in the order of computation. A tied head is none: it is the embedding table."""
+    """Every linear map that can be adapted, in the order of computation. A tied head is none: it is the embedding
+    table.
+    """
     found = []
     for match in matches(config, family_of(config.model_type, "LoRA").WEIGHTS):
         ours = tuple(name.removesuffix(".weight") for name in match.ours)
-        if all(name.endswith(".weight") and name.removesuffix(".weight").rpartition(".")[2] in (*LINEAR, HEAD) for name in match.ours):
+        if all(
+            name.endswith(".weight") and name.removesuffix(".weight").rpartition(".")[2] in (*LINEAR, HEAD)
+            for name in match.ours
+        ):
             found.append(Projection(match.theirs.removesuffix(".weight"), ours, match))
     place = {name.removesuffix(".weight"): number for number, name in enumerate(weight_shapes(config))}
     return sorted(found, key=lambda projection: place[projection.ours[0]])
@@ -107,7 +123,9 @@ def targeted(config: ModelConfig, targets: str | Sequence[str]) -> Iterator[tupl
         if not any(_names(target, name) for name in known):
             _refuse_target(config, target, known)
     for projection in every:
-        whole = any(_names(target, projection.theirs) for target in wanted) or (ALL_LINEAR in wanted and projection.ours != (HEAD,))
+        whole = any(_names(target, projection.theirs) for target in wanted) or (
+            ALL_LINEAR in wanted and projection.ours != (HEAD,)
+        )
         ours = tuple(name for name in projection.ours if whole or any(_names(target, name) for target in wanted))
         if ours:
             yield projection, ours
@@ -118,15 +136,23 @@ def _names(target: str, name: str) -> bool:
 
 
 def _refuse_target(config: ModelConfig, target: str, known: set[str]) -> None:
-    tables = [rule.theirs for rule in family_of(config.model_type, "LoRA").WEIGHTS if rule.ours in ("embed.weight", "pos_embed.weight")]
+    tables = [
+        rule.theirs
+        for rule in family_of(config.model_type, "LoRA").WEIGHTS
+        if rule.ours in ("embed.weight", "pos_embed.weight")
+    ]
     tables += ["embed.weight", "pos_embed.weight", *(["lm_head.weight"] if config.tie_embeddings else [])]
     if any(_names(target, table.removesuffix(".weight")) for table in tables):
         tied = target.endswith(HEAD)
         raise UnsupportedError(
-            f"{target} cannot be adapted: it is " + ("tied to the embedding table" if tied else "an embedding table, no linear map"), where="LoRA"
+            f"{target} cannot be adapted: it is "
+            + ("tied to the embedding table" if tied else "an embedding table, no linear map"),
+            where="LoRA",
         )
     leaves = sorted({name.rpartition(".")[2] for name in known})
-    raise ConfigError(f"the model has no linear map {target!r}", where="LoRA", expected=f"{ALL_LINEAR}, {', '.join(leaves)}")
+    raise ConfigError(
+        f"the model has no linear map {target!r}", where="LoRA", expected=f"{ALL_LINEAR}, {', '.join(leaves)}"
+    )
 
 
 def is_number(value: object) -> bool:

@@ -51,8 +51,8 @@ class Checkpoint:
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """The checkpoint in a folder or file.
 
-    Raises: ModelNotFoundError where there is none; CheckpointError, WeightsError, ConfigError or UnsupportedError, with the
-    place, for one that is damaged, contradicts itself, or holds what this version cannot run.
+    Raises: ModelNotFoundError where there is none; CheckpointError, WeightsError, ConfigError or UnsupportedError, with
+    the place, for one that is damaged, contradicts itself, or holds what this version cannot run.
     """
     path = Path(path)
     found = find(path)
@@ -82,7 +82,9 @@ def _open_hugging_face(path: Path, found: Found) -> Checkpoint:
         stored, files = _put_together(found.weights.parent, config, family.WEIGHTS)
     else:
         open_file = SafetensorsFile if found.kind == "safetensors" else open_torch_bin
-        stored, files = open_sharded(found.weights, open_file) if found.is_index else (open_file(found.weights), [found.weights])
+        stored, files = (
+            open_sharded(found.weights, open_file) if found.is_index else (open_file(found.weights), [found.weights])
+        )
     prefixes = getattr(family, "PREFIXES", ())
     folder = found.weights.parent
     generation = folder / "generation_config.json"
@@ -107,7 +109,9 @@ def _put_together(folder: Path, config: ModelConfig, rules: tuple[Rule, ...]) ->
         return match.rule.inverse([weights[name] for name in match.ours], match.layer)
 
     there = [match for match in matches(config, rules) if all(name in weights for name in match.ours)]
-    return Lazy({match.theirs: partial(stored, match) for match in there}), [inside(folder, file.name, folder) for file in tensors.files]
+    return Lazy({match.theirs: partial(stored, match) for match in there}), [
+        inside(folder, file.name, folder) for file in tensors.files
+    ]
 
 
 def _open_gguf(path: Path, found: Found) -> Checkpoint:
@@ -141,12 +145,16 @@ def _open_llama2c(path: Path, found: Found) -> Checkpoint:
 def _hugging_face_config(file: Path) -> tuple[ModuleType, ModelConfig]:
     if not file.is_file():
         raise ModelNotFoundError(
-            "there is no config.json beside the weights", where=file.parent, remedy="download it from where the weights come from"
+            "there is no config.json beside the weights",
+            where=file.parent,
+            remedy="download it from where the weights come from",
         )
     hf = read_json(file)
     if quantization := hf.get("quantization_config"):
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        raise UnsupportedError(f"weights quantized by {method!r}", where=file, remedy="take the unquantized model, or a GGUF file of it")
+        raise UnsupportedError(
+            f"weights quantized by {method!r}", where=file, remedy="take the unquantized model, or a GGUF file of it"
+        )
     family = family_of(hf.get("model_type"), file)
     return family, _described(lambda: family.config(hf), file)
 
@@ -167,7 +175,9 @@ def _described(translate: Callable[[], ModelConfig], where: Path) -> ModelConfig
     except PellucidError:
         raise
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-        raise ConfigError(f"the description holds a value that cannot be: {error}", where=where, remedy="the file may be damaged") from error
+        raise ConfigError(
+            f"the description holds a value that cannot be: {error}", where=where, remedy="the file may be damaged"
+        ) from error
 
 
 def _sizes(files: Iterable[Path]) -> dict[Path, int]:

@@ -13,8 +13,8 @@ from pellucid.base.array import Array
 def release(array: Array) -> None:
     """Give the memory behind a view of a mapped file back to the system; read again, it comes from the file again.
 
-    Only for an array that was never written to: what was written is lost. Anything but a view of a map is left alone, and so
-    is a page shared with a neighbour.
+    Only for an array that was never written to: what was written is lost. Anything but a view of a map is left alone,
+    and so is a page shared with a neighbour.
     """
     owner: object = array.data
     while isinstance(owner, np.ndarray):

@@ -14,11 +14,13 @@ SUFFIXES = (".gguf", ".safetensors", ".bin")
 EXPECTED = "a folder, a .gguf, .safetensors or .bin file, a name from `pellucid list`, or a hub id (org/name)"
 
 
-def resolve(name: str | os.PathLike[str], *, offline: bool = False, progress: bool | None = None, weights: bool = True) -> Path:
+def resolve(
+    name: str | os.PathLike[str], *, offline: bool = False, progress: bool | None = None, weights: bool = True
+) -> Path:
     """The folder or file that ``name`` stands for, fetched if need be.
 
-    ``offline`` forbids the network. ``progress``: a bar on stderr; None, where that is a terminal. ``weights=False``, for a
-    tokenizer or a config, spares the weights of a hub id.
+    ``offline`` forbids the network. ``progress``: a bar on stderr; None, where that is a terminal. ``weights=False``,
+    for a tokenizer or a config, spares the weights of a hub id.
 
     Raises: ModelNotFoundError that suggests what may have been meant.
     """
@@ -57,4 +59,6 @@ def _no_such_file(text: str, path: Path) -> ModelNotFoundError:
 
 
 def _error(text: str, what: str, close: list[str]) -> ModelNotFoundError:
-    return ModelNotFoundError(what, where=repr(text), expected=EXPECTED, remedy=f"did you mean {' or '.join(close)}?" if close else None)
+    return ModelNotFoundError(
+        what, where=repr(text), expected=EXPECTED, remedy=f"did you mean {' or '.join(close)}?" if close else None
+    )

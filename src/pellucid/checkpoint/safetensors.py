@@ -64,7 +64,12 @@ class SafetensorsFile(Lazy):
         entries = [_entry(name, info, self.path) for name, info in header.items()]
         entries.sort(key=lambda entry: (entry.start, entry.stop))
         _check_cover(entries, len(data), self.path)
-        super().__init__({entry.name: partial(Array.from_buffer, entry.dtype, entry.shape, data[entry.start : entry.stop]) for entry in entries})
+        super().__init__(
+            {
+                entry.name: partial(Array.from_buffer, entry.dtype, entry.shape, data[entry.start : entry.stop])
+                for entry in entries
+            }
+        )
 
 
 def _check_cover(entries: list[_Entry], length: int, where: Path) -> None:
@@ -72,8 +77,14 @@ def _check_cover(entries: list[_Entry], length: int, where: Path) -> None:
     end = 0
     for entry in entries:
         if entry.start != end:
-            what = "overlaps the tensor before it" if entry.start < end else f"leaves {entry.start - end} bytes unused before it"
-            raise CheckpointError(f"{entry.name} {what}", where=where, remedy="the header is damaged; download the file again")
+            what = (
+                "overlaps the tensor before it"
+                if entry.start < end
+                else f"leaves {entry.start - end} bytes unused before it"
+            )
+            raise CheckpointError(
+                f"{entry.name} {what}", where=where, remedy="the header is damaged; download the file again"
+            )
         end = entry.stop
     if end != length:
         raise CheckpointError(
@@ -99,7 +110,9 @@ def _split(buffer: memoryview, where: Path) -> tuple[dict[str, Any], memoryview]
     try:
         header = json.loads(str(buffer[8 : 8 + length], "utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"the header is not valid JSON: {error}", where=where, remedy="the file is damaged; download it again") from None
+        raise CheckpointError(
+            f"the header is not valid JSON: {error}", where=where, remedy="the file is damaged; download it again"
+        ) from None
     if not isinstance(header, dict):
         raise CheckpointError("the header is not a JSON object", where=where, received=type(header).__name__)
     return header, buffer[8 + length :]
@@ -133,7 +146,12 @@ def _entry(name: str, info: Any, where: Path) -> _Entry:
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
     def wrong(what: str, received: Any) -> CheckpointError:
-        return CheckpointError(f"{name} {what}", where=where, received=repr(received)[:200], remedy="the header is damaged; download the file again")
+        return CheckpointError(
+            f"{name} {what}",
+            where=where,
+            received=repr(received)[:200],
+            remedy="the header is damaged; download the file again",
+        )
 
     if not isinstance(info, dict):
         raise wrong("is not described by a JSON object", info)
@@ -141,7 +159,9 @@ def _entry(name: str, info: Any, where: Path) -> _Entry:
     if not isinstance(dtype, str):
         raise wrong("has no dtype", dtype)
     if dtype not in DTYPES:
-        raise UnsupportedError(f"{name} is of dtype {dtype[:40]!r}", where=where, expected="one of " + ", ".join(DTYPES))
+        raise UnsupportedError(
+            f"{name} is of dtype {dtype[:40]!r}", where=where, expected="one of " + ", ".join(DTYPES)
+        )
     if not isinstance(shape, list) or len(shape) > MAX_DIMS or not all(map(is_size, shape)):
         raise wrong("has no valid shape", shape)
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_size, offsets)) or offsets[0] > offsets[1]:

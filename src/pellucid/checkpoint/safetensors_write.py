@@ -1,7 +1,7 @@
 """safetensors, written: one pass over the weights, one of them in memory at a time, cut into shards.
 
-The header comes first in a file but is known last. So room is left for it, by an upper bound from the names alone, and what
-it does not fill is spaces, which the format allows.
+The header comes first in a file but is known last. So room is left for it, by an upper bound from the names alone, and
+what it does not fill is spaces, which the format allows.
 """
 
 from __future__ import annotations
@@ -26,9 +26,13 @@ ALIGNMENT = 64  # of the first tensor, in bytes
 
 
 def save_safetensors(
-    path: str | Path, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None, max_shard_bytes: int = MAX_SHARD_BYTES
+    path: str | Path,
+    arrays: Mapping[str, Array],
+    metadata: Mapping[str, str] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[Path]:
-    """Write ``path``, or, beyond ``max_shard_bytes``, ``NAME-00001-of-0000N.safetensors`` … and ``NAME.safetensors.index.json``.
+    """Write ``path``, or, beyond ``max_shard_bytes``, ``NAME-00001-of-0000N.safetensors`` … and
+    ``NAME.safetensors.index.json``.
 
     ``arrays`` may make each Array as it is asked for: each is asked for once, and let go. The files of an earlier save
     stay until all is written. Returns the paths written.
@@ -88,11 +92,20 @@ class _Shard:
 
     def add(self, name: str, array: Array) -> None:
         if array.dtype not in NAMES:
-            raise CheckpointError(f"{name} is {array.dtype}, which safetensors cannot hold", remedy="convert it to float32 or bfloat16 first")
+            raise CheckpointError(
+                f"{name} is {array.dtype}, which safetensors cannot hold",
+                remedy="convert it to float32 or bfloat16 first",
+            )
         if len(array.shape) > MAX_DIMS:
-            raise CheckpointError(f"{name} has too many dimensions", expected=f"at most {MAX_DIMS}", received=len(array.shape))
+            raise CheckpointError(
+                f"{name} has too many dimensions", expected=f"at most {MAX_DIMS}", received=len(array.shape)
+            )
         stop = self.size + array.nbytes
-        self.entries[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [self.size, stop]}
+        self.entries[name] = {
+            "dtype": NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [self.size, stop],
+        }
         for part in _contiguous(array.data):
             self.file.write(part)
         self.size = stop
@@ -115,7 +128,9 @@ def _header_room(names: Iterable[str], metadata: dict[str, str]) -> int:
     length = len(_json({"__metadata__": metadata, **dict.fromkeys(names, widest)}))
     room = (8 + length + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT - 8
     if room > MAX_HEADER_BYTES:
-        raise CheckpointError("too many tensors for a safetensors header", expected=f"at most {MAX_HEADER_BYTES} bytes", received=room)
+        raise CheckpointError(
+            "too many tensors for a safetensors header", expected=f"at most {MAX_HEADER_BYTES} bytes", received=room
+        )
     return room
 
 

@@ -26,13 +26,15 @@ def save_checkpoint(
     dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write ``config.json``, ``model.safetensors`` (or shards and their index), and ``generation_config.json`` where given.
+    """Write ``config.json``, ``model.safetensors`` (or shards and their index), and ``generation_config.json`` where
+    given.
 
     ``weights`` are ours, by our names; a mapping may make them as they are asked for, and one at a time is held.
-    ``dtype`` converts them (what is block-quantized must be converted). A folder saved to before keeps its files until all
-    the new ones are written whole.
+    ``dtype`` converts them (what is block-quantized must be converted). A folder saved to before keeps its files until
+    all the new ones are written whole.
 
-    Raises: WeightsError for weights that do not fit the config; CheckpointError for a full disk, with the folder as it was.
+    Raises: WeightsError for weights that do not fit the config; CheckpointError for a full disk, with the folder as it
+    was.
     """
     folder, family = Path(folder), family_of(config.model_type, folder)
     shapes = weight_shapes(config)
@@ -44,14 +46,18 @@ def save_checkpoint(
     def ours(name: str) -> Array:
         array = weights[name]
         if array.shape != shapes[name]:
-            raise WeightsError(f"{name} has the wrong shape", where=folder, expected=list(shapes[name]), received=list(array.shape))
+            raise WeightsError(
+                f"{name} has the wrong shape", where=folder, expected=list(shapes[name]), received=list(array.shape)
+            )
         return convert(array, dtype) if dtype else array
 
     def theirs(match: Match) -> Callable[[], Array]:
         return lambda: match.rule.inverse([ours(name) for name in match.ours], match.layer)
 
     place = {name: number for number, name in enumerate(shapes)}
-    in_order = sorted(matches(config, family.WEIGHTS), key=lambda match: place[match.ours[0]])  # layer by layer, as they are read
+    in_order = sorted(
+        matches(config, family.WEIGHTS), key=lambda match: place[match.ours[0]]
+    )  # layer by layer, as they are read
     arrays = Lazy({match.theirs: theirs(match) for match in in_order})
     described = description(config, dtype or weights["embed.weight"].dtype)
     with Staging(folder) as staging:

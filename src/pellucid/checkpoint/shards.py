@@ -19,7 +19,9 @@ def joined(parts: Iterable[Mapping[str, Array]], where: object) -> Lazy:
     for part in parts:
         for name in part:
             if name in make:
-                raise WeightsError(f"{name} is in two files of the checkpoint", where=where, remedy="remove the files of an older save")
+                raise WeightsError(
+                    f"{name} is in two files of the checkpoint", where=where, remedy="remove the files of an older save"
+                )
             make[name] = partial(part.__getitem__, name)
     return Lazy(make)
 
@@ -27,8 +29,8 @@ def joined(parts: Iterable[Mapping[str, Array]], where: object) -> Lazy:
 def open_sharded(index: Path, open_file: Callable[[Path], Mapping[str, Array]]) -> tuple[Lazy, list[Path]]:
     """The files that an index names, opened and joined; and their paths.
 
-    Raises: CheckpointError for an index that is malformed or points outside its folder; WeightsError where index and files
-    disagree about what lies where.
+    Raises: CheckpointError for an index that is malformed or points outside its folder; WeightsError where index and
+    files disagree about what lies where.
     """
     file_of = read_index(index)
     names_in: dict[str, set[str]] = {}
@@ -52,30 +54,44 @@ def _disagree(what: str, index: Path) -> NoReturn:
 def read_index(path: Path) -> dict[str, str]:
     """``weight_map`` of a ``*.index.json``: tensor name → file name, unchecked against the disk."""
     weight_map = read_json(path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(file, str) for file in weight_map.values()):
-        raise CheckpointError("weight_map must name a file for each tensor", where=path, remedy="the index is damaged; download it again")
+    if (
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(isinstance(file, str) for file in weight_map.values())
+    ):
+        raise CheckpointError(
+            "weight_map must name a file for each tensor", where=path, remedy="the index is damaged; download it again"
+        )
     return weight_map
 
 
 def inside(folder: Path, name: str, where: object) -> Path:
     """``folder / name`` for a name read from a file: a plain name, of a file that lies in the folder.
 
-    A link may lead out of the folder only as Hugging Face's cache does it, from ``snapshots/REVISION`` to the blobs of the
-    same repository, or to the blobs that all repositories share.
+    A link may lead out of the folder only as Hugging Face's cache does it, from ``snapshots/REVISION`` to the blobs of
+    the same repository, or to the blobs that all repositories share.
 
     Raises: CheckpointError for any other name, link, or a file that is not there.
     """
     if name != Path(name).name or name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
         raise CheckpointError(
-            "the index names a file outside its folder", where=where, expected="a plain file name", received=repr(name), remedy="do not trust it"
+            "the index names a file outside its folder",
+            where=where,
+            expected="a plain file name",
+            received=repr(name),
+            remedy="do not trust it",
         )
     path = folder / name
     if not path.is_file():
-        raise CheckpointError(f"{name} is missing", where=folder, remedy="the download is incomplete; fetch the checkpoint again")
+        raise CheckpointError(
+            f"{name} is missing", where=folder, remedy="the download is incomplete; fetch the checkpoint again"
+        )
     target, home = path.resolve(), folder.resolve()
     if not any(target.is_relative_to(allowed) for allowed in (home, *_blob_folders(home))):
         raise CheckpointError(
-            f"{name} is a link out of its folder, to {target}", where=where, remedy="put the file itself into the folder if you trust it"
+            f"{name} is a link out of its folder, to {target}",
+            where=where,
+            remedy="put the file itself into the folder if you trust it",
         )
     return path
 

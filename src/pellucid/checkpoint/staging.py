@@ -30,7 +30,7 @@ class Staging:
     def open(self) -> BinaryIO:
         """A new file beside the others, under a temporary name; it stays open until the commit, or the end."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = open(self.folder / f".pellucid-{secrets.token_hex(6)}.tmp", "xb")  # noqa: SIM115  closed by commit or __exit__
+        file = open(self.folder / f".pellucid-{secrets.token_hex(6)}.tmp", "xb")  # noqa: SIM115
         self._staged.append(file)
         return file
 
@@ -52,11 +52,15 @@ class Staging:
             else:
                 os.replace(step[0].name, self.folder / step[1])
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for file in self._staged:
             with contextlib.suppress(OSError):  # a full disk fails again when buffers are flushed
                 file.close()
             Path(file.name).unlink(missing_ok=True)
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
-            raise CheckpointError(f"could not save: {reason}", where=self.folder, remedy="free space, or save elsewhere") from error
+            raise CheckpointError(
+                f"could not save: {reason}", where=self.folder, remedy="free space, or save elsewhere"
+            ) from error

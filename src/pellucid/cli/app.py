@@ -12,7 +12,20 @@ from pellucid import __version__
 from pellucid.base.errors import PellucidError
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses; 130 is the shell's for Ctrl-C
-COMMANDS = ("chat", "generate", "tokenize", "inspect", "explain", "convert", "pretrain", "finetune", "evaluate", "tokenizer", "pull", "list")
+COMMANDS = (
+    "chat",
+    "generate",
+    "tokenize",
+    "inspect",
+    "explain",
+    "convert",
+    "pretrain",
+    "finetune",
+    "evaluate",
+    "tokenizer",
+    "pull",
+    "list",
+)
 
 
 class Commands(click.Group):
@@ -24,7 +37,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return import_module(f"pellucid.cli.{cmd_name}").command if cmd_name in COMMANDS else None
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         from difflib import get_close_matches
 
         if args[0] not in COMMANDS and (close := get_close_matches(args[0], COMMANDS)):
@@ -50,7 +65,11 @@ def run() -> None:
     except (PellucidError, OSError) as error:  # of the system's: a full disk, a folder that may not be written to
         if os.environ.get("PELLUCID_DEBUG") == "1":
             raise
-        complain(str(error) if isinstance(error, PellucidError) else f"{error.filename or 'the system says'}: {error.strerror or error}")
+        complain(
+            str(error)
+            if isinstance(error, PellucidError)
+            else f"{error.filename or 'the system says'}: {error.strerror or error}"
+        )
         status = BAD_INPUT
     sys.exit(status)
 

@@ -7,15 +7,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import PellucidError, RequestError, TemplateError
-from pellucid.cli import options
+from pellucid.cli.runs import options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pellucid.cli.session import Session
+    from pellucid.cli.runs.session import Session
     from pellucid.sampling import SamplingParams
 
-# Small models loop when they always take the likeliest token; used where neither flags nor the model's files say otherwise.
+# Small models loop when they always take the likeliest token; used where neither flags nor the model's files say
+# otherwise.
 DRAW = {"temperature": 0.7, "top_p": 0.95}
 USUAL_ANSWER = 1024  # tokens, where -n is not given
 CONVERSATIONS = 2  # whose keys and values are in memory: this one, and the one before /reset or /system
@@ -52,14 +53,16 @@ def command(
     /help lists what can be said to the program itself. Without sampling flags the model's own generation_config.json
     decides, else --temperature 0.7 --top-p 0.95.
     """
-    from pellucid.cli.console import notice, status
-    from pellucid.cli.prompts import read_template
-    from pellucid.cli.session import open_session, sampling_params
+    from pellucid.cli.runs.session import open_session, sampling_params
+    from pellucid.cli.terminal.console import notice, status
+    from pellucid.cli.terminal.prompts import read_template
 
     template = read_template(chat_template)
     with status(f"loading {os.path.basename(model)} …"):
         session = open_session(model, flags, max_batch=CONVERSATIONS)
-    conversation = Conversation(session, sampling_params(session.checkpoint, flags, default=DRAW), template, system, max_new_tokens, stop, quiet)
+    conversation = Conversation(
+        session, sampling_params(session.checkpoint, flags, default=DRAW), template, system, max_new_tokens, stop, quiet
+    )
     conversation.check_template()
     if not quiet:
         notice(f"{model}, up to {session.engine.context_len:,} tokens. /help lists commands; Ctrl-D leaves.")
@@ -70,7 +73,7 @@ def command(
 
 def talk(conversation: Conversation) -> None:
     """Read lines and answer them, until the person leaves."""
-    from pellucid.cli.console import notice
+    from pellucid.cli.terminal.console import notice
 
     while True:
         try:
@@ -100,7 +103,7 @@ def _read() -> str:
     """What the person types, or what is piped in: a line, and those after it while they end in a backslash."""
     first = following = ""
     if sys.stdin.isatty():
-        import readline  # noqa: F401  # gives input() editing and history
+        import readline  # gives input() editing and history  # noqa: F401
 
         # \001 and \002 tell readline that what is between them takes no room.
         first, following = "\001\x1b[1;36m\002> \001\x1b[0m\002" if sys.stdout.isatty() else "> ", ". "
@@ -136,17 +139,21 @@ class Conversation:
             self.session.encode_chat(self.with_system([{"role": "user", "content": "?"}]), self.template)
         except TemplateError as error:
             raise TemplateError(
-                error.what, where=error.where, remedy="`pellucid generate` continues a text; --chat-template gives a template"
+                error.what,
+                where=error.where,
+                remedy="`pellucid generate` continues a text; --chat-template gives a template",
             ) from None
 
     def answer(self, text: str) -> None:
         """Write the answer to a message as it comes. Ctrl-C stops it; what was said so far stays in the conversation."""
-        from pellucid.cli.console import figures, notice, writer
+        from pellucid.cli.terminal.console import figures, notice, writer
 
         messages = [*self.messages, {"role": "user", "content": text}]
         ids = self.session.encode_chat(self.with_system(messages), self.template)
         try:
-            request = self.session.request(ids, self.sampling, max_new_tokens=self.max_new_tokens, usual=USUAL_ANSWER, stop=self.stop)
+            request = self.session.request(
+                ids, self.sampling, max_new_tokens=self.max_new_tokens, usual=USUAL_ANSWER, stop=self.stop
+            )
         except PellucidError as error:
             raise RequestError(str(error), remedy="/reset begins anew") from None
         write, said, answer = writer(), [], None
@@ -166,7 +173,7 @@ class Conversation:
 
     def obey(self, line: str) -> None:
         """A line for the program itself. Raises: RequestError for one that it does not know."""
-        from pellucid.cli.console import notice
+        from pellucid.cli.terminal.console import notice
 
         word, _, rest = line.strip().partition(" ")
         rest = rest.strip()
@@ -178,7 +185,11 @@ class Conversation:
         elif word == "/system":
             if rest:
                 self.system, self.messages = rest, []
-            notice("No system message is set; the chat template may have its own." if self.system is None else f"system: {self.system}")
+            notice(
+                "No system message is set; the chat template may have its own."
+                if self.system is None
+                else f"system: {self.system}"
+            )
         elif word == "/save":
             self.save(rest)
         else:
@@ -189,7 +200,7 @@ class Conversation:
         from pathlib import Path
 
         from pellucid.base.files import write_json
-        from pellucid.cli.console import notice
+        from pellucid.cli.terminal.console import notice
 
         if not name:
             raise RequestError("no file is named", remedy="/save FILE")

@@ -1,4 +1,6 @@
-"""``pellucid convert``: a model as two files, its parameters and the program that runs them; an adapter, or parts, as the model that they make."""
+"""``pellucid convert``: a model as two files, its parameters and the program that runs them; an adapter, or parts, as
+the model that they make.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pellucid.base.errors import RequestError, TokenizerError
-from pellucid.cli import options
+from pellucid.cli.runs import options
 
 if TYPE_CHECKING:
     from pellucid.checkpoint.open import Checkpoint
@@ -22,26 +24,35 @@ COMPILE = "cc -O3 -march=native -pthread run.c -lm -o run && ./run parameters"
 @click.argument("model", metavar="MODEL")
 @click.argument("out", metavar="OUT", type=click.Path(file_okay=False, path_type=Path))
 @options.option("--two-files", is_flag=True, help="Write OUT/parameters and OUT/run.c.")
-@options.option("--quantize", type=click.Choice(options.QUANTIZED), metavar="NAME", help="Fewer bits: q8 or q4; default: as the file has them.")
+@options.option(
+    "--quantize",
+    type=click.Choice(options.QUANTIZED),
+    metavar="NAME",
+    help="Fewer bits: q8 or q4; default: as the file has them.",
+)
 @options.kv_cache
 @options.offline
 @options.quiet
-def command(model: str, out: Path, two_files: bool, quantize: str | None, kv_cache: str | None, offline: bool, quiet: bool) -> None:
+def command(
+    model: str, out: Path, two_files: bool, quantize: str | None, kv_cache: str | None, offline: bool, quiet: bool
+) -> None:
     """Write MODEL in another form into the folder OUT.
 
-    --two-files: one file of numbers, and one C program that a person can read and any C compiler makes into a model that answers.
-    Without it, an adapter is merged into the model that it adapts, and the parts that several processes saved in training are put together;
-    what comes of it is a folder like any other model's.
+    --two-files: one file of numbers, and one C program that a person can read and any C compiler makes into a model
+    that answers. Without it, an adapter is merged into the model that it adapts, and the parts that several processes
+    saved in training are put together; what comes of it is a folder like any other model's.
     """
     from pellucid.auto import locate, open_model
     from pellucid.checkpoint.adapted import is_adapter
     from pellucid.checkpoint.distributed import is_distributed
-    from pellucid.cli.numbers import size
+    from pellucid.cli.terminal.numbers import size
 
     if not two_files:
         path = locate(model, offline=offline)
         if quantize or not (is_adapter(path) or is_distributed(path)):
-            raise RequestError("there is nothing to convert to", expected="--two-files, an adapter to merge, or parts to put together")
+            raise RequestError(
+                "there is nothing to convert to", expected="--two-files, an adapter to merge, or parts to put together"
+            )
         _write_whole(open_model(model, offline=offline), out)
         print(out)
         return
@@ -51,7 +62,10 @@ def command(model: str, out: Path, two_files: bool, quantize: str | None, kv_cac
     for name in ("parameters", "run.c"):
         print(out / name)
     if not quiet:
-        print(f"parameters {size((out / 'parameters').stat().st_size)}, run.c {size((out / 'run.c').stat().st_size)}; {about}", file=sys.stderr)
+        print(
+            f"parameters {size((out / 'parameters').stat().st_size)}, run.c {size((out / 'run.c').stat().st_size)}; {about}",
+            file=sys.stderr,
+        )
         print(f'Next: cd {out} && {COMPILE} "your prompt"', file=sys.stderr)
 
 

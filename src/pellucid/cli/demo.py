@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from pellucid.base.errors import ModelNotFoundError, PellucidError, TemplateError
-from pellucid.cli.options import DEFAULT_MODEL
+from pellucid.cli.runs.options import DEFAULT_MODEL
 
 PROMPT = "Why is the sky blue?"
 SHIPPED_PROMPT = "KING HENRY:\n"  # what the model that came with Pellucid can go on with; it was never taught to answer
@@ -20,11 +20,11 @@ NEW_TOKENS = 200
 
 def demo(model: str, prompt: str | None = None) -> None:
     """Fetch, load, answer, and say where to go next. Raises: PellucidError."""
-    from pellucid.cli.at_hand import SHIPPED, at_hand
-    from pellucid.cli.console import notice, status
     from pellucid.cli.generate import write_one
     from pellucid.cli.pull import pull
-    from pellucid.cli.session import open_session, sampling_params
+    from pellucid.cli.runs.session import open_session, sampling_params
+    from pellucid.cli.terminal.at_hand import SHIPPED, at_hand
+    from pellucid.cli.terminal.console import notice, status
 
     if not os.path.exists(model):
         _echo("pull", model)
@@ -41,7 +41,11 @@ def demo(model: str, prompt: str | None = None) -> None:
         first = ("write with it", ("generate", *named, "-p", "Once upon a time"))
     _echo("generate", *named, *how, "-p", prompt)
     print()
-    write_one(session, session.request(ids, sampling_params(session.checkpoint, {}), max_new_tokens=None, usual=NEW_TOKENS), quiet=False)
+    write_one(
+        session,
+        session.request(ids, sampling_params(session.checkpoint, {}), max_new_tokens=None, usual=NEW_TOKENS),
+        quiet=False,
+    )
     print()
     notice("Where to go next:")
     for what, words in (
@@ -61,7 +65,7 @@ def _line(words: Sequence[str]) -> str:
 
 
 def _echo(*words: str) -> None:
-    from pellucid.cli.console import notice
+    from pellucid.cli.terminal.console import notice
 
     notice(f"$ {_line(words)}")
 
@@ -75,7 +79,10 @@ def main() -> int:
         demo(model, os.environ.get("PROMPT"))
     except ModelNotFoundError as error:
         complain(str(error))
-        print("Not fetched: the model. With one on disk: make demo MODEL=path (a folder, or a .gguf file)", file=sys.stderr)
+        print(
+            "Not fetched: the model. With one on disk: make demo MODEL=path (a folder, or a .gguf file)",
+            file=sys.stderr,
+        )
         return BAD_INPUT
     except PellucidError as error:
         complain(str(error))

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from pellucid.base.errors import RequestError
-from pellucid.cli import options
-from pellucid.cli.run_config import config
-from pellucid.cli.training_flags import COUNT, under
+from pellucid.cli.runs import options
+from pellucid.cli.runs.run_config import config
+from pellucid.cli.runs.training_flags import COUNT, under
 
 _what, _data, _model = under("What"), under("Data"), under("Model")
 FILE = click.Path(dir_okay=False)
@@ -19,19 +19,44 @@ FILE = click.Path(dir_okay=False)
 
 @options.command("evaluate")
 @options.model
-@_what("-d", "--data", multiple=True, metavar="TEXT", help="Texts: a file, folder or glob, or hf:NAME[:CONFIG][:SPLIT]; can be given again.")
-@_what("--against", metavar="NAME", help="A second model, or a dtype (float32, …) or q8, q4 of the same: how far apart they are on the texts.")
-@_what("--choices", type=FILE, metavar="FILE", help="JSON lines of question, choices, answer: the likeliest choice is the model's.")
+@_what(
+    "-d",
+    "--data",
+    multiple=True,
+    metavar="TEXT",
+    help="Texts: a file, folder or glob, or hf:NAME[:CONFIG][:SPLIT]; can be given again.",
+)
+@_what(
+    "--against",
+    metavar="NAME",
+    help="A second model, or a dtype (float32, …) or q8, q4 of the same: how far apart they are on the texts.",
+)
+@_what(
+    "--choices",
+    type=FILE,
+    metavar="FILE",
+    help="JSON lines of question, choices, answer: the likeliest choice is the model's.",
+)
 @_what("--tasks", metavar="NAMES", help="Tasks of the lm-eval harness, by commas (pip install 'pellucid[lm-eval]').")
-@_data("--task-folder", type=click.Path(file_okay=False), metavar="FOLDER", help="Further lm-eval tasks, as YAML files.")
+@_data(
+    "--task-folder", type=click.Path(file_okay=False), metavar="FOLDER", help="Further lm-eval tasks, as YAML files."
+)
 @_data("--text-field", multiple=True, metavar="NAME", help="Field of a JSON object.  [default: text]")
 @_data("--separator", metavar="LINE", help="A line between the documents of a plain text.")
 @_data("--max-bytes", type=COUNT, metavar="N", help="Stop after so much text.")
 @_data("--limit", type=COUNT, metavar="N", help="Stop after so many examples of a task.")
 @_data("--stride", type=COUNT, metavar="N", help="Tokens scored in a window.  [default: half the context]")
 @options.context_size
-@_model("--dtype", type=click.Choice(options.DTYPES), metavar="NAME", default="auto", help="auto, float32, bfloat16 or float16.")
-@_model("--quantize", type=click.Choice(options.QUANTIZED), metavar="NAME", help="q8 or q4: the layers' matrices in blocks.")
+@_model(
+    "--dtype",
+    type=click.Choice(options.DTYPES),
+    metavar="NAME",
+    default="auto",
+    help="auto, float32, bfloat16 or float16.",
+)
+@_model(
+    "--quantize", type=click.Choice(options.QUANTIZED), metavar="NAME", help="q8 or q4: the layers' matrices in blocks."
+)
 @_model("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps.")
 @_model("-t", "--threads", type=COUNT, metavar="N", help="CPU threads.")
 @options.offline
@@ -74,12 +99,15 @@ def command(
     import torch
 
     from pellucid.auto import load_model
-    from pellucid.cli.console import status
-    from pellucid.cli.evaluate_run import Texts, choose, load_reference
-    from pellucid.train.sources import find_sources
+    from pellucid.cli.runs.evaluate_run import Texts, choose, load_reference
+    from pellucid.cli.terminal.console import status
+    from pellucid.train.data.sources import find_sources
 
     if sum(map(bool, (data, choices, tasks))) != 1:
-        raise RequestError("evaluate measures one thing", expected="-d TEXT (with or without --against), --choices FILE, or --tasks NAMES")
+        raise RequestError(
+            "evaluate measures one thing",
+            expected="-d TEXT (with or without --against), --choices FILE, or --tasks NAMES",
+        )
     if against and not data:
         raise RequestError("there is no text to compare the models on", remedy="-d FILE_OR_FOLDER")
     if threads:
@@ -142,7 +170,7 @@ WORDS = {
 
 
 def _print(found: dict[str, Any], quiet: bool) -> None:
-    from pellucid.cli.console import notice
+    from pellucid.cli.terminal.console import notice
 
     for name, (word, form) in WORDS.items():
         if name in found:

@@ -10,42 +10,112 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pellucid.base.errors import RequestError
-from pellucid.cli import options
+from pellucid.cli.runs import options
 
 if TYPE_CHECKING:
+    from pellucid.explain.show.view_model import Subject
     from pellucid.explain.trace import Trace
-    from pellucid.explain.training_view import Training
-    from pellucid.explain.view_model import Subject
+    from pellucid.explain.training.view import Training
 
 
 @options.command("explain")
 @click.argument("text", metavar="[PROMPT | RUN]", required=False)
 @options.model
 @options.option(
-    "--dtype", type=click.Choice(options.DTYPES), metavar="NAME", default="auto", help="auto, float32, bfloat16 or float16.", heading="Model"
+    "--dtype",
+    type=click.Choice(options.DTYPES),
+    metavar="NAME",
+    default="auto",
+    help="auto, float32, bfloat16 or float16.",
+    heading="Model",
 )
 @options.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", heading="Model")
-@options.option("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: one a core.", heading="Model")
 @options.option(
-    "--executor", type=click.Choice(["torch", "native"]), metavar="NAME", default="torch", help="Whose run: torch or native.", heading="Model"
+    "-t",
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="CPU threads; default: one a core.",
+    heading="Model",
 )
-@options.option("--quantize", type=click.Choice(options.QUANTIZED), metavar="NAME", help="Of native: fewer bits, q8 or q4.", heading="Model")
+@options.option(
+    "--executor",
+    type=click.Choice(["torch", "native"]),
+    metavar="NAME",
+    default="torch",
+    help="Whose run: torch or native.",
+    heading="Model",
+)
+@options.option(
+    "--quantize",
+    type=click.Choice(options.QUANTIZED),
+    metavar="NAME",
+    help="Of native: fewer bits, q8 or q4.",
+    heading="Model",
+)
 @options.offline
 @options.prompt
 @options.option("--chat", is_flag=True, help="The prompt as a user's message, in the chat template.", heading="Prompt")
 @options.system
 @options.option("--layer", type=int, metavar="N", help="Only this layer, every step of it.", heading="What to show")
 @options.option("--step", metavar="STEP", help="One step: layers.3.pattern, logits, …", heading="What to show")
-@options.option("--cell", metavar="I,J,…", help="One number of --step, with its operands; the text's row is left out.", heading="What to show")
-@options.option("--position", type=int, default=-1, metavar="N", help="The token to look from; default: the last.", heading="What to show")
-@options.option("--target", metavar="TEXT", help="A token of your own: how likely it is, and how surprising.", heading="What to show")
-@options.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write the page, one file that works offline.", heading="The page")
 @options.option(
-    "--max-size", type=click.FloatRange(min=0, min_open=True), default=20.0, metavar="MB", help="Of --html; default: 20.", heading="The page"
+    "--cell",
+    metavar="I,J,…",
+    help="One number of --step, with its operands; the text's row is left out.",
+    heading="What to show",
 )
-@options.option("--open", "open_page", is_flag=True, help="Open the page in the browser, served from this machine.", heading="The page")
-@options.option("--beside", multiple=True, metavar="NAME", help="Of --open: another model to compare with; can be given again.", heading="The page")
-@options.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Of --open; default: a free one.", heading="The page")
+@options.option(
+    "--position",
+    type=int,
+    default=-1,
+    metavar="N",
+    help="The token to look from; default: the last.",
+    heading="What to show",
+)
+@options.option(
+    "--target",
+    metavar="TEXT",
+    help="A token of your own: how likely it is, and how surprising.",
+    heading="What to show",
+)
+@options.option(
+    "--html",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write the page, one file that works offline.",
+    heading="The page",
+)
+@options.option(
+    "--max-size",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20.0,
+    metavar="MB",
+    help="Of --html; default: 20.",
+    heading="The page",
+)
+@options.option(
+    "--open",
+    "open_page",
+    is_flag=True,
+    help="Open the page in the browser, served from this machine.",
+    heading="The page",
+)
+@options.option(
+    "--beside",
+    multiple=True,
+    metavar="NAME",
+    help="Of --open: another model to compare with; can be given again.",
+    heading="The page",
+)
+@options.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    metavar="N",
+    help="Of --open; default: a free one.",
+    heading="The page",
+)
 @options.as_json
 def command(
     text: str | None,
@@ -66,28 +136,35 @@ def command(
 ) -> None:
     """Show every step of a run.
 
-    The walk: the prompt's tokens, what each layer adds, would say and looks at, the prediction. Or one layer, one step, one cell.
+    The walk: the prompt's tokens, what each layer adds, would say and looks at, the prediction. Or one layer, one step,
+    one cell.
 
     Every number comes from the model's own forward pass, and the last line says how well all of them agree with their
-    equations. With --executor native they are those of the compiled program, and each step says how far it is from torch's float32
-    on the same weights. Without PROMPT, or -p, what is piped in is read. Where PROMPT is the folder of a training run, the page shows how its model
-    learned, and (from its first checkpoint on) the model itself.
+    equations. With --executor native they are those of the compiled program, and each step says how far it is from
+    torch's float32 on the same weights. Without PROMPT, or -p, what is piped in is read. Where PROMPT is the folder of
+    a training run, the page shows how its model learned, and (from its first checkpoint on) the model itself.
     """
     from pellucid.checkpoint.resolve import resolve
-    from pellucid.cli import explain_print as show
-    from pellucid.cli.at_hand import at_hand
-    from pellucid.cli.console import notice, status
-    from pellucid.cli.explain_run import explain_run, is_run, looks_like_a_folder, training_of
-    from pellucid.cli.numbers import size
-    from pellucid.cli.prompts import read_stdin
+    from pellucid.cli.runs import explain_print as show
+    from pellucid.cli.runs.explain_run import explain_run, is_run, looks_like_a_folder, training_of
+    from pellucid.cli.terminal.at_hand import at_hand
+    from pellucid.cli.terminal.console import notice, status
+    from pellucid.cli.terminal.numbers import size
+    from pellucid.cli.terminal.prompts import read_stdin
 
     if cell is not None and step is None:
         raise RequestError("--cell is a number of one step", remedy="name it: --step layers.3.z --cell 0,5,3")
     folder = Path(html or ".").absolute().parent
     if html is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):  # said before the work, not after it
-        raise RequestError("the page cannot be written there", where=html, expected="a file in a folder that exists and can be written to")
+        raise RequestError(
+            "the page cannot be written there",
+            where=html,
+            expected="a file in a folder that exists and can be written to",
+        )
     if text is not None and is_run(text):
-        explain_run(Path(text), prompt, lambda name: _subject(name, flags), html=html, max_size=max_size, port=port, say=notice)
+        explain_run(
+            Path(text), prompt, lambda name: _subject(name, flags), html=html, max_size=max_size, port=port, say=notice
+        )
         if html is not None:
             notice(f"{html}: {size(Path(html).stat().st_size)}")
         return
@@ -102,16 +179,25 @@ def command(
         given = _in_template(subject.tokenizer, text, flags["system"]) if in_template else text
         others = {name: _subject(name, flags) for name in beside} if open_page else {}
         say("running …")
-        trace = _trace(subject, given, position, layer, step, whole=open_page or html is not None or subject.native is not None)
+        trace = _trace(
+            subject, given, position, layer, step, whole=open_page or html is not None or subject.native is not None
+        )
         if step is None and layer is None and html is None and not open_page:
             say("checking …")
             _ = trace.checks
         if html is not None:
             say("writing the page …")
-            _write(trace, subject, html, max_size, training_of(model), [] if step is None or cell is None else [(step, _index(cell))])
+            _write(
+                trace,
+                subject,
+                html,
+                max_size,
+                training_of(model),
+                [] if step is None or cell is None else [(step, _index(cell))],
+            )
     if open_page:
-        from pellucid.explain.server import serve_page
-        from pellucid.explain.view import View
+        from pellucid.explain.show.server import serve_page
+        from pellucid.explain.show.view import View
 
         serve_page(View(subject, first=trace, others=others, training=training_of(model)), port, open_browser=True)
     elif html is not None:
@@ -129,7 +215,7 @@ def command(
 def _subject(name: str, flags: dict[str, Any]) -> Subject:
     """The model of that name, loaded, with its tokenizer."""
     from pellucid.auto import open_model, tokenizer_of
-    from pellucid.explain.view_model import Subject
+    from pellucid.explain.show.view_model import Subject
     from pellucid.model.load import load_decoder
 
     if flags["threads"] is not None:
@@ -139,7 +225,8 @@ def _subject(name: str, flags: dict[str, Any]) -> Subject:
     is_native = flags["executor"] == "native"
     if is_native and (flags["dtype"] != "auto" or flags["device"] not in ("auto", "cpu")):
         raise RequestError(
-            "--dtype and --device are torch's", remedy="the native executor takes weights as the file has them; --quantize takes fewer bits"
+            "--dtype and --device are torch's",
+            remedy="the native executor takes weights as the file has them; --quantize takes fewer bits",
         )
     if flags["quantize"] and not is_native:
         raise RequestError("--quantize is the native executor's", remedy="add --executor native")
@@ -157,15 +244,15 @@ def _subject(name: str, flags: dict[str, Any]) -> Subject:
 
 
 def _in_template(tokenizer: Any, text: str, system: str | None) -> list[int]:
-    from pellucid.cli.prompts import chat_messages
+    from pellucid.cli.terminal.prompts import chat_messages
 
     return tokenizer.apply_chat_template(chat_messages(text, system), add_generation_prompt=True, return_dict=False)
 
 
 def _trace(subject: Subject, text: Any, position: int, layer: int | None, step: str | None, whole: bool) -> Trace:
     """The run, with all its steps where memory allows; else with what was asked for, at one position."""
+    from pellucid.explain.questions.walk import STEPS
     from pellucid.explain.trace import TooLargeError, trace
-    from pellucid.explain.walk import STEPS
 
     try:
         return subject.trace(text)
@@ -173,17 +260,33 @@ def _trace(subject: Subject, text: Any, position: int, layer: int | None, step: 
         if whole:
             raise
         steps = [step] if step else None if layer is not None else STEPS
-        return trace(subject.decoder, subject.tokenizer, text, positions=[position], layers=None if layer is None else [layer], steps=steps)
+        return trace(
+            subject.decoder,
+            subject.tokenizer,
+            text,
+            positions=[position],
+            layers=None if layer is None else [layer],
+            steps=steps,
+        )
 
 
 def _index(cell: str) -> tuple[int, ...]:
     try:
         return (0, *(int(part) for part in cell.split(",")))
     except ValueError:
-        raise RequestError("a cell is named by whole numbers", where="--cell", expected="I,J,…", received=repr(cell)) from None
+        raise RequestError(
+            "a cell is named by whole numbers", where="--cell", expected="I,J,…", received=repr(cell)
+        ) from None
 
 
-def _write(trace: Trace, subject: Subject, file: str, max_size: float, training: Training | None, pinned: list[tuple[str, tuple[int, ...]]]) -> None:
-    from pellucid.explain.html import write_page
+def _write(
+    trace: Trace,
+    subject: Subject,
+    file: str,
+    max_size: float,
+    training: Training | None,
+    pinned: list[tuple[str, tuple[int, ...]]],
+) -> None:
+    from pellucid.explain.show.html import write_page
 
     write_page(trace, file, max_bytes=int(max_size * 1e6), subject=subject, pinned=pinned, training=training)

@@ -6,17 +6,38 @@ from typing import Any
 
 import click
 
-from pellucid.cli import options
-from pellucid.cli.run_config import config
-from pellucid.cli.training_flags import COUNT, FRACTION, run_flags, training_flags, under
+from pellucid.cli.runs import options
+from pellucid.cli.runs.run_config import config
+from pellucid.cli.runs.training_flags import COUNT, FRACTION, run_flags, training_flags, under
 
 _data, _method = under("Data"), under("Method")
 data = options.together(
     [
-        _data("-d", "--data", multiple=True, metavar="FILE", help="JSON lines or lists: a file, folder or glob; can be given again."),
-        _data("--fill", multiple=True, metavar="NAME=TEXT", help="What takes the place of {{NAME}} in the data; can be given again."),
-        _data("--chat-template", type=click.Path(dir_okay=False), metavar="FILE", help="A Jinja file to use instead of the model's."),
-        _data("--context-len", type=COUNT, metavar="N", help="Tokens of an example.  [default: 1024, or the model's context]"),
+        _data(
+            "-d",
+            "--data",
+            multiple=True,
+            metavar="FILE",
+            help="JSON lines or lists: a file, folder or glob; can be given again.",
+        ),
+        _data(
+            "--fill",
+            multiple=True,
+            metavar="NAME=TEXT",
+            help="What takes the place of {{NAME}} in the data; can be given again.",
+        ),
+        _data(
+            "--chat-template",
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            help="A Jinja file to use instead of the model's.",
+        ),
+        _data(
+            "--context-len",
+            type=COUNT,
+            metavar="N",
+            help="Tokens of an example.  [default: 1024, or the model's context]",
+        ),
         _data(
             "--on-too-long",
             type=click.Choice(["truncate", "skip", "stop"]),
@@ -25,7 +46,13 @@ data = options.together(
             help="truncate, skip or stop.  [default: truncate]",
         ),
         _data("--pack/--pad", default=False, help="Several examples a row, or one.  [default: pad]"),
-        _data("--val-fraction", type=FRACTION, default=0.05, metavar="X", help="Held back, of the records.  [default: 0.05]"),
+        _data(
+            "--val-fraction",
+            type=FRACTION,
+            default=0.05,
+            metavar="X",
+            help="Held back, of the records.  [default: 0.05]",
+        ),
     ]
 )
 method = options.together(
@@ -38,13 +65,42 @@ method = options.together(
             help="lora, full; from preferences dpo (LoRA) or dpo-full.  [default: lora]",
         ),
         _method("--lora-rank", type=COUNT, default=16, metavar="N", help="Of each update.  [default: 16]"),
-        _method("--lora-alpha", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Updates count alpha / rank.  [default: 2 × rank]"),
-        _method("--lora-targets", default="all-linear", metavar="NAMES", help="Linear maps, with commas between.  [default: all-linear]"),
-        _method("--lora-dropout", type=FRACTION, default=0.0, metavar="P", help="Of what enters an update.  [default: 0]"),
+        _method(
+            "--lora-alpha",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="X",
+            help="Updates count alpha / rank.  [default: 2 × rank]",
+        ),
+        _method(
+            "--lora-targets",
+            default="all-linear",
+            metavar="NAMES",
+            help="Linear maps, with commas between.  [default: all-linear]",
+        ),
+        _method(
+            "--lora-dropout", type=FRACTION, default=0.0, metavar="P", help="Of what enters an update.  [default: 0]"
+        ),
         _method("--merge/--no-merge", default=True, help="A whole model in the end, or an adapter.  [default: merge]"),
-        _method("--quantize", type=click.Choice(options.QUANTIZED), metavar="NAME", help="q8 or q4: hold the frozen weights in 8 or 4 bits (QLoRA)."),
-        _method("--beta", type=click.FloatRange(min=0, min_open=True), default=0.1, metavar="X", help="DPO: how near to stay.  [default: 0.1]"),
-        _method("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, metavar="X", help="Times over the data.  [default: 3]"),
+        _method(
+            "--quantize",
+            type=click.Choice(options.QUANTIZED),
+            metavar="NAME",
+            help="q8 or q4: hold the frozen weights in 8 or 4 bits (QLoRA).",
+        ),
+        _method(
+            "--beta",
+            type=click.FloatRange(min=0, min_open=True),
+            default=0.1,
+            metavar="X",
+            help="DPO: how near to stay.  [default: 0.1]",
+        ),
+        _method(
+            "--epochs",
+            type=click.FloatRange(min=0, min_open=True),
+            default=3.0,
+            metavar="X",
+            help="Times over the data.  [default: 3]",
+        ),
     ]
 )
 
@@ -59,7 +115,9 @@ method = options.together(
 @config
 @options.quiet
 @click.pass_context
-def command(ctx: click.Context, config: str | None, quiet: bool, overwrite: bool, preview: bool, out: str, **flags: Any) -> None:
+def command(
+    ctx: click.Context, config: str | None, quiet: bool, overwrite: bool, preview: bool, out: str, **flags: Any
+) -> None:
     """Train a model further on conversations or preferences.
 
     pellucid finetune -m smollm2 -d conversations.jsonl -o runs/mine
@@ -70,6 +128,6 @@ def command(ctx: click.Context, config: str | None, quiet: bool, overwrite: bool
     """
     from pathlib import Path
 
-    from pellucid.cli.finetune_run import finetune
+    from pellucid.cli.runs.finetune_run import finetune
 
     finetune(Path(out), flags, quiet=quiet, overwrite=overwrite, preview=preview)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import PellucidError, RequestError
-from pellucid.cli import options
+from pellucid.cli.runs import options
 
 if TYPE_CHECKING:
-    from pellucid.cli.session import Session
+    from pellucid.cli.runs.session import Session
     from pellucid.generate.request import Request
     from pellucid.generate.result import Answer
 
@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 @options.model
 @options.running
 @options.prompt
-@options.option("--prompts", metavar="FILE", help="Many prompts: one a line, or JSON lines; - is standard input.", heading="Prompt")
-@options.option("--chat/--raw", default=False, help="Apply the chat template, or continue the text.  [default: raw]", heading="Prompt")
+@options.option(
+    "--prompts", metavar="FILE", help="Many prompts: one a line, or JSON lines; - is standard input.", heading="Prompt"
+)
+@options.option(
+    "--chat/--raw",
+    default=False,
+    help="Apply the chat template, or continue the text.  [default: raw]",
+    heading="Prompt",
+)
 @options.system
 @options.chat_template
 @options.sampling
@@ -43,13 +50,13 @@ def command(
 ) -> None:
     """Write an answer to a prompt, or to many.
 
-    A plain prompt is continued; with --chat (or -sys, --chat-template) it is a user's message. Without a prompt the model
-    begins a text of its own. Tokens are chosen greedily unless a sampling flag, or the model's own generation_config.json,
-    says otherwise.
+    A plain prompt is continued; with --chat (or -sys, --chat-template) it is a user's message. Without a prompt the
+    model begins a text of its own. Tokens are chosen greedily unless a sampling flag, or the model's own
+    generation_config.json, says otherwise.
     """
-    from pellucid.cli.console import status
-    from pellucid.cli.prompts import chat_messages, read_prompts, read_template
-    from pellucid.cli.session import open_session, sampling_params
+    from pellucid.cli.runs.session import open_session, sampling_params
+    from pellucid.cli.terminal.console import status
+    from pellucid.cli.terminal.prompts import chat_messages, read_prompts, read_template
 
     if prompt is not None and prompts is not None:
         raise RequestError("--prompt and --prompts exclude each other", remedy="put all prompts into the file")
@@ -61,13 +68,19 @@ def command(
     sampling = sampling_params(session.checkpoint, flags)
 
     def request_for(one: Any) -> Request:
-        ids = session.encode_chat(chat_messages(one, system), template) if chat or not isinstance(one, str) else session.encode(one)
+        ids = (
+            session.encode_chat(chat_messages(one, system), template)
+            if chat or not isinstance(one, str)
+            else session.encode(one)
+        )
         return session.request(ids, sampling, max_new_tokens=max_new_tokens, stop=stop)
 
     if prompts is None and not as_json:
         write_one(session, request_for(asked[0]), quiet)
     else:
-        _write_many(session, [_numbered(number, request_for, one) for number, one in enumerate(asked, 1)], asked, as_json, quiet)
+        _write_many(
+            session, [_numbered(number, request_for, one) for number, one in enumerate(asked, 1)], asked, as_json, quiet
+        )
 
 
 def _numbered(number: int, request_for: Callable[[Any], Request], prompt: Any) -> Request:
@@ -80,7 +93,7 @@ def _numbered(number: int, request_for: Callable[[Any], Request], prompt: Any) -
 
 def write_one(session: Session, request: Request, quiet: bool) -> Answer:
     """Stream an answer to stdout; its figures go to stderr. Raises: what went wrong in the engine."""
-    from pellucid.cli.console import figures, notice, writer
+    from pellucid.cli.terminal.console import figures, notice, writer
 
     write, answer = writer(), None
     for event in session.engine.stream(request):
@@ -97,7 +110,7 @@ def write_one(session: Session, request: Request, quiet: bool) -> Answer:
 
 def _write_many(session: Session, requests: list[Request], asked: list[Any], as_json: bool, quiet: bool) -> None:
     """Answer all requests together; each answer is written as soon as those before it are."""
-    from pellucid.cli.console import notice, status, visible
+    from pellucid.cli.terminal.console import notice, status, visible
 
     places = {session.engine.add(request): place for place, request in enumerate(requests)}
     answers: dict[int, Answer] = {}
@@ -115,7 +128,10 @@ def _write_many(session: Session, requests: list[Request], asked: list[Any], as_
                     notice(f"{written + 1}. {visible(str(asked[written]))[:70]}")
                 if answer.error is not None:
                     raise answer.error
-                print(json.dumps(_as_dict(asked[written], answer), ensure_ascii=False) if as_json else answer.text, flush=True)
+                print(
+                    json.dumps(_as_dict(asked[written], answer), ensure_ascii=False) if as_json else answer.text,
+                    flush=True,
+                )
                 written += 1
                 if not as_json and written < len(requests):
                     print()  # an empty line between answers

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pellucid.cli import options
+from pellucid.cli.runs import options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from pellucid.checkpoint.open import Checkpoint
-    from pellucid.cli.anatomy import LayerGroup, Weight
+    from pellucid.cli.terminal.anatomy import LayerGroup, Weight
 
 
 @options.command("inspect")
@@ -42,8 +42,8 @@ class Facts:
     """All that is shown, gathered once."""
 
     def __init__(self, checkpoint: Checkpoint, context_len: int | None) -> None:
-        from pellucid.cli.anatomy import layer_groups, weights_of
-        from pellucid.cli.words import describe_tokenizer
+        from pellucid.cli.terminal.anatomy import layer_groups, weights_of
+        from pellucid.cli.terminal.words import describe_tokenizer
         from pellucid.native.program import supports
 
         self.checkpoint, self.config = checkpoint, checkpoint.config
@@ -65,10 +65,13 @@ class Facts:
 
     def memory(self) -> dict[str, tuple[int, int]]:
         """dtype to run in → (bytes of weights, bytes of the cache of one request of the context's length)."""
-        from pellucid.cli.anatomy import BYTES_OF, cache_bytes
+        from pellucid.cli.terminal.anatomy import BYTES_OF, cache_bytes
 
         parameters = self.config.num_parameters()
-        return {dtype: (parameters * BYTES_OF[dtype], cache_bytes(self.config, self.context_len, dtype)) for dtype in ("float32", "bfloat16")}
+        return {
+            dtype: (parameters * BYTES_OF[dtype], cache_bytes(self.config, self.context_len, dtype))
+            for dtype in ("float32", "bfloat16")
+        }
 
     # --- for a program
 
@@ -81,15 +84,23 @@ class Facts:
             "files": {str(path): size for path, size in self.checkpoint.files.items()},
             "num_parameters": self.config.num_parameters(),
             "config": asdict(self.config),
-            "parts": {part: {"parameters": parameters, "bytes": nbytes} for part, (parameters, nbytes) in self.by("part").items()},
-            "dtypes": {dtype: {"parameters": parameters, "bytes": nbytes} for dtype, (parameters, nbytes) in self.by("dtype").items()},
+            "parts": {
+                part: {"parameters": parameters, "bytes": nbytes}
+                for part, (parameters, nbytes) in self.by("part").items()
+            },
+            "dtypes": {
+                dtype: {"parameters": parameters, "bytes": nbytes}
+                for dtype, (parameters, nbytes) in self.by("dtype").items()
+            },
             "tokenizer": self.tokenizer,
             "native_lacks": self.native_lacks,
             "memory": {
                 "context_len": self.context_len,
                 **{dtype: {"weights": weights, "cache": cache} for dtype, (weights, cache) in self.memory().items()},
             },
-            "weights": [{"name": its.name, "shape": its.shape, "dtype": its.dtype, "bytes": its.nbytes} for its in self.weights],
+            "weights": [
+                {"name": its.name, "shape": its.shape, "dtype": its.dtype, "bytes": its.nbytes} for its in self.weights
+            ],
         }
 
     # --- for a person
@@ -97,12 +108,15 @@ class Facts:
     def show(self) -> None:
         from rich.text import Text
 
-        from pellucid.cli.console import results
-        from pellucid.cli.numbers import size
-        from pellucid.cli.words import describe, headline
+        from pellucid.cli.terminal.console import results
+        from pellucid.cli.terminal.numbers import size
+        from pellucid.cli.terminal.words import describe, headline
 
         console = results()
-        console.print(Text(self.checkpoint.path.name, "bold"), f"({self.checkpoint.kind}, {size(sum(self.checkpoint.files.values()))} on disk)")
+        console.print(
+            Text(self.checkpoint.path.name, "bold"),
+            f"({self.checkpoint.kind}, {size(sum(self.checkpoint.files.values()))} on disk)",
+        )
         console.print(headline(self.config))
         console.print()
         console.print(_two_columns(describe(self.config)))
@@ -130,8 +144,8 @@ class Facts:
     def _totals(self) -> Any:
         from rich.table import Table
 
-        from pellucid.cli.anatomy import PARTS
-        from pellucid.cli.numbers import count, size
+        from pellucid.cli.terminal.anatomy import PARTS
+        from pellucid.cli.terminal.numbers import count, size
 
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         table.add_column("by part", no_wrap=True)
@@ -156,18 +170,24 @@ class Facts:
             yield dtype if len(by_dtype) == 1 else f"{dtype} {nbytes / whole:.1%}"
 
     def _closing(self) -> Iterator[tuple[str, str]]:
-        from pellucid.cli.numbers import size
+        from pellucid.cli.terminal.numbers import size
 
         for label, text in self.tokenizer.items():
             yield label, str(text)
-        yield "runs on", f"torch; the native executor lacks {self.native_lacks}" if self.native_lacks else "native, torch"
+        yield (
+            "runs on",
+            f"torch; the native executor lacks {self.native_lacks}" if self.native_lacks else "native, torch",
+        )
         for dtype, (weights, cache) in self.memory().items():
-            yield "memory", f"{dtype}: {size(weights + cache)} = weights {size(weights)} + cache {size(cache)} ({self.context_len:,} tokens)"
+            yield (
+                "memory",
+                f"{dtype}: {size(weights + cache)} = weights {size(weights)} + cache {size(cache)} ({self.context_len:,} tokens)",
+            )
 
 
 def _tree_rows(weights: list[Weight], groups: list[LayerGroup]) -> Iterator[tuple[str, ...]]:
     """Rows of the tree: what comes before the layers, each kind of layer once, what comes after."""
-    from pellucid.cli.numbers import ranges, size
+    from pellucid.cli.terminal.numbers import ranges, size
 
     def row(label: str, its: Weight) -> tuple[str, ...]:
         return label, " × ".join(map(str, its.shape)), f"{its.num_parameters:,}", size(its.nbytes), its.dtype
@@ -181,7 +201,13 @@ def _tree_rows(weights: list[Weight], groups: list[LayerGroup]) -> Iterator[tupl
             for group in groups:
                 parameters = sum(its.num_parameters for its in group.weights)
                 times = f"{len(group.layers)} × " if len(group.layers) > 1 else ""
-                yield f"layers {ranges(group.layers)}", "", f"{times}{parameters:,}", times + size(sum(its.nbytes for its in group.weights)), ""
+                yield (
+                    f"layers {ranges(group.layers)}",
+                    "",
+                    f"{times}{parameters:,}",
+                    times + size(sum(its.nbytes for its in group.weights)),
+                    "",
+                )
                 yield from (row(label, its) if its else (label,) for label, its in _branches(_folded(group.weights)))
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pellucid.cli import options
+from pellucid.cli.runs import options
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def _show(rows: list[Row]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from pellucid.cli.console import results
-    from pellucid.cli.numbers import size
+    from pellucid.cli.terminal.console import results
+    from pellucid.cli.terminal.numbers import size
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("name", no_wrap=True)

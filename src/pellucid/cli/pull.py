@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pellucid.cli import options
+from pellucid.cli.runs import options
 
 
 @options.command("pull")
@@ -27,18 +27,27 @@ def command(name: str, verify: bool, offline: bool, quiet: bool) -> None:
 
 
 def pull(name: str, *, verify: bool = False, offline: bool = False, quiet: bool = False) -> Path:
-    """The model's path, fetched if need be; what is going on is said on stderr. Raises: ModelNotFoundError, CheckpointError."""
+    """The model's path, fetched if need be; what is going on is said on stderr. Raises: ModelNotFoundError,
+    CheckpointError.
+    """
     from pellucid.checkpoint.catalogue import fetch_entry, find_entry
     from pellucid.checkpoint.resolve import resolve
-    from pellucid.cli.numbers import duration, size
+    from pellucid.cli.terminal.numbers import duration, size
 
     entry = find_entry(name)
     cached = entry is not None and entry.is_cached()
     if entry and not quiet:
-        print(f"{entry.name}: in the cache already" if cached else f"{entry.about} ({entry.licence}), {size(entry.size)}", file=sys.stderr)
+        print(
+            f"{entry.name}: in the cache already" if cached else f"{entry.about} ({entry.licence}), {size(entry.size)}",
+            file=sys.stderr,
+        )
     started = time.monotonic()
     progress = False if quiet else None
-    path = fetch_entry(entry, offline=offline, progress=progress, verify=verify) if entry else resolve(name, offline=offline, progress=progress)
+    path = (
+        fetch_entry(entry, offline=offline, progress=progress, verify=verify)
+        if entry
+        else resolve(name, offline=offline, progress=progress)
+    )
     if not (quiet or cached):
         print(f"fetched in {duration(time.monotonic() - started)}", file=sys.stderr)
     return path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pellucid.cli import options
+from pellucid.cli.runs import options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,9 @@ BACKGROUNDS = ("on color(24)", "on color(22)", "on color(94)", "on color(53)")  
 @options.option("--chat", is_flag=True, help="The text as a user's message, in the chat template.", heading="Prompt")
 @options.system
 @options.chat_template
-@options.option("--special/--no-special", default=True, help="Add the tokens that a model expects around a text.", heading="Prompt")
+@options.option(
+    "--special/--no-special", default=True, help="Add the tokens that a model expects around a text.", heading="Prompt"
+)
 @options.option("--ids", "ids_only", is_flag=True, help="Only the ids, on one line.")
 @options.as_json
 def command(
@@ -47,11 +49,12 @@ def command(
 ) -> None:
     """Show how a model cuts TEXT into tokens.
 
-    Each with its id and the bytes that it stands for, and the text in colours. Without TEXT, or -p, what is piped in is read.
+    Each with its id and the bytes that it stands for, and the text in colours. Without TEXT, or -p, what is piped in is
+    read.
     """
     from pellucid.auto import AutoTokenizer
-    from pellucid.cli.console import results
-    from pellucid.cli.prompts import chat_messages, read_stdin, read_template
+    from pellucid.cli.terminal.console import results
+    from pellucid.cli.terminal.prompts import chat_messages, read_stdin, read_template
 
     text = text if text is not None else prompt if prompt is not None else read_stdin()
     tokenizer = AutoTokenizer.from_pretrained(model, offline=offline)
@@ -79,22 +82,33 @@ def _chat_pieces(tokenizer: Tokenizer, messages: list[dict[str, str]], template:
     from pellucid.text.pieces import Piece
 
     ids = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, return_dict=False)
-    rendered = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    rendered = tokenizer.apply_chat_template(
+        messages, chat_template=template, add_generation_prompt=True, tokenize=False
+    )
     pieces = tokenizer.pieces(rendered)
     if [piece.id for piece in pieces] == ids:
         return pieces
-    return [Piece(token_id, tokenizer.convert_ids_to_tokens(token_id), tokenizer.decode([token_id]), (0, 0), (0, 0)) for token_id in ids]
+    return [
+        Piece(token_id, tokenizer.convert_ids_to_tokens(token_id), tokenizer.decode([token_id]), (0, 0), (0, 0))
+        for token_id in ids
+    ]
 
 
 def _as_dict(piece: Piece) -> dict[str, object]:
-    return {"id": piece.id, "token": piece.token, "text": piece.text, "byte_range": piece.byte_range, "char_range": piece.char_range}
+    return {
+        "id": piece.id,
+        "token": piece.token,
+        "text": piece.text,
+        "byte_range": piece.byte_range,
+        "char_range": piece.char_range,
+    }
 
 
 def _coloured(pieces: Sequence[Piece]) -> Text:
     """The text, each token on a ground of its own; a token that holds part of a character shows its bytes' place."""
     from rich.text import Text
 
-    from pellucid.cli.console import visible
+    from pellucid.cli.terminal.console import visible
 
     line, shown = Text(), 0  # shown: characters of the text that are on the line already
     for number, piece in enumerate(pieces):
@@ -114,7 +128,7 @@ def _table(pieces: Sequence[Piece]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from pellucid.cli.console import visible
+    from pellucid.cli.terminal.console import visible
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("", "id", "bytes"):

@@ -1,4 +1,6 @@
-"""What `make train-demo` shows: a model learns a text from random numbers, and then writes some. DATA names another text."""
+"""What `make train-demo` shows: a model learns a text from random numbers, and then writes some. DATA names another
+text.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ OUT = "runs/shakespeare"
 def train_demo(data: str | None) -> None:
     """Train by the recipe, then write. Raises: PellucidError."""
     from pellucid.cli.app import app
-    from pellucid.cli.console import notice
+    from pellucid.cli.terminal.console import notice
 
     if data is None and not USUAL_TEXT.is_file():
         raise RequestError(
@@ -29,7 +31,16 @@ def train_demo(data: str | None) -> None:
     its = [] if data is None else ["-o", f"runs/{Path(data).stem or 'text'}", "--prompt", "", "--eval-rows", "200"]
     folder = OUT if data is None else its[1]
     train = ["pretrain", "--config", str(RECIPE), "-d", data or str(USUAL_TEXT), *its]
-    write = ["generate", "-m", folder, "--temperature", "0.8", "--seed", "1", *(["-p", "ROMEO:"] if data is None else [])]
+    write = [
+        "generate",
+        "-m",
+        folder,
+        "--temperature",
+        "0.8",
+        "--seed",
+        "1",
+        *(["-p", "ROMEO:"] if data is None else []),
+    ]
     for words in (train, write):
         notice(f"$ .venv/bin/pellucid {' '.join(words)}")
         app(words, prog_name="pellucid", standalone_mode=False)

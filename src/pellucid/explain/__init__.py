@@ -1,17 +1,19 @@
-"""See through a model: every number of every step of a real run, with its equation, its operands, and what would happen without it."""
+"""See through a model: every number of every step of a real run, with its equation, its operands, and what would happen
+without it.
+"""
 
-from pellucid.explain.attribution import Attribution, attribution
 from pellucid.explain.checks import Check, Checks
-from pellucid.explain.compare import Comparison, compare
 from pellucid.explain.edits import Ablate, Edit, Patch, SwapToken
-from pellucid.explain.lens import Lens, lens
-from pellucid.explain.operands import Cell, Operands, Term, operands
-from pellucid.explain.plot import plot_embedding, plot_positions
+from pellucid.explain.questions.attribution import Attribution, attribution
+from pellucid.explain.questions.compare import Comparison, compare
+from pellucid.explain.questions.lens import Lens, lens
+from pellucid.explain.questions.operands import Cell, Operands, Term, operands
+from pellucid.explain.questions.surprise import Surprise, surprise
+from pellucid.explain.questions.walk import Walk, walk
+from pellucid.explain.show.plot import plot_embedding, plot_positions
 from pellucid.explain.step import Step
-from pellucid.explain.surprise import Surprise, surprise
 from pellucid.explain.tokens import ChatStory, TokenStory, chat_story, token_story
 from pellucid.explain.trace import Trace, trace
-from pellucid.explain.walk import Walk, walk
 
 __all__ = [
     "Ablate",

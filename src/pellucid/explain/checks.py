@@ -1,7 +1,7 @@
 """A trace checks what it shows: every step recomputed from the recorded inputs, and what must hold beside.
 
-What can be checked follows from the model's own description: its taps say how each is computed. A step that was edited is not checked,
-nor one whose inputs were not recorded.
+What can be checked follows from the model's own description: its taps say how each is computed. A step that was edited
+is not checked, nor one whose inputs were not recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pellucid.taps import Tap
 if TYPE_CHECKING:
     from pellucid.explain.trace import Trace
 
-# Identity -> (what it says, 中文). Those named like a tap's kind say that the step is what its equation makes of its inputs.
+# Identity -> (what it says, 中文). Those named like a tap's kind say that the step is what its equation makes of its
+# inputs.
 IDENTITIES: dict[str, tuple[str, str]] = {
     "lookup": ("the row is the table's", "取出的就是表中那一行"),
     "position": ("the table is its formula", "位置编码符合公式"),
@@ -142,17 +143,31 @@ def _checks(trace: Trace) -> Iterator[Check]:
         yield Check(path, tap.kind, tap.latex, error, tolerance, len(columns))
         if tap.kind == "softmax":
             sums = wide(trace[path]).sum(-1)
-            yield Check(path, "rows_sum", FORMULAS["rows_sum"], float((sums - 1).abs().max()), tolerance, len(trace.positions))
+            yield Check(
+                path, "rows_sum", FORMULAS["rows_sum"], float((sums - 1).abs().max()), tolerance, len(trace.positions)
+            )
         if tap.kind == "route" and (experts := trace.config.layers[tap.layer or 0].experts):
             weights, count = wide(trace[path]), len(trace.positions)
             amiss = (weights > 0).sum(-1) - experts.experts_per_token
             yield Check(path, "chosen", FORMULAS["chosen"], float(amiss.abs().max()), tolerance, count)
             if experts.normalize:
-                yield Check(path, "experts_sum", FORMULAS["experts_sum"], float((weights.sum(-1) - 1).abs().max()), tolerance, count)
+                yield Check(
+                    path,
+                    "experts_sum",
+                    FORMULAS["experts_sum"],
+                    float((weights.sum(-1) - 1).abs().max()),
+                    tolerance,
+                    count,
+                )
     if "logits" in trace and "logits" not in trace.edited and (fast := trace.fast_logits()) is not None:
         real = trace.mask[:, trace.positions]
         yield Check(
-            "logits", "fast", FORMULAS["fast"], difference(fast[real], wide(trace["logits"][real])), trace.tolerance("logits"), len(trace.positions)
+            "logits",
+            "fast",
+            FORMULAS["fast"],
+            difference(fast[real], wide(trace["logits"][real])),
+            trace.tolerance("logits"),
+            len(trace.positions),
         )
 
 
@@ -163,7 +178,12 @@ def _normalized(trace: Trace, tap: Tap, tolerance: float) -> Check:
     if config.kind == "rms":
         power = exact.square().mean(-1)
         return Check(
-            tap.path, "unit_rms", FORMULAS["unit_rms"], _largest(hat.square().mean(-1) - power / (power + config.eps)), tolerance, len(columns)
+            tap.path,
+            "unit_rms",
+            FORMULAS["unit_rms"],
+            _largest(hat.square().mean(-1) - power / (power + config.eps)),
+            tolerance,
+            len(columns),
         )
     variance = exact.var(-1, correction=0)
     error = max(_largest(hat.mean(-1)), _largest(hat.square().mean(-1) - variance / (variance + config.eps)))

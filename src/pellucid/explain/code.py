@@ -71,7 +71,9 @@ def line_of(tap: Tap, norm: str, gated: bool) -> str:
 
 @cache
 def line_in_c(name: str) -> str:
-    """Where the native program has a tap's value: ``native/c/forward.c.in:59``; for what it never holds as a whole, where it is used."""
+    """Where the native program has a tap's value: ``native/c/forward.c.in:59``; for what it never holds as a whole,
+    where it is used.
+    """
     file, part = IN_C.get(name, ("forward.c.in", f'"{name}"'))
     lines = (files("pellucid.native") / "c" / file).read_text(encoding="utf-8").splitlines()
     return f"native/c/{file}:{next(number for number, line in enumerate(lines, 1) if part in line)}"

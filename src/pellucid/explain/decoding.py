@@ -72,7 +72,9 @@ class Generation:
         return Prefill(len(ids), took)
 
     def step(self, temperature: float = 0.0, token: int | None = None) -> Decoded:
-        """The next token: ``token`` itself, the likeliest (temperature 0), or a draw. Raises: ContextLengthError where there is no more room."""
+        """The next token: ``token`` itself, the likeliest (temperature 0), or a draw. Raises: ContextLengthError where
+        there is no more room.
+        """
         assert self._made is not None
         if len(self.prompt) + len(self._made) >= self._room:
             raise ContextLengthError("the sentence has no more room here", expected=f"at most {self._room} tokens")
@@ -145,7 +147,10 @@ class NativeDecoding(Generation):
 
     def held(self) -> dict[str, Any]:
         assert self._slot is not None
-        length, window = self.native.executor.length(self._slot), [layer.attention.window for layer in self.config.layers]
+        length, window = (
+            self.native.executor.length(self._slot),
+            [layer.attention.window for layer in self.config.layers],
+        )
         layers = [{"first": max(0, length - its) if its else 0} for its in window]
         width = {"f32": 4, "f16": 2, "int8": 1}[self.native.executor.kv_cache]
         each = [2 * layer.attention.kv_dim * width for layer in self.config.layers]

@@ -26,7 +26,9 @@ class Edit:
         """Raises: RequestError where the replacement has another shape."""
         new = self.fn(value, path)
         if new.shape != value.shape:
-            raise RequestError("an edit must keep the shape", where=path, expected=tuple(value.shape), received=tuple(new.shape))
+            raise RequestError(
+                "an edit must keep the shape", where=path, expected=tuple(value.shape), received=tuple(new.shape)
+            )
         return new.to(value.dtype)
 
     def __str__(self) -> str:
@@ -34,21 +36,31 @@ class Edit:
 
 
 def Ablate(
-    where: str, *, head: int | None = None, neuron: int | None = None, expert: int | None = None, positions: Sequence[int] | None = None
+    where: str,
+    *,
+    head: int | None = None,
+    neuron: int | None = None,
+    expert: int | None = None,
+    positions: Sequence[int] | None = None,
 ) -> Edit:
-    """Set to zero: a head's ``z`` (``Ablate("layers.3", head=2)``), a neuron (``Ablate("layers.3", neuron=40)``), what an expert counts for
-    (``Ablate("layers.3", expert=5)``; the others keep their weights), or any whole tap by its path.
+    """Set to zero: a head's ``z`` (``Ablate("layers.3", head=2)``), a neuron (``Ablate("layers.3", neuron=40)``), what
+    an expert counts for (``Ablate("layers.3", expert=5)``; the others keep their weights), or any whole tap by its
+    path.
 
     ``positions`` limits it to some places of the text.
     """
     given = [name for name, index in (("head", head), ("neuron", neuron), ("expert", expert)) if index is not None]
     if len(given) > 1:
-        raise RequestError("ablate one thing at a time", where=where, received=" and ".join(given), remedy="give two edits")
+        raise RequestError(
+            "ablate one thing at a time", where=where, received=" and ".join(given), remedy="give two edits"
+        )
     part = where.rpartition(".")[2]
     if part.isdigit():
         if not given:
             raise RequestError(
-                "a layer alone says not what to ablate", where=where, remedy=f"give head=, neuron=, expert=, or a tap: {where}.mlp_out"
+                "a layer alone says not what to ablate",
+                where=where,
+                remedy=f"give head=, neuron=, expert=, or a tap: {where}.mlp_out",
             )
         path = f"{where}." + {"head": "z", "neuron": "mlp_act", "expert": "experts"}[given[0]]
     else:
@@ -72,18 +84,36 @@ def Ablate(
             value[:, columns] = 0
         return value
 
-    what = "".join(f"{name} {index} of " for name, index in (("head", head), ("neuron", neuron), ("expert", expert)) if index is not None)
+    what = "".join(
+        f"{name} {index} of "
+        for name, index in (("head", head), ("neuron", neuron), ("expert", expert))
+        if index is not None
+    )
     at = "" if positions is None else f" at {list(positions)}"
     return Edit(path, zero, f"ablate {what}{where}{at}")
 
 
-def Patch(path: str, source: Mapping[str, Tensor], *, positions: Sequence[int] | None = None, source_positions: Sequence[int] | None = None) -> Edit:
-    """Put in the value that another run had there: at all positions, or at ``positions`` (taken from ``source_positions``, by default the same)."""
+def Patch(
+    path: str,
+    source: Mapping[str, Tensor],
+    *,
+    positions: Sequence[int] | None = None,
+    source_positions: Sequence[int] | None = None,
+) -> Edit:
+    """Put in the value that another run had there: at all positions, or at ``positions`` (taken from
+    ``source_positions``, by default the same).
+    """
     if path not in source:
-        raise RequestError("the run to patch from did not record this", where=path, remedy=f"trace it with steps=[{path!r}], or with all steps")
+        raise RequestError(
+            "the run to patch from did not record this",
+            where=path,
+            remedy=f"trace it with steps=[{path!r}], or with all steps",
+        )
     given = source[path]
     if getattr(source, "is_partial", False):
-        raise RequestError("the run to patch from kept only some positions", where=path, remedy="trace it without positions=")
+        raise RequestError(
+            "the run to patch from kept only some positions", where=path, remedy="trace it without positions="
+        )
     if source_positions is not None and len(source_positions) != len(positions or ()):
         raise RequestError("source_positions must match positions, one for one", where=path)
     if source_positions is not None or positions is not None:
@@ -96,7 +126,11 @@ def Patch(path: str, source: Mapping[str, Tensor], *, positions: Sequence[int] |
         value = value.clone()
         here, there = _columns(value, path, positions), _columns(theirs, path, source_positions or positions)
         axis = 2 if value.ndim == 4 else 1
-        value.index_copy_(axis, here.to(value.device), theirs.index_select(axis, there.to(value.device)).expand_as(value.index_select(axis, here)))
+        value.index_copy_(
+            axis,
+            here.to(value.device),
+            theirs.index_select(axis, there.to(value.device)).expand_as(value.index_select(axis, here)),
+        )
         return value
 
     at = "" if positions is None else f" at {list(positions)}"

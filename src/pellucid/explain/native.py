@@ -1,6 +1,8 @@
-"""The native executor, explained: its own numbers step by step, and how far each is from torch's float32 on the same weights.
+"""The native executor, explained: its own numbers step by step, and how far each is from torch's float32 on the same
+weights.
 
-Where rounding comes in (activations in 8 bits, keys and values in 16), this shows which steps bring it and what becomes of it.
+Where rounding comes in (activations in 8 bits, keys and values in 16), this shows which steps bring it and what becomes
+of it.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from pellucid.native.pack import formats_of, packed
 from pellucid.native.trace import Tracer
 from pellucid.taps import taps_of
 
-# Of a product's largest value, by the format of its weights: activations are rounded to the precision that goes with it.
+# Of a product's largest value, by the format of its weights: activations are rounded to the precision that goes with
+# it.
 LINEAR = {"float32": 1e-5, "float16": 1e-5, "bfloat16": 2e-2}
 LINEAR_BLOCKS = 5e-2  # 8 bits for each 32 activations
 HALF = 3e-2  # keys and values in 16 bits
@@ -40,7 +43,9 @@ HALF = 3e-2  # keys and values in 16 bits
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far one step of the native run is from the exact one: ‖native − exact‖ / ‖exact‖ of each position, the mean over positions."""
+    """How far one step of the native run is from the exact one: ‖native − exact‖ / ‖exact‖ of each position, the mean
+    over positions.
+    """
 
     name: str
     own: float  # against float64 from native's own inputs: what this step alone brings
@@ -51,12 +56,15 @@ class Deviation:
 
 
 class Native:
-    """A model's compiled program, traced and as it answers; and its torch twin in float32, whose weights are the program's own.
+    """A model's compiled program, traced and as it answers; and its torch twin in float32, whose weights are the
+    program's own.
 
     ``settings`` are NativeExecutor's (threads, source_id, flags). Raises: UnsupportedError, NativeError.
     """
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Array], *, quantize: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Mapping[str, Array], *, quantize: str | None = None, **settings: Any
+    ) -> None:
         self.formats = formats_of(config, weights, quantize)
         self._tracer = Tracer(config, weights, quantize=quantize, **settings)
         self._plain = lambda: NativeExecutor(config, weights, quantize=quantize, **settings)
@@ -76,7 +84,9 @@ class Native:
         """Raises: RequestError for several texts, TooLargeError."""
         prompt = read_prompt(self.decoder, tokenizer, text)
         if len(prompt.token_ids) > 1:
-            raise RequestError("the native executor is explained on one text at a time", received=f"{len(prompt.token_ids)} texts")
+            raise RequestError(
+                "the native executor is explained on one text at a time", received=f"{len(prompt.token_ids)} texts"
+            )
         exact = trace(self.decoder, tokenizer, text)
         return NativeTrace(self, prompt, self._tracer.run(prompt.token_ids[0].tolist()), exact)
 
@@ -94,8 +104,9 @@ class Native:
 class NativeTrace(Trace):
     """A run of the native executor: a ``Trace`` whose numbers are the program's.
 
-    ``model`` and ``exact`` are torch's, in float32, on the same weights. Embeddings are looked up and attention's scores and pattern are
-    computed here from the program's own queries and keys (``recomputed``): it never has them in memory as a whole.
+    ``model`` and ``exact`` are torch's, in float32, on the same weights. Embeddings are looked up and attention's
+    scores and pattern are computed here from the program's own queries and keys (``recomputed``): it never has them in
+    memory as a whole.
     """
 
     executor = "native"

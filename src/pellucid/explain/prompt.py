@@ -64,18 +64,26 @@ def _padded(rows: Sequence[list[Any]]) -> tuple[list[list[int]], list[list[bool]
     length = max((len(row) for row in rows), default=0)
     if any(not row for row in rows):
         raise RequestError("a text of the batch has no tokens")
-    return [row + [0] * (length - len(row)) for row in rows], [[True] * len(row) + [False] * (length - len(row)) for row in rows]
+    return [row + [0] * (length - len(row)) for row in rows], [
+        [True] * len(row) + [False] * (length - len(row)) for row in rows
+    ]
 
 
 def _swap(token_ids: Tensor, tokenizer: Any, swap: SwapToken) -> None:
     length = token_ids.shape[1]
     if not -length <= swap.position < length:
-        raise RequestError("there is no such position to swap", expected=f"{-length} to {length - 1}", received=swap.position)
+        raise RequestError(
+            "there is no such position to swap", expected=f"{-length} to {length - 1}", received=swap.position
+        )
     token = swap.token
     if isinstance(token, str):
         ids = tokenizer(token, add_special_tokens=False)["input_ids"] if tokenizer is not None else []
         if len(ids) != 1:
-            raise RequestError(f"{token!r} is not one token", received=ids, remedy="give a token id, or a text that is one token (a space may count)")
+            raise RequestError(
+                f"{token!r} is not one token",
+                received=ids,
+                remedy="give a token id, or a text that is one token (a space may count)",
+            )
         token = ids[0]
     if swap.row is None:
         token_ids[:, swap.position] = token
@@ -98,9 +106,11 @@ def piece_of(tokenizer: Any, token_id: int) -> str:
 
 def _bytes_of(token: str) -> str | None:
     """A byte-level token that is part of a character, as its bytes."""
-    from pellucid.text.byte_level import BYTE_OF_CHAR
+    from pellucid.text.readers.byte_level import BYTE_OF_CHAR
 
     if any(char not in BYTE_OF_CHAR for char in token):
         return None
     text = bytes(BYTE_OF_CHAR[char] for char in token).decode("utf-8", "surrogateescape")
-    return re.sub("[\udc80-\udcff]+", lambda match: "<0x" + "".join(f"{ord(char) - 0xDC00:02X}" for char in match[0]) + ">", text)
+    return re.sub(
+        "[\udc80-\udcff]+", lambda match: "<0x" + "".join(f"{ord(char) - 0xDC00:02X}" for char in match[0]) + ">", text
+    )

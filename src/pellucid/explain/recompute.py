@@ -1,6 +1,8 @@
-"""Each step once more, in float64, from the recorded inputs and the weights: the equation as written, free of the model's own code.
+"""Each step once more, in float64, from the recorded inputs and the weights: the equation as written, free of the
+model's own code.
 
-Only rotary angles are taken from the model (``position.rotation``): at far positions their float32 rounding is part of the model.
+Only rotary angles are taken from the model (``position.rotation``): at far positions their float32 rounding is part of
+the model.
 """
 
 from __future__ import annotations
@@ -93,7 +95,9 @@ def recompute(trace: Trace, path: str, columns: Tensor) -> Tensor:
 
 
 def route(logits: Tensor, config: ExpertsConfig) -> Tensor:
-    """(…, E) weights of the experts: softmax, all but the largest set to 0, and what is left divided by its sum where it is normalized."""
+    """(…, E) weights of the experts: softmax, all but the largest set to 0, and what is left divided by its sum where
+    it is normalized.
+    """
     shares = logits.softmax(-1)
     kept = torch.zeros_like(shares).scatter(-1, logits.topk(config.experts_per_token, -1).indices, 1.0) * shares
     return kept / kept.sum(-1, keepdim=True) if config.normalize else kept
@@ -110,7 +114,11 @@ def experts(trace: Trace, layer: int, x: Tensor, weights: Tensor) -> Tensor:
             y[rows] += weights[..., e][rows][:, None] * mlp(trace, f"{at}.experts.{e}", config.mlp, x[rows])
     if config.experts.shared:
         shared = mlp(trace, f"{at}.shared", config.experts.shared, x)
-        y = y + (shared * linear(x, trace.weight(f"{at}.shared_gate.weight")).sigmoid() if config.experts.shared_gated else shared)
+        y = y + (
+            shared * linear(x, trace.weight(f"{at}.shared_gate.weight")).sigmoid()
+            if config.experts.shared_gated
+            else shared
+        )
     return y
 
 
@@ -122,7 +130,10 @@ def mlp(trace: Trace, path: str, config: MLPConfig, x: Tensor) -> Tensor:
         return linear(x, *(trace.weight(its) for its in (f"{path}.{name}.weight", *biases)))
 
     act = ACTIVATIONS[config.activation]
-    return through("down_proj", act(through("gate_proj", x)) * through("up_proj", x) if config.gated else act(through("up_proj", x)))
+    return through(
+        "down_proj",
+        act(through("gate_proj", x)) * through("up_proj", x) if config.gated else act(through("up_proj", x)),
+    )
 
 
 def norm_of(trace: Trace, path: str) -> NormConfig:

@@ -1,4 +1,6 @@
-"""``Recording``: the recorder that keeps a forward pass's values under their paths, and lets edits replace them on the way."""
+"""``Recording``: the recorder that keeps a forward pass's values under their paths, and lets edits replace them on the
+way.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,9 @@ from pellucid.model.decoder import Decoder
 class Recording:
     """A ``Recorder``: ``values`` maps paths (``layers.3.pattern``) to what was computed, in order of computation.
 
-    ``select`` chooses the paths to keep (None: all). ``narrow`` maps a path and its value to the part that is kept. Edits run whether or not
-    their tap is kept, and what is kept is the edited value, the one that the rest of the pass sees.
+    ``select`` chooses the paths to keep (None: all). ``narrow`` maps a path and its value to the part that is kept.
+    Edits run whether or not their tap is kept, and what is kept is the edited value, the one that the rest of the pass
+    sees.
     """
 
     def __init__(

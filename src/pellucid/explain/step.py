@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pellucid.explain.code import line_of
-from pellucid.explain.mathml import mathml
+from pellucid.explain.show.mathml import mathml
 from pellucid.taps import Weight, Words
 
 if TYPE_CHECKING:
@@ -80,7 +80,11 @@ class Step:
 
     def __str__(self) -> str:
         axes = " × ".join(f"{axis} {size}" for axis, size in zip(self.axes, self.shape, strict=True))
-        lines = [f"{self.name}: {self.title}", f"  {self.latex}", f"  {axes}, {self.dtype}, {self.min:.4g} … {self.max:.4g}, norm {self.norm:.4g}"]
+        lines = [
+            f"{self.name}: {self.title}",
+            f"  {self.latex}",
+            f"  {axes}, {self.dtype}, {self.min:.4g} … {self.max:.4g}, norm {self.norm:.4g}",
+        ]
         if self.inputs:
             lines.append("  from " + ", ".join(self.inputs))
         if self.weights:
@@ -94,7 +98,13 @@ def make_step(trace: Trace, path: str) -> Step:
     tap, value = trace.tap(path), trace[path]
     finite = value[torch.isfinite(value)] if tap.kind == "scores" else value
     layer = trace.config.layers[tap.layer or 0]
-    norm = trace.config.final_norm if path == "final" else layer.attention.qk_norm if path.endswith(("q_norm", "k_norm")) else layer.norm
+    norm = (
+        trace.config.final_norm
+        if path == "final"
+        else layer.attention.qk_norm
+        if path.endswith(("q_norm", "k_norm"))
+        else layer.norm
+    )
     return Step(
         name=path,
         kind=tap.kind,

@@ -1,8 +1,8 @@
 """How a text became tokens: the pieces it was cut into, then every merge, in the order in which the rules applied.
 
-Byte-pair encoding starts from single characters (or bytes) and joins, again and again, the neighbours whose rule comes first: in a
-``merges`` list the one written earliest, in a SentencePiece model the one whose joined piece scores highest; the leftmost on a tie.
-Sources: Sennrich et al. 2016; SentencePiece ``bpe_model.cc``.
+Byte-pair encoding starts from single characters (or bytes) and joins, again and again, the neighbours whose rule comes
+first: in a ``merges`` list the one written earliest, in a SentencePiece model the one whose joined piece scores
+highest; the leftmost on a tie. Sources: Sennrich et al. 2016; SentencePiece ``bpe_model.cc``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
-from pellucid.text.byte_tokens import TOKEN_OF_BYTE
-from pellucid.text.sentencepiece_model import SentencePieceTokenizer
+from pellucid.text.readers.byte_tokens import TOKEN_OF_BYTE
+from pellucid.text.readers.sentencepiece_model import SentencePieceTokenizer
+from pellucid.text.readers.tokenizer_json import JsonTokenizer
 from pellucid.text.tokenizer import Tokenizer
-from pellucid.text.tokenizer_json import JsonTokenizer
 
 # (left, right) -> the place of its rule: smaller goes first; None where there is no rule
 Rank = Callable[[str, str], float | None]
@@ -135,7 +135,13 @@ def _json_rules(tokenizer: JsonTokenizer) -> _JsonRules | None:
         return None
     merges = (pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"])
     ranks = {(left, right): place for place, (left, right) in enumerate(merges)}
-    return _JsonRules(model["vocab"], ranks, bool(model.get("byte_fallback")), bool(model.get("ignore_merges")), model.get("unk_token"))
+    return _JsonRules(
+        model["vocab"],
+        ranks,
+        bool(model.get("byte_fallback")),
+        bool(model.get("ignore_merges")),
+        model.get("unk_token"),
+    )
 
 
 def _json_words(tokenizer: JsonTokenizer, rules: _JsonRules, text: str) -> Iterator[Word]:
@@ -146,7 +152,11 @@ def _json_words(tokenizer: JsonTokenizer, rules: _JsonRules, text: str) -> Itera
             yield Word(part, (part,), (), (part,), (added[part],), special=True)
         elif part:
             normal = backend.normalizer.normalize_str(part) if backend.normalizer else part
-            cut = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normal)] if backend.pre_tokenizer else [normal]
+            cut = (
+                [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normal)]
+                if backend.pre_tokenizer
+                else [normal]
+            )
             for word in cut:
                 if rules.ignore_merges and word in rules.vocab:
                     yield Word(word, (word,), (), (word,), (rules.vocab[word],))
@@ -175,13 +185,19 @@ def _sentencepiece_words(tokenizer: SentencePieceTokenizer, text: str) -> Iterat
         unknown, size = processor.unk_id(), processor.get_piece_size()
 
         def rank(left: str, right: str) -> float | None:
-            found = processor.piece_to_id(left + right)  # noqa: B023  used before the next segment
+            found = processor.piece_to_id(left + right)  # noqa: B023
             return None if found == unknown else -processor.get_score(found)  # noqa: B023
 
         for word in re.findall("▁*[^▁]+|▁+", processor.normalize(text[start:end])):
             tokens, steps = merge(tuple(word), rank)
-            spelled = [piece for token in tokens for piece in _or_bytes(token, processor.piece_to_id(token) != unknown, size > 256)]
-            yield Word(word, tuple(word), steps, tuple(spelled), tuple(processor.piece_to_id(piece) for piece in spelled))
+            spelled = [
+                piece
+                for token in tokens
+                for piece in _or_bytes(token, processor.piece_to_id(token) != unknown, size > 256)
+            ]
+            yield Word(
+                word, tuple(word), steps, tuple(spelled), tuple(processor.piece_to_id(piece) for piece in spelled)
+            )
 
 
 def _or_bytes(token: str, known: bool, has_bytes: bool) -> list[str]:

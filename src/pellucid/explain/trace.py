@@ -23,7 +23,7 @@ from pellucid.model.decoder import Decoder
 from pellucid.taps import Tap, taps_of
 
 if TYPE_CHECKING:
-    from pellucid.explain.surprise import Surprise
+    from pellucid.explain.questions.surprise import Surprise
 
 MAX_BYTES = 2 * 2**30
 
@@ -31,9 +31,10 @@ MAX_BYTES = 2 * 2**30
 class Trace(Mapping[str, Tensor]):
     """One run of a model: tap path → tensor, in the order of computation.
 
-    Sizes: B texts, T tokens in the longest. ``positions`` are the columns that were kept (all, unless chosen); the position axis of every tensor
-    has one entry for each, while keys and values are always whole, since every query looks at them. The weights are the model's own, not
-    copies: a trace explains the model as it is, so make it anew after training on.
+    Sizes: B texts, T tokens in the longest. ``positions`` are the columns that were kept (all, unless chosen); the
+    position axis of every tensor has one entry for each, while keys and values are always whole, since every query
+    looks at them. The weights are the model's own, not copies: a trace explains the model as it is, so make it anew
+    after training on.
     """
 
     executor = "torch"
@@ -148,7 +149,9 @@ class Trace(Mapping[str, Tensor]):
 
     @cached_property
     def checks(self) -> Checks:
-        """Every identity that this model has, recomputed from the recorded numbers. The first look runs the fast path once more."""
+        """Every identity that this model has, recomputed from the recorded numbers. The first look runs the fast path
+        once more.
+        """
         return check(self)
 
     def tap(self, path: str) -> Tap:
@@ -168,12 +171,16 @@ class Trace(Mapping[str, Tensor]):
         """
         length = self.token_ids.shape[1]
         if not -length <= position < length:
-            raise RequestError("there is no such position", where=path, expected=f"{-length} to {length - 1}", received=position)
+            raise RequestError(
+                "there is no such position", where=path, expected=f"{-length} to {length - 1}", received=position
+            )
         position %= length
         if "key" in self.tap(path).axes and "position" not in self.tap(path).axes:
             return position
         if position not in self.positions:
-            raise RequestError(f"position {position} was not kept", where=path, remedy="name it in positions= when tracing")
+            raise RequestError(
+                f"position {position} was not kept", where=path, remedy="name it in positions= when tracing"
+            )
         return self.positions.index(position)
 
     def tolerance(self, path: str) -> float:
@@ -190,25 +197,27 @@ class Trace(Mapping[str, Tensor]):
             return None
         if any(path.endswith((".scores", ".pattern")) for path in self.edited):
             return None
-        recorder = Recording(self.model, lambda path: False, edits=[edit for edit in self.edits if isinstance(edit, Edit)])
+        recorder = Recording(
+            self.model, lambda path: False, edits=[edit for edit in self.edits if isinstance(edit, Edit)]
+        )
         hidden = self.model.hidden(self.token_ids, _context(self.prompt, attend=sdpa, recorder=recorder))
         return self.model.logits(hidden[:, self.positions], Context(self.position_ids, recorder=recorder))
 
     def surprise(self, targets: Any = None) -> Surprise:
         """Probability, nats and bits of each position's target; by default the token that comes next. See ``surprise``."""
-        from pellucid.explain.surprise import surprise
+        from pellucid.explain.questions.surprise import surprise
 
         return surprise(self, targets)
 
     def plot(self, path: str, **options: Any) -> Any:
         """A heat map of a step with its tokens as rulers; see ``explain.plot.plot``."""
-        from pellucid.explain.plot import plot
+        from pellucid.explain.show.plot import plot
 
         return plot(self, path, **options)
 
     def save(self, path: Any, **options: Any) -> None:
         """The interactive page in one file that works offline."""
-        from pellucid.explain.html import write_page
+        from pellucid.explain.show.html import write_page
 
         write_page(self, path, **options)
 
@@ -221,7 +230,9 @@ class UnknownStepError(RequestError, KeyError):
         near = [name for name in names if name.rpartition(".")[2] == path.rpartition(".")[2]]
         received = None if not near else f"layers are 0 to {config.num_layers - 1}"
         super().__init__(
-            f"{config.model_type} has no step {path!r}", received=received, remedy=f"steps are {', '.join(near[:2] or _kinds(names))}, …"
+            f"{config.model_type} has no step {path!r}",
+            received=received,
+            remedy=f"steps are {', '.join(near[:2] or _kinds(names))}, …",
         )
 
     __str__ = Exception.__str__
@@ -231,7 +242,9 @@ class NotRecordedError(RequestError, KeyError):
     """A step that this trace left out."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("this step was not recorded", where=path, remedy=f"trace it: steps=[…, {path!r}], and its layer in layers=")
+        super().__init__(
+            "this step was not recorded", where=path, remedy=f"trace it: steps=[…, {path!r}], and its layer in layers="
+        )
 
     __str__ = Exception.__str__
 
@@ -241,7 +254,13 @@ class TooLargeError(RequestError):
 
 
 def _kinds(names: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(name.replace("layers.0.", "layers.N.") for name in names if not name.startswith("layers.") or "layers.0." in name))
+    return list(
+        dict.fromkeys(
+            name.replace("layers.0.", "layers.N.")
+            for name in names
+            if not name.startswith("layers.") or "layers.0." in name
+        )
+    )
 
 
 @torch.no_grad()
@@ -258,31 +277,43 @@ def trace(
 ) -> Trace:
     """Run ``text`` through ``model`` and record its steps.
 
-    ``text``: a text, several (a batch, padded), token ids, or lists of them; ``tokenizer`` may be None for ids. ``steps`` chooses by path or
-    name, with wildcards (``"pattern"``, ``"layers.3.*"``); ``layers`` and ``positions`` by number, from the end if negative. ``edits``
-    replace values on the way. Dropout is never on: the run is the one that ``model.eval()`` gives.
+    ``text``: a text, several (a batch, padded), token ids, or lists of them; ``tokenizer`` may be None for ids.
+    ``steps`` chooses by path or name, with wildcards (``"pattern"``, ``"layers.3.*"``); ``layers`` and ``positions`` by
+    number, from the end if negative. ``edits`` replace values on the way. Dropout is never on: the run is the one that
+    ``model.eval()`` gives.
 
-    Raises: RequestError for a step, layer or position that is not there, TooLargeError where the record would take more than ``max_bytes``.
+    Raises: RequestError for a step, layer or position that is not there, TooLargeError where the record would take more
+    than ``max_bytes``.
     """
     prompt = read_prompt(model, tokenizer, text, [edit for edit in edits if isinstance(edit, SwapToken)])
     taps, length = taps_of(model.config), prompt.token_ids.shape[1]
     chosen_layers = None if layers is None else {_in_range("layer", layer, model.config.num_layers) for layer in layers}
-    chosen = list(range(length)) if positions is None else sorted({_in_range("position", position, length) for position in positions})
-    wanted = {path for path, tap in taps.items() if tap.layer is None or chosen_layers is None or tap.layer in chosen_layers}
+    chosen = (
+        list(range(length))
+        if positions is None
+        else sorted({_in_range("position", position, length) for position in positions})
+    )
+    wanted = {
+        path for path, tap in taps.items() if tap.layer is None or chosen_layers is None or tap.layer in chosen_layers
+    }
     if steps is not None:
         wanted &= {path for step in steps for path in _matching(step, taps, model.config)}
     value_edits = [edit for edit in edits if isinstance(edit, Edit)]
     for edit in value_edits:
         if edit.path not in taps:
             raise UnknownStepError(edit.path, model.config)
-    _check_memory(model, [taps[path] for path in taps if path in wanted], prompt.token_ids.shape, len(chosen), max_bytes)
+    _check_memory(
+        model, [taps[path] for path in taps if path in wanted], prompt.token_ids.shape, len(chosen), max_bytes
+    )
 
     columns = torch.tensor(chosen, device=model.device)
 
     def narrow(path: str, value: Tensor) -> Tensor:
         """The chosen positions; logits come narrow already."""
         axes = taps[path].axes
-        return value if path == "logits" or "position" not in axes else value.index_select(axes.index("position"), columns)
+        return (
+            value if path == "logits" or "position" not in axes else value.index_select(axes.index("position"), columns)
+        )
 
     partial = len(chosen) != length
     recording = Recording(model, wanted.__contains__, narrow=narrow if partial else None, edits=value_edits)
@@ -308,7 +339,11 @@ def _in_range(what: str, index: int, size: int) -> int:
 
 
 def _matching(step: str, taps: Mapping[str, Tap], config: ModelConfig) -> list[str]:
-    found = [path for path, tap in taps.items() if tap.name == step or fnmatch.fnmatchcase(path, step) or fnmatch.fnmatchcase(tap.name, step)]
+    found = [
+        path
+        for path, tap in taps.items()
+        if tap.name == step or fnmatch.fnmatchcase(path, step) or fnmatch.fnmatchcase(tap.name, step)
+    ]
     if not found:
         raise UnknownStepError(step, config)
     return found

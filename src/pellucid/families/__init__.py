@@ -1,8 +1,9 @@
 """Model families: one file a ``model_type``, data and translation only.
 
-A family module holds ``config(hf) -> ModelConfig`` and its inverse ``to_hf(config)``; ``WEIGHTS``, the rules between its names
-and ours; ``IGNORED``, patterns of known buffers that are no weights; ``GGUF``, how llama.cpp's files of it are read, or None; and
-``TINY``, a small config that enrols it in every conformance test. ``PREFIXES`` (optional) may be absent from names in files.
+A family module holds ``config(hf) -> ModelConfig`` and its inverse ``to_hf(config)``; ``WEIGHTS``, the rules between
+its names and ours; ``IGNORED``, patterns of known buffers that are no weights; ``GGUF``, how llama.cpp's files of it
+are read, or None; and ``TINY``, a small config that enrols it in every conformance test. ``PREFIXES`` (optional) may be
+absent from names in files.
 """
 
 from __future__ import annotations
@@ -31,11 +32,15 @@ def family_of(model_type: object, where: object) -> ModuleType:
     """The family of a config.json. Raises: UnsupportedError naming those there are."""
     if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type]
-    raise UnsupportedError(f"model_type {model_type!r} is not implemented", where=where, expected="one of " + ", ".join(FAMILIES))
+    raise UnsupportedError(
+        f"model_type {model_type!r} is not implemented", where=where, expected="one of " + ", ".join(FAMILIES)
+    )
 
 
 def family_of_gguf(metadata: Mapping[str, Any], where: object) -> ModuleType:
-    """The family of a GGUF file: its ``general.architecture``, and whether it has experts. Raises: UnsupportedError naming those there are."""
+    """The family of a GGUF file: its ``general.architecture``, and whether it has experts. Raises: UnsupportedError
+    naming those there are.
+    """
     readable = {(family.GGUF.architecture, family.GGUF.experts): family for family in FAMILIES.values() if family.GGUF}
     architecture = metadata.get("general.architecture")
     experts = bool(metadata.get(f"{architecture}.expert_count"))
@@ -43,4 +48,6 @@ def family_of_gguf(metadata: Mapping[str, Any], where: object) -> ModuleType:
         return readable[architecture, experts]
     names = ", ".join(dict.fromkeys(name for name, _ in readable))
     what = " with experts" if experts else ""
-    raise UnsupportedError(f"GGUF architecture {architecture!r}{what} is not implemented", where=where, expected=f"one of {names}")
+    raise UnsupportedError(
+        f"GGUF architecture {architecture!r}{what} is not implemented", where=where, expected=f"one of {names}"
+    )

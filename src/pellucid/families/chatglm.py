@@ -1,7 +1,8 @@
 """ChatGLM2, ChatGLM3 and GLM-4 as their own code lays them out.
 
-Rotary positions turn the first half of each head's dimensions, pairs interleaved; q, k and v are one projection with bias, with
-two key-value heads; gate and up are one projection. Source: modeling_chatglm.py of THUDM/chatglm3-6b and THUDM/glm-4-9b.
+Rotary positions turn the first half of each head's dimensions, pairs interleaved; q, k and v are one projection with
+bias, with two key-value heads; gate and up are one projection. Source: modeling_chatglm.py of THUDM/chatglm3-6b and
+THUDM/glm-4-9b.
 """
 
 from __future__ import annotations

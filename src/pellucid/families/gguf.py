@@ -34,7 +34,11 @@ class GGUF:
 def key(metadata: Mapping[str, Any], name: str) -> Any:
     """A metadata value that must be there."""
     if name not in metadata:
-        raise ConfigError(f"{name} is missing from the metadata", where="GGUF", remedy="the file may be damaged or very old; convert it again")
+        raise ConfigError(
+            f"{name} is missing from the metadata",
+            where="GGUF",
+            remedy="the file may be damaged or very old; convert it again",
+        )
     value = metadata[name]
     return value.item() if isinstance(value, np.generic) else value
 
@@ -43,7 +47,9 @@ def special_tokens(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """bos, eos, pad ids; every end-of-turn id that the file names counts as an end."""
     named = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
     ends = list(dict.fromkeys(int(i) for i in named if i is not None))
-    ids = {name: metadata.get(f"tokenizer.ggml.{theirs}_token_id") for name, theirs in (("bos", "bos"), ("pad", "padding"))}
+    ids = {
+        name: metadata.get(f"tokenizer.ggml.{theirs}_token_id") for name, theirs in (("bos", "bos"), ("pad", "padding"))
+    }
     written = {f"{name}_token_id": int(i) for name, i in ids.items() if i is not None}
     return written | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {})
 
@@ -64,7 +70,9 @@ def common_keys(architecture: str, metadata: Mapping[str, Any], tensors: Mapping
     num_heads = key(metadata, f"{architecture}.attention.head_count")
     d_model = key(metadata, f"{architecture}.embedding_length")
     if not isinstance(num_heads, int) or num_heads <= 0:
-        raise ConfigError(f"{architecture}.attention.head_count must be a positive number", where="GGUF", received=repr(num_heads))
+        raise ConfigError(
+            f"{architecture}.attention.head_count must be a positive number", where="GGUF", received=repr(num_heads)
+        )
     head_dim = own("attention.key_length") or d_model // num_heads
     hf = {
         "model_type": architecture,
@@ -92,7 +100,9 @@ def _short(value: float) -> float:
 
 
 def _rope_scaling(own: Callable[..., Any], tensors: Mapping[str, Array]) -> dict[str, Any] | None:
-    if (factors := tensors.get("rope_freqs.weight")) is not None:  # Llama 3.1: the converter wrote the factors themselves
+    if (
+        factors := tensors.get("rope_freqs.weight")
+    ) is not None:  # Llama 3.1: the converter wrote the factors themselves
         return {"rope_type": "factors", "short_factor": [float(f) for f in factors.data.ravel()]}
     kind = own("rope.scaling.type")
     if kind in (None, "none"):
@@ -145,7 +155,11 @@ def expert_width(architecture: str, metadata: Mapping[str, Any], tensors: Mappin
     if said is not None:
         return _whole(said)
     stack = next((tensors[name] for name in tensors if name.endswith(".ffn_up_exps.weight")), None)
-    return stack.shape[1] if stack is not None and len(stack.shape) == 3 else _whole(key(metadata, f"{architecture}.feed_forward_length"))
+    return (
+        stack.shape[1]
+        if stack is not None and len(stack.shape) == 3
+        else _whole(key(metadata, f"{architecture}.feed_forward_length"))
+    )
 
 
 @dataclass(frozen=True)
@@ -172,6 +186,9 @@ EXPERT_RULES = (
     ),
 )
 SHARED_EXPERT_RULES = (
-    *(Rule(f"blk.{{i}}.ffn_{name}_shexp.weight", f"layers.{{i}}.mlp.shared.{name}_proj.weight") for name in ("gate", "up", "down")),
+    *(
+        Rule(f"blk.{{i}}.ffn_{name}_shexp.weight", f"layers.{{i}}.mlp.shared.{name}_proj.weight")
+        for name in ("gate", "up", "down")
+    ),
     Rule("blk.{i}.ffn_gate_inp_shexp.weight", "layers.{i}.mlp.shared_gate.weight", (OneRow(),)),
 )

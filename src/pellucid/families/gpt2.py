@@ -1,4 +1,6 @@
-"""GPT-2: learned positions, LayerNorm with bias, one fused projection to q, k and v stored as (in, out), GELU (tanh form)."""
+"""GPT-2: learned positions, LayerNorm with bias, one fused projection to q, k and v stored as (in, out), GELU (tanh
+form).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     d_model, num_heads = keys.size("n_embd", 768), keys.size("n_head", 12)
     head_dim = max(d_model // num_heads, 1)
     norm = NormConfig(kind="layer", eps=keys.get("layer_norm_epsilon", 1e-5), bias=True)
-    mlp = MLPConfig(d_ff=keys.size("n_inner", 4 * d_model), activation=keys.activation("activation_function", "gelu_new"), gated=False, bias=True)
+    mlp = MLPConfig(
+        d_ff=keys.size("n_inner", 4 * d_model),
+        activation=keys.activation("activation_function", "gelu_new"),
+        gated=False,
+        bias=True,
+    )
     scale = head_dim**-0.5 if keys.get("scale_attn_weights", True) else 1.0
     by_layer = keys.get("scale_attn_by_inverse_layer_idx", False)
 
@@ -93,7 +100,14 @@ WEIGHTS = (
     Rule("transformer.wte.weight", "embed.weight"),
     Rule("transformer.wpe.weight", "pos_embed.weight"),
     *_block(
-        {"norm_1": "ln_1", "qkv": "attn.c_attn", "o": "attn.c_proj", "norm_2": "ln_2", "up": "mlp.c_fc", "down": "mlp.c_proj"},
+        {
+            "norm_1": "ln_1",
+            "qkv": "attn.c_attn",
+            "o": "attn.c_proj",
+            "norm_2": "ln_2",
+            "up": "mlp.c_fc",
+            "down": "mlp.c_proj",
+        },
         "transformer.h.{i}.",
         (Transpose(),),
     ),
@@ -127,7 +141,16 @@ GGUF = GGUF(
         Rule("token_embd.weight", "embed.weight"),
         Rule("position_embd.weight", "pos_embed.weight"),
         *_block(
-            {"norm_1": "attn_norm", "qkv": "attn_qkv", "o": "attn_output", "norm_2": "ffn_norm", "up": "ffn_up", "down": "ffn_down"}, "blk.{i}.", ()
+            {
+                "norm_1": "attn_norm",
+                "qkv": "attn_qkv",
+                "o": "attn_output",
+                "norm_2": "ffn_norm",
+                "up": "ffn_up",
+                "down": "ffn_down",
+            },
+            "blk.{i}.",
+            (),
         ),
         Rule("output_norm.weight", "final_norm.weight"),
         Rule("output_norm.bias", "final_norm.bias"),
@@ -135,4 +158,13 @@ GGUF = GGUF(
     ),
 )
 
-TINY = {"model_type": "gpt2", "vocab_size": 96, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2}
+TINY = {
+    "model_type": "gpt2",
+    "vocab_size": 96,
+    "n_embd": 32,
+    "n_head": 4,
+    "n_layer": 2,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}

@@ -25,7 +25,15 @@ class Keys:
 
     def __init__(self, hf: Mapping[str, Any]) -> None:
         self._hf = dict(hf)
-        self._read: set[str] = {"model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "auto_map", "_name_or_path"}
+        self._read: set[str] = {
+            "model_type",
+            "architectures",
+            "torch_dtype",
+            "dtype",
+            "transformers_version",
+            "auto_map",
+            "_name_or_path",
+        }
         self.where = f"config.json ({hf.get('model_type')})"
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -38,7 +46,9 @@ class Keys:
         """A positive whole number. Raises: ConfigError naming the key."""
         value = self.get(name, default)
         if value is None:
-            raise ConfigError(f"{name} is missing", where=self.where, remedy="the config may be of another model_type, or damaged")
+            raise ConfigError(
+                f"{name} is missing", where=self.where, remedy="the config may be of another model_type, or damaged"
+            )
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise ConfigError(f"{name} must be a positive whole number", where=self.where, received=repr(value))
         return value
@@ -47,19 +57,27 @@ class Keys:
         """The number of layers, bounded before anything is built for each."""
         count = self.size(name)
         if count > MAX_LAYERS:
-            raise ConfigError(f"{name} is out of range", where=self.where, expected=f"at most {MAX_LAYERS}", received=count)
+            raise ConfigError(
+                f"{name} is out of range", where=self.where, expected=f"at most {MAX_LAYERS}", received=count
+            )
         return count
 
     def activation(self, name: str, default: str) -> Activation:
         given = self.get(name, default)
         if given not in ACTIVATIONS:
-            raise UnsupportedError(f"activation {given!r} is not implemented", where=self.where, expected=", ".join(ACTIVATIONS))
+            raise UnsupportedError(
+                f"activation {given!r} is not implemented", where=self.where, expected=", ".join(ACTIVATIONS)
+            )
         return ACTIVATIONS[given]
 
     def only(self, name: str, *values: Any) -> None:
-        """The mechanism that another value would switch on is not implemented: say so rather than compute something else."""
+        """The mechanism that another value would switch on is not implemented: say so rather than compute something
+        else.
+        """
         if (given := self.get(name, values[0])) not in values:
-            raise UnsupportedError(f"{name} = {given!r} is not implemented", where=self.where, expected=" or ".join(map(repr, values)))
+            raise UnsupportedError(
+                f"{name} = {given!r} is not implemented", where=self.where, expected=" or ".join(map(repr, values))
+            )
 
     def token_ids(self, name: str, default: Any = None) -> tuple[int, ...]:
         """One id or several, as a tuple."""
@@ -74,7 +92,9 @@ class Keys:
         return str(given).removeprefix("torch.")
 
     def common(self, *, tied: bool) -> dict[str, Any]:
-        """The fields of ``ModelConfig`` that every family's config names alike; ``tied`` is the family's default. Read last: it takes the rest."""
+        """The fields of ``ModelConfig`` that every family's config names alike; ``tied`` is the family's default. Read
+        last: it takes the rest.
+        """
         return {
             "tie_embeddings": bool(self.get("tie_word_embeddings", tied)),
             "bos_token_id": self.get("bos_token_id"),
@@ -141,7 +161,11 @@ def rope_to_hf(rope: RopeConfig) -> dict[str, Any]:
         return {"rope_theta": rope.theta, "rope_scaling": None}
     written: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
     if scaling.kind == "factors":  # what transformers calls longrope, with one list for every length
-        written |= {"rope_type": "longrope", "original_max_position_embeddings": scaling.original_context_len, "attention_factor": 1.0}
+        written |= {
+            "rope_type": "longrope",
+            "original_max_position_embeddings": scaling.original_context_len,
+            "attention_factor": 1.0,
+        }
         written |= {"short_factor": list(scaling.short_factors), "long_factor": list(scaling.short_factors)}
     if scaling.kind in ("llama3", "yarn", "longrope"):
         written["original_max_position_embeddings"] = scaling.original_context_len
@@ -149,7 +173,9 @@ def rope_to_hf(rope: RopeConfig) -> dict[str, Any]:
         written |= {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}
     if scaling.kind == "yarn":
         written |= {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow, "truncate": scaling.truncate}
-        written |= {name: value for name in ("mscale", "mscale_all_dim") if (value := getattr(scaling, name)) is not None}
+        written |= {
+            name: value for name in ("mscale", "mscale_all_dim") if (value := getattr(scaling, name)) is not None
+        }
     if scaling.kind == "longrope":
         written |= {"short_factor": list(scaling.short_factors), "long_factor": list(scaling.long_factors)}
     if scaling.kind in ("yarn", "longrope") and scaling.attention_factor is not None:

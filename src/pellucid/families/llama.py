@@ -32,14 +32,18 @@ def build(
     windows: tuple[int | None, ...] | None = None,
     mlps: tuple[tuple[MLPConfig, ExpertsConfig | None], ...] | None = None,
 ) -> ModelConfig:
-    """A decoder of Llama's shape from its config keys; relatives add biases, norms of q and k, windows, experts (``mlps``, one a layer)."""
+    """A decoder of Llama's shape from its config keys; relatives add biases, norms of q and k, windows, experts
+    (``mlps``, one a layer).
+    """
     d_model, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     head_dim = keys.size("head_dim", head_dim or max(d_model // num_heads, 1))
     num_layers, context_len = keys.num_layers("num_hidden_layers"), keys.size("max_position_embeddings", 2048)
     norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6))
     rotary = rope(keys, head_dim, context_len)
     if mlps is None:
-        dense = MLPConfig(d_ff=keys.size("intermediate_size"), activation=keys.activation("hidden_act", "silu"), bias=mlp_bias)
+        dense = MLPConfig(
+            d_ff=keys.size("intermediate_size"), activation=keys.activation("hidden_act", "silu"), bias=mlp_bias
+        )
         mlps = ((dense, None),) * num_layers
     num_kv_heads = keys.size("num_key_value_heads", num_heads)
 
@@ -129,8 +133,13 @@ def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[s
 
 
 # llama.cpp's converter interleaves the rotary pairs of q and k for this architecture alone.
-Q_ROWS, K_ROWS = PermuteRope(lambda attention: attention.num_heads), PermuteRope(lambda attention: attention.num_kv_heads)
-GGUF = GGUF(architecture="llama", hf=gguf_hf, weights=llama_rules(q=(Q_ROWS,), k=(K_ROWS,)), ignored=("rope_freqs.weight",))
+Q_ROWS, K_ROWS = (
+    PermuteRope(lambda attention: attention.num_heads),
+    PermuteRope(lambda attention: attention.num_kv_heads),
+)
+GGUF = GGUF(
+    architecture="llama", hf=gguf_hf, weights=llama_rules(q=(Q_ROWS,), k=(K_ROWS,)), ignored=("rope_freqs.weight",)
+)
 
 TINY = {
     "model_type": "llama",

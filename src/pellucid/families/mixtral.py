@@ -1,6 +1,7 @@
 """Mixtral: Llama's shape (Mistral's, with its sliding window where one is given), every MLP a mixture of experts.
 
-Source: Jiang et al. 2024, *Mixtral of Experts* §2.1. Files keep each expert's matrices apart, as ``experts.N.w1`` (gate), ``w3`` (up), ``w2`` (down).
+Source: Jiang et al. 2024, *Mixtral of Experts* §2.1. Files keep each expert's matrices apart, as ``experts.N.w1``
+(gate), ``w3`` (up), ``w2`` (down).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
     num_layers = keys.num_layers("num_hidden_layers")
     mlp = MLPConfig(d_ff=keys.size("intermediate_size"), activation=keys.activation("hidden_act", "silu"))
-    experts = ExpertsConfig(num_experts=keys.size("num_local_experts", 8), experts_per_token=keys.size("num_experts_per_tok", 2))
+    experts = ExpertsConfig(
+        num_experts=keys.size("num_local_experts", 8), experts_per_token=keys.size("num_experts_per_tok", 2)
+    )
     windows = (keys.get("sliding_window"),) * num_layers
     return llama.build(keys, qkv_bias=False, windows=windows, mlps=((mlp, experts),) * num_layers)
 
@@ -49,11 +52,17 @@ IGNORED = llama.IGNORED
 
 def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
     experts = experts_keys("llama", metadata)
-    return common_keys("llama", metadata, tensors) | experts | {"model_type": "mixtral", "num_local_experts": experts.pop("num_experts")}
+    return (
+        common_keys("llama", metadata, tensors)
+        | experts
+        | {"model_type": "mixtral", "num_local_experts": experts.pop("num_experts")}
+    )
 
 
 _RULES = tuple(rule for rule in llama_rules(q=(llama.Q_ROWS,), k=(llama.K_ROWS,)) if ".mlp." not in rule.ours)
-GGUF = GGUF(architecture="llama", hf=gguf_hf, weights=(*_RULES, *EXPERT_RULES), ignored=("rope_freqs.weight",), experts=True)
+GGUF = GGUF(
+    architecture="llama", hf=gguf_hf, weights=(*_RULES, *EXPERT_RULES), ignored=("rope_freqs.weight",), experts=True
+)
 
 TINY = llama.TINY | {
     "model_type": "mixtral",

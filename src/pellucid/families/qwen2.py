@@ -1,4 +1,6 @@
-"""Qwen2 and Qwen2.5 (dense): Llama's shape with biases on q, k and v, and sliding windows in the upper layers where switched on."""
+"""Qwen2 and Qwen2.5 (dense): Llama's shape with biases on q, k and v, and sliding windows in the upper layers where
+switched on.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,24 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
 
 
 def windows(keys: Keys) -> tuple[int | None, ...]:
-    """Each layer's window: ``layer_types`` says which, or all from ``max_window_layers`` on; none unless ``use_sliding_window``."""
+    """Each layer's window: ``layer_types`` says which, or all from ``max_window_layers`` on; none unless
+    ``use_sliding_window``.
+    """
     num_layers = keys.num_layers("num_hidden_layers")
     window = keys.get("sliding_window", 4096)
     if not keys.get("use_sliding_window", False):
         window = None
     first = keys.get("max_window_layers", 28)
-    types = keys.get("layer_types") or ["sliding_attention" if i >= first else "full_attention" for i in range(num_layers)]
+    types = keys.get("layer_types") or [
+        "sliding_attention" if i >= first else "full_attention" for i in range(num_layers)
+    ]
     if len(types) != num_layers or set(types) - {"sliding_attention", "full_attention"}:
-        raise ConfigError("layer_types must name each layer's attention", where=keys.where, expected=f"{num_layers} kinds", received=types)
+        raise ConfigError(
+            "layer_types must name each layer's attention",
+            where=keys.where,
+            expected=f"{num_layers} kinds",
+            received=types,
+        )
     return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 

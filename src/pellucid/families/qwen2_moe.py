@@ -1,4 +1,6 @@
-"""Qwen2-MoE and Qwen1.5-MoE: Qwen2 with many narrow experts, and one that every token goes through, let in by a gate of its own."""
+"""Qwen2-MoE and Qwen1.5-MoE: Qwen2 with many narrow experts, and one that every token goes through, let in by a gate of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,16 @@ from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError
 from pellucid.config import MLPConfig, ModelConfig
 from pellucid.families import llama, qwen3_moe
-from pellucid.families.gguf import EXPERT_RULES, GGUF, SHARED_EXPERT_RULES, common_keys, expert_width, experts_keys, key, llama_rules
+from pellucid.families.gguf import (
+    EXPERT_RULES,
+    GGUF,
+    SHARED_EXPERT_RULES,
+    common_keys,
+    expert_width,
+    experts_keys,
+    key,
+    llama_rules,
+)
 from pellucid.families.hf import Keys
 from pellucid.families.rules import Rule
 
@@ -18,7 +29,9 @@ from pellucid.families.rules import Rule
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
     keys.only("use_sliding_window", False)
-    shared = MLPConfig(d_ff=keys.size("shared_expert_intermediate_size", 5632), activation=keys.activation("hidden_act", "silu"))
+    shared = MLPConfig(
+        d_ff=keys.size("shared_expert_intermediate_size", 5632), activation=keys.activation("hidden_act", "silu")
+    )
     experts = replace(qwen3_moe.experts(keys), shared=shared, shared_gated=True)
     return llama.build(keys, qkv_bias=bool(keys.get("qkv_bias", True)), mlps=qwen3_moe.mlps(keys, experts))
 
@@ -64,7 +77,9 @@ def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[s
     )
 
 
-GGUF = GGUF(architecture="qwen2moe", hf=gguf_hf, weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES), experts=True)
+GGUF = GGUF(
+    architecture="qwen2moe", hf=gguf_hf, weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES), experts=True
+)
 
 TINY = llama.TINY | {
     "model_type": "qwen2_moe",

@@ -22,7 +22,11 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
     bias = config.layers[0].attention.qkv_bias
-    return llama.base_to_hf(config) | windows_to_hf(config) | {"architectures": ["Qwen3ForCausalLM"], "attention_bias": bias}
+    return (
+        llama.base_to_hf(config)
+        | windows_to_hf(config)
+        | {"architectures": ["Qwen3ForCausalLM"], "attention_bias": bias}
+    )
 
 
 WEIGHTS = (

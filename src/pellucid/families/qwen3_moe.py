@@ -23,7 +23,9 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
 
 
 def experts(keys: Keys) -> ExpertsConfig:
-    """The routing that Qwen's configs describe; transformers 5 writes ``num_local_experts`` where it wrote ``num_experts`` before."""
+    """The routing that Qwen's configs describe; transformers 5 writes ``num_local_experts`` where it wrote
+    ``num_experts`` before.
+    """
     return ExpertsConfig(
         num_experts=keys.size("num_experts", keys.get("num_local_experts", 128)),
         experts_per_token=keys.size("num_experts_per_tok", 8),
@@ -44,11 +46,16 @@ def mlps(keys: Keys, experts: ExpertsConfig) -> tuple[tuple[MLPConfig, ExpertsCo
 
 
 def mlps_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The keys of ``mlps`` and ``experts``, by both names. ``intermediate_size`` means nothing where no layer is dense: it stays as it was."""
+    """The keys of ``mlps`` and ``experts``, by both names. ``intermediate_size`` means nothing where no layer is dense:
+    it stays as it was.
+    """
     found = next((layer for layer in config.layers if layer.experts), None)
     if found is None or found.experts is None:
         raise ConfigError("a model of this family has experts", where=config.model_type)
-    dense = next((layer.mlp.d_ff for layer in config.layers if not layer.experts), config.extra.get("intermediate_size", found.mlp.d_ff))
+    dense = next(
+        (layer.mlp.d_ff for layer in config.layers if not layer.experts),
+        config.extra.get("intermediate_size", found.mlp.d_ff),
+    )
     return {
         "intermediate_size": dense,
         "moe_intermediate_size": found.mlp.d_ff,
@@ -86,7 +93,11 @@ IGNORED = llama.IGNORED
 
 
 def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
-    its = {"model_type": "qwen3_moe", "norm_topk_prob": True, "moe_intermediate_size": expert_width("qwen3moe", metadata, tensors)}
+    its = {
+        "model_type": "qwen3_moe",
+        "norm_topk_prob": True,
+        "moe_intermediate_size": expert_width("qwen3moe", metadata, tensors),
+    }
     return common_keys("qwen3moe", metadata, tensors) | experts_keys("qwen3moe", metadata) | its
 
 

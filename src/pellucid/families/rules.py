@@ -1,7 +1,8 @@
 """Weight rules: one reversible table a family, used by load and save alike.
 
-A ``Rule`` pairs *their* names with *ours*; ``{i}`` stands for the layer, ``{e}`` for the expert of a sparse one. Transforms turn the
-arrays under their names into the arrays under ours, and back. All are moves of whole rows, or transposes: the values never change.
+A ``Rule`` pairs *their* names with *ours*; ``{i}`` stands for the layer, ``{e}`` for the expert of a sparse one.
+Transforms turn the arrays under their names into the arrays under ours, and back. All are moves of whole rows, or
+transposes: the values never change.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Split:
 
 
 class Unstack:
-    """One array (E, …) of all experts of a layer cut into E of one each; back: stacked. Nothing is copied on the way to ours."""
+    """One array (E, …) of all experts of a layer cut into E of one each; back: stacked. Nothing is copied on the way to
+    ours.
+    """
 
     def forward(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
         (stack,) = arrays
@@ -100,7 +103,9 @@ class PermuteRope:
         assert layer is not None
         heads = self.heads(layer.attention)
         if array.shape[0] % (2 * heads):
-            raise WeightsError("rows do not divide into heads", expected=f"a multiple of {2 * heads}", received=array.shape[0])
+            raise WeightsError(
+                "rows do not divide into heads", expected=f"a multiple of {2 * heads}", received=array.shape[0]
+            )
         return heads
 
     def forward(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
@@ -129,7 +134,8 @@ class Rule:
         return "{i}" in self.theirs
 
     def places(self, config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...], int]]:
-        """(their name, our names, layer), everywhere in a model: once for each layer, and each expert, that the name stands for.
+        """(their name, our names, layer), everywhere in a model: once for each layer, and each expert, that the name
+        stands for.
 
         Where ``{e}`` is in our name alone, theirs holds all experts of the layer in one.
         """
@@ -174,7 +180,9 @@ class Match:
 
 
 def matches(config: ModelConfig, rules: Iterable[Rule]) -> list[Match]:
-    """Every rule that applies to the model, at every layer. Raises: UnsupportedError where the rules leave a weight out."""
+    """Every rule that applies to the model, at every layer. Raises: UnsupportedError where the rules leave a weight
+    out.
+    """
     needed = weight_shapes(config)
     found = []
     for rule in rules:
@@ -187,7 +195,9 @@ def matches(config: ModelConfig, rules: Iterable[Rule]) -> list[Match]:
     return found
 
 
-def to_ours(config: ModelConfig, rules: Iterable[Rule], arrays: Mapping[str, Array], where: object) -> dict[str, Callable[[], dict[str, Array]]]:
+def to_ours(
+    config: ModelConfig, rules: Iterable[Rule], arrays: Mapping[str, Array], where: object
+) -> dict[str, Callable[[], dict[str, Array]]]:
     """Plan a load: each of our names → a call that makes it (and its siblings of a fused weight) from their arrays.
 
     Nothing is read or copied until a call is made. Shapes are checked in the call, against ``weight_shapes``.
@@ -198,7 +208,11 @@ def to_ours(config: ModelConfig, rules: Iterable[Rule], arrays: Mapping[str, Arr
     used = {match.theirs for match in found}
     unexpected = [name for name in arrays if name not in used]
     if missing or unexpected:
-        parts = [f"{len(names)} {kind}: {_some(names)}" for kind, names in (("missing", missing), ("unexpected", unexpected)) if names]
+        parts = [
+            f"{len(names)} {kind}: {_some(names)}"
+            for kind, names in (("missing", missing), ("unexpected", unexpected))
+            if names
+        ]
         raise WeightsError(
             f"the weights do not fit the config; {'; '.join(parts)}",
             where=where,

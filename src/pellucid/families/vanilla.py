@@ -1,8 +1,9 @@
 """The transformer of *Attention Is All You Need* (Vaswani et al. 2017), decoder-only.
 
-Sinusoidal positions: PE(pos, 2i) = sin(pos / 10000^(2i/d_model)), PE(pos, 2i+1) = cos(…), added to embeddings that are scaled by
-√d_model; multi-head softmax attention; ReLU (or GELU) between two linear maps; LayerNorm with bias, after each residual sum
-(``post``, the paper) or before each part (``pre``, GPT-2's order, with a final norm). Its config keys are Pellucid's own words.
+Sinusoidal positions: PE(pos, 2i) = sin(pos / 10000^(2i/d_model)), PE(pos, 2i+1) = cos(…), added to embeddings that are
+scaled by √d_model; multi-head softmax attention; ReLU (or GELU) between two linear maps; LayerNorm with bias, after
+each residual sum (``post``, the paper) or before each part (``pre``, GPT-2's order, with a final norm). Its config keys
+are Pellucid's own words.
 """
 
 from __future__ import annotations
@@ -21,15 +22,20 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     d_model, num_heads = keys.size("d_model", 512), keys.size("num_heads", 8)
     bias = bool(keys.get("bias", True))
     norm = NormConfig(kind="layer", eps=keys.get("norm_eps", 1e-5), bias=bias)
-    attention = AttentionConfig(num_heads=num_heads, num_kv_heads=num_heads, head_dim=max(d_model // num_heads, 1), qkv_bias=bias, o_bias=bias)
-    mlp = MLPConfig(d_ff=keys.size("d_ff", 4 * d_model), activation=keys.activation("activation", "relu"), gated=False, bias=bias)
+    attention = AttentionConfig(
+        num_heads=num_heads, num_kv_heads=num_heads, head_dim=max(d_model // num_heads, 1), qkv_bias=bias, o_bias=bias
+    )
+    mlp = MLPConfig(
+        d_ff=keys.size("d_ff", 4 * d_model), activation=keys.activation("activation", "relu"), gated=False, bias=bias
+    )
     order = keys.get("norm_order", "post")
     return ModelConfig(
         model_type="vanilla",
         vocab_size=keys.size("vocab_size"),
         d_model=d_model,
         context_len=keys.size("context_len", 512),
-        layers=(LayerConfig(attention=attention, mlp=mlp, norm=norm, norm_order=order),) * keys.num_layers("num_layers"),
+        layers=(LayerConfig(attention=attention, mlp=mlp, norm=norm, norm_order=order),)
+        * keys.num_layers("num_layers"),
         final_norm=norm if order == "pre" else None,
         position="sinusoidal",
         embedding_scale=math.sqrt(d_model) if keys.get("scale_embedding", True) else 1.0,

@@ -27,10 +27,12 @@ class _Draft:
 
 
 class DraftModel:
-    """Guesses the tokens that another model with the same vocabulary chooses, by the same rules and with the same random numbers.
+    """Guesses the tokens that another model with the same vocabulary chooses, by the same rules and with the same
+    random numbers.
 
-    So where two models agree on the distribution they draw the same token. The draft owns its executor meanwhile; its slots follow the
-    engine's, and its prompts are computed when the first guess is due, after the first token. Source: Leviathan et al. 2023.
+    So where two models agree on the distribution they draw the same token. The draft owns its executor meanwhile; its
+    slots follow the engine's, and its prompts are computed when the first guess is due, after the first token. Source:
+    Leviathan et al. 2023.
     """
 
     def __init__(self, executor: Executor, most: int = 7, *, max_slots: int = 16) -> None:
@@ -54,7 +56,9 @@ class DraftModel:
         guesses: dict[Sequence, list[int]] = {sequence: [] for sequence in pending}
         states = {sequence: sequence.state.ahead() for sequence in pending if not sequence.state.params.plain_greedy}
         while pending:
-            logits = self.executor.step([StepInput(self._drafts[sequence].slot, ids, (len(ids) - 1,)) for sequence, ids in pending.items()])
+            logits = self.executor.step(
+                [StepInput(self._drafts[sequence].slot, ids, (len(ids) - 1,)) for sequence, ids in pending.items()]
+            )
             rows, best = logits.numpy() if states else np.empty(0), logits.argmax()
             following: dict[Sequence, list[int]] = {}
             for row, (sequence, ids) in enumerate(pending.items()):

@@ -23,24 +23,27 @@ from pellucid.text.detokenizer import IncrementalDetokenizer
 if TYPE_CHECKING:
     from pellucid.text.tokenizer import Tokenizer
 
-# Rows beyond which a step computes no guesses. On a CPU, a row costs nearly as much beside sixteen others as it would by itself.
+# Rows beyond which a step computes no guesses. On a CPU, a row costs nearly as much beside sixteen others as it would
+# by itself.
 GUESSING_ROWS = 16
 
 
 class Engine:
     """Answers requests with one executor, which it owns meanwhile. Not thread-safe.
 
-    A request's greedy tokens, and for a given seed its sampled ones, are the same alone and in any company, as far as the executor's
-    numbers are: each has its own slot, its own random numbers, and chunks that are cut by its own prompt alone.
+    A request's greedy tokens, and for a given seed its sampled ones, are the same alone and in any company, as far as
+    the executor's numbers are: each has its own slot, its own random numbers, and chunks that are cut by its own prompt
+    alone.
 
-    What answers have computed is kept when they end, in the slots that others do not need, and a prompt that begins alike goes on from
-    there (``reuse``): a conversation's next turn computes what is new in it. The tokens are the same as without. Where the model's weights
-    change, ``forget`` what was computed with the old ones.
+    What answers have computed is kept when they end, in the slots that others do not need, and a prompt that begins
+    alike goes on from there (``reuse``): a conversation's next turn computes what is new in it. The tokens are the same
+    as without. Where the model's weights change, ``forget`` what was computed with the old ones.
 
-    ``max_batch``: answers written at a time, and slots in all. ``prefill_chunk``: tokens of a prompt computed in one step; None: 512, or
-    128 where only whole chunks can be reused. ``max_tokens_per_step``: tokens of all requests in one step; more than its least lets
-    several prompts advance together. ``context_len``: a context shorter than the model's own, to save memory. ``speculate``: guesses
-    tokens ahead (``PromptLookup``, ``DraftModel``). With a tokenizer, events carry text.
+    ``max_batch``: answers written at a time, and slots in all. ``prefill_chunk``: tokens of a prompt computed in one
+    step; None: 512, or 128 where only whole chunks can be reused. ``max_tokens_per_step``: tokens of all requests in
+    one step; more than its least lets several prompts advance together. ``context_len``: a context shorter than the
+    model's own, to save memory. ``speculate``: guesses tokens ahead (``PromptLookup``, ``DraftModel``). With a
+    tokenizer, events carry text.
     """
 
     def __init__(
@@ -66,7 +69,12 @@ class Engine:
         _check("max_batch", max_batch, 1)
         _check("prefill_chunk", prefill_chunk, 1)
         _check("max_tokens_per_step", least if max_tokens_per_step is None else max_tokens_per_step, least)
-        _check("context_len", executor.config.context_len if context_len is None else context_len, 1, executor.config.context_len)
+        _check(
+            "context_len",
+            executor.config.context_len if context_len is None else context_len,
+            1,
+            executor.config.context_len,
+        )
         self.executor, self.tokenizer = executor, tokenizer
         self.context_len = context_len or executor.config.context_len
         self._speculate, self._reuse = speculate, reuse
@@ -82,17 +90,21 @@ class Engine:
         """
         request = self._fit(request)
         request_id, seed = self._next_id, fresh_seed(request.sampling)
-        first, *siblings = (Sequence(request_id, index, request, seed, self._detokenizer(request)) for index in range(request.n))
+        first, *siblings = (
+            Sequence(request_id, index, request, seed, self._detokenizer(request)) for index in range(request.n)
+        )
         first.siblings = siblings
         self._next_id += 1
         self._scheduler.waiting.append(first)
         return request_id
 
     def step(self) -> list[Event]:
-        """Run the model once, advancing each request in the batch by a token or a chunk. Returns what happened; often nothing, in a prefill.
+        """Run the model once, advancing each request in the batch by a token or a chunk. Returns what happened; often
+        nothing, in a prefill.
 
-        What interrupts it, an error of the executor or Ctrl-C, is raised on and ends the requests that were running (``error``,
-        ``cancelled``). The engine stays usable: waiting requests go on with the next call, which also tells of those that ended.
+        What interrupts it, an error of the executor or Ctrl-C, is raised on and ends the requests that were running
+        (``error``, ``cancelled``). The engine stays usable: waiting requests go on with the next call, which also tells
+        of those that ended.
         """
         try:
             self._admit()
@@ -108,7 +120,9 @@ class Engine:
         return events
 
     def cancel(self, request_id: int) -> None:
-        """End a request wherever it is; its last events come with the next step. One that is finished or unknown is left alone."""
+        """End a request wherever it is; its last events come with the next step. One that is finished or unknown is
+        left alone.
+        """
         for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
             if sequence.request_id == request_id:
                 self._drop(sequence, "cancelled")
@@ -129,7 +143,8 @@ class Engine:
         return bool(self._scheduler.waiting or self._scheduler.running or self._events)
 
     def stream(self, request: Request) -> Generator[Event]:
-        """Add a request and yield its events. Other requests advance along with it; their events wait for whoever asks for them.
+        """Add a request and yield its events. Other requests advance along with it; their events wait for whoever asks
+        for them.
 
         Leaving the loop early cancels the request.
         """
@@ -142,7 +157,9 @@ class Engine:
         events = self._stream({request_id: request.n for request_id, request in zip(ids, fitted, strict=True)})
         answers = {(event.request_id, event.index): event.answer for event in events if event.answer is not None}
         return [
-            Result(prompt_ids=request.prompt_ids, answers=tuple(answers[request_id, index] for index in range(request.n)))
+            Result(
+                prompt_ids=request.prompt_ids, answers=tuple(answers[request_id, index] for index in range(request.n))
+            )
             for request_id, request in zip(ids, fitted, strict=True)
         ]
 
@@ -188,7 +205,9 @@ class Engine:
             row += len(given.wanted)
 
     def _follow(self, sequence: Sequence, row: int, rows: np.ndarray | None, best: np.ndarray | None) -> None:
-        """The token after the last, and those after the guesses as long as these are right; what was computed for wrong ones is taken back."""
+        """The token after the last, and those after the guesses as long as these are right; what was computed for wrong
+        ones is taken back.
+        """
         right, guess = 0, sequence.guess
         sequence.pace.guessed += len(guess)
         while True:
@@ -204,7 +223,9 @@ class Engine:
             self.executor.truncate(sequence.slot, sequence.computed)
 
     def _choose_one(self, sequence: Sequence, row: int, rows: np.ndarray | None, best: np.ndarray | None) -> int | None:
-        """Choose a token by its row of logits, or their argmax. A sequence that fails (say, in its detokenizer) fails alone."""
+        """Choose a token by its row of logits, or their argmax. A sequence that fails (say, in its detokenizer) fails
+        alone.
+        """
         try:
             if rows is not None and sequence.needs_logits:
                 event = sequence.choose(rows[row])
@@ -254,7 +275,9 @@ class Engine:
             self._speculate.release(sequence)
 
     def _stream(self, num_answers: dict[int, int]) -> Generator[Event]:
-        """Step until these requests (id → answers) are finished, yielding their events and leaving all others where they are."""
+        """Step until these requests (id → answers) are finished, yielding their events and leaving all others where
+        they are.
+        """
         unfinished = {(request_id, index) for request_id, n in num_answers.items() for index in range(n)}
         try:
             while unfinished:
@@ -276,10 +299,14 @@ class Engine:
         request = request.fit(self.executor.config, self.context_len)
         if request.n > self._scheduler.max_batch:
             raise RequestError(
-                "a request's answers are written together", expected=f"n of at most max_batch = {self._scheduler.max_batch}", received=request.n
+                "a request's answers are written together",
+                expected=f"n of at most max_batch = {self._scheduler.max_batch}",
+                received=request.n,
             )
         if request.stop and self.tokenizer is None:
-            raise RequestError("stop strings are looked for in text", remedy="give the engine a tokenizer, or use stop_token_ids")
+            raise RequestError(
+                "stop strings are looked for in text", remedy="give the engine a tokenizer, or use stop_token_ids"
+            )
         return request
 
     def _detokenizer(self, request: Request) -> IncrementalDetokenizer | None:
@@ -288,5 +315,7 @@ class Engine:
 
 def _check(name: str, value: int, least: int, most: float = math.inf) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        expected = f"a whole number of at least {least}" if most == math.inf else f"a whole number from {least} to {most}"
+        expected = (
+            f"a whole number of at least {least}" if most == math.inf else f"a whole number from {least} to {most}"
+        )
         raise RequestError(f"{name} is out of range", where="engine", expected=expected, received=repr(value))

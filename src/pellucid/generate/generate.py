@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 class Streamer(Protocol):
-    """Receives ids as they come, as transformers' ``BaseStreamer`` does: first the prompt (1, T), then each new token (1,)."""
+    """Receives ids as they come, as transformers' ``BaseStreamer`` does: first the prompt (1, T), then each new token
+    (1,).
+    """
 
     def put(self, value: np.ndarray) -> None: ...
 
@@ -43,7 +45,8 @@ def generate(
     prefill_chunk: int | None = None,
     speculate: Speculator | None = None,
 ) -> list[Result]:
-    """Answer every prompt, together. Arguments as in ``Request`` and ``Engine``; a seed is each prompt's own, so equal prompts answer alike.
+    """Answer every prompt, together. Arguments as in ``Request`` and ``Engine``; a seed is each prompt's own, so equal
+    prompts answer alike.
 
     Raises: what ``Engine.add`` raises, before any work is done; and what made an answer fail.
     """
@@ -72,7 +75,10 @@ def generate(
 
 def _streamed(engine: Engine, requests: list[Request], streamer: Streamer) -> Result:
     if len(requests) != 1 or requests[0].n != 1:
-        raise RequestError("a streamer takes one answer to one prompt", received=f"{len(requests)} prompts, n={requests[0].n if requests else 1}")
+        raise RequestError(
+            "a streamer takes one answer to one prompt",
+            received=f"{len(requests)} prompts, n={requests[0].n if requests else 1}",
+        )
     events, answer = engine.stream(requests[0]), None
     streamer.put(np.array([requests[0].prompt_ids]))
     for event in events:
@@ -85,10 +91,14 @@ def _streamed(engine: Engine, requests: list[Request], streamer: Streamer) -> Re
 
 
 def append_new_tokens(input_ids: np.ndarray, results: Sequence[Result], pad_token_id: int) -> np.ndarray:
-    """What Hugging Face's ``generate`` returns: each row of ``input_ids`` (B, T) as given, padding and all, then its new tokens.
+    """What Hugging Face's ``generate`` returns: each row of ``input_ids`` (B, T) as given, padding and all, then its
+    new tokens.
 
     Answers that end early are padded on the right. With n answers a prompt, its row comes n times, one after the other.
     """
     answers = [(row, answer) for row, result in zip(input_ids, results, strict=True) for answer in result.answers]
     longest = max((len(answer.token_ids) for _, answer in answers), default=0)
-    return np.array([[*row, *answer.token_ids, *[pad_token_id] * (longest - len(answer.token_ids))] for row, answer in answers], input_ids.dtype)
+    return np.array(
+        [[*row, *answer.token_ids, *[pad_token_id] * (longest - len(answer.token_ids))] for row, answer in answers],
+        input_ids.dtype,
+    )

@@ -9,7 +9,8 @@ LONGEST_REST = 16  # steps
 
 @dataclass
 class Pace:
-    """Guesses cost time where they are wrong: a row each, on a CPU a fifth to a third of a step. So their number follows from what came of others.
+    """Guesses cost time where they are wrong: a row each, on a CPU a fifth to a third of a step. So their number
+    follows from what came of others.
 
     1, 3, 7, 15 …: with the token before them these fill the tiles of four rows in which matrix products are computed.
     """

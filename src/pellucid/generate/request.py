@@ -22,15 +22,21 @@ class Request:
     max_new_tokens: int | None = None  # None: until the model stops or its context is full
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: str | Sequence[str] = ()  # an answer ends before the first of these in its text; needs a tokenizer
-    stop_token_ids: Collection[int] | None = None  # None: the model's end-of-text ids; (): only length or a stop string ends it
+    stop_token_ids: Collection[int] | None = (
+        None  # None: the model's end-of-text ids; (): only length or a stop string ends it
+    )
     n: int = 1  # answers to the one prompt, each with its own random numbers
-    logprobs: int | None = None  # report each token's log-probability, and those of so many of the most probable; None: none
+    logprobs: int | None = (
+        None  # report each token's log-probability, and those of so many of the most probable; None: none
+    )
 
     def __post_init__(self) -> None:
         for name, least in (("max_new_tokens", 1), ("n", 1), ("logprobs", 0)):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise RequestError(f"{name} is out of range", expected=f"a whole number of at least {least}", received=repr(value))
+                raise RequestError(
+                    f"{name} is out of range", expected=f"a whole number of at least {least}", received=repr(value)
+                )
         object.__setattr__(self, "prompt_ids", _ids("prompt_ids", self.prompt_ids))
         if self.stop_token_ids is not None:
             object.__setattr__(self, "stop_token_ids", frozenset(_ids("stop_token_ids", self.stop_token_ids)))
@@ -39,21 +45,33 @@ class Request:
             raise RequestError("a stop string must have at least one character", received=list(self.stop))
 
     def fit(self, config: ModelConfig, context_len: int) -> Request:
-        """The same request with all that the model decides filled in: an empty prompt becomes its bos, open ends get numbers.
+        """The same request with all that the model decides filled in: an empty prompt becomes its bos, open ends get
+        numbers.
 
-        What is asked for explicitly is never cut. A prompt must leave room for one token; an explicit ``max_new_tokens`` must fit behind
-        it (as in OpenAI's API and vLLM), and only where none is given does the context decide.
-        Raises: RequestError for an id out of range or an empty prompt without a bos; ContextLengthError naming the lengths.
+        What is asked for explicitly is never cut. A prompt must leave room for one token; an explicit
+        ``max_new_tokens`` must fit behind it (as in OpenAI's API and vLLM), and only where none is given does the
+        context decide. Raises: RequestError for an id out of range or an empty prompt without a bos; ContextLengthError
+        naming the lengths.
         """
         prompt = self.prompt_ids or (() if config.bos_token_id is None else (config.bos_token_id,))
         if not prompt:
-            raise RequestError("the prompt is empty, and this model has no token to begin a text with", remedy="give at least one token")
+            raise RequestError(
+                "the prompt is empty, and this model has no token to begin a text with",
+                remedy="give at least one token",
+            )
         if not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
             wrong = next(token for token in prompt if not 0 <= token < config.vocab_size)
             remedy = "does the tokenizer belong to this model?"
-            raise RequestError("a prompt's token id is out of range", expected=f"0 to {config.vocab_size - 1}", received=wrong, remedy=remedy)
+            raise RequestError(
+                "a prompt's token id is out of range",
+                expected=f"0 to {config.vocab_size - 1}",
+                received=wrong,
+                remedy=remedy,
+            )
         if (biased := max(self.sampling.logit_bias, default=0)) >= config.vocab_size:
-            raise RequestError("logit_bias names no token of this model", expected=f"0 to {config.vocab_size - 1}", received=biased)
+            raise RequestError(
+                "logit_bias names no token of this model", expected=f"0 to {config.vocab_size - 1}", received=biased
+            )
         room = context_len - len(prompt)
         if room < 1:
             raise ContextLengthError(

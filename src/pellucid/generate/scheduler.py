@@ -9,11 +9,12 @@ from pellucid.generate.sequence import Sequence
 
 
 class Scheduler:
-    """First come, first served: every answer that is being written gets its next token, then prompts advance by whole chunks.
+    """First come, first served: every answer that is being written gets its next token, then prompts advance by whole
+    chunks.
 
-    A step runs at most ``max_batch`` sequences and ``max_tokens_per_step`` tokens. A chunk is never made smaller to fit: it waits,
-    because where a prompt is cut must not depend on who else is here. ``max_tokens_per_step`` holds a decode of every sequence, with
-    its guesses, and one chunk, so the first prompt in line always advances.
+    A step runs at most ``max_batch`` sequences and ``max_tokens_per_step`` tokens. A chunk is never made smaller to
+    fit: it waits, because where a prompt is cut must not depend on who else is here. ``max_tokens_per_step`` holds a
+    decode of every sequence, with its guesses, and one chunk, so the first prompt in line always advances.
     """
 
     def __init__(self, max_batch: int, prefill_chunk: int, max_tokens_per_step: int) -> None:

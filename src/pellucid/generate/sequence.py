@@ -21,7 +21,9 @@ class Sequence:
     ``siblings`` are the other answers to the same prompt, until the prompt has been computed and they part.
     """
 
-    def __init__(self, request_id: int, index: int, request: Request, seed: int, detokenizer: IncrementalDetokenizer | None) -> None:
+    def __init__(
+        self, request_id: int, index: int, request: Request, seed: int, detokenizer: IncrementalDetokenizer | None
+    ) -> None:
         self.request_id, self.index, self.request = request_id, index, request
         self.siblings: list[Sequence] = []
         self.slot: int | None = None
@@ -65,13 +67,17 @@ class Sequence:
         return self.request.logprobs is not None or not self.request.sampling.plain_greedy
 
     def next_input(self, chunk: int) -> StepInput:
-        """What to compute next: ``chunk`` tokens of the prompt, or its rest, or the last new token and a guess at those after it.
+        """What to compute next: ``chunk`` tokens of the prompt, or its rest, or the last new token and a guess at those
+        after it.
 
-        Prompts are cut at multiples of ``chunk`` whatever else the step holds: a sequence's numbers depend on where it is cut.
+        Prompts are cut at multiples of ``chunk`` whatever else the step holds: a sequence's numbers depend on where it
+        is cut.
         """
         assert self.slot is not None
         if not self.in_prefill:
-            return StepInput(self.slot, [self.token_ids[-1], *self.guess], range(1 + len(self.guess)), one_by_one=bool(self.guess))
+            return StepInput(
+                self.slot, [self.token_ids[-1], *self.guess], range(1 + len(self.guess)), one_by_one=bool(self.guess)
+            )
         prompt, stop = self.request.prompt_ids, self.computed + chunk
         tokens = prompt[self.computed : stop]
         return StepInput(self.slot, tokens, (len(tokens) - 1,) if stop >= len(prompt) else ())
@@ -82,7 +88,12 @@ class Sequence:
 
     def branch(self, prefilled: Sequence, slot: int) -> None:
         """Go on from a sibling's prompt, copied to ``slot``."""
-        self.slot, self.computed, self.reused, self._started = slot, prefilled.computed, prefilled.reused, prefilled._started
+        self.slot, self.computed, self.reused, self._started = (
+            slot,
+            prefilled.computed,
+            prefilled.reused,
+            prefilled._started,
+        )
 
     def choose(self, logits: np.ndarray) -> Event:
         """Take the next token from a row of logits."""
@@ -145,7 +156,14 @@ class Sequence:
                 timings=self._timings(),
                 error=error,
             )
-        return Event(request_id=self.request_id, index=self.index, token_id=token, text=text, logprobs=its_logprobs, answer=self.answer)
+        return Event(
+            request_id=self.request_id,
+            index=self.index,
+            token_id=token,
+            text=text,
+            logprobs=its_logprobs,
+            answer=self.answer,
+        )
 
     def _timings(self) -> Timings:
         return Timings(

@@ -22,8 +22,8 @@ class _Kept:
 class Slots:
     """An executor's slots, new or used before. The least recently used give way.
 
-    ``chunk``: where splits matter, a prompt goes on only where it would be cut anyway, at a multiple of it; None: anywhere. So its
-    numbers are those that it would have in a new slot.
+    ``chunk``: where splits matter, a prompt goes on only where it would be cut anyway, at a multiple of it; None:
+    anywhere. So its numbers are those that it would have in a new slot.
     """
 
     def __init__(self, executor: Executor, context_len: int, chunk: int | None) -> None:
@@ -32,7 +32,8 @@ class Slots:
         self._capacity: dict[int, int] = {}  # of slots in use
 
     def take(self, prompt: Sequence[int] | np.ndarray, capacity: int) -> tuple[int, int]:
-        """A slot with room for ``capacity`` tokens, and how many of the prompt's it holds: never all, for the last one's logits are wanted.
+        """A slot with room for ``capacity`` tokens, and how many of the prompt's it holds: never all, for the last
+        one's logits are wanted.
 
         The kept slot that has most of it is taken over, or copied where much else would be lost.
         """
@@ -55,7 +56,9 @@ class Slots:
         return self._note(self.executor.fork(slot, capacity, length), capacity)
 
     def keep(self, slot: int, token_ids: Sequence[int] | np.ndarray, reusable: int) -> None:
-        """The slot's owner has finished, and vouches for its first tokens: it is kept, or freed where nothing can come of it."""
+        """The slot's owner has finished, and vouches for its first tokens: it is kept, or freed where nothing can come
+        of it.
+        """
         capacity = self._capacity.pop(slot)
         try:
             length = min(len(token_ids), self.executor.length(slot))
@@ -86,7 +89,9 @@ class Slots:
         return length if self.chunk is None else length // self.chunk * self.chunk
 
     def _continue(self, kept: _Kept, length: int, capacity: int) -> int:
-        """A kept slot cut back to ``length``; where it is too small, a copy with room to grow, so that a conversation is seldom copied."""
+        """A kept slot cut back to ``length``; where it is too small, a copy with room to grow, so that a conversation
+        is seldom copied.
+        """
         try:
             if capacity <= kept.capacity:
                 self.executor.truncate(kept.slot, length)

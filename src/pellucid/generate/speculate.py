@@ -1,9 +1,10 @@
-"""Speculative decoding: guess the next tokens cheaply, let the model compute them all in one step, keep those that are right.
+"""Speculative decoding: guess the next tokens cheaply, let the model compute them all in one step, keep those that are
+right.
 
-A guess is right where the model's own choice, made by the request's own rules and random numbers, is the same token. So an answer has the
-same tokens with guesses as without, greedy or drawn, as far as the executor computes several tokens of a slot as it would one by one.
-Source: Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding"; this way of accepting keeps more than their
-guarantee (the same tokens, not just the same distribution).
+A guess is right where the model's own choice, made by the request's own rules and random numbers, is the same token. So
+an answer has the same tokens with guesses as without, greedy or drawn, as far as the executor computes several tokens
+of a slot as it would one by one. Source: Leviathan et al. 2023, "Fast Inference from Transformers via Speculative
+Decoding"; this way of accepting keeps more than their guarantee (the same tokens, not just the same distribution).
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Speculator(Protocol):
 
 
 class PromptLookup:
-    """Guesses that the text goes on as it did when its last tokens stood there before: in summaries, corrections, code, quotations.
+    """Guesses that the text goes on as it did when its last tokens stood there before: in summaries, corrections, code,
+    quotations.
 
     Source: Saxena 2023, "Prompt Lookup Decoding".
     """
@@ -64,7 +66,8 @@ class PromptLookup:
 def continuation(ids: np.ndarray, most: int, *, shortest: int = 2, longest: int = 8) -> list[int]:
     """What followed the last earlier place where the text ended as it ends now, in at least ``shortest`` tokens.
 
-    The place that agrees in most tokens, up to ``longest``; the last of several. A text that repeats itself is continued beyond its end.
+    The place that agrees in most tokens, up to ``longest``; the last of several. A text that repeats itself is
+    continued beyond its end.
     """
     places, end, agreed = np.flatnonzero(ids[:-1] == ids[-1]), len(ids) - 1, 1
     while len(places) and agreed < longest:
@@ -82,5 +85,7 @@ def continuation(ids: np.ndarray, most: int, *, shortest: int = 2, longest: int 
 def check_most(most: int) -> int:
     """Raises: RequestError."""
     if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= MAX_GUESSES:
-        raise RequestError("the number of tokens to guess is out of range", expected=f"1 to {MAX_GUESSES}", received=repr(most))
+        raise RequestError(
+            "the number of tokens to guess is out of range", expected=f"1 to {MAX_GUESSES}", received=repr(most)
+        )
     return most

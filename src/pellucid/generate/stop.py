@@ -8,8 +8,8 @@ from collections.abc import Sequence
 class StopStrings:
     """Lets text through up to the first stop string, holding back what may become one.
 
-    The first is the one complete first, and of those complete at once the longest; so the outcome depends on the text alone, not on
-    the pieces it comes in.
+    The first is the one complete first, and of those complete at once the longest; so the outcome depends on the text
+    alone, not on the pieces it comes in.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:

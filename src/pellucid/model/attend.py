@@ -1,7 +1,7 @@
 """Ways to attend: the fused kernel, and the same mathematics step by step with every matrix open to view.
 
-Both take q (B, H, T, E), k and v (B, K, T, E) as rotated and projected, append k and v to the cache if there is one, and return
-z = softmax(q kᵀ · scale + mask) v of shape (B, H, T, E).
+Both take q (B, H, T, E), k and v (B, K, T, E) as rotated and projected, append k and v to the cache if there is one,
+and return z = softmax(q kᵀ · scale + mask) v of shape (B, H, T, E).
 """
 
 from __future__ import annotations
@@ -41,9 +41,13 @@ def sdpa(attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context) ->
         return explicit(attention, q, k, v, ctx)
     k, v, start, first = _with_cached(attention, k, v, ctx)
     num_keys, groups = k.shape[2], num_heads // k.shape[1]
-    implied = ctx.key_mask is None and num_queries in (1, num_keys) and (config.window is None or num_keys <= config.window)
+    implied = (
+        ctx.key_mask is None and num_queries in (1, num_keys) and (config.window is None or num_keys <= config.window)
+    )
     mask = None if implied else _mask(attention, num_queries, num_keys, start, first, ctx)
-    if num_queries == 1 and groups > 1:  # one query: the heads that share a key-value head stand in as its rows; nothing is repeated
+    if (
+        num_queries == 1 and groups > 1
+    ):  # one query: the heads that share a key-value head stand in as its rows; nothing is repeated
         q = q.view(batch, k.shape[1], groups, head_dim)
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=config.softmax_scale)
         return z.view(batch, num_heads, 1, head_dim)
@@ -81,4 +85,9 @@ def _mask(attention: Attention, num_queries: int, num_keys: int, start: int, fir
     device = ctx.positions.device
     queries = torch.arange(start, start + num_queries, device=device)
     keys = torch.arange(first, first + num_keys, device=device)
-    return visible(queries, keys, attention.config.window, None if ctx.key_mask is None else ctx.key_mask[:, first : first + num_keys])
+    return visible(
+        queries,
+        keys,
+        attention.config.window,
+        None if ctx.key_mask is None else ctx.key_mask[:, first : first + num_keys],
+    )

@@ -13,7 +13,9 @@ from pellucid.model.position import rotate
 
 
 class Attention(nn.Module):
-    """z = softmax(q kᵀ · scale + mask) v by head, then z W_o (+ b). Source: Vaswani et al. 2017; GQA: Ainslie et al. 2023."""
+    """z = softmax(q kᵀ · scale + mask) v by head, then z W_o (+ b). Source: Vaswani et al. 2017; GQA: Ainslie et al.
+    2023.
+    """
 
     def __init__(self, d_model: int, config: AttentionConfig, layer: int) -> None:
         super().__init__()

@@ -15,7 +15,9 @@ ROLLBACK = 32  # tokens that every cache can take back: as many guesses may have
 
 class LayerCache(Protocol):
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Add (B, K, T, E); returns the keys and values to attend to, and the place in the sequence of the first of them."""
+        """Add (B, K, T, E); returns the keys and values to attend to, and the place in the sequence of the first of
+        them.
+        """
         ...
 
     def truncate(self, length: int) -> None: ...
@@ -28,7 +30,9 @@ class LayerCache(Protocol):
 class FullCache:
     """Every key and value, in one buffer of (B, K, capacity, E); appending writes in place and returns views."""
 
-    def __init__(self, config: AttentionConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, config: AttentionConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         shape = (batch, config.num_kv_heads, capacity, config.head_dim)
         self.k, self.v = torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device)
         self.length = 0
@@ -46,13 +50,16 @@ class FullCache:
 
 
 class WindowCache:
-    """The last ``window`` keys and values, and some more. The buffer holds twice the window, so that moving them to its front is rare.
+    """The last ``window`` keys and values, and some more. The buffer holds twice the window, so that moving them to its
+    front is rare.
 
-    A query needs ``window − 1`` positions before it; what is older by ``ROLLBACK`` is dropped when room is needed. What attention gets
-    follows from the window alone, not from the buffer's size or what it still holds.
+    A query needs ``window − 1`` positions before it; what is older by ``ROLLBACK`` is dropped when room is needed. What
+    attention gets follows from the window alone, not from the buffer's size or what it still holds.
     """
 
-    def __init__(self, config: AttentionConfig, batch: int, dtype: torch.dtype, device: torch.device, capacity: int | None = None) -> None:
+    def __init__(
+        self, config: AttentionConfig, batch: int, dtype: torch.dtype, device: torch.device, capacity: int | None = None
+    ) -> None:
         assert config.window is not None
         self.kept = config.window - 1
         size = 2 * config.window + ROLLBACK
@@ -87,10 +94,13 @@ class WindowCache:
         self.k[:, :, : self.stop], self.v[:, :, : self.stop] = other.k[:, :, : self.stop], other.v[:, :, : self.stop]
 
     def _entries(self, length: int) -> int:
-        """Entries of the buffer that belong to the first ``length`` tokens. Raises: UnsupportedError where too many of these are gone."""
+        """Entries of the buffer that belong to the first ``length`` tokens. Raises: UnsupportedError where too many of
+        these are gone.
+        """
         if self.first and length < self.first + self.kept:
             raise UnsupportedError(
-                "a sliding-window cache has dropped what this truncation needs", expected=f"at least {self.first + self.kept} tokens"
+                "a sliding-window cache has dropped what this truncation needs",
+                expected=f"at least {self.first + self.kept} tokens",
             )
         return length - self.first
 
@@ -98,8 +108,16 @@ class WindowCache:
 class Cache:
     """One sequence's (or one batch's) keys and values in every layer."""
 
-    def __init__(self, config: ModelConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
-        self.config, self.batch, self.capacity, self.dtype, self.device = config, batch, capacity, dtype, torch.device(device)
+    def __init__(
+        self, config: ModelConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> None:
+        self.config, self.batch, self.capacity, self.dtype, self.device = (
+            config,
+            batch,
+            capacity,
+            dtype,
+            torch.device(device),
+        )
         self.length = 0
         self.layers: list[LayerCache] = []
         for layer in config.layers:
@@ -111,7 +129,9 @@ class Cache:
     def reserve(self, added: int) -> None:
         """Raises: ContextLengthError where ``added`` more tokens have no room."""
         if self.length + added > self.capacity:
-            raise ContextLengthError("the KV cache is full", expected=f"at most {self.capacity} tokens", received=self.length + added)
+            raise ContextLengthError(
+                "the KV cache is full", expected=f"at most {self.capacity} tokens", received=self.length + added
+            )
 
     def advance(self, added: int) -> None:
         """Every layer has appended ``added`` tokens."""
@@ -120,7 +140,9 @@ class Cache:
     def truncate(self, length: int) -> None:
         """Forget all but the first ``length`` tokens."""
         if not 0 <= length <= self.length:
-            raise ContextLengthError("cannot truncate a cache to more than it holds", expected=f"0 to {self.length}", received=length)
+            raise ContextLengthError(
+                "cannot truncate a cache to more than it holds", expected=f"0 to {self.length}", received=length
+            )
         for layer in self.layers:
             layer.truncate(length)
         self.length = length
@@ -136,7 +158,9 @@ class Cache:
         return copy
 
     def undo(self) -> None:
-        """After a forward that was interrupted between layers: what was there before it, or nothing where a window may have moved."""
+        """After a forward that was interrupted between layers: what was there before it, or nothing where a window may
+        have moved.
+        """
         if any(isinstance(layer, WindowCache) for layer in self.layers):
             self.layers, self.length = Cache(self.config, self.batch, self.capacity, self.dtype, self.device).layers, 0
         else:

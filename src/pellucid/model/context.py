@@ -36,8 +36,12 @@ class Context:
     attend: Attend = sdpa
     recorder: Recorder | None = None
     key_mask: Bool[Tensor, "B S"] | None = None  # False for padding; over all keys, cached ones included
-    lengths: Int[Tensor, "B T"] | None = None  # tokens of each token's own request so far; None: the row's last position + 1
-    rows_invariant: bool = False  # a row's numbers must not depend on the rows beside it (float32 on a CPU; see model/invariant.py)
+    lengths: Int[Tensor, "B T"] | None = (
+        None  # tokens of each token's own request so far; None: the row's last position + 1
+    )
+    rows_invariant: bool = (
+        False  # a row's numbers must not depend on the rows beside it (float32 on a CPU; see model/invariant.py)
+    )
     rotations: dict[RopeConfig, tuple[Float[Tensor, "B 1 T R"], Float[Tensor, "B 1 T R"]]] = field(default_factory=dict)
 
     def tap(self, module: nn.Module, name: str, value: Tensor) -> Tensor:

@@ -64,7 +64,8 @@ class Decoder(nn.Module):
     def hidden(self, token_ids: Int[Tensor, "B T"], ctx: Context) -> Float[Tensor, "B T D"]:
         """The residual stream after the last layer and the final norm.
 
-        Raises: ContextLengthError where a learned or sinusoidal table has no row for a position; RequestError for an id out of range.
+        Raises: ContextLengthError where a learned or sinusoidal table has no row for a position; RequestError for an id
+        out of range.
         """
         self._check(token_ids, ctx)
         x = self.embed(token_ids)  # (B, T, D)
@@ -73,7 +74,9 @@ class Decoder(nn.Module):
         x = ctx.tap(self, "embed", x)
         if (table := self._position_table()) is not None:
             x = x + ctx.tap(self, "pos_embed", table[ctx.positions])
-        lengths = ctx.positions.amax(1, keepdim=True).add(1).expand_as(ctx.positions) if ctx.lengths is None else ctx.lengths
+        lengths = (
+            ctx.positions.amax(1, keepdim=True).add(1).expand_as(ctx.positions) if ctx.lengths is None else ctx.lengths
+        )
         ropes = {layer.attention.rope for layer in self.config.layers if layer.attention.rope}
         ctx.rotations = {rope: rotation(rope, ctx.positions, lengths, x.dtype) for rope in ropes}
         for layer in self.layers:
@@ -98,10 +101,16 @@ class Decoder(nn.Module):
             return
         low, high = token_ids.aminmax()
         if low < 0 or high >= self.config.vocab_size:
-            raise RequestError("a token id is out of range", expected=f"0 to {self.config.vocab_size - 1}", received=f"{int(low)} to {int(high)}")
+            raise RequestError(
+                "a token id is out of range",
+                expected=f"0 to {self.config.vocab_size - 1}",
+                received=f"{int(low)} to {int(high)}",
+            )
         if self.config.position != "none" and (last := int(ctx.positions.max())) >= self.config.context_len:
             raise ContextLengthError(
-                "the model has no row for this position", expected=f"at most {self.config.context_len} tokens", received=last + 1
+                "the model has no row for this position",
+                expected=f"at most {self.config.context_len} tokens",
+                received=last + 1,
             )
         if ctx.cache is not None:
             ctx.cache.reserve(token_ids.shape[1])
@@ -115,8 +124,8 @@ class Decoder(nn.Module):
     def initialize(self, generator: torch.Generator | None = None) -> Decoder:
         """Fresh weights: N(0, 0.02²), projections into the residual stream divided by √(2·num_layers), γ = 1, β = 0.
 
-        An embedding that is scaled by √d_model starts at N(0, 1/d_model), so that it enters the stream with unit variance.
-        Source: Radford et al. 2019 §2.3 (GPT-2); Vaswani et al. 2017 §3.4.
+        An embedding that is scaled by √d_model starts at N(0, 1/d_model), so that it enters the stream with unit
+        variance. Source: Radford et al. 2019 §2.3 (GPT-2); Vaswani et al. 2017 §3.4.
         """
         for name, parameter in self.named_parameters():
             self.initialize_weight(name, parameter, generator)
@@ -133,4 +142,6 @@ class Decoder(nn.Module):
         elif name == "embed.weight" and self.config.embedding_scale != 1.0:
             weight.normal_(0.0, self.config.embedding_scale**-1, generator=generator)
         else:
-            weight.normal_(0.0, residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02, generator=generator)
+            weight.normal_(
+                0.0, residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02, generator=generator
+            )

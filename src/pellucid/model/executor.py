@@ -1,7 +1,7 @@
 """Executor 1: the torch decoder behind the executor protocol.
 
-A step is one forward of batch size 1 over the new tokens of all slots, laid end to end: every linear map sees one matrix, nothing
-is padded to the longest request, and only attention knows which tokens belong together (``Ragged``).
+A step is one forward of batch size 1 over the new tokens of all slots, laid end to end: every linear map sees one
+matrix, nothing is padded to the longest request, and only attention knows which tokens belong together (``Ragged``).
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ class TorchExecutor:
     def step(self, inputs: Sequence[StepInput]) -> TorchLogits:
         """One forward over all new tokens.
 
-        Tokens that are to be computed ``one_by_one`` attend one by one; all else treats rows alike where ``rows_invariant``.
-        Raises: RequestError for an empty step or an id out of range, ContextLengthError where a slot is full; both before any slot
-        has changed.
+        Tokens that are to be computed ``one_by_one`` attend one by one; all else treats rows alike where
+        ``rows_invariant``. Raises: RequestError for an empty step or an id out of range, ContextLengthError where a
+        slot is full; both before any slot has changed.
         """
         if not inputs or any(not given.token_ids for given in inputs):
             raise RequestError("a step needs at least one token for each of its slots")
@@ -132,13 +132,16 @@ class TorchExecutor:
 
     @property
     def splits_matter(self) -> bool:
-        """In float32 on a CPU attention's rounding depends on how many queries it gets at a time; elsewhere on the batch, too."""
+        """In float32 on a CPU attention's rounding depends on how many queries it gets at a time; elsewhere on the
+        batch, too.
+        """
         return self.rows_invariant
 
     @property
     def rows_invariant(self) -> bool:
         """Whether a request's numbers are bit-equal alone and in any batch: in float32 on a CPU they are.
 
-        Elsewhere (bfloat16, GPUs) the kernels are the libraries' fastest, and rows may differ in the last bits with the batch.
+        Elsewhere (bfloat16, GPUs) the kernels are the libraries' fastest, and rows may differ in the last bits with the
+        batch.
         """
         return self.decoder.dtype == torch.float32 and self.decoder.device.type == "cpu"

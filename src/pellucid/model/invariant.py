@@ -1,14 +1,15 @@
 """Rows that do not depend on their neighbours: linear maps and activations for float32 on a CPU, without gradients.
 
-A matrix product computes a row by one order of additions when it is alone and by another beside others: BLAS picks its inner loop by
-the number of rows. The difference is a rounding error, yet enough to make a request's greedy tokens change with the batch it is in.
-Here a row's result is *defined* as what a kernel gives in a call of its ``base`` rows; a call with more rows is used only after a check,
-made the first time each GEMM shape is met, has found it bit-equal to that. Where it is not, the rows are cut in two and tried again.
+A matrix product computes a row by one order of additions when it is alone and by another beside others: BLAS picks its
+inner loop by the number of rows. The difference is a rounding error, yet enough to make a request's greedy tokens
+change with the batch it is in. Here a row's result is *defined* as what a kernel gives in a call of its ``base`` rows;
+a call with more rows is used only after a check, made the first time each GEMM shape is met, has found it bit-equal to
+that. Where it is not, the rows are cut in two and tried again.
 
-Measured (dev/LOG.md, "Row invariance of torch's F.linear on CPU"): oneDNN's float32 linear gives equal rows for every count from 2 up;
-MKL's (``F.linear``) for multiples of 4 only. Activations: ``silu``, ``gelu_tanh`` (as torch fuses them), ``sigmoid`` and ``pow`` round
-differently in a vector loop's body and in its tail, so an element's place decides; ``exp``, ``tanh``, ``erf``, ``sin``, ``cos``, norms,
-softmax and arithmetic do not.
+Measured (dev/LOG.md, "Row invariance of torch's F.linear on CPU"): oneDNN's float32 linear gives equal rows for every
+count from 2 up; MKL's (``F.linear``) for multiples of 4 only. Activations: ``silu``, ``gelu_tanh`` (as torch fuses
+them), ``sigmoid`` and ``pow`` round differently in a vector loop's body and in its tail, so an element's place decides;
+``exp``, ``tanh``, ``erf``, ``sin``, ``cos``, norms, softmax and arithmetic do not.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ _exact: dict[tuple[_Map, int], bool] = {}
 def rows_invariant_linear(
     x: Float[Tensor, "*rows K"], weight: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None = None
 ) -> Float[Tensor, "*rows N"]:
-    """x Wᵀ + b, each row bit-equal to what it is alone, at any place, beside any others. Inference only: no gradient flows.
+    """x Wᵀ + b, each row bit-equal to what it is alone, at any place, beside any others. Inference only: no gradient
+    flows.
 
     Row counts that ``padded_rows`` leaves alone need no copy of ``x``.
     """
@@ -103,7 +105,8 @@ def _is_exact(kernel: Kernel, weight: Tensor, bias: Tensor | None, size: int) ->
 
 
 def probe(kernel: Kernel, weight: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None, size: int) -> bool:
-    """Whether a call of ``size`` rows (a multiple of the base) equals calls of ``base`` rows bit for bit, wherever a row stands.
+    """Whether a call of ``size`` rows (a multiple of the base) equals calls of ``base`` rows bit for bit, wherever a
+    row stands.
 
     Costs about one such call.
     """
@@ -111,7 +114,9 @@ def probe(kernel: Kernel, weight: Float[Tensor, "N K"], bias: Float[Tensor, "N"]
     expected = kernel.call(noise, weight, bias)
     turned = kernel.call(noise.roll(1, 0), weight, bias)
     repeated = kernel.call(noise.repeat(size // kernel.base, 1), weight, bias)
-    return torch.equal(turned.roll(-1, 0), expected) and torch.equal(repeated.view(-1, *expected.shape), expected.expand(size // kernel.base, -1, -1))
+    return torch.equal(turned.roll(-1, 0), expected) and torch.equal(
+        repeated.view(-1, *expected.shape), expected.expand(size // kernel.base, -1, -1)
+    )
 
 
 def rows_invariant_silu(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Linear maps, x Wᵀ + b, and the table of embeddings; a linear map with a low-rank update (LoRA).
 
-Neither fills itself on construction: weights come from a checkpoint or from ``Decoder.initialize``. (torch's own start values,
-on the meta device, import its whole compiler: 2.4 seconds.)
+Neither fills itself on construction: weights come from a checkpoint or from ``Decoder.initialize``. (torch's own start
+values, on the meta device, import its whole compiler: 2.4 seconds.)
 """
 
 from __future__ import annotations
@@ -31,12 +31,16 @@ class Linear(nn.Linear):
 
 
 class LoraLinear(nn.Module):
-    """x Wᵀ + b + scale · (dropout(x) Aᵀ) Bᵀ: W and b as they are, A (r, K) and B (N, r) learned. Source: Hu et al. 2021 §4.1.
+    """x Wᵀ + b + scale · (dropout(x) Aᵀ) Bᵀ: W and b as they are, A (r, K) and B (N, r) learned. Source: Hu et al. 2021
+    §4.1.
 
-    ``weight`` is what the map amounts to, W + scale · B A, so that whoever looks at weights, or saves them, sees the model that runs.
+    ``weight`` is what the map amounts to, W + scale · B A, so that whoever looks at weights, or saves them, sees the
+    model that runs.
     """
 
-    def __init__(self, base: Linear | QuantizedLinear, a: nn.Parameter, b: nn.Parameter, scale: float, dropout: float = 0.0) -> None:
+    def __init__(
+        self, base: Linear | QuantizedLinear, a: nn.Parameter, b: nn.Parameter, scale: float, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.base, self.lora_a, self.lora_b = base, a, b
         self.scale, self.dropout = scale, dropout

@@ -1,4 +1,6 @@
-"""From named arrays to a torch decoder and back: nothing copied that need not be, one weight in memory at a time beside the model."""
+"""From named arrays to a torch decoder and back: nothing copied that need not be, one weight in memory at a time beside
+the model.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,8 @@ def choose_device(device: str | torch.device) -> torch.device:
 def choose_dtype(dtype: str | torch.dtype, stored: str, device: torch.device) -> torch.dtype:
     """``auto``: the checkpoint's own dtype where the device computes in it at speed.
 
-    A CPU without bfloat16 instructions, and weights that are dequantized on a CPU, get float32; on a GPU block formats become bfloat16.
-    Raises: ConfigError for a dtype that models do not run in.
+    A CPU without bfloat16 instructions, and weights that are dequantized on a CPU, get float32; on a GPU block formats
+    become bfloat16. Raises: ConfigError for a dtype that models do not run in.
     """
     if isinstance(dtype, torch.dtype):
         return dtype
@@ -44,13 +46,19 @@ def choose_dtype(dtype: str | torch.dtype, stored: str, device: torch.device) ->
             raise ConfigError(f"dtype {dtype!r} is not one that models run in", expected="auto, " + ", ".join(DTYPES))
         return DTYPES[dtype.removeprefix("torch.")]
     if device.type == "cpu":
-        fast = stored == "bfloat16" and torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        fast = (
+            stored == "bfloat16"
+            and torch.backends.cpu.get_cpu_capability() == "AVX512"
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
         return torch.bfloat16 if fast else torch.float32
     return DTYPES.get(stored, torch.bfloat16)
 
 
 def to_tensor(array: Array, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """The array as a CPU tensor; a view of its bits where ``dtype`` is its own (or None, for a plain array), else one copy."""
+    """The array as a CPU tensor; a view of its bits where ``dtype`` is its own (or None, for a plain array), else one
+    copy.
+    """
     name = next((name for name, its in DTYPES.items() if its is dtype), None)
     if array.dtype in STORAGE and (dtype is None or name == array.dtype):
         data = array.data if array.data.flags.writeable else array.data.copy()
@@ -72,7 +80,9 @@ def to_array(tensor: torch.Tensor) -> Array:
 
 
 def stored_dtype(weights: Mapping[str, Array]) -> str:
-    """The dtype of most of the weights' bytes; asks for one matrix of the first layer, dense or an expert's, which stands for all."""
+    """The dtype of most of the weights' bytes; asks for one matrix of the first layer, dense or an expert's, which
+    stands for all.
+    """
     dense, sparse = "layers.0.mlp.up_proj.weight", "layers.0.mlp.experts.0.up_proj.weight"
     return weights[dense if dense in weights else sparse].dtype
 
@@ -98,11 +108,12 @@ def load_weights(
     device: str | torch.device = "auto",
     quantize: str | None = None,
 ) -> None:
-    """Give a decoder on the meta device its weights. ``weights`` is asked for each name once, in order, and may make them on the way.
+    """Give a decoder on the meta device its weights. ``weights`` is asked for each name once, in order, and may make
+    them on the way.
 
-    ``quantize`` ("q8", "q4"): the layers' matrices stay in blocks (``model.quantized``), the file's own where it has such; those whose
-    rows are no whole blocks stay as they are.
-    Shapes are the mapping's to check (``families.rules.to_ours`` does). The decoder is then in eval mode and needs no gradients.
+    ``quantize`` ("q8", "q4"): the layers' matrices stay in blocks (``model.quantized``), the file's own where it has
+    such; those whose rows are no whole blocks stay as they are. Shapes are the mapping's to check
+    (``families.rules.to_ours`` does). The decoder is then in eval mode and needs no gradients.
     """
     its_device = choose_device(device)
     its_dtype = choose_dtype(dtype, stored_dtype(weights), its_device)

@@ -39,5 +39,7 @@ class MLP(nn.Module):
         if self.gate_proj is None:
             act = activation(ctx.tap(self, "mlp_pre", self.up_proj(x, ctx)))  # (B, T, F)
         else:
-            act = activation(ctx.tap(self, "mlp_pre", self.gate_proj(x, ctx))) * ctx.tap(self, "mlp_up", self.up_proj(x, ctx))  # (B, T, F)
+            act = activation(ctx.tap(self, "mlp_pre", self.gate_proj(x, ctx))) * ctx.tap(
+                self, "mlp_up", self.up_proj(x, ctx)
+            )  # (B, T, F)
         return ctx.tap(self, "mlp_out", self.down_proj(ctx.tap(self, "mlp_act", act), ctx))

@@ -1,7 +1,9 @@
-"""A mixture of experts: a router sends each token through a few of many MLPs, and their results are summed up by weight.
+"""A mixture of experts: a router sends each token through a few of many MLPs, and their results are summed up by
+weight.
 
-Experts are modules of their own, each with matrices of its own, as files name them: a file's weights are mapped and never copied into
-a stack, and whatever knows a linear map (blocks of few bits, LoRA, Muon) knows these. What a stack would buy is one call for all of them on a GPU.
+Experts are modules of their own, each with matrices of its own, as files name them: a file's weights are mapped and
+never copied into a stack, and whatever knows a linear map (blocks of few bits, LoRA, Muon) knows these. What a stack
+would buy is one call for all of them on a GPU.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from pellucid.model.mlp import MLP
 
 
 class MoE(nn.Module):
-    """Σ_{e ∈ S} w_e · MLP_e(x), S the experts of the largest router logits, w their softmax; plus a shared expert, where there is one.
+    """Σ_{e ∈ S} w_e · MLP_e(x), S the experts of the largest router logits, w their softmax; plus a shared expert,
+    where there is one.
 
-    The tap ``experts`` is w spread out: (B, T, E), 0 for experts that were not chosen. What a recorder makes of it is what is computed.
-    Source: Shazeer et al. 2017; Jiang et al. 2024 (Mixtral) §2.1; Dai et al. 2024 (DeepSeekMoE) §3.2, shared experts.
+    The tap ``experts`` is w spread out: (B, T, E), 0 for experts that were not chosen. What a recorder makes of it is
+    what is computed. Source: Shazeer et al. 2017; Jiang et al. 2024 (Mixtral) §2.1; Dai et al. 2024 (DeepSeekMoE) §3.2,
+    shared experts.
     """
 
     def __init__(self, d_model: int, mlp: MLPConfig, config: ExpertsConfig) -> None:
@@ -40,7 +44,9 @@ class MoE(nn.Module):
         y = self.mix(x.flatten(0, 1), weights.flatten(0, 1), unseen).view_as(x)
         if self.shared is not None:
             shared = self.shared(x, unseen)
-            y = y + (shared if self.shared_gate is None else shared / (1 + torch.exp(-self.shared_gate(x, unseen))))  # ⊙ σ, in steps that round alike
+            y = y + (
+                shared if self.shared_gate is None else shared / (1 + torch.exp(-self.shared_gate(x, unseen)))
+            )  # ⊙ σ, in steps that round alike
         return ctx.tap(self, "mlp_out", y)
 
     def route(self, logits: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows E"]:
@@ -52,14 +58,20 @@ class MoE(nn.Module):
         return torch.zeros_like(wide).scatter(-1, best.indices, chosen)
 
     def mix(self, x: Float[Tensor, "N D"], weights: Float[Tensor, "N E"], ctx: Context) -> Float[Tensor, "N D"]:
-        """The weighted sum of what the experts make of each row. Rows are grouped by expert, so that each has one product for all of its own.
+        """The weighted sum of what the experts make of each row. Rows are grouped by expert, so that each has one
+        product for all of its own.
 
-        A row's sum is in the order of the experts, whatever rows are beside it. Where gradients are wanted every expert runs, on no rows if
-        need be: its gradient is then zero and not absent, which optimizers, and processes that add theirs up, rely on.
+        A row's sum is in the order of the experts, whatever rows are beside it. Where gradients are wanted every expert
+        runs, on no rows if need be: its gradient is then zero and not absent, which optimizers, and processes that add
+        theirs up, rely on.
         """
         taken = (weights != 0).T  # (E, N)
         rows = taken.nonzero()[:, 1]  # by expert, then in order
         groups = x.index_select(0, rows).split(taken.sum(1).tolist())
-        made = [expert(group, ctx) for expert, group in zip(self.experts, groups, strict=True) if len(group) or torch.is_grad_enabled()]
+        made = [
+            expert(group, ctx)
+            for expert, group in zip(self.experts, groups, strict=True)
+            if len(group) or torch.is_grad_enabled()
+        ]
         weighted = torch.cat(made) * weights.T.masked_select(taken)[:, None]
         return torch.zeros_like(x).index_add(0, rows, weighted.to(x.dtype))

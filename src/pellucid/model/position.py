@@ -18,12 +18,15 @@ def sinusoidal_table(length: int, d_model: int) -> Float[Tensor, "length d_model
     Computed in float64, returned in float32. Source: Vaswani et al. 2017, section 3.5.
     """
     even = torch.arange(0, d_model, 2, dtype=torch.float64, device="cpu")
-    angle = torch.arange(length, dtype=torch.float64, device="cpu")[:, None] / 10000 ** (even / d_model)  # (length, d_model/2)
+    angle = torch.arange(length, dtype=torch.float64, device="cpu")[:, None] / 10000 ** (
+        even / d_model
+    )  # (length, d_model/2)
     return torch.stack((angle.sin(), angle.cos()), -1).flatten(1).float()
 
 
 def inverse_frequencies(rope: RopeConfig, lengths: Int[Tensor, "B T"] | None = None) -> Float[Tensor, "*BT R"]:
-    """Radians a position for each rotated pair, R = dim/2; (B, T, R) where scaling depends on the request's length so far.
+    """Radians a position for each rotated pair, R = dim/2; (B, T, R) where scaling depends on the request's length so
+    far.
 
     Source: Su et al. 2021, eq. 15; for scalings see ``RopeScaling``. Formulas as in transformers' modeling_rope_utils.
     """
@@ -41,10 +44,16 @@ def inverse_frequencies(rope: RopeConfig, lengths: Int[Tensor, "B T"] | None = N
     assert scaling.original_context_len is not None
     original = scaling.original_context_len
     if scaling.kind == "longrope":
-        short, long = torch.tensor(scaling.short_factors, device=device), torch.tensor(scaling.long_factors, device=device)
+        short, long = (
+            torch.tensor(scaling.short_factors, device=device),
+            torch.tensor(scaling.long_factors, device=device),
+        )
         return plain / torch.where(lengths[..., None] > original, long, short)  # (B, T, R)
-    # Dynamic NTK: θ · stretch^(dim / (dim − 2)), through logarithms in float64: torch's pow may round by a row's place in the batch.
-    stretch = scaling.factor * lengths.double().clamp(min=original) / original - (scaling.factor - 1)  # (B, T), 1 up to the original length
+    # Dynamic NTK: θ · stretch^(dim / (dim − 2)), through logarithms in float64: torch's pow may round by a row's place
+    # in the batch.
+    stretch = scaling.factor * lengths.double().clamp(min=original) / original - (
+        scaling.factor - 1
+    )  # (B, T), 1 up to the original length
     log_theta = math.log(rope.theta) + torch.log(stretch) * (rope.dim / (rope.dim - 2))
     return torch.exp(-log_theta[..., None] * exponent).float()
 
@@ -53,13 +62,17 @@ def rotation(
     rope: RopeConfig, positions: Int[Tensor, "B T"], lengths: Int[Tensor, "B T"], dtype: torch.dtype
 ) -> tuple[Float[Tensor, "B 1 T R"], Float[Tensor, "B 1 T R"]]:
     """cos and sin of each pair's angle at each position, for all heads."""
-    frequencies = inverse_frequencies(rope, lengths if rope.scaling and rope.scaling.by_length else None).to(positions.device)
+    frequencies = inverse_frequencies(rope, lengths if rope.scaling and rope.scaling.by_length else None).to(
+        positions.device
+    )
     angle = (positions[..., None].float() * frequencies)[:, None]  # (B, 1, T, R)
     factor = magnitude(rope)
     return (angle.cos() * factor).to(dtype), (angle.sin() * factor).to(dtype)
 
 
-def rotate(x: Float[Tensor, "B H T E"], cos: Float[Tensor, "B 1 T R"], sin: Float[Tensor, "B 1 T R"], layout: str) -> Float[Tensor, "B H T E"]:
+def rotate(
+    x: Float[Tensor, "B H T E"], cos: Float[Tensor, "B 1 T R"], sin: Float[Tensor, "B 1 T R"], layout: str
+) -> Float[Tensor, "B H T E"]:
     """Turn each pair (a, b) of the first 2R dimensions: (a cos − b sin, b cos + a sin); the rest pass through."""
     pairs = cos.shape[-1]
     turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]

@@ -1,7 +1,7 @@
 """Frozen linear maps whose weights stay in blocks of a few bits, made into numbers for one product at a time.
 
-Forward and backward each decode a weight anew and let it go: what stays in memory is the blocks. The formats are those of ``quant/``.
-Source: Dettmers et al. 2023 (QLoRA) §3, with GGML's blocks in place of NF4.
+Forward and backward each decode a weight anew and let it go: what stays in memory is the blocks. The formats are those
+of ``quant/``. Source: Dettmers et al. 2023 (QLoRA) §3, with GGML's blocks in place of NF4.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ QUANTIZED = {"q8": "q8_0", "q4": "q4_0"}  # what a number of bits is called → 
 
 
 def in_blocks(weight: Array, bits: str) -> Array | None:
-    """A matrix in blocks: its own where it is in blocks already, else of ``bits``, q8 or q4; None where its rows are no whole blocks."""
+    """A matrix in blocks: its own where it is in blocks already, else of ``bits``, q8 or q4; None where its rows are no
+    whole blocks.
+    """
     if weight.is_blocks:
         return weight
     format = QUANTIZED[bits]
@@ -44,7 +46,9 @@ class QuantizedLinear(nn.Module):
         self.format, self.dtype = blocks.dtype, dtype
         self.register_parameter("bias", None)
         data = np.ascontiguousarray(blocks.data)
-        self.register_buffer("blocks", torch.from_numpy(data if data.flags.writeable else data.copy()).to(device), persistent=False)
+        self.register_buffer(
+            "blocks", torch.from_numpy(data if data.flags.writeable else data.copy()).to(device), persistent=False
+        )
 
     def forward(self, x: Float[Tensor, "*rows K"], ctx: Context) -> Float[Tensor, "*rows N"]:
         if ctx.rows_invariant:
@@ -89,7 +93,9 @@ def decode_on_device(blocks: UInt8[Tensor, "N bytes"], format: str) -> Float[Ten
     Raises: UnsupportedError for a format that only a CPU decodes.
     """
     if format not in _ON_DEVICE:
-        raise UnsupportedError(f"{format} blocks are decoded on a CPU only", expected=" or ".join(_ON_DEVICE), remedy="--device cpu")
+        raise UnsupportedError(
+            f"{format} blocks are decoded on a CPU only", expected=" or ".join(_ON_DEVICE), remedy="--device cpu"
+        )
     return _ON_DEVICE[format](blocks.view(-1, BLOCKS[format][1]))
 
 

@@ -1,4 +1,6 @@
-"""Compiling a program for this machine, once: the result is kept in the user's cache, keyed by source, compiler, flags and processor."""
+"""Compiling a program for this machine, once: the result is kept in the user's cache, keyed by source, compiler, flags
+and processor.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ from pathlib import Path
 
 from pellucid.native.cache import NativeError, folder
 
-FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-pthread")
+FLAGS = (
+    "-std=gnu11",
+    "-O3",
+    "-march=native",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+    "-pthread",
+)
 LIBRARY = ("-shared", "-fPIC")
 MAX_SECONDS = 120
 
@@ -24,7 +34,7 @@ def compiler() -> list[str] | None:
         if name and (found := shutil.which(name)):
             return [found]
     try:
-        import ziglang  # noqa: F401  # pyright: ignore[reportMissingImports]
+        import ziglang  # pyright: ignore[reportMissingImports]  # noqa: F401
     except ImportError:
         return None
     return [sys.executable, "-m", "ziglang", "cc"]
@@ -39,7 +49,9 @@ def _processor() -> str:
         import platform
 
         return platform.platform() + platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}))
+    return "\n".join(
+        sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    )
 
 
 def library(text: str, *, flags: tuple[str, ...] = ()) -> Path:
@@ -49,7 +61,10 @@ def library(text: str, *, flags: tuple[str, ...] = ()) -> Path:
     """
     command = compiler()
     if command is None:
-        raise NativeError("there is no C compiler", remedy="install gcc or clang, or `pip install ziglang`, for several times the speed")
+        raise NativeError(
+            "there is no C compiler",
+            remedy="install gcc or clang, or `pip install ziglang`, for several times the speed",
+        )
     every = (*FLAGS, *flags, *LIBRARY)
     facts = "\0".join((text, *command, _stamp(command), *every, _processor()))
     target = folder("programs") / (hashlib.sha256(facts.encode()).hexdigest()[:32] + ".so")
@@ -71,10 +86,18 @@ def compile_program(text: str, target: Path, command: list[str]) -> None:
         (Path(scratch) / "run.c").write_text(text, encoding="utf-8")
         made = Path(scratch) / "run.so"
         try:
-            done = subprocess.run([*command, "run.c", "-o", "run.so", "-lm"], cwd=scratch, capture_output=True, text=True, timeout=MAX_SECONDS)
+            done = subprocess.run(
+                [*command, "run.c", "-o", "run.so", "-lm"],
+                cwd=scratch,
+                capture_output=True,
+                text=True,
+                timeout=MAX_SECONDS,
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise NativeError(f"the C compiler did not finish: {error}", where=command[0]) from None
         if done.returncode:
-            raise NativeError(f"the C compiler failed:\n{done.stderr[-2000:]}", where=command[0], remedy="run with --executor torch")
+            raise NativeError(
+                f"the C compiler failed:\n{done.stderr[-2000:]}", where=command[0], remedy="run with --executor torch"
+            )
         made.chmod(0o700)
         os.replace(made, target)

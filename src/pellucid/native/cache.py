@@ -28,8 +28,15 @@ def folder(name: str) -> Path:
             facts = part.lstat()
             if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
                 raise NativeError(
-                    "the cache folder is not private", where=part, expected="a folder of your own, mode 0700", remedy=f"chmod 700 {part}"
+                    "the cache folder is not private",
+                    where=part,
+                    expected="a folder of your own, mode 0700",
+                    remedy=f"chmod 700 {part}",
                 )
     except OSError as error:
-        raise NativeError(f"no cache folder can be made: {error.strerror}", where=path, remedy="set XDG_CACHE_HOME to a folder of yours") from None
+        raise NativeError(
+            f"no cache folder can be made: {error.strerror}",
+            where=path,
+            remedy="set XDG_CACHE_HOME to a folder of yours",
+        ) from None
     return path / name

@@ -49,17 +49,20 @@ class _Slot:
     def check(self, length: int) -> None:
         """Raises: UnsupportedError where it cannot be cut back to ``length`` tokens."""
         if 0 < length < self.least:
-            raise UnsupportedError("a sliding-window cache has dropped what this truncation needs", expected=f"at least {self.least} tokens")
+            raise UnsupportedError(
+                "a sliding-window cache has dropped what this truncation needs",
+                expected=f"at least {self.least} tokens",
+            )
 
 
 class NativeExecutor:
     """Runs a model for an engine; see ``pellucid.executor.Executor``.
 
-    ``weights`` are our names; matrices run in their own format, or with ``quantize`` ("q8", "q4") in fewer bits. ``source_id`` names the
-    checkpoint's state (path, size, time): the packed parameters are then kept in the user's cache, and a later start maps and runs.
-    ``kv_cache``: how keys and values are kept. "f16" is 16 bits (bf16 where the processor multiplies that), "int8" half of it, "f32" twice;
-    where nobody says, f16, or f32 for a model that has float32 matrices.
-    Raises: UnsupportedError for a mechanism it lacks, NativeError where the program cannot be made.
+    ``weights`` are our names; matrices run in their own format, or with ``quantize`` ("q8", "q4") in fewer bits.
+    ``source_id`` names the checkpoint's state (path, size, time): the packed parameters are then kept in the user's
+    cache, and a later start maps and runs. ``kv_cache``: how keys and values are kept. "f16" is 16 bits (bf16 where the
+    processor multiplies that), "int8" half of it, "f32" twice; where nobody says, f16, or f32 for a model that has
+    float32 matrices. Raises: UnsupportedError for a mechanism it lacks, NativeError where the program cannot be made.
     """
 
     def __init__(
@@ -74,7 +77,9 @@ class NativeExecutor:
         flags: tuple[str, ...] = (),
     ) -> None:
         if reason := supports(config):
-            raise UnsupportedError(f"the native executor lacks {reason}", where=config.model_type, remedy="run with the torch executor")
+            raise UnsupportedError(
+                f"the native executor lacks {reason}", where=config.model_type, remedy="run with the torch executor"
+            )
         if kv_cache is not None and kv_cache not in KV_CACHES:
             raise ConfigError(f"keys and values cannot be kept as {kv_cache!r}", expected=", ".join(KV_CACHES))
         self.config = config
@@ -103,14 +108,21 @@ class NativeExecutor:
 
     @property
     def splits_matter(self) -> bool:
-        """A row is computed alike, alone or among others; only some rotary scalings go by how long the request is after the step."""
-        return any(layer.attention.rope and layer.attention.rope.scaling and layer.attention.rope.scaling.by_length for layer in self.config.layers)
+        """A row is computed alike, alone or among others; only some rotary scalings go by how long the request is after
+        the step.
+        """
+        return any(
+            layer.attention.rope and layer.attention.rope.scaling and layer.attention.rope.scaling.by_length
+            for layer in self.config.layers
+        )
 
     def fork(self, slot: int, capacity: int, length: int | None = None) -> int:
         its = self._slots[slot]
         length = its.length if length is None else length
         if not 0 <= length <= min(its.length, capacity):
-            raise ContextLengthError("the KV cache is full", expected=f"at most {min(its.length, capacity)} tokens", received=length)
+            raise ContextLengthError(
+                "the KV cache is full", expected=f"at most {min(its.length, capacity)} tokens", received=length
+            )
         its.check(length)
         number = self.allocate(capacity)
         copy = self._slots[number]
@@ -125,13 +137,17 @@ class NativeExecutor:
     def truncate(self, slot: int, length: int) -> None:
         its = self._slots[slot]
         if not 0 <= length <= its.length:
-            raise ContextLengthError("cannot truncate a cache to more than it holds", expected=f"0 to {its.length}", received=length)
+            raise ContextLengthError(
+                "cannot truncate a cache to more than it holds", expected=f"0 to {its.length}", received=length
+            )
         its.check(length)
         its.length = length
         its.least = its.least if length else 0
 
     def _least(self, written: int) -> int:
-        """Tokens that a slot can be cut back to, when so many have been written to it: the windows that end there are still in the rings."""
+        """Tokens that a slot can be cut back to, when so many have been written to it: the windows that end there are
+        still in the rings.
+        """
         gone = {window: ((written - 1) // CHUNK + 1 - ring_of(window)) * CHUNK for window in self._windows}  # positions
         return max((first + window - 1 for window, first in gone.items() if first > 0), default=0)
 
@@ -139,9 +155,11 @@ class NativeExecutor:
         self._library.pellucid_free_slot(self._slots.pop(slot).handle)
 
     def step(self, inputs: Sequence[StepInput]) -> NativeLogits:
-        """Run the new tokens, ``MAX_ROWS`` at a time; between these Ctrl-C takes effect, and each slot is as it was then (or empty: see ``_wrote``).
+        """Run the new tokens, ``MAX_ROWS`` at a time; between these Ctrl-C takes effect, and each slot is as it was
+        then (or empty: see ``_wrote``).
 
-        Raises: RequestError for an empty step or an id out of range, ContextLengthError where a slot is full; nothing has changed then.
+        Raises: RequestError for an empty step or an id out of range, ContextLengthError where a slot is full; nothing
+        has changed then.
         """
         ids, positions, lengths, handles, wanted = self._rows(inputs)
         logits = np.empty((len(wanted), self.config.vocab_size), np.float32)
@@ -160,7 +178,9 @@ class NativeExecutor:
         return NativeLogits(logits)
 
     def _wrote(self, inputs: Sequence[StepInput], rows: int, *, whole: bool) -> None:
-        """So many rows of a step have been computed: the whole, or it was cut off, and a slot whose window has moved on is empty now."""
+        """So many rows of a step have been computed: the whole, or it was cut off, and a slot whose window has moved on
+        is empty now.
+        """
         for given in inputs:
             its, count = self._slots[given.slot], len(given.token_ids)
             its.least = max(its.least, self._least(its.length + min(count, max(rows, 0))))
@@ -171,7 +191,9 @@ class NativeExecutor:
                 its.length = its.least = 0
 
     def _rows(self, inputs: Sequence[StepInput]) -> tuple[np.ndarray, ...]:
-        """The step as rows: token ids, positions, lengths of their requests, slots; and the rows whose logits are wanted."""
+        """The step as rows: token ids, positions, lengths of their requests, slots; and the rows whose logits are
+        wanted.
+        """
         if not inputs or any(not len(given.token_ids) for given in inputs):
             raise RequestError("a step needs at least one token for each of its slots")
         ids: list[int] = []
@@ -182,24 +204,44 @@ class NativeExecutor:
         for given in inputs:
             slot, count = self._slots[given.slot], len(given.token_ids)
             if slot.length + count > slot.capacity:
-                raise ContextLengthError("the KV cache is full", expected=f"at most {slot.capacity} tokens", received=slot.length + count)
+                raise ContextLengthError(
+                    "the KV cache is full", expected=f"at most {slot.capacity} tokens", received=slot.length + count
+                )
             if self.config.position != "none" and slot.length + count > self.config.context_len:
                 raise ContextLengthError(
-                    "the model has no row for this position", expected=f"at most {self.config.context_len} tokens", received=slot.length + count
+                    "the model has no row for this position",
+                    expected=f"at most {self.config.context_len} tokens",
+                    received=slot.length + count,
                 )
             wanted += [len(ids) + i for i in given.wanted]
             ids += given.token_ids
             positions += range(slot.length, slot.length + count)
-            lengths += range(slot.length + 1, slot.length + count + 1) if given.one_by_one else [slot.length + count] * count
+            lengths += (
+                range(slot.length + 1, slot.length + count + 1) if given.one_by_one else [slot.length + count] * count
+            )
             handles += [slot.handle] * count
         if not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
-            raise RequestError("a token id is out of range", expected=f"0 to {self.config.vocab_size - 1}", received=f"{min(ids)} to {max(ids)}")
+            raise RequestError(
+                "a token id is out of range",
+                expected=f"0 to {self.config.vocab_size - 1}",
+                received=f"{min(ids)} to {max(ids)}",
+            )
         numbers = (np.array(values, np.int32) for values in (ids, positions, lengths))
         return *numbers, np.array(handles, np.uintp), np.array(wanted, np.int64)
 
-    def _run(self, ids: np.ndarray, positions: np.ndarray, lengths: np.ndarray, handles: np.ndarray, wanted: np.ndarray, logits: np.ndarray) -> None:
+    def _run(
+        self,
+        ids: np.ndarray,
+        positions: np.ndarray,
+        lengths: np.ndarray,
+        handles: np.ndarray,
+        wanted: np.ndarray,
+        logits: np.ndarray,
+    ) -> None:
         rows = (array.ctypes.data for array in (ids, positions, lengths, handles))
-        code = self._library.pellucid_step(self._model, len(ids), *rows, len(wanted), wanted.ctypes.data, logits.ctypes.data)
+        code = self._library.pellucid_step(
+            self._model, len(ids), *rows, len(wanted), wanted.ctypes.data, logits.ctypes.data
+        )
         assert code == 0, f"a step that was checked failed with code {code}"
 
     def trace_to(self, path: bytes | None) -> int:
@@ -261,13 +303,17 @@ class _Kept:
 
 
 class _Fleeting(_Kept):
-    """A parameters file that nobody will ask for again: once it is mapped its name goes, and with the process its bytes."""
+    """A parameters file that nobody will ask for again: once it is mapped its name goes, and with the process its
+    bytes.
+    """
 
     def __exit__(self, *_: object) -> None:
         self.path.unlink(missing_ok=True)
 
 
-def _parameters(config: ModelConfig, weights: Mapping[str, Array], quantize: str | None, source_id: str | None) -> tuple[dict[str, str], _Kept]:
+def _parameters(
+    config: ModelConfig, weights: Mapping[str, Array], quantize: str | None, source_id: str | None
+) -> tuple[dict[str, str], _Kept]:
     """Each matrix's format, and the packed file: from the cache, or made now."""
     if source_id is None:
         formats = pack.formats_of(config, weights, quantize)

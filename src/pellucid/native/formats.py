@@ -1,4 +1,5 @@
-"""The weight formats that the C kernels multiply with, and how arrays are rearranged into their tiles; ``c/formats.h`` has the table.
+"""The weight formats that the C kernels multiply with, and how arrays are rearranged into their tiles; ``c/formats.h``
+has the table.
 
 A tile is 16 rows. GGML's blocks keep their numbers bit for bit; only their order changes.
 """
@@ -79,7 +80,12 @@ def _q4_1(rows: np.ndarray) -> np.ndarray:
 
 def _rows_last(groups: np.ndarray, tiles: int) -> np.ndarray:
     """Small integers (T·16·B, G) → bytes (T, B, G·16)."""
-    return groups.view(np.uint8).reshape(tiles, 16, -1, groups.shape[1]).transpose(0, 2, 3, 1).reshape(tiles, -1, 16 * groups.shape[1])
+    return (
+        groups.view(np.uint8)
+        .reshape(tiles, 16, -1, groups.shape[1])
+        .transpose(0, 2, 3, 1)
+        .reshape(tiles, -1, 16 * groups.shape[1])
+    )
 
 
 def _k_scales(blocks: np.ndarray) -> list[np.ndarray]:
@@ -113,7 +119,9 @@ def _q6_k(rows: np.ndarray) -> np.ndarray:
     nibbles = (low[:, :, 0] | low[:, :, 1] << 4).reshape(tiles, 16, count, 4, 32)
     upper = high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6
     upper = _fours(upper.reshape(tiles, 16, count * 2, 32)).reshape(tiles, count * 2, -1)
-    both = np.concatenate([upper, _nibbles(nibbles).reshape(tiles, count * 2, -1)], axis=2).reshape(tiles, count, -1)  # of four blocks, and four more
+    both = np.concatenate([upper, _nibbles(nibbles).reshape(tiles, count * 2, -1)], axis=2).reshape(
+        tiles, count, -1
+    )  # of four blocks, and four more
     scales = _rows_last(flat["scales"], tiles)
     nothing = np.zeros((tiles, count, 32), np.uint8)
     return np.concatenate([_halves(blocks["d"]), nothing, scales, both], axis=2)
@@ -138,12 +146,17 @@ def own_format(array: Array) -> str:
 
 
 def _q5_0_as_q8_0(array: Array) -> np.ndarray:
-    """The same scales, and five bits in eight: nothing is rounded. (Llama.cpp makes Q5_0 of rows that are no whole K-quant blocks.)"""
+    """The same scales, and five bits in eight: nothing is rounded. (Llama.cpp makes Q5_0 of rows that are no whole
+    K-quant blocks.)
+    """
     narrow = np.ascontiguousarray(array.data).view(LAYOUTS["q5_0"])
     wide = np.empty(narrow.shape, LAYOUTS["q8_0"])
     ones = narrow.copy()
     ones["d"] = 1
-    wide["d"], wide["qs"] = narrow["d"], dequantize(Array("q5_0", array.shape, ones.view(np.uint8))).reshape(wide["qs"].shape)
+    wide["d"], wide["qs"] = (
+        narrow["d"],
+        dequantize(Array("q5_0", array.shape, ones.view(np.uint8))).reshape(wide["qs"].shape),
+    )
     return wide.view(np.uint8)
 
 
@@ -160,7 +173,11 @@ def to_tiles(array: Array, dtype: str, rows: int, columns: int) -> np.ndarray:
         from pellucid.quant import quantize
 
         data = quantize(np.ascontiguousarray(dequantize(array)), dtype).data
-    width = columns if not array.is_blocks and dtype in ("float32", "float16", "bfloat16") else _stored_width(dtype, columns)
+    width = (
+        columns
+        if not array.is_blocks and dtype in ("float32", "float16", "bfloat16")
+        else _stored_width(dtype, columns)
+    )
     if data.shape != (rows, width):
         whole = np.zeros((rows, width), data.dtype)
         whole[: data.shape[0], : data.shape[1]] = data

@@ -1,4 +1,6 @@
-"""Where each weight lies in the parameters file, and in which format: the plan that packing writes and the generated program reads."""
+"""Where each weight lies in the parameters file, and in which format: the plan that packing writes and the generated
+program reads.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ ROW_MULTIPLE = 64  # rows of activations are padded to this many floats
 
 @dataclass(frozen=True)
 class Stored:
-    """One weight in the file. A matrix has ``rows`` × ``columns`` as padded; a vector or table has rows of padded floats.
+    """One weight in the file. A matrix has ``rows`` × ``columns`` as padded; a vector or table has rows of padded
+    floats.
 
-    The tiles of gate and up, which are read together, lie in turn, so that the processor reads one straight stream: then ``stride`` is two tiles.
+    The tiles of gate and up, which are read together, lie in turn, so that the processor reads one straight stream:
+    then ``stride`` is two tiles.
     """
 
     name: str
@@ -39,7 +43,9 @@ class Layout:
     @property
     def key(self) -> bytes:
         """32 bytes that stand for this layout: with them the file begins, and the program expects them."""
-        return hashlib.sha256(repr((VERSION, self.size, [astuple(entry) for entry in self.entries.values()])).encode()).digest()
+        return hashlib.sha256(
+            repr((VERSION, self.size, [astuple(entry) for entry in self.entries.values()])).encode()
+        ).digest()
 
 
 def padded(count: int, multiple: int = ROW_MULTIPLE) -> int:
@@ -70,7 +76,15 @@ def plan(config: ModelConfig, formats: Mapping[str, str]) -> Layout:
         if is_matrix(name, shape):
             form = FORMATS[formats[name]]
             rows, columns = padded(shape[0], 16), padded(shape[1], form.columns)
-            stored = Stored(name, formats[name], rows, columns, offset, rows // 16 * form.tile_bytes(columns), form.tile_bytes(columns))
+            stored = Stored(
+                name,
+                formats[name],
+                rows,
+                columns,
+                offset,
+                rows // 16 * form.tile_bytes(columns),
+                form.tile_bytes(columns),
+            )
             gate = entries.get(gate_of(name))
             if gate and (gate.format, gate.rows, gate.columns) == (stored.format, rows, columns):
                 entries[gate.name], stored = _in_turn(gate, stored)
@@ -91,4 +105,6 @@ def gate_of(name: str) -> str:
 def _in_turn(first: Stored, second: Stored) -> tuple[Stored, Stored]:
     """Two matrices of one shape, tile by tile in turn, from where the first one was."""
     tile, size = first.stride, 2 * first.size - first.stride
-    return replace(first, size=size, stride=2 * tile), replace(second, offset=first.offset + tile, size=size, stride=2 * tile)
+    return replace(first, size=size, stride=2 * tile), replace(
+        second, offset=first.offset + tile, size=size, stride=2 * tile
+    )

@@ -57,7 +57,10 @@ def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weigh
         if entry.format in FORMATS:
             up = layout.entries[gates[entry.name]] if entry.name in gates else None
             together = [entry, up] if up and entry.offset < up.offset < entry.offset + entry.size else [entry]
-            tiles = [to_tiles(weights[its.name], its.format, its.rows, its.columns).reshape(its.rows // 16, -1) for its in together]
+            tiles = [
+                to_tiles(weights[its.name], its.format, its.rows, its.columns).reshape(its.rows // 16, -1)
+                for its in together
+            ]
             values = tiles[0] if len(tiles) == 1 else np.stack(tiles, axis=1)
         else:
             values = _table(config, weights, entry.name, entry.rows, entry.columns)

@@ -1,7 +1,8 @@
 """The model's own C program: its constants in place, its steps in order, named by the tap names.
 
-``source`` puts together the files of ``c/`` (what all models share) and what is written here for this model alone: its sizes, the table
-of its layers, and ``forward``, of whose steps only those that this model has are kept. Nothing but numbers enters the text.
+``source`` puts together the files of ``c/`` (what all models share) and what is written here for this model alone: its
+sizes, the table of its layers, and ``forward``, of whose steps only those that this model has are kept. Nothing but
+numbers enters the text.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ INCLUDES = "stdatomic stdbool stdint stdio stdlib string math limits pthread sch
 
 
 def ring_of(window: int) -> int:
-    """Chunks that a layer with a sliding window keeps: those that a step may reach into, after the longest taking back. As in c/slot.h."""
+    """Chunks that a layer with a sliding window keeps: those that a step may reach into, after the longest taking back.
+    As in c/slot.h.
+    """
     return (window + MAX_ROWS + TAKE_BACK - 2) // CHUNK + 2
 
 
@@ -45,8 +48,11 @@ def source(config: ModelConfig, layout: Layout, *, kv_cache: str) -> str:
     return _source(config, layout, layout.size, kv_cache)
 
 
-def program(config: ModelConfig, layout: Layout, constants: str, size: int, *, kv_cache: str, words: Sequence[str]) -> str:
-    """run.c with a main: ``constants`` describe the vocabulary, ``size`` is that of the parameters file, vocabulary included.
+def program(
+    config: ModelConfig, layout: Layout, constants: str, size: int, *, kv_cache: str, words: Sequence[str]
+) -> str:
+    """run.c with a main: ``constants`` describe the vocabulary, ``size`` is that of the parameters file, vocabulary
+    included.
 
     ``words``: the files of the tokenizer, if it is in it; else the program takes and gives token ids.
     """
@@ -65,7 +71,9 @@ def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> st
         *(_file(name) for name in ("vector.h", "threads.h", "formats.h", "activations.h", "product.h")),
         f"// The formats of this model's weights.\n{products}static TileProduct *const PRODUCTS[][4] = {{{table}}};",
         *(_file(name) for name in ("rows.h", "cache.h")),
-        *_cache_files(kv_cache, rounded=not any(entry.format in ("float16", "bfloat16") for entry in layout.entries.values())),
+        *_cache_files(
+            kv_cache, rounded=not any(entry.format in ("float16", "bfloat16") for entry in layout.entries.values())
+        ),
         *(_file(name) for name in ("slot.h", "attention.h", "parameters.h", "model.h", "stages.h", "taps.h")),
         _layers(config, layout),
         _forward(config),
@@ -80,8 +88,10 @@ def kept_as(formats: Mapping[str, str]) -> str:
 
 
 def _cache_files(kv_cache: str, *, rounded: bool) -> list[str]:
-    """The part that says how keys and values are kept; of 16 bits there are two. bf16 is multiplied as it is, with an eighth of f16's
-    precision: no matter beside ``rounded`` activations, but half as much again as all that 16-bit weights lose elsewhere."""
+    """The part that says how keys and values are kept; of 16 bits there are two. bf16 is multiplied as it is, with an
+    eighth of f16's precision: no matter beside ``rounded`` activations, but half as much again as all that 16-bit
+    weights lose elsewhere.
+    """
     if kv_cache == "int8":
         return [_file("cache_int8.h")]
     if kv_cache == "f32" or not rounded:
@@ -100,7 +110,18 @@ def _rope(config: ModelConfig) -> RopeConfig | None:
 def _shared(layer: LayerConfig) -> tuple:
     """What all layers must have in common; windows, scales, and whether q and k are rotated, may differ."""
     a = layer.attention
-    return (a.num_heads, a.num_kv_heads, a.head_dim, a.qkv_bias, a.o_bias, a.qk_norm, a.softcap, layer.mlp, layer.norm, layer.norm_order)
+    return (
+        a.num_heads,
+        a.num_kv_heads,
+        a.head_dim,
+        a.qkv_bias,
+        a.o_bias,
+        a.qk_norm,
+        a.softcap,
+        layer.mlp,
+        layer.norm,
+        layer.norm_order,
+    )
 
 
 def _heading(config: ModelConfig) -> str:
@@ -126,7 +147,11 @@ def _sizes(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str
     row_sizes = "\n".join(f"    {name} = {padded(width)}," for name, width in rows.items())
     offsets = {"POS_EMBED": "pos_embed.weight", "ROTARY_FREQUENCIES": "rotary.frequencies"}
     offsets |= {"FINAL_NORM": "final_norm.weight", "FINAL_NORM_BIAS": "final_norm.bias"}
-    places = "\n".join(f"#define {name} ((size_t){layout.entries[its].offset})" for name, its in offsets.items() if its in layout.entries)
+    places = "\n".join(
+        f"#define {name} ((size_t){layout.entries[its].offset})"
+        for name, its in offsets.items()
+        if its in layout.entries
+    )
     if rope and rope.scaling and rope.scaling.by_length:
         places += f"\n#define ORIGINAL_LENGTH {rope.scaling.original_context_len}"
         places += f"\n#define FREQUENCIES_ROW {layout.entries['rotary.frequencies'].columns}"
@@ -161,7 +186,9 @@ enum {{
 
 
 def _kind(entry: Stored) -> str:
-    """The format's name in C. Of bf16 products, the gate is the one that suffers most from activations rounded to bf16: it takes them as floats."""
+    """The format's name in C. Of bf16 products, the gate is the one that suffers most from activations rounded to bf16:
+    it takes them as floats.
+    """
     return "BF16_EXACT" if entry.format == "bfloat16" and ".gate_proj." in entry.name else FORMATS[entry.format].c_name
 
 
@@ -186,11 +213,19 @@ def _layers(config: ModelConfig, layout: Layout) -> str:
                 if entry := layout.entries.get(f"layers.{i}.{path}.{kind}"):
                     found.append(f".{path.removeprefix('attention.')}{suffix} = {entry.offset}")
         a = layer.attention
-        found += [f".scale = {_real(a.softmax_scale)}", f".window = {a.window or 'INT_MAX'}", f".rotary = {int(a.rope is not None)}"]
+        found += [
+            f".scale = {_real(a.softmax_scale)}",
+            f".window = {a.window or 'INT_MAX'}",
+            f".rotary = {int(a.rope is not None)}",
+        ]
         return "    {" + ", ".join(found) + "},"
 
     table = "\n".join(fields(i, layer) for i, layer in enumerate(config.layers))
-    head = _matrix(layout, "embed.weight") + "; // the embedding once more" if config.tie_embeddings else _matrix(layout, "lm_head.weight") + ";"
+    head = (
+        _matrix(layout, "embed.weight") + "; // the embedding once more"
+        if config.tie_embeddings
+        else _matrix(layout, "lm_head.weight") + ";"
+    )
     return f"""
 // Where each weight lies in the parameters file: {{format, rows, columns, offset, bytes from tile to tile}}, or an offset alone.
 static const Layer LAYERS[NUM_LAYERS] = {{
@@ -235,7 +270,9 @@ def _forward(config: ModelConfig) -> str:
 
 
 def _keep(template: str, conditions: dict[str, bool]) -> str:
-    """The lines whose condition holds; conditions stand between ``//[if name]``, ``//[else]`` and ``//[end]``, and do not nest."""
+    """The lines whose condition holds; conditions stand between ``//[if name]``, ``//[else]`` and ``//[end]``, and do
+    not nest.
+    """
     kept, keeping = [], True
     for line in template.splitlines():
         if line.startswith("//[if "):

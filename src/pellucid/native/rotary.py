@@ -9,10 +9,11 @@ from pellucid.rotary import scaled
 
 
 def frequencies(rope: RopeConfig) -> np.ndarray:
-    """Radians a position for each rotated pair, float32, (dim / 2,). Source: Su et al. 2021, eq. 15; for scalings see ``RopeScaling``.
+    """Radians a position for each rotated pair, float32, (dim / 2,). Source: Su et al. 2021, eq. 15; for scalings see
+    ``RopeScaling``.
 
-    ``longrope`` has two rows, (2, dim / 2): for requests up to the original length, and beyond it. ``dynamic``: those up to the original
-    length; beyond it the program computes them.
+    ``longrope`` has two rows, (2, dim / 2): for requests up to the original length, and beyond it. ``dynamic``: those
+    up to the original length; beyond it the program computes them.
     """
     exponent = np.arange(0, rope.dim, 2, dtype=np.float32) / np.float32(rope.dim)
     plain = np.float32(1) / np.power(np.float32(rope.theta), exponent, dtype=np.float32)

@@ -25,12 +25,15 @@ class Tracer:
     ``settings`` are NativeExecutor's. Raises: as NativeExecutor.
     """
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Array], *, flags: tuple[str, ...] = (), **settings: Any) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Mapping[str, Array], *, flags: tuple[str, ...] = (), **settings: Any
+    ) -> None:
         self.config = config
         self.executor = NativeExecutor(config, weights, flags=(*flags, "-DTRACE"), **settings)
 
     def run(self, token_ids: Sequence[int]) -> dict[str, np.ndarray]:
-        """Tap paths (``layers.0.q``, as executor 1 names them) → values, in the order of computation; all taps but ``NOT_HELD``.
+        """Tap paths (``layers.0.q``, as executor 1 names them) → values, in the order of computation; all taps but
+        ``NOT_HELD``.
 
         Shapes: (H, T, E) by head, (T, D) in the stream, (T, V) of the logits.
         """
@@ -60,14 +63,18 @@ class Tracer:
             values = np.frombuffer(data, np.float32, count, at).reshape(int(rows), int(width))
             at += 4 * count
             if name in BY_HEAD:
-                values = values.reshape(int(rows), -1, self.config.layers[int(layer)].attention.head_dim).transpose(1, 0, 2)
+                values = values.reshape(int(rows), -1, self.config.layers[int(layer)].attention.head_dim).transpose(
+                    1, 0, 2
+                )
             yield name if int(layer) < 0 else f"layers.{layer}.{name}", values
 
     def close(self) -> None:
         self.executor.close()
 
 
-def trace(config: ModelConfig, weights: Mapping[str, Array], token_ids: Sequence[int], **settings: Any) -> dict[str, np.ndarray]:
+def trace(
+    config: ModelConfig, weights: Mapping[str, Array], token_ids: Sequence[int], **settings: Any
+) -> dict[str, np.ndarray]:
     """One run's taps; see ``Tracer``, which traces more than one."""
     tracer = Tracer(config, weights, **settings)
     try:

@@ -14,16 +14,20 @@ from pellucid.native import pack, vocabulary
 from pellucid.native.layout import ALIGNMENT, padded, plan
 from pellucid.native.program import kept_as, program, supports
 from pellucid.native.vocabulary import Vocabulary
-from pellucid.text.gguf import tokenizer_from_gguf
 from pellucid.text.load import load_tokenizer
+from pellucid.text.readers.gguf import tokenizer_from_gguf
 
 
-def convert(checkpoint: Checkpoint, folder: str | Path, *, quantize: str | None = None, kv_cache: str | None = None) -> str:
+def convert(
+    checkpoint: Checkpoint, folder: str | Path, *, quantize: str | None = None, kv_cache: str | None = None
+) -> str:
     """A checkpoint as ``folder/parameters`` and ``folder/run.c``; returns what to say about the tokenizer.
 
     Raises: UnsupportedError for a mechanism that the program lacks.
     """
-    return write_two_files(checkpoint.config, checkpoint.weights, folder, _vocabulary(checkpoint), quantize=quantize, kv_cache=kv_cache)
+    return write_two_files(
+        checkpoint.config, checkpoint.weights, folder, _vocabulary(checkpoint), quantize=quantize, kv_cache=kv_cache
+    )
 
 
 def _vocabulary(checkpoint: Checkpoint) -> Vocabulary | str:
@@ -45,7 +49,9 @@ def write_two_files(
     quantize: str | None = None,
     kv_cache: str | None = None,
 ) -> str:
-    """Write ``parameters`` and ``run.c``, each whole or not at all; ``words`` is the vocabulary, or what kind of one is not in here."""
+    """Write ``parameters`` and ``run.c``, each whole or not at all; ``words`` is the vocabulary, or what kind of one is
+    not in here.
+    """
     if reason := supports(config):
         raise UnsupportedError(f"run.c cannot be written: it lacks {reason}", where=config.model_type)
     formats = pack.formats_of(config, weights, quantize)
@@ -59,5 +65,18 @@ def write_two_files(
         file.write(bytes(offset - layout.size) + data)
     constants = vocabulary.constants_of(known, offset, config.eos_token_ids)
     with atomic_write(folder / "run.c", "w") as file:
-        file.write(program(config, layout, constants, offset + len(data), kv_cache=kv_cache or kept_as(formats), words=known.files if known else ()))
-    return "the tokenizer is inside" if known else f"the tokenizer ({words}) is of another kind: the program takes and gives token ids"
+        file.write(
+            program(
+                config,
+                layout,
+                constants,
+                offset + len(data),
+                kv_cache=kv_cache or kept_as(formats),
+                words=known.files if known else (),
+            )
+        )
+    return (
+        "the tokenizer is inside"
+        if known
+        else f"the tokenizer ({words}) is of another kind: the program takes and gives token ids"
+    )

@@ -1,7 +1,8 @@
-"""A tokenizer's vocabulary for the two-files program: the bytes that stand behind the weights, and the constants that say what they are.
+"""A tokenizer's vocabulary for the two-files program: the bytes that stand behind the weights, and the constants that
+say what they are.
 
-Three kinds are known: SentencePiece's byte-pair encoding and its unigram model, and byte-level byte-pair encoding with one of six patterns.
-Others take and give token ids.
+Three kinds are known: SentencePiece's byte-pair encoding and its unigram model, and byte-level byte-pair encoding with
+one of six patterns. Others take and give token ids.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from pellucid.base.errors import TokenizerError
-from pellucid.text.byte_level import to_bytes
-from pellucid.text.pre_tokenizers import PRE_TOKENIZERS
-from pellucid.text.sentencepiece_proto import BYTE, NORMAL, UNUSED, USER_DEFINED, read_model
+from pellucid.text.readers.byte_level import to_bytes
+from pellucid.text.readers.pre_tokenizers import PRE_TOKENIZERS
+from pellucid.text.readers.sentencepiece_proto import BYTE, NORMAL, UNUSED, USER_DEFINED, read_model
 from pellucid.text.tokenizer import Tokenizer
 
 NONE = 2**32 - 1
@@ -29,7 +30,10 @@ KINDS = {
     "unigram": (3, ("vocabulary.h", "pieces.h", "pieces_unigram.h", "tokenizer.h")),
 }
 # Patterns that cut text into words → their number in c/words.h; a name stands for all that share its pattern.
-WORDS = {PRE_TOKENIZERS[name].patterns: i for i, name in enumerate(("gpt-2", "smollm", "llama-bpe", "qwen2", "tekken", "gpt-4o"))}
+WORDS = {
+    PRE_TOKENIZERS[name].patterns: i
+    for i, name in enumerate(("gpt-2", "smollm", "llama-bpe", "qwen2", "tekken", "gpt-4o"))
+}
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Vocabulary:
 
 def of(tokenizer: Tokenizer) -> Vocabulary | str:
     """The vocabulary of a tokenizer; or, where the program has no such tokenizer, what kind it is."""
-    from pellucid.text.sentencepiece_model import SentencePieceTokenizer
-    from pellucid.text.tokenizer_json import JsonTokenizer
+    from pellucid.text.readers.sentencepiece_model import SentencePieceTokenizer
+    from pellucid.text.readers.tokenizer_json import JsonTokenizer
 
     ids, plain = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
     prefix = ids[: len(ids) - len(plain)]
@@ -53,20 +57,31 @@ def of(tokenizer: Tokenizer) -> Vocabulary | str:
         return "one whose added tokens take in spaces"
     if isinstance(tokenizer, SentencePieceTokenizer):
         return _sentencepiece(tokenizer, tokenizer.serialized, tuple(prefix))
-    return _json(tokenizer.to_json(), tuple(prefix)) if isinstance(tokenizer, JsonTokenizer) else type(tokenizer).__name__
+    return (
+        _json(tokenizer.to_json(), tuple(prefix)) if isinstance(tokenizer, JsonTokenizer) else type(tokenizer).__name__
+    )
 
 
 def _sentencepiece(tokenizer: Tokenizer, serialized: bytes, prefix: tuple[int, ...]) -> Vocabulary | str:
     model = read_model(serialized)
-    if model.kind not in ("bpe", "unigram") or not model.escapes_spaces or model.space_last or any(kind == UNUSED for _, _, kind in model.pieces):
+    if (
+        model.kind not in ("bpe", "unigram")
+        or not model.escapes_spaces
+        or model.space_last
+        or any(kind == UNUSED for _, _, kind in model.pieces)
+    ):
         return f"SentencePiece, {model.kind}"
     its = {BYTE: BYTE_TOKEN, NORMAL: NORMAL_TOKEN, USER_DEFINED: SYMBOL_TOKEN}
     texts = [text for text, _, _ in model.pieces] + [b""] * (len(tokenizer) - len(model.pieces))
-    kinds = [its.get(kind, HIDDEN_TOKEN) for _, _, kind in model.pieces] + [HIDDEN_TOKEN] * (len(tokenizer) - len(model.pieces))
+    kinds = [its.get(kind, HIDDEN_TOKEN) for _, _, kind in model.pieces] + [HIDDEN_TOKEN] * (
+        len(tokenizer) - len(model.pieces)
+    )
     for place, token in tokenizer.added_tokens_decoder.items():
         recognized = tokenizer.encode(token.content, add_special_tokens=False) == [place]
         texts[place] = token.content.encode()
-        kinds[place] = HIDDEN_TOKEN if token.special and not recognized else SPECIAL_TOKEN if token.special else ADDED_TOKEN
+        kinds[place] = (
+            HIDDEN_TOKEN if token.special and not recognized else SPECIAL_TOKEN if token.special else ADDED_TOKEN
+        )
     byte_ids = {int(text[1:-1], 16): i for i, (text, _, kind) in enumerate(model.pieces) if kind == BYTE}
     named = {
         "UNKNOWN_ID": model.unknown_id,
@@ -96,7 +111,9 @@ def _json(file: Mapping[str, Any], prefix: tuple[int, ...]) -> Vocabulary | str:
     if model.get("type") != "BPE" or None in splits or patterns not in WORDS or normalizer not in (None, "NFC"):
         return str(model.get("type") or "none")
     tokens = {int(place): str(token) for token, place in model["vocab"].items()}
-    added = {int(token["id"]): (str(token["content"]), bool(token.get("special"))) for token in file.get("added_tokens", ())}
+    added = {
+        int(token["id"]): (str(token["content"]), bool(token.get("special"))) for token in file.get("added_tokens", ())
+    }
     size = max(max(tokens), max(added, default=0)) + 1
     kinds, raw = [NORMAL_TOKEN if place in tokens else HIDDEN_TOKEN for place in range(size)], [b""] * size
     for place, token in tokens.items():
@@ -105,7 +122,11 @@ def _json(file: Mapping[str, Any], prefix: tuple[int, ...]) -> Vocabulary | str:
         raw[place], kinds[place] = text.encode(), SPECIAL_TOKEN if special else ADDED_TOKEN
     ids = {token: place for place, token in tokens.items()}
     pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
-    merges = [(ids[a], ids[b], rank, ids[a + b]) for rank, (a, b) in enumerate(pairs) if a in ids and b in ids and a + b in ids]
+    merges = [
+        (ids[a], ids[b], rank, ids[a + b])
+        for rank, (a, b) in enumerate(pairs)
+        if a in ids and b in ids and a + b in ids
+    ]
     byte_ids = {text[0]: place for place, text in enumerate(raw) if len(text) == 1 and kinds[place] == NORMAL_TOKEN}
     named = {"WORDS": WORDS[patterns], "IGNORE_MERGES": int(bool(model.get("ignore_merges")))}
     return _make("byte-level", raw, kinds, byte_ids, named, prefix, merges=merges, nfc=normalizer == "NFC")
@@ -163,14 +184,38 @@ def _make(
         trie,
     )
     number, files = KINDS[kind]
-    constants = {"TOKENIZER": number, "VOCAB_TOKENS": len(texts), "NUM_MERGES": len(merges), "TEXT_BYTES": int(starts[-1])}
+    constants = {
+        "TOKENIZER": number,
+        "VOCAB_TOKENS": len(texts),
+        "NUM_MERGES": len(merges),
+        "TEXT_BYTES": int(starts[-1]),
+    }
     constants |= {f"NUM_{name}_RANGES": len(its) for name, its in ranges.items()}
-    constants |= {"TRIE_UNITS": len(trie), "REPLACEMENT_BYTES": len(replacements), "NUM_SYMBOLS": sum(its == SYMBOL_TOKEN for its in kinds)}
-    constants |= {"WORDS": 0, "IGNORE_MERGES": 0, "SPACE_FIRST": 0, "TRIM_SPACES": 0, "BYTE_FALLBACK": 0, "UNKNOWN_ID": 0, **named}
-    data = b"".join(part.tobytes() for part in parts) + replacements + np.array(kinds, np.uint8).tobytes() + b"".join(texts)
+    constants |= {
+        "TRIE_UNITS": len(trie),
+        "REPLACEMENT_BYTES": len(replacements),
+        "NUM_SYMBOLS": sum(its == SYMBOL_TOKEN for its in kinds),
+    }
+    constants |= {
+        "WORDS": 0,
+        "IGNORE_MERGES": 0,
+        "SPACE_FIRST": 0,
+        "TRIM_SPACES": 0,
+        "BYTE_FALLBACK": 0,
+        "UNKNOWN_ID": 0,
+        **named,
+    }
+    data = (
+        b"".join(part.tobytes() for part in parts)
+        + replacements
+        + np.array(kinds, np.uint8).tobytes()
+        + b"".join(texts)
+    )
     for what, ids in (("unknown", [constants["UNKNOWN_ID"]]), ("first", prefix), ("byte", byte_ids.values())):
         if any(not 0 <= place < len(texts) for place in ids):
-            raise TokenizerError(f"the id of a {what} token is out of range", expected=f"0 to {len(texts) - 1}", received=list(ids)[:8])
+            raise TokenizerError(
+                f"the id of a {what} token is out of range", expected=f"0 to {len(texts) - 1}", received=list(ids)[:8]
+            )
     return Vocabulary(constants, data, prefix, files)
 
 

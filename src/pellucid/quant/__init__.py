@@ -40,7 +40,11 @@ def dequantize_into(array: Array, out: np.ndarray) -> None:
     Raises: CheckpointError where ``out`` is of another shape or dtype.
     """
     if out.shape != array.shape or out.dtype != np.float32:
-        raise CheckpointError(f"cannot write {array} there", expected=f"float32 {list(array.shape)}", received=f"{out.dtype} {list(out.shape)}")
+        raise CheckpointError(
+            f"cannot write {array} there",
+            expected=f"float32 {list(array.shape)}",
+            received=f"{out.dtype} {list(out.shape)}",
+        )
     with np.errstate(invalid="ignore", over="ignore"):  # a damaged scale may be inf or NaN: the values then say so
         if array.is_blocks:
             _decode(array.dtype, array.data, out)
@@ -71,7 +75,9 @@ def quantize(values: np.ndarray, dtype: str) -> Array:
     if dtype not in ENCODERS:
         raise CheckpointError(f"there is no encoder for {dtype}", expected=" or ".join(ENCODERS))
     if values.ndim == 0:
-        raise CheckpointError("a single number cannot be quantized", expected=f"rows of {BLOCKS[dtype][0]} values or a multiple")
+        raise CheckpointError(
+            "a single number cannot be quantized", expected=f"rows of {BLOCKS[dtype][0]} values or a multiple"
+        )
     data = np.empty((*values.shape[:-1], row_bytes(dtype, values.shape[-1])), np.uint8)
     elements = BLOCKS[dtype][0]
     blocks = data.reshape(-1).view(LAYOUTS[dtype])
@@ -82,7 +88,9 @@ def quantize(values: np.ndarray, dtype: str) -> Array:
             part = blocks[start : start + step]
             ENCODERS[dtype](wide[start : start + step], part)
             if not all(np.isfinite(part[name]).all() for name in ("d", "m") if name in (part.dtype.names or ())):
-                raise CheckpointError(f"values too large for {dtype}, or not finite", expected="a scale within float16's range, 65504")
+                raise CheckpointError(
+                    f"values too large for {dtype}, or not finite", expected="a scale within float16's range, 65504"
+                )
     return Array(dtype, values.shape, data)
 
 

@@ -6,8 +6,8 @@ Each block holds a float16 scale ``d`` (and a minimum ``m`` in the ``_1`` format
     Q4_0   w = d · (q − 8)      Q5_0   w = d · (q − 16)
     Q4_1   w = d · q + m        Q5_1   w = d · q + m
 
-4-bit: byte j of ``qs`` holds weight j in its low half and weight j + 16 in its high half. 5-bit: the fifth bit of weight j
-is bit j of ``qh`` (little-endian).
+4-bit: byte j of ``qs`` holds weight j in its low half and weight j + 16 in its high half. 5-bit: the fifth bit of
+weight j is bit j of ``qh`` (little-endian).
 
 Source: ggml-common.h, block_q8_0 … block_q5_1; ggml-quants.c, dequantize_row_* and quantize_row_*_ref.
 """

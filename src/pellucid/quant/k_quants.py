@@ -22,7 +22,9 @@ LAYOUTS: dict[str, np.dtype] = {
     "q2_k": np.dtype([("scales", "u1", 16), ("qs", "u1", (2, 32)), ("d", "<f2"), ("dmin", "<f2")]),
     "q3_k": np.dtype([("hmask", "u1", (1, 32)), ("qs", "u1", (2, 32)), ("scales", "u1", 12), ("d", "<f2")]),
     "q4_k": np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qs", "u1", (4, 32))]),
-    "q5_k": np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qh", "u1", (1, 32)), ("qs", "u1", (4, 32))]),
+    "q5_k": np.dtype(
+        [("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qh", "u1", (1, 32)), ("qs", "u1", (4, 32))]
+    ),
     "q6_k": np.dtype([("ql", "u1", (2, 64)), ("qh", "u1", (2, 32)), ("scales", "i1", 16), ("d", "<f2")]),
 }
 
@@ -49,8 +51,8 @@ def _write(out: np.ndarray, q: np.ndarray, scale: np.ndarray, minimum: np.ndarra
 def six_bit_scales_and_minimums(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Q4_K's and Q5_K's 12 bytes → eight scales and eight minimums of 6 bits.
 
-    Bytes 0–3 hold scales 0–3 in their low 6 bits, bytes 4–7 the minimums 0–3; bytes 8–11 hold the low 4 bits of scales and
-    of minimums 4–7, whose upper 2 bits are the top bits of bytes 0–3 and 4–7.
+    Bytes 0–3 hold scales 0–3 in their low 6 bits, bytes 4–7 the minimums 0–3; bytes 8–11 hold the low 4 bits of scales
+    and of minimums 4–7, whose upper 2 bits are the top bits of bytes 0–3 and 4–7.
     """
     first, second, third = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
     scales = np.concatenate([first & 0x3F, third & 0x0F | first >> 2 & 0x30], axis=1)

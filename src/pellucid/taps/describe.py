@@ -1,10 +1,11 @@
 """Every tap: what it is, its equation, its axes, what it is computed from, and when a model has it.
 
-A tap is a value of the forward pass that has a name. ``taps_of(config)`` lists those of one model in the order of computation, under
-their paths (``layers.3.pattern``). Names follow TransformerLens. Symbols: e the embedding, p the position's vector; in a layer x, x', x''
-the residual stream before, between and after its two parts, n and n' what they read, q, k, v, s scores, a the attention pattern, z,
-o what attention adds, g and u before the activation, f after it, y what the MLP adds; in a mixture of experts r the router's logits,
-w the weights of the experts; h the final state, ℓ logits.
+A tap is a value of the forward pass that has a name. ``taps_of(config)`` lists those of one model in the order of
+computation, under their paths (``layers.3.pattern``). Names follow TransformerLens. Symbols: e the embedding, p the
+position's vector; in a layer x, x', x'' the residual stream before, between and after its two parts, n and n' what they
+read, q, k, v, s scores, a the attention pattern, z, o what attention adds, g and u before the activation, f after it, y
+what the MLP adds; in a mixture of experts r the router's logits, w the weights of the experts; h the final state, ℓ
+logits.
 """
 
 from __future__ import annotations
@@ -65,15 +66,38 @@ def _taps(config: ModelConfig) -> Iterator[Tap]:
     d = (("d_model", config.d_model),)
     table = Weight("embed.weight", (config.vocab_size, config.d_model))
 
-    def top(name: str, kind: str, latex: str, inputs: tuple[str, ...] = (), weights: tuple[Weight, ...] = (), axes=STREAM, widths=d) -> Tap:
-        return Tap(path=name, name=name, layer=None, kind=kind, axes=axes, widths=widths, inputs=inputs, weights=weights, latex=latex)
+    def top(
+        name: str,
+        kind: str,
+        latex: str,
+        inputs: tuple[str, ...] = (),
+        weights: tuple[Weight, ...] = (),
+        axes=STREAM,
+        widths=d,
+    ) -> Tap:
+        return Tap(
+            path=name,
+            name=name,
+            layer=None,
+            kind=kind,
+            axes=axes,
+            widths=widths,
+            inputs=inputs,
+            weights=weights,
+            latex=latex,
+        )
 
     scale = "" if config.embedding_scale == 1.0 else rf"{config.embedding_scale:.4g} \cdot "
     yield top("embed", "lookup", rf"e_t = {scale}E_{{w_t}}", weights=(table,))
     stream: tuple[str, ...] = ("embed",)
     if config.position != "none":
         if config.position == "learned":
-            yield top("pos_embed", "lookup", "p_t = P_t", weights=(Weight("pos_embed.weight", (config.context_len, config.d_model)),))
+            yield top(
+                "pos_embed",
+                "lookup",
+                "p_t = P_t",
+                weights=(Weight("pos_embed.weight", (config.context_len, config.d_model)),),
+            )
         else:
             turn = rf"\frac{{t}}{{10000^{{2i/{config.d_model}}}}}"
             yield top("pos_embed", "position", rf"p_{{t,2i}} = \sin {turn}, \quad p_{{t,2i+1}} = \cos {turn}")
@@ -84,17 +108,37 @@ def _taps(config: ModelConfig) -> Iterator[Tap]:
     if config.final_norm is None:
         yield top("final", "copy", "h = x''", stream)
     else:
-        yield top("final", "norm", "h = " + _norm("x''", config.final_norm), stream, _norm_weights("final_norm", config.d_model, config.final_norm))
+        yield top(
+            "final",
+            "norm",
+            "h = " + _norm("x''", config.final_norm),
+            stream,
+            _norm_weights("final_norm", config.d_model, config.final_norm),
+        )
     head = table if config.tie_embeddings else Weight("lm_head.weight", (config.vocab_size, config.d_model))
     logits = rf"h\,{'E' if config.tie_embeddings else 'W_U'}^\top"
-    yield top("logits", "linear", rf"\ell = {_capped(logits, config.logit_softcap)}", ("final",), (head,), BY_TOKEN, (("token", config.vocab_size),))
+    yield top(
+        "logits",
+        "linear",
+        rf"\ell = {_capped(logits, config.logit_softcap)}",
+        ("final",),
+        (head,),
+        BY_TOKEN,
+        (("token", config.vocab_size),),
+    )
 
 
 class _Layer:
     """The taps of one layer."""
 
     def __init__(self, config: ModelConfig, i: int, stream: tuple[str, ...]) -> None:
-        self.layer, self.d_model, self.i, self.at, self.stream = config.layers[i], config.d_model, i, f"layers.{i}", stream
+        self.layer, self.d_model, self.i, self.at, self.stream = (
+            config.layers[i],
+            config.d_model,
+            i,
+            f"layers.{i}",
+            stream,
+        )
         self.post = self.layer.norm_order == "post"
         attention = self.layer.attention
         self.sizes = {
@@ -119,15 +163,38 @@ class _Layer:
 
     def _project(self) -> Iterator[Tap]:
         attention = self.layer.attention
-        for name, out, axes in (("q", attention.q_dim, BY_HEAD), ("k", attention.kv_dim, BY_KV_HEAD), ("v", attention.kv_dim, BY_KV_HEAD)):
-            yield self._linear(name, name, "n", name.upper(), "attn_in", f"attention.{name}_proj", (out, self.d_model), attention.qkv_bias, axes)
+        for name, out, axes in (
+            ("q", attention.q_dim, BY_HEAD),
+            ("k", attention.kv_dim, BY_KV_HEAD),
+            ("v", attention.kv_dim, BY_KV_HEAD),
+        ):
+            yield self._linear(
+                name,
+                name,
+                "n",
+                name.upper(),
+                "attn_in",
+                f"attention.{name}_proj",
+                (out, self.d_model),
+                attention.qkv_bias,
+                axes,
+            )
         if attention.qk_norm:
             for name, axes in (("q", BY_HEAD), ("k", BY_KV_HEAD)):
                 weights = _norm_weights(f"{self.at}.attention.{name}_norm", attention.head_dim, attention.qk_norm)
-                yield self._tap(f"{name}_norm", "norm", rf"\hat {name} = {_norm(name, attention.qk_norm)}", name, weights=weights, axes=axes)
+                yield self._tap(
+                    f"{name}_norm",
+                    "norm",
+                    rf"\hat {name} = {_norm(name, attention.qk_norm)}",
+                    name,
+                    weights=weights,
+                    axes=axes,
+                )
         if attention.rope:
             for name, axes in (("q", BY_HEAD), ("k", BY_KV_HEAD)):
-                yield self._tap(f"{name}_rot", "rotate", _rotation(name, attention.rope), self._last(name, rotated=False), axes=axes)
+                yield self._tap(
+                    f"{name}_rot", "rotate", _rotation(name, attention.rope), self._last(name, rotated=False), axes=axes
+                )
 
     def _attend(self) -> Iterator[Tap]:
         attention = self.layer.attention
@@ -137,8 +204,12 @@ class _Layer:
         seen = r"j \le t" if attention.window is None else rf"t - {attention.window} < j \le t"
         scores = rf"s_{{h,t,j}} = {dot} \;\text{{ if }}\; {seen}, \;\text{{ else }}\; -\infty"
         yield self._tap("scores", "scores", scores, self._last("q"), self._last("k"), axes=BY_PAIR)
-        yield self._tap("pattern", "softmax", r"a_{h,t,j} = \frac{\exp s_{h,t,j}}{\sum_{i} \exp s_{h,t,i}}", "scores", axes=BY_PAIR)
-        yield self._tap("z", "mix", rf"z_{{h,t}} = \sum_{{j}} a_{{h,t,j}}\, v_{{{shared},j}}", "pattern", "v", axes=BY_HEAD)
+        yield self._tap(
+            "pattern", "softmax", r"a_{h,t,j} = \frac{\exp s_{h,t,j}}{\sum_{i} \exp s_{h,t,i}}", "scores", axes=BY_PAIR
+        )
+        yield self._tap(
+            "z", "mix", rf"z_{{h,t}} = \sum_{{j}} a_{{h,t,j}}\, v_{{{shared},j}}", "pattern", "v", axes=BY_HEAD
+        )
         shape = (self.d_model, attention.q_dim)
         yield self._linear("attn_out", "o", r"[z_1; \dots; z_H]", "O", "z", "attention.o_proj", shape, attention.o_bias)
 
@@ -155,7 +226,9 @@ class _Layer:
         yield self._linear("mlp_out", "y", "f", "down", "mlp_act", "mlp.down_proj", (self.d_model, mlp.d_ff), mlp.bias)
 
     def _experts(self, experts: ExpertsConfig) -> Iterator[Tap]:
-        """A mixture of experts: what the router says, what each expert counts for, and their sum. Experts' own neurons have no tap."""
+        """A mixture of experts: what the router says, what each expert counts for, and their sum. Experts' own neurons
+        have no tap.
+        """
         shape = (experts.num_experts, self.d_model)
         yield self._linear("router_logits", "r", "n'", "router", "mlp_in", "mlp.router", shape, False, BY_EXPERT)
         among = r"i \in S_t" if experts.normalize else "i"
@@ -187,10 +260,21 @@ class _Layer:
         if not self.post:
             return self._tap(name, "sum", f"{symbol} = {x} + {added}", *sources)
         weights = _norm_weights(f"{self.at}.{norm}", self.d_model, self.layer.norm)
-        return self._tap(name, "norm", f"{symbol} = {_norm(f'({x} + {added})', self.layer.norm)}", *sources, weights=weights)
+        return self._tap(
+            name, "norm", f"{symbol} = {_norm(f'({x} + {added})', self.layer.norm)}", *sources, weights=weights
+        )
 
     def _linear(
-        self, name: str, symbol: str, x: str, label: str, source: str, weight: str, shape: tuple[int, int], bias: bool, axes: tuple[str, ...] = STREAM
+        self,
+        name: str,
+        symbol: str,
+        x: str,
+        label: str,
+        source: str,
+        weight: str,
+        shape: tuple[int, int],
+        bias: bool,
+        axes: tuple[str, ...] = STREAM,
     ) -> Tap:
         weights = (Weight(f"{self.at}.{weight}.weight", shape),)
         if bias:
@@ -199,7 +283,15 @@ class _Layer:
         latex = rf"{symbol} = {x}\, W_{{{label}}}^\top" + (rf" + b_{{{label}}}" if bias else "")
         return self._tap(name, "linear", latex, source, weights=weights, axes=axes)
 
-    def _tap(self, name: str, kind: str, latex: str, *sources: str, weights: tuple[Weight, ...] = (), axes: tuple[str, ...] = STREAM) -> Tap:
+    def _tap(
+        self,
+        name: str,
+        kind: str,
+        latex: str,
+        *sources: str,
+        weights: tuple[Weight, ...] = (),
+        axes: tuple[str, ...] = STREAM,
+    ) -> Tap:
         return Tap(
             path=f"{self.at}.{name}",
             name=name,

@@ -40,8 +40,12 @@ def as_added_token(value: Any, where: object, *, special: bool = False) -> Added
     if isinstance(value, Mapping) and isinstance(value.get("content"), str):
         is_special = bool(value.get("special", special))
         flags = {name: bool(value.get(name, False)) for name in ("lstrip", "rstrip", "single_word")}
-        return AddedToken(value["content"], special=is_special, normalized=bool(value.get("normalized", not is_special)), **flags)
-    raise TokenizerError("an added token is neither a string nor an object with 'content'", where=where, received=repr(value)[:80])
+        return AddedToken(
+            value["content"], special=is_special, normalized=bool(value.get("normalized", not is_special)), **flags
+        )
+    raise TokenizerError(
+        "an added token is neither a string nor an object with 'content'", where=where, received=repr(value)[:80]
+    )
 
 
 class AddedTokenSplitter:

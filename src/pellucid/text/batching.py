@@ -10,8 +10,20 @@ from pellucid.text.encoding import BatchEncoding, Encoded, pad_columns
 from pellucid.text.special_tokens import SpecialTokens
 
 UNLIMITED = int(1e30)  # model_max_length where the config names none, as in transformers
-TRUNCATIONS = {True: "longest_first", "longest_first": "longest_first", "only_first": "only_first", "only_second": "only_second"}
-PADDINGS = {False: None, None: None, "do_not_pad": None, True: "longest", "longest": "longest", "max_length": "max_length"}
+TRUNCATIONS = {
+    True: "longest_first",
+    "longest_first": "longest_first",
+    "only_first": "only_first",
+    "only_second": "only_second",
+}
+PADDINGS = {
+    False: None,
+    None: None,
+    "do_not_pad": None,
+    True: "longest",
+    "longest": "longest",
+    "max_length": "max_length",
+}
 
 
 class Batching(SpecialTokens):
@@ -33,7 +45,11 @@ class Batching(SpecialTokens):
     ) -> BatchEncoding:
         """Pad encoded texts to one table; the collate step of a data loader."""
         if not isinstance(encoded_inputs, Mapping):
-            encoded_inputs = {name: [plain(one[name]) for one in encoded_inputs] for name in encoded_inputs[0]} if encoded_inputs else {}
+            encoded_inputs = (
+                {name: [plain(one[name]) for one in encoded_inputs] for name in encoded_inputs[0]}
+                if encoded_inputs
+                else {}
+            )
         columns = {name: plain(rows) for name, rows in encoded_inputs.items()}
         if "input_ids" not in columns:
             raise TokenizerError("nothing to pad", expected="input_ids", received=", ".join(columns) or "no columns")
@@ -69,9 +85,18 @@ class Batching(SpecialTokens):
         self._pad(rows, padding, max_length, pad_to_multiple_of, padding_side)
         return _batch(rows, batched, return_tensors)
 
-    def _pad(self, rows: dict[str, list[list[Any]]], padding: bool | str, max_length: int | None, multiple: int | None, side: str | None) -> None:
+    def _pad(
+        self,
+        rows: dict[str, list[list[Any]]],
+        padding: bool | str,
+        max_length: int | None,
+        multiple: int | None,
+        side: str | None,
+    ) -> None:
         if padding not in PADDINGS:
-            raise TokenizerError("padding is unknown", expected="True, False, 'longest' or 'max_length'", received=repr(padding))
+            raise TokenizerError(
+                "padding is unknown", expected="True, False, 'longest' or 'max_length'", received=repr(padding)
+            )
         strategy = PADDINGS[padding]
         if strategy == "max_length" and max_length is None:
             max_length = self.model_max_length
@@ -90,14 +115,20 @@ class Batching(SpecialTokens):
             length = -(-length // multiple) * multiple
         pad_columns(rows, length, checked_side(side or self.padding_side, "padding_side", self.where), pad_token_id)
 
-    def truncation_of(self, truncation: bool | str | None, max_length: int | None, padding: bool | str) -> tuple[str | None, int | None]:
+    def truncation_of(
+        self, truncation: bool | str | None, max_length: int | None, padding: bool | str
+    ) -> tuple[str | None, int | None]:
         """(strategy, length) to cut to, both None for no cutting. Raises: TokenizerError for one that is unknown."""
         if truncation is None and max_length is not None and padding is False:
             truncation = True  # as in transformers: max_length alone asks for truncation
         if truncation in (None, False, "do_not_truncate"):
             return None, None
         if truncation not in TRUNCATIONS:
-            raise TokenizerError("truncation is unknown", expected="True, False, " + ", ".join(list(TRUNCATIONS)[1:]), received=repr(truncation))
+            raise TokenizerError(
+                "truncation is unknown",
+                expected="True, False, " + ", ".join(list(TRUNCATIONS)[1:]),
+                received=repr(truncation),
+            )
         limit = self.model_max_length if max_length is None else max_length
         if limit < 0:
             raise TokenizerError("max_length must not be negative", received=max_length)

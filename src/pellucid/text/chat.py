@@ -11,7 +11,7 @@ from pellucid.text.encoding import BatchEncoding, Encoded, truncate
 from pellucid.text.tokenizer import Tokenizer, check_text
 
 if TYPE_CHECKING:
-    from pellucid.text.chat_template import Rendered
+    from pellucid.text.templates.chat_template import Rendered
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ def choose_template(tokenizer: Tokenizer, wanted: str | None, has_tools: bool) -
     )
 
 
-def render_chats(tokenizer: Tokenizer, conversation: Sequence[Any], options: ChatOptions) -> tuple[list[RenderedChat], bool]:
+def render_chats(
+    tokenizer: Tokenizer, conversation: Sequence[Any], options: ChatOptions
+) -> tuple[list[RenderedChat], bool]:
     """Render one conversation or several; the second value says which was given.
 
     Raises: TemplateError.
@@ -77,10 +79,15 @@ def render_chats(tokenizer: Tokenizer, conversation: Sequence[Any], options: Cha
     batched = not isinstance(conversation[0], Mapping)
     conversations = conversation if batched else [conversation]
     if options.continue_final_message and options.add_generation_prompt:
-        raise TemplateError("continue_final_message and add_generation_prompt exclude each other", remedy="ask for one of them")
+        raise TemplateError(
+            "continue_final_message and add_generation_prompt exclude each other", remedy="ask for one of them"
+        )
     template = choose_template(tokenizer, options.chat_template, bool(options.tools))
     # APIs write content=None or tool_calls=None; templates know only the absence of a key.
-    cleaned = [[{key: value for key, value in message.items() if value is not None} for message in chat] for chat in conversations]
+    cleaned = [
+        [{key: value for key, value in message.items() if value is not None} for message in chat]
+        for chat in conversations
+    ]
     if template is None:
         assert isinstance(tokenizer, NativeChat)
         return [tokenizer.native_chat(chat, options) for chat in cleaned], batched
@@ -88,7 +95,7 @@ def render_chats(tokenizer: Tokenizer, conversation: Sequence[Any], options: Cha
 
 
 def _render(tokenizer: Tokenizer, template: str, chat: list[dict[str, Any]], options: ChatOptions) -> RenderedChat:
-    from pellucid.text.chat_template import render
+    from pellucid.text.templates.chat_template import render
 
     kwargs = dict(options.template_kwargs)
     rendered: Rendered = render(
@@ -124,16 +131,22 @@ def encode_chats(
             masks = [truncate(Encoded(mask), limit, strategy, tokenizer.truncation_side).ids for mask in masks]
         encoded = [truncate(one, limit, strategy, tokenizer.truncation_side) for one in encoded]
     more = None if masks is None else {"assistant_masks": masks}
-    return tokenizer.columns(encoded, batched, padding=padding, max_length=max_length, return_tensors=return_tensors, more=more)
+    return tokenizer.columns(
+        encoded, batched, padding=padding, max_length=max_length, return_tensors=return_tensors, more=more
+    )
 
 
 def encode_chat(tokenizer: Tokenizer, chat: RenderedChat, *, with_mask: bool = False) -> tuple[Encoded, list[int]]:
-    """The ids of one rendered conversation; ``with_mask``, their offsets, too, and 1 for each token that the assistant said (else no mask)."""
+    """The ids of one rendered conversation; ``with_mask``, their offsets, too, and 1 for each token that the assistant
+    said (else no mask).
+    """
     if chat.encoded is not None:
         encoded = chat.encoded
     else:
         check_text(chat.text)
-        encoded = tokenizer.encode_texts([chat.text], None, add_special_tokens=False, details=with_mask, from_template=True)[0]
+        encoded = tokenizer.encode_texts(
+            [chat.text], None, add_special_tokens=False, details=with_mask, from_template=True
+        )[0]
     return encoded, _assistant_mask(chat, encoded) if with_mask else []
 
 

@@ -32,9 +32,9 @@ class TextStream(Protocol):
 class IncrementalDetokenizer:
     """The text of an answer while it is generated.
 
-    ``prompt_ids`` come before the answer: their own text is not returned, but a piece that follows them keeps its leading
-    space, which it would lose at the beginning of a text. An id at or above ``len(tokenizer)`` has no text: a model's
-    output layer is often padded beyond its vocabulary.
+    ``prompt_ids`` come before the answer: their own text is not returned, but a piece that follows them keeps its
+    leading space, which it would lose at the beginning of a text. An id at or above ``len(tokenizer)`` has no text: a
+    model's output layer is often padded beyond its vocabulary.
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True, prompt_ids: Iterable[int] = ()) -> None:

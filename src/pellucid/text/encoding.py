@@ -11,7 +11,13 @@ from typing import Any
 
 from pellucid.base.errors import TokenizerError
 
-PAD_VALUES: dict[str, Any] = {"attention_mask": 0, "position_ids": 0, "offset_mapping": (0, 0), "assistant_masks": 0, "labels": -100}
+PAD_VALUES: dict[str, Any] = {
+    "attention_mask": 0,
+    "position_ids": 0,
+    "offset_mapping": (0, 0),
+    "assistant_masks": 0,
+    "labels": -100,
+}
 
 
 @dataclass(slots=True)
@@ -19,7 +25,9 @@ class Encoded:
     """One text (or pair of texts) as token ids."""
 
     ids: list[int]
-    offsets: list[tuple[int, int]] | None = None  # characters [start, end) of each token's own text; (0, 0) for specials
+    offsets: list[tuple[int, int]] | None = (
+        None  # characters [start, end) of each token's own text; (0, 0) for specials
+    )
     sequence: list[int | None] | None = None  # 0: from the text, 1: from its pair, None: added by the tokenizer
 
 
@@ -76,8 +84,8 @@ class BatchEncoding(dict[str, Any]):
 def truncate(encoded: Encoded, max_length: int, strategy: str, side: str) -> Encoded:
     """Drop tokens of the texts, never the added special ones, until at most ``max_length`` are left.
 
-    ``longest_first`` shortens the longer text of a pair; ``only_first`` and ``only_second`` shorten that one. The end is
-    dropped, or the beginning where ``side`` is ``left``.
+    ``longest_first`` shortens the longer text of a pair; ``only_first`` and ``only_second`` shorten that one. The end
+    is dropped, or the beginning where ``side`` is ``left``.
 
     Raises: TokenizerError where the special tokens alone, or the text that may not be cut, are longer.
     """
@@ -88,7 +96,11 @@ def truncate(encoded: Encoded, max_length: int, strategy: str, side: str) -> Enc
     lengths = [sequence.count(0), sequence.count(1)]
     room = max_length - (len(sequence) - sum(lengths))
     if room < 0:
-        raise TokenizerError("max_length leaves no room for the special tokens", expected=f"at least {max_length - room}", received=max_length)
+        raise TokenizerError(
+            "max_length leaves no room for the special tokens",
+            expected=f"at least {max_length - room}",
+            received=max_length,
+        )
     if strategy == "longest_first":
         kept = _share(lengths, room)
     else:
@@ -97,7 +109,9 @@ def truncate(encoded: Encoded, max_length: int, strategy: str, side: str) -> Enc
         kept[which] -= excess
         if kept[which] < 0:
             raise TokenizerError(
-                f"truncation={strategy!r} cannot reach max_length", expected=f"at most {max_length} tokens", received=len(encoded.ids)
+                f"truncation={strategy!r} cannot reach max_length",
+                expected=f"at most {max_length} tokens",
+                received=len(encoded.ids),
             )
     keep: list[int] = []
     seen = [0, 0]

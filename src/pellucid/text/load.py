@@ -16,7 +16,12 @@ __all__ = ["TOKENIZER_CONFIG_FILE", "get_tokenizer_config", "load_tokenizer"]
 
 _MAX_MODEL_BYTES = 64 * 2**20
 # Pre-tokenizers of the classes that keep vocab.json + merges.txt; the other classes need their tokenizer.json.
-_BPE_CLASSES = {"GPT2Tokenizer": "gpt-2", "GPT2TokenizerFast": "gpt-2", "Qwen2Tokenizer": "qwen2", "Qwen2TokenizerFast": "qwen2"}
+_BPE_CLASSES = {
+    "GPT2Tokenizer": "gpt-2",
+    "GPT2TokenizerFast": "gpt-2",
+    "Qwen2Tokenizer": "qwen2",
+    "Qwen2TokenizerFast": "qwen2",
+}
 _LEFT_PADDED = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")  # as transformers pads them
 
 
@@ -66,7 +71,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _read_json(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
-    from pellucid.text.tokenizer_json import JsonTokenizer
+    from pellucid.text.readers.tokenizer_json import JsonTokenizer
 
     return JsonTokenizer.from_file(folder / "tokenizer.json", config)
 
@@ -75,24 +80,24 @@ def _read_model(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     path = folder / "tokenizer.model"
     kind = config.get("tokenizer_class")
     if kind in ("ChatGLMTokenizer", "ChatGLM4Tokenizer"):
-        from pellucid.text import chatglm
+        from pellucid.text.readers import chatglm
 
         if kind == "ChatGLM4Tokenizer":
             return chatglm.load_chatglm4(path, config)
         return chatglm.ChatGLMTokenizer(read_bytes(path, _MAX_MODEL_BYTES), config, path)
     if config.get("llama2c"):
-        from pellucid.text.llama2c import Llama2cTokenizer
+        from pellucid.text.readers.llama2c import Llama2cTokenizer
 
         return Llama2cTokenizer(read_bytes(path, _MAX_MODEL_BYTES), config, path)
-    from pellucid.text.sentencepiece_model import SentencePieceTokenizer
+    from pellucid.text.readers.sentencepiece_model import SentencePieceTokenizer
 
     return SentencePieceTokenizer(read_bytes(path, _MAX_MODEL_BYTES), config, path)
 
 
 def _read_vocab(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
-    from pellucid.text.byte_level_bpe import build_bpe, read_merges, read_vocab
-    from pellucid.text.pre_tokenizers import PRE_TOKENIZERS
-    from pellucid.text.tokenizer_json import JsonTokenizer
+    from pellucid.text.readers.byte_level_bpe import build_bpe, read_merges, read_vocab
+    from pellucid.text.readers.pre_tokenizers import PRE_TOKENIZERS
+    from pellucid.text.readers.tokenizer_json import JsonTokenizer
 
     kind = config.get("tokenizer_class") or "GPT2Tokenizer"
     path = folder / "vocab.json"
@@ -108,12 +113,14 @@ def _read_vocab(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     vocab = read_vocab(path)
     backend = build_bpe(vocab, read_merges(folder / "merges.txt"), PRE_TOKENIZERS[_BPE_CLASSES[kind]], path)
     end = "<|endoftext|>"
-    defaults = {"bos_token": end, "eos_token": end, "unk_token": end} if kind.startswith("GPT2") and end in vocab else {}
+    defaults = (
+        {"bos_token": end, "eos_token": end, "unk_token": end} if kind.startswith("GPT2") and end in vocab else {}
+    )
     return JsonTokenizer(backend, {**defaults, **config}, path)
 
 
 def _llama2c(path: Path, vocab_size: int | None) -> Tokenizer:
-    from pellucid.text.llama2c import load_llama2c
+    from pellucid.text.readers.llama2c import load_llama2c
 
     return load_llama2c(path, vocab_size)
 

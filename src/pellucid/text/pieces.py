@@ -13,8 +13,8 @@ class Piece:
     """One token of a text.
 
     ``text`` is the characters ``char_range`` covers: every character of which the token holds at least one byte, so the
-    three tokens of a split ``"龘"`` show it three times and their ``byte_range`` tells them apart. Both ranges count from
-    the beginning of the original text, end exclusive; a token that stands for none of it has an empty range.
+    three tokens of a split ``"龘"`` show it three times and their ``byte_range`` tells them apart. Both ranges count
+    from the beginning of the original text, end exclusive; a token that stands for none of it has an empty range.
     """
 
     id: int

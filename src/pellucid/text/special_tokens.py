@@ -83,7 +83,9 @@ class SpecialTokens(ABC):
         """
         found: dict[str, AddedToken] = {}
         for name, value in config.items():
-            if (name in NAMES and value is not None) or (name.endswith("_token") and name not in NAMES and isinstance(value, (str, Mapping))):
+            if (name in NAMES and value is not None) or (
+                name.endswith("_token") and name not in NAMES and isinstance(value, (str, Mapping))
+            ):
                 found[name] = as_added_token(value, where, special=True)
         extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
         if isinstance(extra, Mapping):

@@ -77,7 +77,13 @@ class Tokenizer(Batching):
 
     @abstractmethod
     def encode_texts(
-        self, texts: Sequence[str], pairs: Sequence[str] | None, *, add_special_tokens: bool, details: bool, from_template: bool = False
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None,
+        *,
+        add_special_tokens: bool,
+        details: bool,
+        from_template: bool = False,
     ) -> list[Encoded]:
         """Encode checked texts. ``details`` asks for offsets and sequence numbers.
 
@@ -118,9 +124,10 @@ class Tokenizer(Batching):
     ) -> BatchEncoding:
         """Encode a text, or a list of texts.
 
-        ``padding``: True or ``"longest"`` to the longest of the batch, ``"max_length"`` to ``max_length``. ``truncation``:
-        True or ``"longest_first"``, ``"only_first"``, ``"only_second"``. ``return_tensors``: ``"np"`` or ``"pt"``, always
-        with a batch axis; else lists. ``return_offsets_mapping`` adds each token's (start, end) in characters.
+        ``padding``: True or ``"longest"`` to the longest of the batch, ``"max_length"`` to ``max_length``.
+        ``truncation``: True or ``"longest_first"``, ``"only_first"``, ``"only_second"``. ``return_tensors``: ``"np"``
+        or ``"pt"``, always with a batch axis; else lists. ``return_offsets_mapping`` adds each token's (start, end) in
+        characters.
 
         Raises: TokenizerError for text that is no valid Unicode, and for arguments that contradict each other.
         """
@@ -134,7 +141,9 @@ class Tokenizer(Batching):
         for one in [*texts, *(pairs or [])]:
             check_text(one)
         strategy, limit = self.truncation_of(truncation, max_length, padding)
-        encoded = self.encode_texts(texts, pairs, add_special_tokens=add_special_tokens, details=return_offsets_mapping or strategy is not None)
+        encoded = self.encode_texts(
+            texts, pairs, add_special_tokens=add_special_tokens, details=return_offsets_mapping or strategy is not None
+        )
         if strategy is not None and limit is not None:
             encoded = [truncate(one, limit, strategy, self.truncation_side) for one in encoded]
         return self.columns(
@@ -151,7 +160,9 @@ class Tokenizer(Batching):
 
     def encode(self, text: str, text_pair: str | None = None, add_special_tokens: bool = True, **kwargs: Any) -> Any:
         """The ids of one text; an array with a batch axis where ``return_tensors`` is given."""
-        return self(text, text_pair, add_special_tokens=add_special_tokens, return_attention_mask=False, **kwargs)["input_ids"]
+        return self(text, text_pair, add_special_tokens=add_special_tokens, return_attention_mask=False, **kwargs)[
+            "input_ids"
+        ]
 
     def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
         """The tokens of one text as strings, in the vocabulary's own spelling (``▁Trans``, ``Ġworld``)."""
@@ -171,7 +182,9 @@ class Tokenizer(Batching):
 
     # --- ids to text -------------------------------------------------------------------------------------------------
 
-    def decode(self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None) -> Any:
+    def decode(
+        self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> Any:
         """The text of ids (a list, an array, or one id); a list of texts for a list of lists.
 
         Raises: TokenizerError for an id that is no token.
@@ -184,7 +197,9 @@ class Tokenizer(Batching):
         text = self._decode(ids, skip_special_tokens)
         return clean_up_tokenization(text) if self.wants_clean_up(clean_up_tokenization_spaces) else text
 
-    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None) -> list[str]:
+    def batch_decode(
+        self, sequences: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> list[str]:
         """The texts of several lists of ids."""
         return [self.decode(ids, skip_special_tokens, clean_up_tokenization_spaces) for ids in plain(sequences)]
 
@@ -220,7 +235,9 @@ class Tokenizer(Batching):
             return
         for one in ids:
             if one < 0 or (one >= limit and self._token_of(one) is None):
-                raise TokenizerError("no token has this id", where=self.where, expected=f"0 to {limit - 1}", received=one)
+                raise TokenizerError(
+                    "no token has this id", where=self.where, expected=f"0 to {limit - 1}", received=one
+                )
 
     # --- added tokens ------------------------------------------------------------------------------------------------
 
@@ -265,24 +282,42 @@ class Tokenizer(Batching):
         return_assistant_tokens_mask: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Messages (``{"role": …, "content": …}``), or a list of such conversations, as the model was trained to read them.
+        """Messages (``{"role": …, "content": …}``), or a list of such conversations, as the model was trained to read
+        them.
 
-        With ``tokenize=False`` the text; with ``return_dict=False`` the ids alone. The template writes every special token
-        itself, so none is added. ``return_assistant_tokens_mask`` adds ``assistant_masks``, 1 for what the template marks
-        ``{% generation %}``. Further keywords go to the template (``enable_thinking``).
+        With ``tokenize=False`` the text; with ``return_dict=False`` the ids alone. The template writes every special
+        token itself, so none is added. ``return_assistant_tokens_mask`` adds ``assistant_masks``, 1 for what the
+        template marks ``{% generation %}``. Further keywords go to the template (``enable_thinking``).
 
         Raises: TemplateError where there is no template, or it fails.
         """
         from pellucid.text.chat import ChatOptions, encode_chats, render_chats
 
         if return_assistant_tokens_mask and not (tokenize and return_dict):
-            raise TokenizerError("return_assistant_tokens_mask needs tokenize=True and return_dict=True", where="apply_chat_template")
-        options = ChatOptions(tools, documents, chat_template, add_generation_prompt, continue_final_message, return_assistant_tokens_mask, kwargs)
+            raise TokenizerError(
+                "return_assistant_tokens_mask needs tokenize=True and return_dict=True", where="apply_chat_template"
+            )
+        options = ChatOptions(
+            tools,
+            documents,
+            chat_template,
+            add_generation_prompt,
+            continue_final_message,
+            return_assistant_tokens_mask,
+            kwargs,
+        )
         chats, batched = render_chats(self, conversation, options)
         if not tokenize:
             return [chat.text for chat in chats] if batched else chats[0].text
         encoding = encode_chats(
-            self, chats, batched, options, padding=padding, truncation=truncation, max_length=max_length, return_tensors=return_tensors
+            self,
+            chats,
+            batched,
+            options,
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            return_tensors=return_tensors,
         )
         return encoding if return_dict else encoding["input_ids"]
 
@@ -302,7 +337,11 @@ class Tokenizer(Batching):
 
     def saved_config(self) -> dict[str, Any]:
         """tokenizer_config.json as it should be read back."""
-        saved = {name: value for name, value in self.config.items() if not name.endswith("_token") or not isinstance(value, (str, Mapping))}
+        saved = {
+            name: value
+            for name, value in self.config.items()
+            if not name.endswith("_token") or not isinstance(value, (str, Mapping))
+        }
         saved |= self._named
         saved.pop("extra_special_tokens", None)
         saved |= {"additional_special_tokens": self._additional} if self._additional else {}

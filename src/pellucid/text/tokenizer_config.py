@@ -77,13 +77,17 @@ def _check(config: Mapping[str, Any], where: Path) -> None:
             as_added_token(token, where)
     for name in ("padding_side", "truncation_side"):
         if config.get(name) not in (None, "left", "right"):
-            raise TokenizerError(f"{name} is unknown", where=where, expected="left or right", received=repr(config[name])[:80])
+            raise TokenizerError(
+                f"{name} is unknown", where=where, expected="left or right", received=repr(config[name])[:80]
+            )
     for name, kind in (("model_input_names", str), ("stop_token_ids", int)):
         listed = config.get(name) or []
         if not isinstance(listed, list) or not all(isinstance(one, kind) for one in listed):
             raise TokenizerError(f"{name} must be a list of {kind.__name__}", where=where, received=repr(listed)[:80])
     length = config.get("model_max_length")
-    if length is not None and (isinstance(length, bool) or not isinstance(length, (int, float)) or not 0 < length < float("inf")):
+    if length is not None and (
+        isinstance(length, bool) or not isinstance(length, (int, float)) or not 0 < length < float("inf")
+    ):
         raise TokenizerError("model_max_length must be a positive number", where=where, received=repr(length)[:80])
 
 
@@ -100,7 +104,11 @@ def _legacy_added_tokens(path: Path, config: Mapping[str, Any]) -> dict[int, Add
         raise TokenizerError("added tokens must map to ids", where=path)
     values = [value for name, value in config.items() if name.endswith("_token")]
     values += list(config.get("extra_special_tokens") or config.get("additional_special_tokens") or [])
-    special = {value.get("content") if isinstance(value, Mapping) else value for value in values if isinstance(value, (str, Mapping))}
+    special = {
+        value.get("content") if isinstance(value, Mapping) else value
+        for value in values
+        if isinstance(value, (str, Mapping))
+    }
     return {i: as_added_token(token, path, special=token in special) for token, i in listed.items()}
 
 
@@ -114,8 +122,12 @@ def _chat_template(folder: Path, configured: Any, where: object) -> str | dict[s
         return configured
     if isinstance(configured, list) and all(isinstance(one, Mapping) for one in configured):
         configured = {one.get("name"): one.get("template") for one in configured}
-    if not isinstance(configured, dict) or not all(isinstance(text, str) for pair in configured.items() for text in pair):
-        raise TokenizerError("chat_template is neither a string nor a list of named ones", where=where, received=repr(configured)[:80])
+    if not isinstance(configured, dict) or not all(
+        isinstance(text, str) for pair in configured.items() for text in pair
+    ):
+        raise TokenizerError(
+            "chat_template is neither a string nor a list of named ones", where=where, received=repr(configured)[:80]
+        )
     return configured
 
 
@@ -135,7 +147,9 @@ def save_config(tokenizer: Tokenizer, folder: Path) -> Iterable[Path]:
     by_name = {"default": templates} if isinstance(templates, str) else dict(templates or {})
     for name in by_name:
         if not name or name != os.path.basename(name) or name.startswith("."):
-            raise TokenizerError("the name of a chat template cannot be a file's", where=tokenizer.where, received=repr(name))
+            raise TokenizerError(
+                "the name of a chat template cannot be a file's", where=tokenizer.where, received=repr(name)
+            )
     written = {name: folder / CHAT_TEMPLATE_FOLDER / f"{name}.jinja" for name in by_name if name != "default"}
     if "default" in by_name:
         written["default"] = folder / CHAT_TEMPLATE_FILE
@@ -148,7 +162,9 @@ def save_config(tokenizer: Tokenizer, folder: Path) -> Iterable[Path]:
 
 
 def refuse_rivals(folder: Path, tokenizer: Tokenizer) -> None:
-    """Raises: TokenizerError where the folder already holds files that would be read instead of those about to be written."""
+    """Raises: TokenizerError where the folder already holds files that would be read instead of those about to be
+    written.
+    """
     rivals = ["tokenizer.json"] if tokenizer.vocabulary_file != "tokenizer.json" else []
     rivals += [CHAT_TEMPLATE_FILE] if tokenizer.chat_template is None else []
     found = [name for name in rivals if (folder / name).exists()]

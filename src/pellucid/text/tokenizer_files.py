@@ -16,7 +16,9 @@ def _as_tokenizer_error(path: Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise TokenizerError(error.what, where=path, expected=error.expected, received=error.received, remedy=error.remedy) from None
+        raise TokenizerError(
+            error.what, where=path, expected=error.expected, received=error.received, remedy=error.remedy
+        ) from None
     except OSError as error:
         raise TokenizerError(f"cannot be read: {error.strerror}", where=path) from None
 
@@ -38,5 +40,7 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     with _as_tokenizer_error(path):
         size = path.stat().st_size
         if size > max_bytes:
-            raise CheckpointError("the file is too large for a tokenizer", expected=f"at most {max_bytes} bytes", received=size)
+            raise CheckpointError(
+                "the file is too large for a tokenizer", expected=f"at most {max_bytes} bytes", received=size
+            )
         return path.read_bytes()

@@ -1,7 +1,8 @@
 """Attention in training: causal, or within a document where several are packed into one row.
 
-torch's fused kernel is the rule. On a CPU in bfloat16 its backward pass takes twice the time of plain matrix products and up to four
-times for short rows (torch 2.13; 8 rows of 256 tokens: 53 and 25 ms), so there the scores are held in memory while they fit.
+torch's fused kernel is the rule. On a CPU in bfloat16 its backward pass takes twice the time of plain matrix products
+and up to four times for short rows (torch 2.13; 8 rows of 256 tokens: 53 and 25 ms), so there the scores are held in
+memory while they fit.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ MAX_CELLS = 2**26  # scores of a layer held in memory: 128 MB
 
 
 def causal(attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context, *, dropout: float = 0.0) -> Tensor:
-    """``Context.attend`` for rows that each are one text. ``dropout``: the fraction of the weights (softmax's) that is left out."""
+    """``Context.attend`` for rows that each are one text. ``dropout``: the fraction of the weights (softmax's) that is
+    left out.
+    """
     if not dropout and (attention.config.softcap is not None or not _products_pay(q, v)):
         return sdpa(attention, q, k, v, ctx)
     places = torch.arange(q.shape[2], device=q.device)
@@ -33,7 +36,8 @@ def causal(attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context, 
 class SegmentMasked:
     """``Context.attend`` for packed rows: softmax(q kᵀ · scale + mask) v, the mask causal, windowed, and by segment.
 
-    One serves one batch: the mask is made once, and for layers with a window narrowed there. It takes no cache. ``dropout``: as ``causal``'s.
+    One serves one batch: the mask is made once, and for layers with a window narrowed there. It takes no cache.
+    ``dropout``: as ``causal``'s.
     """
 
     def __init__(self, segments: Int[Tensor, "B T"], dropout: float = 0.0) -> None:
@@ -49,7 +53,14 @@ class SegmentMasked:
         return _attend(attention, q, k, v, seen, self._dropout)
 
 
-def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, seen: Bool[Tensor, "#B 1 T T"] | Bool[Tensor, "T T"], dropout: float) -> Tensor:
+def _attend(
+    attention: Attention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seen: Bool[Tensor, "#B 1 T T"] | Bool[Tensor, "T T"],
+    dropout: float,
+) -> Tensor:
     config, groups = attention.config, q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, T, E)
@@ -59,8 +70,15 @@ def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, seen: Bool[Te
     if not _products_pay(q, v):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=config.softmax_scale)
     scores = (q * config.softmax_scale).to(v.dtype) @ k.to(v.dtype).mT  # (B, H, T, T)
-    return F.dropout((scores + torch.zeros_like(seen, dtype=v.dtype).masked_fill_(~seen, float("-inf"))).softmax(-1), dropout) @ v
+    return (
+        F.dropout(
+            (scores + torch.zeros_like(seen, dtype=v.dtype).masked_fill_(~seen, float("-inf"))).softmax(-1), dropout
+        )
+        @ v
+    )
 
 
 def _products_pay(q: Tensor, v: Tensor) -> bool:
-    return v.device.type == "cpu" and v.dtype == torch.bfloat16 and q.shape[0] * q.shape[1] * q.shape[2] ** 2 <= MAX_CELLS
+    return (
+        v.device.type == "cpu" and v.dtype == torch.bfloat16 and q.shape[0] * q.shape[1] * q.shape[2] ** 2 <= MAX_CELLS
+    )

@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WHERE = ("embed", "attn_out", "mlp_out")  # Vaswani et al. 2017 §5.4: each part's output before it is added, and the embeddings
+WHERE = (
+    "embed",
+    "attn_out",
+    "mlp_out",
+)  # Vaswani et al. 2017 §5.4: each part's output before it is added, and the embeddings
 
 
 class Dropout:

@@ -19,12 +19,22 @@ from pellucid.model.decoder import Decoder
 from pellucid.model.linear import Linear, LoraLinear
 from pellucid.model.load import to_array, to_tensor
 from pellucid.model.quantized import QuantizedLinear
-from pellucid.train.parallel import placed_like
+from pellucid.train.runs.parallel import placed_like
 
 if TYPE_CHECKING:
     from pellucid.text.tokenizer import Tokenizer
 
-__all__ = ["LoraSettings", "attach_lora", "load_adapter", "lora_layers", "merge", "read_lora", "save_adapter", "without_adapter", "write_lora"]
+__all__ = [
+    "LoraSettings",
+    "attach_lora",
+    "load_adapter",
+    "lora_layers",
+    "merge",
+    "read_lora",
+    "save_adapter",
+    "without_adapter",
+    "write_lora",
+]
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
@@ -35,11 +45,12 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
 def attach_lora(model: Decoder, settings: LoraSettings, generator: torch.Generator | None = None) -> list[str]:
     """Freeze the model and give its targeted linear maps an update to learn; returns their names.
 
-    B starts at zero, so nothing changes yet; A at U(−1/√in, 1/√in), as in Hu et al.'s code (kaiming, a = √5). Maps that Hugging Face's
-    model keeps in one share their A, as they would there. A and B are float32 whatever the model's dtype.
+    B starts at zero, so nothing changes yet; A at U(−1/√in, 1/√in), as in Hu et al.'s code (kaiming, a = √5). Maps that
+    Hugging Face's model keeps in one share their A, as they would there. A and B are float32 whatever the model's
+    dtype.
 
-    Raises: ConfigError for a target that the model does not have, or a model that has LoRA already; UnsupportedError for an embedding
-    table, a head tied to it among them.
+    Raises: ConfigError for a target that the model does not have, or a model that has LoRA already; UnsupportedError
+    for an embedding table, a head tied to it among them.
     """
     if lora_layers(model):
         raise ConfigError("the model has LoRA attached already", remedy="merge(model) first, or load the base anew")
@@ -94,9 +105,16 @@ def without_adapter(model: nn.Module) -> Iterator[None]:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def save_adapter(folder: str | Path, model: Decoder, settings: LoraSettings, *, base: str | None = None, base_sha256: str | None = None) -> None:
-    """Write the model's A and B as an adapter of PEFT's. ``base``: the name of the model that they adapt; ``base_sha256``: its fingerprint
-    (``checkpoint.adapted.fingerprint``), so that another is noticed.
+def save_adapter(
+    folder: str | Path,
+    model: Decoder,
+    settings: LoraSettings,
+    *,
+    base: str | None = None,
+    base_sha256: str | None = None,
+) -> None:
+    """Write the model's A and B as an adapter of PEFT's. ``base``: the name of the model that they adapt;
+    ``base_sha256``: its fingerprint (``checkpoint.adapted.fingerprint``), so that another is noticed.
     """
     weights = {name: to_array(parameter) for name, parameter in model.named_parameters() if "lora_" in name}
     write_lora(Path(folder), weights, model=model, settings=settings, base=base, base_sha256=base_sha256)
@@ -124,19 +142,26 @@ def _updates(model: Decoder, weights: Mapping[str, Array]) -> dict[str, Update]:
     first: dict[nn.Parameter, str] = {}
     for name, lora in layers.items():
         first.setdefault(lora.lora_a, name)
-    return {name: Update(weights[f"{first[lora.lora_a]}.lora_a"], weights[f"{name}.lora_b"], lora.scale) for name, lora in layers.items()}
+    return {
+        name: Update(weights[f"{first[lora.lora_a]}.lora_a"], weights[f"{name}.lora_b"], lora.scale)
+        for name, lora in layers.items()
+    }
 
 
 def load_adapter(model: Decoder, folder: str | Path, *, trainable: bool = False) -> LoraSettings:
-    """Attach the adapter in a folder, kept apart from the weights; returns its settings. ``trainable``: to train it further.
+    """Attach the adapter in a folder, kept apart from the weights; returns its settings. ``trainable``: to train it
+    further.
 
-    Only shapes are checked against the model: any model of the same description may stand in for the base (quantized, say).
+    Only shapes are checked against the model: any model of the same description may stand in for the base (quantized,
+    say).
 
     Raises: as ``checkpoint.adapter.read_adapter``; ConfigError for a model that has LoRA attached.
     """
     adapter = read_adapter(folder, model.config)
     if lora_layers(model):
-        raise ConfigError("the model has LoRA attached already", where=folder, remedy="merge(model) first, or load the base anew")
+        raise ConfigError(
+            "the model has LoRA attached already", where=folder, remedy="merge(model) first, or load the base anew"
+        )
     model.requires_grad_(False)
     for projection in projections(model.config):
         its = {name: adapter.updates[name] for name in projection.ours if name in adapter.updates}
@@ -165,7 +190,12 @@ def read_lora(path: Path, model: nn.Module) -> None:
     added = [name for name, update in adapter.updates.items() if name not in layers and update.b.data.any()]
     for name in [*layers, *added]:
         update, lora = adapter.updates.get(name), layers.get(name)
-        if update is None or lora is None or update.rank != lora.lora_a.shape[0] or not math.isclose(update.scale, lora.scale):
+        if (
+            update is None
+            or lora is None
+            or update.rank != lora.lora_a.shape[0]
+            or not math.isclose(update.scale, lora.scale)
+        ):
             raise WeightsError(f"the adapter here is another than the one attached: they differ at {name}", where=path)
         lora.lora_a.copy_(placed_like(to_tensor(update.a, torch.float32), lora.lora_a))
         lora.lora_b.copy_(placed_like(to_tensor(update.b, torch.float32), lora.lora_b))

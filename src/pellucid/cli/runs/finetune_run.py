@@ -1,0 +1,319 @@
+"""What ``pellucid finetune`` brings to a run: a model that can do something already, and examples of what it should do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pellucid.base.errors import RequestError
+from pellucid.cli.runs.training import FolderRun, autocast_of, forward_settings, loss_of, open_run, write_answer
+from pellucid.cli.terminal.numbers import count
+
+if TYPE_CHECKING:
+    from pellucid.checkpoint.open import Checkpoint
+    from pellucid.model.decoder import Decoder
+    from pellucid.text.tokenizer import Tokenizer
+    from pellucid.train.data.batch import Batch
+    from pellucid.train.data.example_batches import ExampleBatches
+    from pellucid.train.data.example_store import Examples
+    from pellucid.train.data.masks import Masking
+    from pellucid.train.runs.checkpoint import ReadModel, WriteModel
+    from pellucid.train.runs.loop import LossFunction
+
+USUAL_CONTEXT = 1024
+
+
+def finetune(
+    folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, overwrite: bool = False, preview: bool = False
+) -> None:
+    """Begin a run, go on with one, or show what it would learn. Raises: PellucidError."""
+    from pellucid.auto import open_model, tokenizer_of
+    from pellucid.cli.terminal.preview import show_batch
+    from pellucid.train.data.example_store import describe
+    from pellucid.train.data.examples import SUFFIXES
+    from pellucid.train.data.sources import find_sources
+    from pellucid.train.runs.sizes import suggested_lr
+
+    if not flags["data"]:
+        raise RequestError("there is nothing to learn from", remedy="-d FILE, JSON lines of messages for one")
+    sources = find_sources(flags["data"], SUFFIXES)
+    checkpoint = open_model(flags["model"], offline=flags["offline"])
+    flags = {**flags, "data": [str(source) for source in sources], "fill": list(flags["fill"])}
+    flags["context_len"] = flags["context_len"] or min(USUAL_CONTEXT, checkpoint.config.context_len)
+    _check(checkpoint, flags)
+    with open_run(folder, flags, quiet=quiet, overwrite=overwrite and not preview) as run:
+        tokenizer = tokenizer_of(checkpoint)
+        masking, examples = _tokenized(run, sources, tokenizer, checkpoint, flags)
+        run.say(describe(examples.counts))
+        samples, held_back = _split(examples, tokenizer, flags)
+        if preview:
+            show_batch(samples.shuffled(0, min(flags["batch_size"], len(samples))), tokenizer)
+            return
+        steps = max(round(flags["epochs"] * len(samples) / flags["batch_size"]), 1)
+        flags = run.resolve(
+            flags, steps=steps, lr=suggested_lr(checkpoint.config.d_model) * LR_OF_METHOD[flags["method"]]
+        )
+        run.settle(flags)
+        learning = _all_weights(checkpoint, tokenizer, flags) if _whole(flags) else _lora(checkpoint, tokenizer, flags)
+        if examples.paired:
+            samples, held_back = _with_reference(run, learning.model, samples, held_back, checkpoint, flags)
+        model = run.place(learning.model, flags)
+        finished = run.train(
+            flags | {"spike": 0.0},  # of few examples, some are much harder than others
+            model=model,
+            samples=samples,
+            loss_function=_preference_loss_of(flags, model) if examples.paired else loss_of(flags, model),
+            write_model=learning.write_model,
+            read_model=learning.read_model,
+            write_description=learning.write_description,
+            validation=None
+            if held_back is None
+            else partial(held_back.spread, flags["eval_rows"], flags["batch_size"]),
+            judge=partial(_judge, flags=flags) if examples.paired else None,
+            write_text=_answers(model, tokenizer, masking, held_back or samples, flags),
+            tokenizer=tokenizer,
+            row_tokens=round(samples.mean_places),
+            row_flops=_row_flops(model, samples),
+            about=f"{_learned(model)}, {len(samples):,} {'pairs' if examples.paired else 'rows'} an epoch",
+        )
+        if finished and run.processes.first:
+            if not _whole(flags) and flags["merge"]:
+                _merge(folder)
+            run.say(f"done: pellucid {'chat' if masking.has_chat_format else 'generate'} -m {folder}")
+
+
+# Of the rate that suits training from random weights, at the same width: LoRA takes ten times what all weights do
+# (Schulman et al. 2025, *LoRA Without Regret*), and a preference, which compares sums over whole answers, a tenth of
+# either.
+LR_OF_METHOD = {"full": 0.1, "lora": 1.0, "dpo": 0.1, "dpo-full": 0.01}
+
+
+@dataclass(frozen=True)
+class Learning:
+    """A model, some of whose parameters learn, and how they are kept."""
+
+    model: Decoder
+    write_model: WriteModel
+    read_model: ReadModel | None = None
+    write_description: Callable[[Path], None] | None = None
+
+
+def _whole(flags: Mapping[str, Any]) -> bool:
+    """All weights learn, not LoRA's alone."""
+    return flags["method"] in ("full", "dpo-full")
+
+
+def _paired(flags: Mapping[str, Any]) -> bool:
+    return flags["method"] in ("dpo", "dpo-full")
+
+
+def _check(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> None:
+    """Raises: RequestError for flags that contradict each other, or the model."""
+    from pellucid.checkpoint.adapted import is_adapter
+
+    if is_adapter(checkpoint.path) and not _whole(flags):
+        raise RequestError(
+            "the model is an adapter, and would get another one",
+            where=flags["model"],
+            remedy="pellucid convert writes it merged",
+        )
+    if flags["context_len"] > checkpoint.config.context_len:
+        raise RequestError(
+            "--context-len is longer than the model's",
+            expected=f"at most {checkpoint.config.context_len}",
+            received=flags["context_len"],
+        )
+    if flags["quantize"] and _whole(flags):
+        raise RequestError(
+            "quantized weights cannot be trained themselves", remedy="--method lora or dpo, or leave out --quantize"
+        )
+    if flags["pack"] and _paired(flags):
+        raise RequestError("pairs are not packed", remedy="leave out --pack")
+    if malformed := next((one for one in flags["fill"] if "=" not in one), None):
+        raise RequestError("--fill takes a name and what takes its place", expected="NAME=TEXT", received=malformed)
+
+
+def _tokenized(
+    run: FolderRun, sources: list[Path], tokenizer: Tokenizer, checkpoint: Checkpoint, flags: Mapping[str, Any]
+) -> tuple[Masking, Examples]:
+    """The first process tokenizes; the others find what it made."""
+    from pellucid.cli.runs.session import stop_token_ids
+    from pellucid.cli.terminal.prompts import read_template
+    from pellucid.train.data.example_store import Making, tokenize_examples
+    from pellucid.train.data.masks import Masking
+
+    if flags["chat_template"] is not None:
+        tokenizer.chat_template = read_template(flags["chat_template"])  # the result's, too
+    masking = Masking(tokenizer, stop_token_ids=stop_token_ids(checkpoint, tokenizer))
+    making = Making(
+        context_len=flags["context_len"],
+        paired=_paired(flags),
+        on_too_long=flags["on_too_long"],
+        fill=dict(one.split("=", 1) for one in flags["fill"]),
+    )
+    with run.processes.first_before_others():
+        return masking, tokenize_examples(run.folder / "examples", sources, masking, making, run.say)
+
+
+def _split(
+    examples: Examples, tokenizer: Tokenizer, flags: Mapping[str, Any]
+) -> tuple[ExampleBatches, ExampleBatches | None]:
+    """What it learns from, and what is held back to validate."""
+    from pellucid.train.data.example_batches import ExampleBatches, rows_of, split_records
+
+    train, held_back = split_records(examples.records, flags["val_fraction"])
+    context_len = flags["context_len"]
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    rows = rows_of(train.tolist(), examples, pack_into=context_len if flags["pack"] else None)
+    samples = ExampleBatches(examples, rows, pad, flags["seed"], context_len if flags["compiled"] else None)
+    return samples, ExampleBatches(examples, rows_of(held_back.tolist(), examples), pad) if len(held_back) else None
+
+
+# --- methods ---------------------------------------------------------------------------------------------------------
+
+
+def _all_weights(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Learning:
+    """All weights learn."""
+    from pellucid.model.load import load_decoder
+    from pellucid.train.runs.checkpoint import write_description, write_model
+
+    model = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu").requires_grad_()
+    its: dict[str, Any] = {
+        "config": checkpoint.config,
+        "tokenizer": tokenizer,
+        "generation_config": checkpoint.generation_config,
+    }
+    return Learning(model, partial(write_model, **its), write_description=partial(write_description, **its))
+
+
+def _lora(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Learning:
+    """Low-rank updates learn; the weights stay as they are."""
+    import torch
+
+    from pellucid.checkpoint.adapted import fingerprint
+    from pellucid.model.load import load_decoder
+    from pellucid.train.lora import LoraSettings, attach_lora, read_lora, write_lora
+
+    model = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu", flags["quantize"])
+    targets = tuple(flags["lora_targets"].replace(",", " ").split())
+    settings = LoraSettings(
+        flags["lora_rank"], flags["lora_alpha"] or 2 * flags["lora_rank"], targets, flags["lora_dropout"]
+    )
+    attach_lora(model, settings, torch.Generator().manual_seed(flags["seed"]))
+    base = Path(flags["model"])
+    write = partial(
+        write_lora,
+        model=model,
+        settings=settings,
+        base=str(base.resolve()) if base.exists() else flags["model"],
+        base_sha256=fingerprint(checkpoint.stored),
+        tokenizer=tokenizer,
+    )
+    return Learning(model, write, read_lora)
+
+
+def _merge(folder: Path) -> None:
+    """The adapter in the folder gives way to the model that it makes of its base."""
+    from pellucid.checkpoint.adapted import open_adapted, save_merged
+    from pellucid.checkpoint.adapter import CONFIG, TENSORS
+    from pellucid.train.runs.checkpoint import Checkpoints
+
+    save_merged(open_adapted(Checkpoints(folder / "checkpoints").steps()[-1]), folder)
+    for name in (CONFIG, TENSORS):
+        (folder / name).unlink()
+
+
+# --- preferences -----------------------------------------------------------------------------------------------------
+
+
+def _with_reference(
+    run: FolderRun,
+    model: Decoder,
+    samples: ExampleBatches,
+    held_back: ExampleBatches | None,
+    checkpoint: Checkpoint,
+    flags: Mapping[str, Any],
+) -> tuple[ExampleBatches, ExampleBatches | None]:
+    """The pairs, and what the model makes of each that the run will ask for before it learns anything."""
+    from pellucid.checkpoint.adapted import fingerprint
+    from pellucid.cli.terminal.console import status
+    from pellucid.train.objectives.reference import reference_log_probs
+
+    pairs = samples.pairs(samples.drawn(flags["steps"] * flags["batch_size"]))
+    pairs += [] if held_back is None else held_back.pairs(held_back.chosen(flags["eval_rows"]))
+    run.say(f"what the reference makes of {len(pairs):,} pairs is computed once …")
+    with status("") as tell:
+        table = reference_log_probs(
+            model.to(run.processes.device),
+            samples.examples,
+            pairs,
+            identity=f"{fingerprint(checkpoint.stored)} {flags['quantize'] or 'as stored'}",
+            batch_size=flags["micro_batch_size"] or flags["batch_size"],
+            autocast=autocast_of(flags),
+            rank=run.processes.rank,
+            num_ranks=run.processes.count,
+            progress=(lambda _: None) if run.quiet else tell,
+        )
+    return replace(samples, reference=table), None if held_back is None else replace(held_back, reference=table)
+
+
+def _preference_loss_of(flags: Mapping[str, Any], model: Decoder) -> LossFunction:
+    from pellucid.train.objectives.preference import PreferenceSettings, preference_loss
+
+    return partial(preference_loss, settings=PreferenceSettings(beta=flags["beta"]), **forward_settings(flags, model))
+
+
+def _judge(model: Decoder, batches: Iterable[Batch], *, flags: Mapping[str, Any]) -> dict[str, float]:
+    from pellucid.train.objectives.preference import PreferenceBatch, PreferenceSettings, preference_scores
+
+    settings, pairs = PreferenceSettings(beta=flags["beta"]), cast("list[PreferenceBatch]", list(batches))
+    scores = preference_scores(model, pairs, settings, autocast=autocast_of(flags))
+    return {"val_loss": scores.loss, "val_margin": scores.margin, "val_accuracy": scores.accuracy}
+
+
+# --- for the eye -----------------------------------------------------------------------------------------------------
+
+
+def _learned(model: Decoder) -> str:
+    """``4.9 M of 139.4 M parameters learn``."""
+    from pellucid.train.runs.checkpoint import trained_parameters
+
+    learned, every = (
+        sum(parameter.numel() for parameter in trained_parameters(model).values()),
+        model.config.num_parameters(),
+    )
+    return f"{count(learned)} of {count(every)} parameters learn" if learned < every else f"{count(every)} parameters"
+
+
+def _row_flops(model: Decoder, samples: ExampleBatches) -> float:
+    """Operations that a sample needs on average, forward and backward."""
+    from pellucid.train.lora import lora_layers
+    from pellucid.train.runs.sizes import flops_per_token
+
+    adapter = (
+        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        if lora_layers(model)
+        else None
+    )
+    counts, row = samples.examples.counts, samples.mean_places / len(samples.samples[0])
+    share = counts.num_learned / counts.num_tokens
+    return samples.mean_places * flops_per_token(model.config, round(row), adapter=adapter, head_share=share)
+
+
+def _answers(
+    model: Decoder, tokenizer: Tokenizer, masking: Masking, examples: ExampleBatches, flags: Mapping[str, Any]
+) -> Callable[[], str]:
+    """What the model answers to the prompt; without one, to the first example that is held back."""
+    if flags["prompt"] and masking.has_chat_format:
+        asked = [{"role": "user", "content": flags["prompt"]}]
+        ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    elif flags["prompt"]:
+        ids = tokenizer.encode(flags["prompt"])
+    else:
+        example, learned = examples.examples[examples.samples[0][0][0]]
+        ids = example[: int(learned.argmax())].tolist()
+    question = flags["prompt"] or tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return lambda: f"{question}\n→ {write_answer(model, tokenizer, ids, masking.stop_token_ids)}"

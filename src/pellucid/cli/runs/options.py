@@ -1,0 +1,221 @@
+"""Flags that several commands share, and help that shows them under headings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+
+DEFAULT_MODEL = "smollm2"
+NAMING = "a folder, .gguf or .bin file, catalogue name, or org/name[@revision]"
+
+QUANTIZED = ("q8", "q4")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Decorator = Callable[[Function], Function]
+
+
+class Option(click.Option):
+    """An option that knows its heading in the help."""
+
+    def __init__(self, *arguments: Any, heading: str = "Options", **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.heading = heading
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """Defaults, but no ranges: [0<=x<=1] says little that an error would not say better."""
+        extra = super().get_help_extra(ctx)
+        extra.pop("range", None)
+        return extra
+
+
+class Command(click.Command):
+    """A command whose help lists its options by heading."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        headings: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                headings.setdefault(getattr(parameter, "heading", "Options"), []).append(record)
+        headings["Options"] = headings.pop("Options")  # --help is always there, and reads best at the end
+        for heading, records in headings.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def command(name: str) -> Callable[[Callable[..., None]], Command]:
+    """A command of that name; its help is the function's docstring."""
+    return click.command(
+        name, cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}
+    )
+
+
+def option(*flags: str, **settings: Any) -> Decorator[Any]:
+    return click.option(*flags, cls=Option, **settings)
+
+
+def together(options: Iterable[Decorator[Any]]) -> Decorator[Any]:
+    """Several options as one decorator, in the order in which help lists them."""
+
+    def decorate(function: Any) -> Any:
+        for one in reversed(list(options)):
+            function = one(function)
+        return function
+
+    return decorate
+
+
+model = option(
+    "-m",
+    "--model",
+    default=DEFAULT_MODEL,
+    show_default=True,
+    metavar="NAME",
+    help=f"{NAMING[0].upper()}{NAMING[1:]}.",
+    heading="Model",
+)
+offline = option("--offline", is_flag=True, help="Use only what is on this machine.", heading="Model")
+context_size = option(
+    "-c",
+    "--ctx-size",
+    "context_len",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Context in tokens; default: the model's own.",
+    heading="Model",
+)
+kv_cache = option(
+    "--kv-cache",
+    type=click.Choice(["f32", "f16", "int8"]),
+    metavar="NAME",
+    help="How native keeps keys and values: f32, f16 or int8; default: f16, or as the weights are.",
+    heading="Model",
+)
+# What open_session takes, beside the model.
+running = together(
+    [
+        context_size,
+        option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            metavar="NAME",
+            default="auto",
+            help="auto, float32, bfloat16 or float16.",
+            heading="Model",
+        ),
+        option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", heading="Model"),
+        option(
+            "-t",
+            "--threads",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="CPU threads; default: one a core.",
+            heading="Model",
+        ),
+        option(
+            "--executor",
+            type=click.Choice(["auto", "native", "torch"]),
+            metavar="NAME",
+            default="auto",
+            help="auto, native or torch.",
+            heading="Model",
+        ),
+        kv_cache,
+        offline,
+    ]
+)
+
+prompt = option("-p", "--prompt", metavar="TEXT", help="The prompt.", heading="Prompt")
+system = option("-sys", "--system", metavar="TEXT", help="The system message.", heading="Prompt")
+chat_template = option(
+    "--chat-template",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="A Jinja file to use instead of the model's.",
+    heading="Prompt",
+)
+
+sampling = together(
+    [
+        option(
+            "-n",
+            "--max-new-tokens",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Stop after N tokens.",
+            heading="Sampling",
+        ),
+        option(
+            "--temperature",
+            type=click.FloatRange(min=0),
+            metavar="T",
+            help="0 takes the likeliest token always.",
+            heading="Sampling",
+        ),
+        option(
+            "--top-k",
+            type=click.IntRange(min=0),
+            metavar="K",
+            help="Draw among the K likeliest; 0: all.",
+            heading="Sampling",
+        ),
+        option(
+            "--top-p",
+            type=click.FloatRange(0, 1),
+            metavar="P",
+            help="Draw among the likeliest that sum to P.",
+            heading="Sampling",
+        ),
+        option(
+            "--min-p",
+            type=click.FloatRange(0, 1),
+            metavar="P",
+            help="Drop what is below P × the likeliest.",
+            heading="Sampling",
+        ),
+        option(
+            "--repeat-penalty",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="R",
+            help="Above 1: less repetition.",
+            heading="Sampling",
+        ),
+        option(
+            "--seed",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="The same seed draws the same tokens.",
+            heading="Sampling",
+        ),
+        option(
+            "--stop",
+            multiple=True,
+            metavar="TEXT",
+            help="Stop before this text; can be given again.",
+            heading="Sampling",
+        ),
+    ]
+)
+
+speculation = together(
+    [
+        option(
+            "--draft",
+            metavar="NAME",
+            help="A smaller model of the same vocabulary, to guess ahead.",
+            heading="Speed; answers stay the same",
+        ),
+        option(
+            "--prompt-lookup",
+            type=click.IntRange(1, 31),
+            metavar="N",
+            help="Guess up to N tokens ahead where the text repeats itself.",
+            heading="Speed; answers stay the same",
+        ),
+    ]
+)
+
+as_json = option("--json", "as_json", is_flag=True, help="Results as JSON, for a program to read.")
+quiet = option("-q", "--quiet", is_flag=True, help="Nothing but results and errors.")

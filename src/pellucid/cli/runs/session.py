@@ -1,0 +1,186 @@
+"""A model that is ready to answer: what `generate`, `chat` and the demo open, and how their flags become a request."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pellucid.base.errors import ConfigError, PellucidError, RequestError
+
+if TYPE_CHECKING:
+    from pellucid.checkpoint.open import Checkpoint
+    from pellucid.executor import Executor
+    from pellucid.generate import Speculator
+    from pellucid.generate.engine import Engine
+    from pellucid.generate.request import Request
+    from pellucid.sampling import SamplingParams
+    from pellucid.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model with its tokenizer, in an engine."""
+
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    engine: Engine
+
+    def encode(self, prompt: str) -> list[int]:
+        """The ids of a plain text, with what the model expects around one; none for an empty text: the engine begins
+        with BOS.
+        """
+        return self.tokenizer.encode(prompt) if prompt else []
+
+    def encode_chat(self, messages: Sequence[dict[str, Any]], template: str | None) -> list[int]:
+        """The ids of a conversation up to where the assistant's answer begins. Raises: TemplateError where there is no
+        template.
+        """
+        return self.tokenizer.apply_chat_template(
+            messages, chat_template=template, add_generation_prompt=True, return_dict=False
+        )
+
+    def request(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: SamplingParams,
+        *,
+        max_new_tokens: int | None,
+        usual: int = 256,
+        stop: Sequence[str] = (),
+    ) -> Request:
+        """A request fitted to the model and its context. ``usual`` tokens where no length is asked for, or what there
+        is room for.
+
+        Raises: RequestError, ContextLengthError.
+        """
+        from pellucid.generate.request import Request
+
+        room = max(self.engine.context_len - max(len(prompt_ids), 1), 1)
+        request = Request(
+            prompt_ids=prompt_ids,
+            max_new_tokens=max_new_tokens or min(usual, room),
+            sampling=sampling,
+            stop=stop,
+            stop_token_ids=self.stop_token_ids,
+        )
+        return request.fit(self.engine.executor.config, self.engine.context_len)
+
+    @property
+    def stop_token_ids(self) -> set[int]:
+        return stop_token_ids(self.checkpoint, self.tokenizer)
+
+
+def stop_token_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> set[int]:
+    """Every id that the model's files name as an end; they often disagree, and any of them is meant."""
+    named = checkpoint.generation_config.get("eos_token_id") or ()
+    return {
+        *checkpoint.config.eos_token_ids,
+        *tokenizer.stop_token_ids,
+        *([named] if isinstance(named, int) else named),
+    }
+
+
+def open_session(model: str, flags: Mapping[str, Any] = MappingProxyType({}), *, max_batch: int = 16) -> Session:
+    """Load a model by name; ``flags`` are those of ``options.running`` and ``options.speculation``, ``max_batch`` is
+    the engine's.
+
+    Raises: PellucidError.
+    """
+    from pellucid.auto import open_model, tokenizer_of
+    from pellucid.generate.engine import Engine
+
+    # a vocabulary is some hundred thousand objects, none of them garbage: looking for it takes a tenth of the start
+    gc.disable()
+    try:
+        checkpoint = open_model(model, offline=flags.get("offline", False))
+        tokenizer = tokenizer_of(checkpoint)
+    finally:
+        gc.enable()
+    speculate = _speculator(tokenizer, flags)
+    engine = Engine(
+        _executor(checkpoint, flags),
+        tokenizer,
+        context_len=flags.get("context_len"),
+        max_batch=max_batch,
+        speculate=speculate,
+    )
+    return Session(checkpoint, tokenizer, engine)
+
+
+def _executor(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> Executor:
+    from pellucid.auto import open_executor
+
+    device = flags.get("device", "auto")
+    try:
+        return open_executor(
+            checkpoint,
+            **{name: flags[name] for name in ("executor", "dtype", "device", "threads", "kv_cache") if name in flags},
+        )
+    except (RuntimeError, AssertionError) as error:  # torch's words for a device that is not there
+        if isinstance(error, PellucidError) or device in ("auto", "cpu"):
+            raise
+        raise ConfigError(
+            f"the device {device!r} cannot be used: {error}", remedy="--device auto takes the best there is"
+        ) from None
+
+
+def _speculator(tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Speculator | None:
+    """What guesses ahead, if anything is to. Raises: PellucidError, where the draft model cannot be had or has another
+    vocabulary.
+    """
+    from pellucid.generate import DraftModel, PromptLookup
+
+    name, lookup = flags.get("draft"), flags.get("prompt_lookup")
+    if name and lookup:
+        raise RequestError("--draft and --prompt-lookup exclude each other")
+    if not name:
+        return PromptLookup(lookup) if lookup else None
+    from pellucid.auto import open_model, tokenizer_of
+
+    draft = open_model(name, offline=flags.get("offline", False))
+    ours, theirs = (
+        {place: token for token, place in its.get_vocab().items()} for its in (tokenizer, tokenizer_of(draft))
+    )
+    if others := sorted(place for place, token in theirs.items() if ours.get(place, token) != token):
+        first = others[0]
+        raise ConfigError(
+            f"the draft model has another vocabulary: {len(others):,} of its {len(theirs):,} tokens differ",
+            where=f"{name}, token {first}",
+            expected=repr(ours[first]),
+            received=repr(theirs[first]),
+            remedy="take a smaller model of the same family, or the same model in fewer bits",
+        )
+    return DraftModel(_executor(draft, flags))
+
+
+# Flag -> its name in generation_config.json, which is transformers' own.
+_CONFIGURED = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repeat_penalty": "repetition_penalty",
+}
+_DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")
+
+
+def sampling_params(
+    checkpoint: Checkpoint, flags: Mapping[str, Any], *, default: dict[str, Any] | None = None
+) -> SamplingParams:
+    """How tokens are chosen: what the flags say, else what the model's generation_config.json says, else ``default``,
+    else greedy.
+
+    A flag about drawing (``--temperature``, ``--top-p``, ``--seed`` …) asks for drawing.
+    """
+    from pellucid.sampling import SamplingParams
+
+    its = checkpoint.generation_config
+    configured = (
+        {name: its[name] for name in _CONFIGURED.values() if its.get(name) is not None} if its.get("do_sample") else {}
+    )
+    given = {_CONFIGURED[flag]: flags[flag] for flag in _CONFIGURED if flags.get(flag) is not None}
+    draws = bool(configured or default) or any(flags.get(flag) is not None for flag in _DRAWING)
+    return SamplingParams(do_sample=draws, seed=flags.get("seed"), **{**(configured or default or {}), **given})

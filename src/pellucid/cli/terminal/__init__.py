@@ -1,0 +1,1 @@
+"""The terminal: where output goes, how numbers, tables and progress look."""

@@ -1,0 +1,75 @@
+"""Where prompts come from: the command line, a file, or what is piped in."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from pellucid.base.errors import RequestError
+from pellucid.base.files import parse_json, read_text
+
+
+def read_stdin() -> str:
+    """All that is piped in, without the last line break. Raises: RequestError where a person sits at the keyboard
+    instead.
+    """
+    if sys.stdin.isatty():
+        raise RequestError("there is no text", remedy="give it as an argument, with -p, or pipe it in")
+    return _decode(sys.stdin.buffer.read()).removesuffix("\n")
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"the input is not UTF-8 at byte {error.start}",
+            where="standard input",
+            remedy="convert it, e.g. with iconv",
+        ) from None
+
+
+def read_prompts(source: str) -> list[str | list[dict[str, Any]]]:
+    """The prompts of a file, or of standard input for ``-``: one a line; empty lines do not count.
+
+    Where the first line is a JSON object, each line is one: ``{"prompt": "…"}``, or ``{"messages": [{"role": …,
+    "content": …}]}``.
+
+    Raises: RequestError naming the line that is neither, and where there is none at all.
+    """
+    where = "standard input" if source == "-" else source
+    text = _decode(sys.stdin.buffer.read()) if source == "-" else _read_file(source)
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise RequestError("there is no prompt", where=where, expected="one a line")
+    if not lines[0][1].lstrip().startswith("{"):
+        return [line.removesuffix("\r") for _, line in lines]
+    return [_from_json(line, f"{where}, line {number}") for number, line in lines]
+
+
+def _read_file(source: str) -> str:
+    try:
+        return read_text(source)
+    except OSError as error:
+        raise RequestError(f"the prompts cannot be read: {error.strerror}", where=source) from None
+
+
+def _from_json(line: str, where: str) -> str | list[dict[str, Any]]:
+    value = parse_json(line, where)
+    if isinstance(value, dict):
+        if isinstance(value.get("prompt"), str):
+            return value["prompt"]
+        if isinstance(value.get("messages"), list):
+            return value["messages"]
+    raise RequestError("no prompt in this line", where=where, expected='{"prompt": "…"} or {"messages": […]}')
+
+
+def chat_messages(prompt: str | list[dict[str, Any]], system: str | None) -> list[dict[str, Any]]:
+    """A conversation whose last message is the prompt; one that is a conversation already stays so."""
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+
+def read_template(path: str | None) -> str | None:
+    """The chat template in a file; None for None. Raises: RequestError where it cannot be read."""
+    return None if path is None else _read_file(path)

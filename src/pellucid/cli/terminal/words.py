@@ -1,0 +1,126 @@
+"""A model's description in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from pellucid.base.errors import PellucidError
+from pellucid.checkpoint.open import Checkpoint
+from pellucid.cli.terminal.numbers import count, ranges
+from pellucid.config import AttentionConfig, ExpertsConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig
+
+ACTIVATIONS = {"silu": "SiLU", "gelu": "GELU", "gelu_tanh": "GELU (tanh)", "relu": "ReLU"}
+KINDS = {
+    "SentencePieceTokenizer": "SentencePiece",
+    "Llama2cTokenizer": "SentencePiece, as llama2.c writes it",
+    "ChatGLMTokenizer": "SentencePiece, ChatGLM's",
+}
+POSITIONS = {
+    "none": "",
+    "learned": "learned, added to the embeddings",
+    "sinusoidal": "sinusoidal, added to the embeddings",
+}
+
+
+def describe(config: ModelConfig) -> list[tuple[str, str]]:
+    """(part, words) in the order in which a token meets them."""
+    lines = [("text", f"a vocabulary of {config.vocab_size:,} tokens; up to {config.context_len:,} tokens at a time")]
+    lines.append(("stream", f"{config.num_layers} layers, {config.d_model:,} numbers wide; {_order(config)}"))
+    if POSITIONS[config.position]:
+        lines.append(("positions", POSITIONS[config.position]))
+    lines += _by_layer("attention", config, lambda layer: attention(layer.attention))
+    if any(layer.attention.rope for layer in config.layers):
+        lines += _by_layer("positions", config, lambda layer: rope(layer.attention.rope))
+    lines += _by_layer("MLP", config, lambda layer: mlp(layer.mlp, config.d_model, layer.experts))
+    lines += _by_layer("norms", config, lambda layer: norm(layer.norm))
+    head = "the embeddings, transposed (tied)" if config.tie_embeddings else "a matrix of its own"
+    lines.append(("output", head + (f"; logits capped at ±{config.logit_softcap:g}" if config.logit_softcap else "")))
+    return lines
+
+
+def _by_layer(part: str, config: ModelConfig, words: Callable[[LayerConfig], str]) -> Iterable[tuple[str, str]]:
+    """One line where all layers are alike in this part, else one for each kind."""
+    kinds: dict[str, list[int]] = {}
+    for number, layer in enumerate(config.layers):
+        kinds.setdefault(words(layer), []).append(number)
+    for text, numbers in kinds.items():
+        yield part, text if len(kinds) == 1 else f"layers {ranges(numbers)}: {text}"
+
+
+def _order(config: ModelConfig) -> str:
+    orders = {layer.norm_order for layer in config.layers}
+    if orders == {"pre"}:
+        return "each adds attention(norm(x)), then MLP(norm(x))"
+    return "each norms x + attention(x), then x + MLP(x)" if orders == {"post"} else "pre- and post-norm layers"
+
+
+def attention(its: AttentionConfig) -> str:
+    shared = its.num_heads // its.num_kv_heads
+    text = f"{its.num_heads} heads of {its.head_dim}"
+    if shared > 1:
+        text += f", {its.num_kv_heads} key-value heads (each serves {shared})"
+    if its.qkv_bias or its.o_bias:
+        text += f"; biases on {'q, k, v' if its.qkv_bias else ''}{' and ' if its.qkv_bias and its.o_bias else ''}{'output' if its.o_bias else ''}"
+    if its.qk_norm:
+        text += "; q and k normed by head"
+    if its.window:
+        text += f"; sees {its.window:,} positions back"
+    return text
+
+
+def rope(its: RopeConfig | None) -> str:
+    if its is None:
+        return "none"
+    text = f"rotary, {its.dim} dimensions of each head ({its.layout}), θ {its.theta:,.0f}"
+    return text + (f", scaled ({its.scaling.kind}, × {its.scaling.factor:g})" if its.scaling else "")
+
+
+def mlp(its: MLPConfig, d_model: int, experts: ExpertsConfig | None = None) -> str:
+    if experts is not None:
+        shared = (
+            f"; a shared one ({experts.shared.d_ff:,}{', gated' if experts.shared_gated else ''}) for all"
+            if experts.shared
+            else ""
+        )
+        return f"{experts.num_experts} experts, {experts.experts_per_token} for each token, each {mlp(its, d_model)}{shared}"
+    text = f"{d_model:,} → {its.d_ff:,} → {d_model:,}, {'gated ' if its.gated else ''}{ACTIVATIONS[its.activation]}"
+    return text + (", biases" if its.bias else "")
+
+
+def norm(its: NormConfig) -> str:
+    return f"{'RMSNorm' if its.kind == 'rms' else 'LayerNorm'}, ε {its.eps:g}" + (
+        "" if its.bias or its.kind == "rms" else ", no bias"
+    )
+
+
+def describe_tokenizer(checkpoint: Checkpoint) -> dict[str, str]:
+    """The tokenizer that belongs to a checkpoint, in words; what is wrong with it, where it cannot be read."""
+    from pellucid.auto import tokenizer_of
+    from pellucid.text.chat import NativeChat
+
+    try:
+        tokenizer = tokenizer_of(checkpoint)
+    except PellucidError as error:
+        return {"tokenizer": f"none: {error.what}"}
+    kind = KINDS.get(type(tokenizer).__name__, "tokenizer.json" if tokenizer.cleans_up else "BPE")
+    special = [token for token in tokenizer.added_tokens_decoder.values() if token.special]
+    named = ", ".join(f"{name.removesuffix('_token')} {token}" for name, token in tokenizer.special_tokens_map.items())
+    template = (
+        "its own, written in ids" if isinstance(tokenizer, NativeChat) else "yes" if tokenizer.chat_template else "none"
+    )
+    return {
+        "tokenizer": f"{kind}, {len(tokenizer):,} tokens, {len(special)} of them special",
+        "special": named or "none",
+        "chat template": template,
+    }
+
+
+def headline(config: ModelConfig) -> str:
+    """``llama: a decoder-only transformer of 134.5 M parameters``."""
+    return f"{config.model_type}: a decoder-only transformer of {parameters(config)}"
+
+
+def parameters(config: ModelConfig) -> str:
+    """``46.7 B parameters, 12.9 B of them for each token``; the second part where there are experts."""
+    every, active = config.num_parameters(), config.num_active_parameters()
+    return f"{count(every)} parameters" + (f", {count(active)} of them for each token" if active != every else "")

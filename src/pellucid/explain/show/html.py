@@ -1,0 +1,342 @@
+"""The page in one file: it works from ``file://``, asks nothing of the network, and says what it left out.
+
+The same modules as the server's, joined into one script; the same answers, looked up by their address; tensors as
+base64 float32. Text from a prompt or a model file only ever stands in a JSON block, with every ``<`` escaped, and
+becomes text nodes; the policy in the file lets exactly one script run, named by its hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pellucid.base.errors import PellucidError, RequestError
+from pellucid.base.files import atomic_write
+from pellucid.explain.show.server import page_files
+from pellucid.explain.show.view import View
+from pellucid.explain.show.view_model import Subject
+from pellucid.explain.training.html import add_training
+
+if TYPE_CHECKING:
+    from pellucid.explain.trace import Trace
+    from pellucid.explain.training.view import Training
+
+MAX_BYTES = 20_000_000
+CLOSE_POSITIONS = 8  # of a long text, the last ones have their outputs, lens and attribution in the file
+NAMED = 64  # tokens of a distribution
+TOKENS = 6  # whose attribution is in the file, likeliest first
+WALK = 3  # steps back from each pinned cell
+BREADTH = 6  # cells followed at each step
+
+Pin = tuple[str, Sequence[int]]
+
+
+def write_page(
+    trace: Trace,
+    path: str | os.PathLike[str],
+    *,
+    max_bytes: int = MAX_BYTES,
+    subject: Subject | None = None,
+    pinned: Sequence[Pin] = (),
+    training: Training | None = None,
+) -> None:
+    """Write the page of a trace; atomically.
+
+    ``max_bytes`` bounds the file: layers are taken from the middle, the ends, then the rest, as far as they fit.
+    ``subject`` tells the model's name and how its files hold it. ``pinned`` names cells whose operands, with a few
+    steps back from each, must be in the file; the answer's own logit always is. ``training`` is the run that made the
+    model, for the page's last section.
+
+    Raises: RequestError for a trace of chosen positions, and where not even the least fits.
+    """
+    if trace.is_partial:
+        raise RequestError(
+            "the page needs every position of the text",
+            remedy="trace without positions=; choose layers= to save memory",
+        )
+    if subject is None:
+        subject = Subject(decoder=trace.model, tokenizer=trace.prompt.tokenizer, name=trace.config.model_type)
+    _write(path, _gather(View(subject, first=trace, training=training), _room(max_bytes), pinned).to_json())
+
+
+def write_training_page(training: Training, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> None:
+    """Write the page of a run that has no model to explain yet: its training section alone. Raises: RequestError where
+    it does not fit.
+    """
+    data = _Data(_room(max_bytes) - 4096, 0)
+    data.answers.update(model=None, run=None)
+    add_training(data, training, share=1.0)
+    if "training/state" not in data.answers:
+        raise RequestError("the page does not fit", received=max_bytes, remedy="raise max_bytes")
+    left_out = {"en": "It holds what the run had recorded when it was written.", "zh": "它包含写下它时训练已有的记录。"}
+    _write(path, {**data.to_json(), "left_out": left_out})
+
+
+def _room(max_bytes: int) -> int:
+    """What is left of a file beside the page's own code."""
+    return max_bytes - len(_shell("{}").encode())
+
+
+def _write(path: str | os.PathLike[str], data: Any) -> None:
+    page = _shell(json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    with atomic_write(path) as file:
+        file.write(page.encode())
+
+
+@dataclass
+class _Data:
+    """What fits."""
+
+    room: int
+    num_layers: int
+    positions: list[int] = field(default_factory=list)
+    length: int = 0
+    answers: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Any] = field(default_factory=dict)
+    layers: list[int] = field(default_factory=list)
+
+    def answer(self, address: str, value: Any) -> bool:
+        return self._fits(self.answers, address, value)
+
+    def tensor(self, name: str, array: Any, shape: Sequence[int], steps: tuple[int, int] = (1, 1)) -> bool:
+        packed = base64.b64encode(array.astype("<f4").tobytes()).decode()
+        return self._fits(
+            self.tensors, name, {"shape": list(shape), "data": packed, "row_step": steps[0], "col_step": steps[1]}
+        )
+
+    def _fits(self, where: dict[str, Any], key: str, value: Any) -> bool:
+        size = len(escape(json.dumps(value, ensure_ascii=False, separators=(",", ":"))).encode()) + len(key) + 8
+        if size > self.room:
+            return False
+        where[key], self.room = value, self.room - size
+        return True
+
+    def left_out(self) -> dict[str, str]:
+        layers, all_layers = _ranges(self.layers), len(self.layers) == self.num_layers
+        close, all_close = _ranges(self.positions), len(self.positions) == self.length
+        en = ("It holds every layer" if all_layers else f"It holds layers {layers} of 0–{self.num_layers - 1}") + (
+            "" if all_close else f"; outputs, lens and attribution of positions {close} only"
+        )
+        zh = ("它包含每一层" if all_layers else f"它包含第 {layers} 层（共 0–{self.num_layers - 1}）") + (
+            "" if all_close else f"；输出、透镜与归因只有位置 {close}"
+        )
+        return {
+            "en": f"{en}; the {NAMED} likeliest tokens of each distribution; operands of pinned cells. Generating and editing need the live model.",
+            "zh": f"{zh}；每个分布最可能的 {NAMED} 个词元；钉住的格子的算式。生成和改动需要运行中的模型。",
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {"answers": self.answers, "tensors": self.tensors, "left_out": self.left_out()}
+
+
+def _gather(view: View, room: int, pinned: Sequence[Pin]) -> _Data:
+    its = view.first.trace
+    length, num_layers = view.first.length, its.config.num_layers
+    data = _Data(room - 4096, num_layers, length=length)
+    for path in ("model", "run"):
+        if not data.answer(path, view.answer(path, {})):
+            raise RequestError(
+                "the page does not fit",
+                expected="more bytes",
+                received=room,
+                remedy="raise max_bytes, or trace a shorter text",
+            )
+    best = int(its["logits"][0, -1].argmax()) if "logits" in its else 0
+    for address, value in _walks(view, [*pinned, ("logits", (0, length - 1, best))]):
+        data.answer(address, value)
+    for path in ("checks", "precision", "text", "batch", "norms", "surprise"):
+        _ask(data, view, path)
+    add_training(data, view.training)
+    data.positions = (
+        list(range(max(0, length - CLOSE_POSITIONS), length)) if length > 2 * CLOSE_POSITIONS else list(range(length))
+    )
+    for name in its:
+        if its.taps[name].layer is None:
+            _ask(data, view, f"step/{name}")
+            if name != "logits":
+                _tensor(data, view, name)
+    for position in reversed(data.positions):
+        _position(data, view, position, length)
+    for name in dict(view.subject.decoder.named_parameters()):
+        _ask(data, view, f"histogram/{name}")
+    for layer in _order(num_layers):
+        if _layer(data, view, layer):
+            data.layers.append(layer)
+    data.layers.sort()
+    for part in view.answer("model", {})["parts"]:  # what is left of the room: weights, the small ones first
+        _weight(data, view, part["name"])
+    return data
+
+
+def _ask(data: _Data, view: View, path: str, **params: Any) -> Any:
+    """Embeds an answer; one that this trace cannot give is left out."""
+    try:
+        value = view.answer(path, {key: str(its) for key, its in params.items()})
+    except PellucidError:
+        return None
+    if path == "output":
+        value = {**value, "top": value["top"][:NAMED]}
+    return value if data.answer(address(path, params), value) else None
+
+
+def address(path: str, params: Mapping[str, Any]) -> str:
+    """As ``source.js`` spells it: parameters in order, commas as ``%2C``."""
+    query = "&".join(f"{key}={str(value).replace(',', '%2C')}" for key, value in sorted(params.items()))
+    return f"{path}?{query}" if query else path
+
+
+def _position(data: _Data, view: View, position: int, length: int) -> None:
+    output = _ask(data, view, "output", pos=position)
+    first = max(0, min(position - 5, length - 8))  # the lens's own window
+    window = ",".join(str(i) for i in range(first, first + min(8, length)))
+    if address("lens", {"positions": window}) not in data.answers:
+        _ask(data, view, "lens", positions=window)
+    for token in (output or {"top": []})["top"][:TOKENS]:
+        _ask(data, view, "attribution", pos=position, token=token["id"])
+    for key in range(position + 1) if length <= 2 * CLOSE_POSITIONS else ():
+        _ask(data, view, "lookers", pos=position, key=key)
+
+
+def _layer(data: _Data, view: View, layer: int) -> bool:
+    """A layer whole, or not at all."""
+    its, before = view.first.trace, (dict(data.answers), dict(data.tensors), data.room)
+    names = [name for name in its if its.taps[name].layer == layer]
+    weights = [
+        name
+        for name in dict(view.subject.decoder.named_parameters())
+        if name.startswith(f"layers.{layer}.") and "norm" in name
+    ]
+    done = bool(names) and all(
+        _ask(data, view, f"step/{name}") is not None and _tensor(data, view, name) for name in names
+    )
+    done = done and all(_weight(data, view, name) for name in weights)
+    if not done:
+        data.answers, data.tensors, data.room = before
+    return done
+
+
+def _tensor(data: _Data, view: View, name: str) -> bool:
+    value = view.first.trace[name]
+    return data.tensor(name, value.float().cpu().contiguous().numpy(), value.shape)
+
+
+def _weight(data: _Data, view: View, name: str) -> bool:
+    """Whole where it is small, else its thumbnail."""
+    if name in data.tensors:
+        return True
+    tile = view.tile(name, {"most": "96"})
+    return data.tensor(name, tile.data, tile.data.shape, (tile.row_step, tile.col_step))
+
+
+def _walks(view: View, pins: Sequence[Pin]) -> Iterator[tuple[str, Any]]:
+    """The operands of each pinned cell and of the cells that weigh most in it, a few steps back."""
+    seen: set[str] = set()
+    now = [(name, tuple(index)) for name, index in pins]
+    for _ in range(WALK + 1):
+        after: list[tuple[str, tuple[int, ...]]] = []
+        for name, index in now:
+            params = {"index": ",".join(map(str, index))}
+            key = address(f"cell/{name}", params)
+            if key in seen:
+                continue
+            seen.add(key)
+            try:
+                cell = view.answer(f"cell/{name}", params)
+            except PellucidError:
+                continue
+            yield key, cell
+            near = [*cell["leads"], *(operand for term in cell["terms"] for operand in term["cells"])]
+            after += [(operand["name"], tuple(operand["index"])) for operand in near if operand["source"] != "token"][
+                :BREADTH
+            ]
+        now = after
+
+
+def _order(num_layers: int) -> list[int]:
+    """The middle (where the page opens), the ends, then evenly between."""
+    order = [num_layers // 2, 0, num_layers - 1]
+    step = num_layers
+    while step > 1:
+        step = step // 2
+        order += range(0, num_layers, step)
+    return list(dict.fromkeys(order))
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """0–3, 7"""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in runs) or "–"
+
+
+# --- one file ------------------------------------------------------------------------------------------------------
+
+
+def escape(text: str) -> str:
+    """JSON that cannot end its own script block, begin a comment, or break a line where JavaScript would."""
+    return (
+        text.replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    )
+
+
+def _shell(data: str) -> str:
+    page = {name: content.decode() for name, content in page_files().items()}
+    script, style = bundle(page), page["style.css"]
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+    html = page["index.html"]
+    html = html.replace(
+        '<meta name="referrer"',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<meta name="referrer"',
+    )
+    html = html.replace('<link rel="stylesheet" href="style.css">', f"<style>{style}</style>")
+    html = html.replace('<script type="module" src="main.js"></script>\n', "")
+    block = f'<script type="application/json" id="pellucid-data">{escape(data)}</script>'
+    return html.replace("</body>", f"{block}\n<script>{script}</script>\n</body>")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+_IMPORT = re.compile(r'^import \{ (.+?) \} from "(\.{1,2}/[\w./]+)";$', re.M)
+_EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const) (\w+))", re.M)
+
+
+def bundle(page: Mapping[str, str]) -> str:
+    """The modules as one script, each in a function of its own, those that others import first."""
+    done: dict[str, str] = {}
+
+    def add(name: str) -> None:
+        source, folder = page[name], posixpath.dirname(name)
+        if name in done:
+            return
+        for _, path in _IMPORT.findall(source):
+            add(posixpath.normpath(posixpath.join(folder, path)))
+
+        def bind(match: re.Match[str]) -> str:
+            module = posixpath.normpath(posixpath.join(folder, match[2]))
+            return f'const {{ {match[1].replace(" as ", ": ")} }} = modules["{module}"];'
+
+        names = ", ".join(_EXPORT.findall(source))
+        done[name] = (
+            f'(() => {{\n{_EXPORT.sub("", _IMPORT.sub(bind, source))}\nmodules["{name}"] = {{ {names} }};\n}})();'
+        )
+
+    add("main.js")
+    script = '"use strict";\nconst modules = {};\n' + "\n".join(done.values())
+    assert not re.search(r"</script|<!--", script, re.I), "the page's code must not end its own script block"
+    return script

@@ -1,0 +1,123 @@
+"""Byte-level BPE built in memory: GPT-2's ``vocab.json`` + ``merges.txt``, tiktoken's ranks, GGUF's lists."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pellucid.base.errors import TokenizerError
+from pellucid.text.readers.byte_level import to_chars
+from pellucid.text.readers.pre_tokenizers import PreTokenizer
+from pellucid.text.readers.tokenizer_json import library_errors
+from pellucid.text.tokenizer_files import read_json, read_text
+
+if TYPE_CHECKING:
+    import tokenizers
+
+Merge = tuple[str, str]
+
+
+def build_bpe(
+    vocab: Mapping[str, int], merges: Sequence[Merge], pre: PreTokenizer, where: object
+) -> tokenizers.Tokenizer:
+    """A tokenizer that cuts text with ``pre``, spells it in the byte-level alphabet and applies ``merges`` in order.
+
+    Raises: TokenizerError where a merge names or makes a token that the vocabulary lacks.
+    """
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    lacking = next(((a, b) for a, b in merges if a not in vocab or b not in vocab or a + b not in vocab), None)
+    if lacking:  # the library would panic
+        left, right = lacking
+        token = next(token for token in (left, right, left + right) if token not in vocab)
+        raise TokenizerError(
+            f"the merge {left!r} + {right!r} needs the token {token!r}, which the vocabulary lacks",
+            where=where,
+            remedy="vocabulary and merges are of different tokenizers, or damaged",
+        )
+    with library_errors("the vocabulary cannot be used", where):
+        backend = tokenizers.Tokenizer(
+            models.BPE(vocab=dict(vocab), merges=list(merges), ignore_merges=pre.ignore_merges)
+        )
+        if pre.nfc:
+            backend.normalizer = normalizers.NFC()
+        splits = [pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated") for pattern in pre.patterns]
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+        backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def add_template(backend: tokenizers.Tokenizer, prefix: Sequence[str], suffix: Sequence[str]) -> None:
+    """Make ``add_special_tokens=True`` put ``prefix`` before each text and ``suffix`` after it."""
+    from tokenizers import processors
+
+    def around(text: str, type_id: int) -> list[str]:
+        return [f"{part}:{type_id}" for part in (*prefix, text, *suffix)]
+
+    single = around("$A", 0)
+    backend.post_processor = processors.TemplateProcessing(
+        single=single,
+        pair=[*single, *around("$B", 1)],
+        special_tokens=[(token, backend.token_to_id(token)) for token in {*prefix, *suffix}],
+    )
+
+
+def read_vocab(path: Path) -> dict[str, int]:
+    """``vocab.json``: token → id. Raises: TokenizerError where it is something else."""
+    vocab = read_json(path)
+    if not all(isinstance(i, int) and 0 <= i < 2**31 for i in vocab.values()):
+        raise TokenizerError("not a vocabulary", where=path, expected="an object of tokens and their ids")
+    return vocab
+
+
+def read_merges(path: Path) -> list[Merge]:
+    """``merges.txt``: two tokens a line, the first merge first; a ``#version`` line may head it."""
+    merges: list[Merge] = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        line = line.rstrip("\r")
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        left, space, right = line.partition(" ")
+        if not (left and space and right) or " " in right:
+            raise TokenizerError("a merge must be two tokens", where=f"{path}, line {number}", received=repr(line[:80]))
+        merges.append((left, right))
+    return merges
+
+
+def read_ranks(path: Path) -> dict[bytes, int]:
+    """tiktoken's file: a token in base64 and its rank on each line. Raises: TokenizerError where it is something else."""
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line:
+            continue
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except (ValueError, binascii.Error):
+            raise TokenizerError(
+                "a rank must be a token in base64 and a number",
+                where=f"{path}, line {number}",
+                received=repr(line[:80]),
+            ) from None
+    return ranks
+
+
+def ranks_to_bpe(ranks: Mapping[bytes, int]) -> tuple[dict[str, int], list[Merge]]:
+    """Vocabulary and merges that encode as tiktoken does: the pair whose joined token ranks lowest goes first.
+
+    Every way to cut a token into two known ones is a merge with the token's rank.
+    """
+    merges: list[tuple[int, int, int, Merge]] = []
+    for token, rank in ranks.items():
+        for cut in range(1, len(token)):
+            left, right = token[:cut], token[cut:]
+            if left in ranks and right in ranks:
+                merges.append((rank, ranks[left], ranks[right], (to_chars(left), to_chars(right))))
+    merges.sort()
+    return {to_chars(token): rank for token, rank in ranks.items()}, [merge for *_, merge in merges]

@@ -1,0 +1,1 @@
+"""Chat templates: a conversation written out as text, in a sandbox with a budget."""

@@ -1,0 +1,229 @@
+"""Examples tokenized once: their tokens and masks in files that are memory-mapped ever after.
+
+FOLDER/manifest.json       what they were made of and how; what was left out or cut
+FOLDER/tokens.bin          ids, little-endian uint32, examples end to end; the highest bit: this token is learned
+FOLDER/examples.npy        (num_examples, 2) int64: where each ends, and which record it came from
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import numpy as np
+
+from pellucid.base.files import atomic_write, file_sha256, read_json, write_json
+from pellucid.train.data.examples import Example, Pair, Read, read_examples
+from pellucid.train.data.masks import Masked, Masking
+from pellucid.train.data.shards import tokenizer_hash
+from pellucid.train.data.sources import DataError
+
+MANIFEST, TOKENS, INDEX = "manifest.json", "tokens.bin", "examples.npy"
+VERSION = 1
+LEARNED = np.uint32(2**31)
+OnTooLong = Literal["truncate", "skip", "stop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """How records become examples. ``paired``: each is a preferred answer and a rejected one."""
+
+    context_len: int
+    paired: bool = False
+    on_too_long: OnTooLong = "truncate"
+    fill: Mapping[str, str] = field(default_factory=dict)  # what takes the place of {{name}}
+
+
+@dataclass
+class Counts:
+    """What reading came to, for the log."""
+
+    formats: dict[str, int] = field(default_factory=dict)
+    num_records: int = 0
+    num_examples: int = 0
+    num_tokens: int = 0
+    num_learned: int = 0
+    num_truncated: int = 0
+    num_too_long: int = 0  # left out
+    num_marked_bad: int = 0  # left out
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A folder of tokenized examples; of pairs, each chosen ending with its rejected one after it."""
+
+    folder: Path
+    paired: bool
+    counts: Counts
+
+    @cached_property
+    def _tokens(self) -> np.ndarray:
+        return np.memmap(self.folder / TOKENS, "<u4", "r")
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.concatenate([[0], self._index[:, 0]])
+
+    @cached_property
+    def _index(self) -> np.ndarray:
+        return np.load(self.folder / INDEX, allow_pickle=False)
+
+    @property
+    def records(self) -> np.ndarray:
+        """The number of the record that each example came from."""
+        return self._index[:, 1]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example."""
+        return np.diff(self._ends)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, learned) of an example: int64 and bool."""
+        tokens = self._tokens[self._ends[number] : self._ends[number + 1]]
+        return (tokens & ~LEARNED).astype(np.int64), tokens >= LEARNED
+
+
+def tokenize_examples(
+    folder: Path,
+    sources: Sequence[Path],
+    masking: Masking,
+    making: Making,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Examples:
+    """The examples of all sources; made anew only where sources, tokenizer or settings changed.
+
+    Each ends with the last token that is learned. One that is longer than the context loses its end, is left out, or is
+    an error, as ``on_too_long`` says; where nothing that is learned would be left of it, it is an error unless it is
+    left out.
+
+    Raises: DataError naming the record.
+    """
+    made_of = {
+        "version": VERSION,
+        "sources": [[str(source), file_sha256(source)] for source in sources],
+        "tokenizer_sha256": tokenizer_hash(masking.tokenizer),
+        "chat_template": masking.chat_template or masking.tokenizer.chat_template,
+        "stop_token_ids": sorted(masking.stop_token_ids),
+        **asdict(making),
+    }
+    if (folder / MANIFEST).is_file():
+        manifest = read_json(folder / MANIFEST)
+        if all(manifest.get(name) == value for name, value in made_of.items()):
+            return Examples(folder, making.paired, Counts(**manifest["counts"]))
+        (folder / MANIFEST).unlink()  # from here on the files are not what it says
+    maker = _Maker(masking, making)
+    counts, index = maker.counts, []
+    with atomic_write(folder / TOKENS) as file:
+        for source in sources:
+            progress(f"tokenizing {source.name} …")
+            for sequences in maker.sequences(source):
+                for one in sequences:
+                    file.write((np.asarray(one.ids, "<u4") | np.where(one.learned, LEARNED, np.uint32(0))).tobytes())
+                    counts.num_tokens += len(one.ids)
+                    counts.num_learned += sum(one.learned)
+                    index.append((counts.num_tokens, counts.num_records))
+                counts.num_records += 1
+    counts.num_examples = len(index)
+    if unused := [name for name in making.fill if name not in maker.filled]:
+        raise DataError(
+            "nothing in the data is to be filled",
+            where=", ".join(map(str, sources))[:200],
+            expected="{{" + unused[0] + "}}",
+        )
+    if not index:
+        raise DataError("no example is left", where=", ".join(map(str, sources))[:200], received=describe(counts))
+    with atomic_write(folder / INDEX) as file:
+        np.save(file, np.asarray(index, np.int64), allow_pickle=False)
+    write_json(folder / MANIFEST, made_of | {"counts": asdict(counts)})
+    return Examples(folder, making.paired, counts)
+
+
+class _Maker:
+    """Records to sequences, and the count of what became of them."""
+
+    def __init__(self, masking: Masking, making: Making) -> None:
+        self.masking, self.making, self.counts = masking, making, Counts()
+        self.filled: set[str] = set()  # names of placeholders that were there
+
+    def sequences(self, source: Path) -> Iterator[list[Masked]]:
+        """Of each record that is learned from: its sequences, each up to its last token that is learned, and no longer
+        than the context.
+        """
+        formats = self.counts.formats
+        for read in read_examples(source, self.making.fill, self.filled):
+            formats[read.format] = formats.get(read.format, 0) + 1
+            if read.example is None:
+                self.counts.num_marked_bad += 1
+            else:
+                yield self._fitted(self._tokens(read.example, read), read.where)
+
+    def _tokens(self, example: Example, read: Read) -> list[Masked]:
+        if not self.making.paired:
+            return self.masking.tokens(example, read.where)
+        if isinstance(example, Pair):
+            return list(self.masking.pair(example, read.where))
+        raise DataError(
+            "this is no pair of answers",
+            where=read.where,
+            expected="chosen and rejected",
+            received=read.format,
+            remedy="--method lora, or full",
+        )
+
+    def _fitted(self, made: Sequence[Masked], where: str) -> list[Masked]:
+        limit = self.making.context_len + 1  # the last token is a target alone
+        whole, cut = [_trimmed(one, len(one.ids)) for one in made], [_trimmed(one, limit) for one in made]
+        if None in whole:
+            raise DataError("nothing of this example is learned", where=where, expected="an answer that is not empty")
+        fits = [one == two for one, two in zip(whole, cut, strict=True)]
+        if not all(fits):
+            if (
+                self.making.on_too_long == "skip"
+            ):  # of a conversation whose answers stand apart, some may fit; a pair is whole or absent
+                cut = [] if self.making.paired else [one for one, its in zip(cut, fits, strict=True) if its]
+                self.counts.num_too_long += 1 if self.making.paired else fits.count(False)
+            elif self.making.on_too_long == "stop" or None in cut:
+                self._refuse(max(len(one.ids) for one in whole if one is not None), where, None in cut)
+            else:
+                self.counts.num_truncated += fits.count(False)
+        return [one for one in cut if one is not None]
+
+    def _refuse(self, length: int, where: str, nothing_left: bool) -> NoReturn:
+        raise DataError(
+            "the example is longer than the context"
+            + (", and nothing that is learned would be left of it" if nothing_left else ""),
+            where=where,
+            expected=f"at most {self.making.context_len + 1} tokens",
+            received=length,
+            remedy=f"--context-len {length - 1}, or --on-too-long skip",
+        )
+
+
+def _trimmed(one: Masked, limit: int) -> Masked | None:
+    """The first ``limit`` tokens, up to the last of them that is learned; None where none is (the first token never is:
+    nothing predicts it).
+    """
+    learned = [False, *one.learned[1:limit]]
+    if True not in learned:
+        return None
+    length = len(learned) - learned[::-1].index(True)
+    return Masked(one.ids[:length], learned[:length])
+
+
+def describe(counts: Counts) -> str:
+    """``91 alpaca examples: 5,432 tokens, 2,816 learned; 3 cut at the context's end``."""
+    formats = ", ".join(f"{number:,} {name}" for name, number in counts.formats.items())
+    text = f"{formats}: {counts.num_examples:,} sequences, {counts.num_tokens:,} tokens, {counts.num_learned:,} of them learned"
+    left_out: list[tuple[int, str]] = [
+        (counts.num_truncated, "cut at the context's end"),
+        (counts.num_too_long, "too long and left out"),
+        (counts.num_marked_bad, "left out, since their label says they are bad"),
+    ]
+    return "; ".join([text, *(f"{number:,} {what}" for number, what in left_out if number)])

@@ -1,0 +1,258 @@
+"""Which tokens are learned: of a conversation what the assistant says, of a prompt and its completion the completion.
+
+In a conversation the assistant's tokens are those that the template marks with ``{% generation %}``; where it marks
+none, they are found by writing the conversation up to each answer, as it is written when the model is asked, and up to
+the answer's end: what the second has more than the first is what the model will have to say, up to and with the token
+that stops it.
+
+Some templates write an answer differently once another follows (thinking is left out, an end-of-text comes once). Then
+no single text holds all answers as the model will have to give them, and each answer becomes an example of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from pellucid.base.errors import PellucidError
+from pellucid.text.chat import ChatOptions, NativeChat, RenderedChat, choose_template, encode_chat, render_chats
+from pellucid.text.encoding import Encoded
+from pellucid.text.tokenizer import Tokenizer, check_text
+from pellucid.train.data.examples import Completion, Conversation, Example, Instruction, Message, Pair, Text
+from pellucid.train.data.sources import DataError
+
+# As transformers looks for it (utils/chat_template_utils.py).
+_MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Tokens, and for each whether the model learns to say it."""
+
+    ids: list[int]
+    learned: list[bool]
+
+
+class Masking:
+    """How a model's examples become tokens: with its tokenizer and its chat format, until one of its stop tokens."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        chat_template: str | None = None,
+        stop_token_ids: Collection[int] = (),
+        template_kwargs: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.tokenizer, self.chat_template, self.template_kwargs = tokenizer, chat_template, template_kwargs
+        self.stop_token_ids = {*stop_token_ids, *tokenizer.stop_token_ids}
+
+    @property
+    def has_chat_format(self) -> bool:
+        return (
+            self.chat_template is not None
+            or self.tokenizer.chat_template is not None
+            or isinstance(self.tokenizer, NativeChat)
+        )
+
+    def tokens(self, example: Example, where: str) -> list[Masked]:
+        """An example's tokens; several sequences where each answer of a conversation needs one of its own.
+
+        Raises: DataError naming ``where``, for a conversation that the template refuses or in which the assistant says
+        nothing, and for a pair.
+        """
+        match example:
+            case Text(text):
+                ids = self._ended(
+                    self.tokenizer.encode_texts(
+                        [self._checked(text, where)], None, add_special_tokens=True, details=False
+                    )[0].ids
+                )
+                return [Masked(ids, [True] * len(ids))]
+            case Completion(prompt, completion):
+                return [self._completion(prompt, completion, where)]
+            case Instruction():
+                return self.tokens(example.conversation() if self.has_chat_format else example.completion(), where)
+            case Conversation():
+                try:
+                    return self._conversation(example, where)
+                except DataError:
+                    raise
+                except PellucidError as error:
+                    raise DataError(
+                        f"the chat format cannot write this conversation: {error.what}",
+                        where=where,
+                        remedy=error.remedy,
+                    ) from None
+            case Pair():
+                raise DataError(
+                    "a preferred and a rejected answer are no single example",
+                    where=where,
+                    remedy="--method dpo learns from such pairs",
+                )
+
+    def pair(self, pair: Pair, where: str) -> tuple[Masked, Masked]:
+        """The tokens of both endings. Raises: DataError as ``tokens`` does, and where an ending is not one answer."""
+        chosen, rejected = (self.tokens(ending, where) for ending in (pair.chosen, pair.rejected))
+        if len(chosen) > 1 or len(rejected) > 1:
+            raise DataError(
+                "the chat template writes these answers differently once another follows, so they cannot be compared as one ending",
+                where=where,
+                remedy="end the prompt before the last answer",
+            )
+        return chosen[0], rejected[0]
+
+    # --- plain texts -------------------------------------------------------------------------------------------------
+
+    def _completion(self, prompt: str, completion: str, where: str) -> Masked:
+        """Both as one text, so that no token is split where they meet; one that holds characters of both is learned."""
+        text = self._checked(prompt, where) + self._checked(completion, where)
+        encoded = self.tokenizer.encode_texts([text], None, add_special_tokens=True, details=True)[0]
+        learned = [end > max(start, len(prompt)) for start, end in encoded.offsets or []]
+        ids = self._ended(encoded.ids)
+        learned += [False] * (len(ids) - len(learned))
+        if ids[-1] == self.tokenizer.eos_token_id:
+            learned[-1] = True
+        return Masked(ids, learned)
+
+    def _ended(self, ids: Sequence[int]) -> list[int]:
+        """With the end-of-sequence token, where the tokenizer has one and has not put it there."""
+        eos = self.tokenizer.eos_token_id
+        return list(ids) if eos is None or (ids and ids[-1] == eos) else [*ids, eos]
+
+    @staticmethod
+    def _checked(text: str, where: str) -> str:
+        try:
+            check_text(text)
+        except PellucidError as error:
+            raise DataError(error.what, where=where) from None
+        return text
+
+    # --- conversations -----------------------------------------------------------------------------------------------
+
+    def _conversation(self, chat: Conversation, where: str) -> list[Masked]:
+        first = max(chat.given, 1)  # what the assistant says before anybody asked cannot be asked for
+        answers = [
+            place for place, message in enumerate(chat.messages) if message["role"] == "assistant" and place >= first
+        ]
+        if not answers:
+            raise DataError(
+                "the assistant says nothing in this conversation",
+                where=where,
+                expected='a message whose role is "assistant"',
+            )
+        template = choose_template(self.tokenizer, self.chat_template, bool(chat.tools))
+        if template is not None and _MARKS.search(template):
+            return [self._marked(chat)]
+        whole = self._write(chat.messages, chat.tools)
+        together = Masked(whole.ids, [False] * len(whole.ids))
+        for place in answers:
+            span = self._span_in(whole, chat, place)
+            if span is None:
+                break
+            together.learned[slice(*span)] = [True] * (span[1] - span[0])
+        else:
+            return [self._stopped(together)]
+        return [self._alone(chat, place, where) for place in answers]
+
+    def _marked(self, chat: Conversation) -> Masked:
+        """By ``{% generation %}``: the tokens that share a character with what its blocks wrote."""
+        whole = self._render(chat.messages, chat.tools, assistant_mask=True)
+        if chat.given:
+            before = self._render(chat.messages[: chat.given], chat.tools, assistant_mask=True)
+            whole = RenderedChat(whole.text, list(whole.assistant_spans)[len(before.assistant_spans) :])
+        encoded, mask = encode_chat(self.tokenizer, whole, with_mask=True)
+        return Masked(encoded.ids, [bool(one) for one in mask])
+
+    def _span_in(self, whole: _Written, chat: Conversation, place: int) -> tuple[int, int] | None:
+        """The tokens of the answer at ``place`` in the whole conversation; None where it is not written there as it
+        will be asked for.
+        """
+        asked = self._write(chat.messages[:place], chat.tools, ask=True)
+        start = whole.after(asked)
+        if start is None:
+            return None
+        answered = whole if place == len(chat.messages) - 1 else self._write(chat.messages[: place + 1], chat.tools)
+        stop = self._stop_in(answered.ids, start)
+        if stop is not None:
+            return (start, stop) if whole.ids[:stop] == answered.ids[:stop] else None
+        end = whole.after(answered)
+        if end is None:
+            return None
+        # Where the next speaker's token is what stops the model (GLM's <|user|>), it is learned, too.
+        return start, end + int(end < len(whole.ids) and whole.ids[end] in self.stop_token_ids)
+
+    def _alone(self, chat: Conversation, place: int, where: str) -> Masked:
+        """The conversation up to the end of the answer at ``place``, and that answer learned."""
+        asked, answered = (
+            self._write(chat.messages[:place], chat.tools, ask=True),
+            self._write(chat.messages[: place + 1], chat.tools),
+        )
+        start = answered.after(asked)
+        if start is None:
+            raise DataError(
+                "the chat template writes this conversation differently when it asks for an answer and when it has it, so the answer's tokens"
+                " cannot be told from the question's",
+                where=f"{where}, message {place + 1}",
+                remedy="--chat-template FILE with a template that marks answers with {% generation %}; or leave out the system message or tools",
+            )
+        stop = self._stop_in(answered.ids, start) or len(answered.ids)
+        return self._stopped(Masked(answered.ids[:stop], [start <= index for index in range(stop)]))
+
+    def _stop_in(self, ids: Sequence[int], start: int) -> int | None:
+        """One past the first stop token at or after ``start``."""
+        return next((index + 1 for index in range(start, len(ids)) if ids[index] in self.stop_token_ids), None)
+
+    def _stopped(self, masked: Masked) -> Masked:
+        """With an end-of-sequence token to be learned, where the conversation ends in an answer that nothing stops."""
+        eos = self.tokenizer.eos_token_id
+        if eos is None or not masked.learned[-1] or masked.ids[-1] in self.stop_token_ids:
+            return masked
+        return Masked([*masked.ids, eos], [*masked.learned, True])
+
+    def _write(self, messages: Sequence[Message], tools: list[Any] | None, *, ask: bool = False) -> _Written:
+        return _Written(self.tokenizer, self._render(messages, tools, ask=ask))
+
+    def _render(
+        self, messages: Sequence[Message], tools: list[Any] | None, *, ask: bool = False, assistant_mask: bool = False
+    ) -> RenderedChat:
+        options = ChatOptions(
+            tools,
+            chat_template=self.chat_template,
+            add_generation_prompt=ask,
+            assistant_mask=assistant_mask,
+            template_kwargs=self.template_kwargs,
+        )
+        return render_chats(self.tokenizer, messages, options)[0][0]
+
+
+class _Written:
+    """A conversation as its format writes it: as text, or as ids where the format is the model's own."""
+
+    def __init__(self, tokenizer: Tokenizer, chat: RenderedChat) -> None:
+        self.tokenizer, self.chat = tokenizer, chat
+        self._encoded: Encoded | None = chat.encoded
+
+    @property
+    def encoded(self) -> Encoded:
+        if self._encoded is None:
+            self._encoded = encode_chat(self.tokenizer, self.chat, with_mask=True)[0]
+        return self._encoded
+
+    @property
+    def ids(self) -> list[int]:
+        return self.encoded.ids
+
+    def after(self, beginning: _Written) -> int | None:
+        """The first token that is not all of ``beginning``; None where this begins otherwise."""
+        if self.chat.encoded is not None:
+            length = len(beginning.ids)
+            return length if self.ids[:length] == beginning.ids else None
+        length = len(beginning.chat.text)
+        if not self.chat.text.startswith(beginning.chat.text):
+            return None
+        offsets = self.encoded.offsets or []
+        return next((index for index, (_, end) in enumerate(offsets) if end > length), len(offsets))

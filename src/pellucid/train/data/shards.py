@@ -1,0 +1,180 @@
+"""Token shards: each source tokenized once into a file of ids that is memory-mapped ever after.
+
+    FOLDER/manifest.json         tokenizer and sources by hash, shards by size; written anew after every shard
+    FOLDER/00000.tokens.bin      ids, little-endian uint16 (uint32 beyond 65,536 words), documents end to end
+    FOLDER/00000.documents.npy   where each document begins, int64
+
+A source that is in the manifest is not tokenized again, so a run that was interrupted goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pellucid.base.files import atomic_write, file_sha256, read_json, write_json
+from pellucid.train.data.sources import DataError, documents
+
+if TYPE_CHECKING:
+    from pellucid.text.tokenizer import Tokenizer
+
+MANIFEST = "manifest.json"
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One source, tokenized."""
+
+    source: str
+    source_bytes: int
+    source_sha256: str
+    num_documents: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A folder of shards."""
+
+    folder: Path
+    dtype: str
+    marks_start: bool  # each document begins with BOS
+    marks_end: bool  # each document ends with an EOS that is not BOS
+    shards: tuple[Shard, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(shard.num_tokens for shard in self.shards)
+
+    def tokens(self, number: int) -> np.ndarray:
+        """A shard's ids, mapped. Raises: DataError where the file is not as long as the manifest says."""
+        path, shard = _tokens_file(self.folder, number), self.shards[number]
+        expected = shard.num_tokens * np.dtype(self.dtype).itemsize
+        if not path.is_file() or path.stat().st_size != expected:
+            raise DataError(
+                "a shard is absent or truncated",
+                where=path,
+                expected=f"{expected} bytes",
+                remedy=f"remove {self.folder}, to tokenize again",
+            )
+        return np.memmap(path, self.dtype, "r") if expected else np.zeros(0, self.dtype)
+
+    def document_starts(self, number: int) -> np.ndarray:
+        return np.load(_starts_file(self.folder, number), mmap_mode="r", allow_pickle=False)
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """Changes when the vocabulary does, or what is put around a document."""
+    words = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    return hashlib.sha256(
+        repr((words, tokenizer.bos_token_id, tokenizer.eos_token_id)).encode("utf-8", "surrogatepass")
+    ).hexdigest()
+
+
+def make_shards(
+    folder: Path,
+    sources: Sequence[Path],
+    tokenizer: Tokenizer,
+    *,
+    fields: Sequence[str] = ("text",),
+    separator: str | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Shards:
+    """Tokenize the sources that are not tokenized yet. Around each document go BOS and EOS where the tokenizer has
+    them; one that is both goes before, so that it also follows the document before it.
+
+    Raises: DataError for a text that cannot be read, or where all are empty.
+    """
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    prefix = [] if bos is None else [bos]
+    suffix = [] if eos is None or eos == bos else [eos]
+    dtype = "<u2" if len(tokenizer) <= 2**16 else "<u4"
+    making = {
+        "version": VERSION,
+        "tokenizer_sha256": tokenizer_hash(tokenizer),
+        "fields": list(fields),
+        "separator": separator,
+        "dtype": dtype,
+    }
+    making |= {"marks_start": bool(prefix), "marks_end": bool(suffix)}
+    known = _known(folder, making)
+    done: list[Shard] = []
+    for number, source in enumerate(sources):
+        identity = {"source": str(source), "source_bytes": source.stat().st_size, "source_sha256": file_sha256(source)}
+        if number < len(known) and identity == {name: getattr(known[number], name) for name in identity}:
+            done.append(known[number])
+            continue
+        known = []  # those after a source that changed are numbered anew
+        progress(f"tokenizing {source.name} …")
+        starts: list[int] = []
+        num_tokens = 0
+        with atomic_write(_tokens_file(folder, number)) as file:
+            for start, ids in _encoded(documents(source, fields, separator), tokenizer, prefix, suffix):
+                if start:
+                    starts.append(num_tokens)
+                file.write(np.asarray(ids, dtype).tobytes())
+                num_tokens += len(ids)
+        with atomic_write(_starts_file(folder, number)) as file:
+            np.save(file, np.asarray(starts, np.int64), allow_pickle=False)
+        done.append(Shard(**identity, num_documents=len(starts), num_tokens=num_tokens))
+        write_json(folder / MANIFEST, making | {"shards": [asdict(shard) for shard in done]})
+    if not sum(shard.num_tokens for shard in done):
+        raise DataError("the texts are empty", where=", ".join(map(str, sources))[:200])
+    write_json(folder / MANIFEST, making | {"shards": [asdict(shard) for shard in done]})
+    return Shards(folder, dtype, bool(prefix), bool(suffix), tuple(done))
+
+
+def _encoded(
+    texts: Iterator[Iterator[str]], tokenizer: Tokenizer, prefix: list[int], suffix: list[int]
+) -> Iterator[tuple[bool, list[int]]]:
+    """(begins a document, ids) in order. Small documents are encoded many at a time, which the tokenizer does in
+    parallel.
+    """
+    waiting: list[tuple[str, bool, bool]] = []  # text, is the first piece, is the last piece
+    size = 0
+
+    def encode() -> Iterator[tuple[bool, list[int]]]:
+        encoded = tokenizer.encode_texts(
+            [text for text, _, _ in waiting], None, add_special_tokens=False, details=False
+        )
+        for (_, first, last), one in zip(waiting, encoded, strict=True):
+            yield first, (prefix if first else []) + list(one.ids) + (suffix if last else [])
+        waiting.clear()
+
+    for pieces in texts:
+        first, piece = True, next(pieces, "")
+        while True:
+            following = next(pieces, None)
+            waiting.append((piece, first, following is None))
+            size += len(piece)
+            if size > 2**22:
+                yield from encode()
+                size = 0
+            if following is None:
+                break
+            first, piece = False, following
+    yield from encode()
+
+
+def _known(folder: Path, making: dict[str, Any]) -> list[Shard]:
+    """Shards that were made the same way before."""
+    if not (folder / MANIFEST).is_file():
+        return []
+    manifest = read_json(folder / MANIFEST)
+    if any(manifest.get(name) != value for name, value in making.items()):
+        return []
+    return [Shard(**shard) for shard in manifest["shards"]]
+
+
+def _tokens_file(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.tokens.bin"
+
+
+def _starts_file(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.documents.npy"

@@ -1,0 +1,142 @@
+"""Texts on disk → documents, streamed: plain text, JSON lines, JSON lists; files, folders, globs, and data sets of the
+hub.
+"""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pellucid.base.errors import PellucidError
+from pellucid.base.files import read_text
+from pellucid.train.data.hub_datasets import PREFIX, fetch_dataset
+
+SUFFIXES = (".txt", ".md", ".jsonl", ".json")
+PIECE = 2**20  # bytes of a plain text that are tokenized at a time
+
+
+class DataError(PellucidError, ValueError):
+    """A text that is absent, empty, not UTF-8, or lacks the field that was asked for."""
+
+
+def find_sources(names: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """The files behind paths, folders (all their files with ``suffixes``) and globs, in sorted order within each; none
+    twice.
+
+    Raises: DataError for a name behind which there is nothing.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        path = Path(name).expanduser()
+        if name.startswith(PREFIX):
+            files = [fetch_dataset(name)]
+        elif path.is_file():
+            files = [path]
+        elif path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in suffixes)
+        else:
+            files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
+        if not files:
+            raise DataError(
+                "there is no text here",
+                where=name,
+                expected="a file, a folder with " + ", ".join(suffixes) + " files, or a glob",
+            )
+        found |= dict.fromkeys(file.resolve() for file in files)
+    return list(found)
+
+
+def records(path: Path) -> Iterator[tuple[Any, str]]:
+    """Each value of a file of JSON lines, or of a JSON list, and its place for messages. A ``.json`` may hold JSON
+    lines, too.
+
+    Raises: DataError naming the line that is no JSON.
+    """
+    if path.suffix == ".jsonl" or _begins_with(path, b"{"):
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _parsed(line, f"{path}, line {number}", "one JSON object a line"), f"{path}, line {number}"
+        return
+    values = _parsed(read_text(path), path, "a JSON list of objects, or JSON lines")
+    if not isinstance(values, list):
+        raise DataError(
+            "this is no list", where=path, expected="a JSON list of objects", received=type(values).__name__
+        )
+    for number, value in enumerate(values, 1):
+        yield value, f"{path}, entry {number}"
+
+
+def _begins_with(path: Path, first: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(256).lstrip().startswith(first)
+
+
+def _parsed(text: str | bytes, where: object, expected: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise DataError(f"not valid JSON: {reason}", where=where, expected=expected) from None
+
+
+def documents(path: Path, fields: Sequence[str] = ("text",), separator: str | None = None) -> Iterator[Iterator[str]]:
+    """Each document of a file, as pieces of text in order; consume one before asking for the next.
+
+    A plain text is one document, or several between lines that hold ``separator`` alone. In JSON a document is an
+    object's ``fields``, joined by line breaks.
+    """
+    if path.suffix in (".jsonl", ".json"):
+        for value, where in records(path):
+            yield iter([_text_of(value, fields, where)])
+    elif separator is None:
+        yield _pieces(path)
+    else:
+        lines: list[str] = []
+        for line in (line for piece in _pieces(path) for line in piece.splitlines(keepends=True)):
+            if line.strip() == separator:
+                yield iter(["".join(lines)])
+                lines = []
+            else:
+                lines.append(line)
+        yield iter(["".join(lines)])
+
+
+def _text_of(value: Any, fields: Sequence[str], where: str) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict) or not all(isinstance(value.get(field), str) for field in fields):
+        keys = ", ".join(value) if isinstance(value, dict) else type(value).__name__
+        raise DataError(
+            "the entry lacks a text", where=where, expected=" and ".join(map(json.dumps, fields)), received=keys[:200]
+        )
+    return "\n".join(value[field] for field in fields)
+
+
+def _pieces(path: Path) -> Iterator[str]:
+    """A plain text in pieces of about PIECE bytes that end with a line where there are lines, so that no word is cut."""
+    decoder, rest, read = codecs.getincrementaldecoder("utf-8")(), "", 0
+    with open(path, "rb") as file:
+        while True:
+            data = file.read(PIECE)
+            try:
+                rest += decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"the text is not UTF-8 near byte {read + error.start}",
+                    where=path,
+                    remedy="convert it, e.g. with iconv",
+                ) from None
+            read += len(data)
+            if not data:
+                break
+            cut = rest.rfind("\n") + 1
+            if cut or len(rest) > 16 * PIECE:
+                yield rest[: cut or len(rest)]
+                rest = rest[cut:] if cut else ""
+    if rest:
+        yield rest

@@ -1,0 +1,1 @@
+"""Measuring a model: perplexity, distance to another model, multiple choice."""

@@ -1,0 +1,138 @@
+"""Multiple choice by likelihood: which answer does the model think the likeliest continuation of the question?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pellucid.base.files import parse_json, read_text
+from pellucid.model.context import Context
+from pellucid.model.decoder import Decoder
+from pellucid.text.tokenizer import Tokenizer
+from pellucid.train.data.sources import DataError
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class Question:
+    question: str
+    choices: tuple[str, ...]
+    answer: int  # from 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of a continuation: Σ log p of its tokens in nats, and whether each was the likeliest."""
+
+    log_p: float
+    is_greedy: bool
+
+
+def read_questions(path: Path) -> list[Question]:
+    """JSON lines of ``{"question": …, "choices": [two or more], "answer": its number from 0, letter from A, or text}``.
+
+    Raises: DataError naming the line.
+    """
+    questions = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            questions.append(_question(parse_json(line, where), where))
+    if not questions:
+        raise DataError(
+            "there are no questions here", where=path, expected="JSON lines with question, choices and answer"
+        )
+    return questions
+
+
+def _question(value: Any, where: str) -> Question:
+    its = value if isinstance(value, dict) else {}
+    question, choices, answer = its.get("question"), its.get("choices"), its.get("answer")
+    if (
+        not isinstance(question, str)
+        or not isinstance(choices, list)
+        or len(choices) < 2
+        or not all(choice and isinstance(choice, str) for choice in choices)
+    ):
+        raise DataError(
+            "not a question with choices",
+            where=where,
+            expected='"question": text, "choices": two texts or more',
+            received=repr(value)[:200],
+        )
+    if isinstance(answer, str):  # its own text comes before a letter: a choice may be called "B"
+        answer = choices.index(answer) if answer in choices else LETTERS.find(answer.strip().upper() or "?")
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
+        expected = f"0 to {len(choices) - 1}, a letter from A, or a choice's text"
+        raise DataError(
+            "the answer names none of the choices",
+            where=where,
+            expected=expected,
+            received=json.dumps(its.get("answer"))[:80],
+        )
+    return Question(question, tuple(choices), answer)
+
+
+def answer(model: Decoder, tokenizer: Tokenizer, question: Question) -> tuple[int, int]:
+    """The choice of the greatest log p, and that of the greatest log p for each of its characters (which does not
+    favour short ones).
+
+    Source: EleutherAI's lm-evaluation-harness, ``acc`` and ``acc_norm``; a choice follows its question after a space,
+    as there.
+    """
+    scores = score(model, [encode_pair(tokenizer, question.question, " " + choice) for choice in question.choices])
+    log_p = [its.log_p for its in scores]
+    by_length = [its / len(choice) for its, choice in zip(log_p, question.choices, strict=True)]
+    return log_p.index(max(log_p)), by_length.index(max(by_length))
+
+
+def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """The ids of a context, and of what follows it: spaces between the two belong to the latter, as tokens of words
+    begin with them.
+
+    The context begins with BOS where the model has it, and without either there is nothing to condition on: then EOS
+    stands in.
+    """
+    kept = context.rstrip()
+    continuation, context = context[len(kept) :] + continuation, kept
+    before, whole = (tokenizer.encode(text, add_special_tokens=False) for text in (context, context + continuation))
+    if tokenizer.bos_token_id is not None:
+        prefix = [tokenizer.bos_token_id]
+    else:
+        prefix = [] if before or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return prefix + whole[: len(before)], whole[len(before) :]
+
+
+@torch.no_grad()
+def score(model: Decoder, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, rows: int = 8) -> list[Score]:
+    """log p of each continuation after its context. What exceeds the model's context is left out at the front."""
+    scores: list[Score] = [Score(0.0, True)] * len(pairs)
+    by_length = sorted(range(len(pairs)), key=lambda place: -len(pairs[place][0]) - len(pairs[place][1]))
+    for first in range(0, len(pairs), rows):
+        some = by_length[first : first + rows]
+        for place, its in zip(some, _score(model, [pairs[place] for place in some]), strict=True):
+            scores[place] = its
+    return scores
+
+
+def _score(model: Decoder, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[Score]:
+    rows = [[*context, *continuation][-model.config.context_len - 1 :] for context, continuation in pairs]
+    longest = max(len(row) for row in rows) - 1
+    ids = torch.zeros(len(rows), max(longest, 1), dtype=torch.int64)  # padded at the end, which no token before it sees
+    for number, row in enumerate(rows):
+        ids[number, : len(row) - 1] = torch.tensor(row[:-1])
+    ids = ids.to(model.device)
+    ctx = Context(torch.arange(ids.shape[1], device=model.device).expand(ids.shape))
+    hidden = model.hidden(ids, ctx)  # (B, T, D)
+    for number, (row, (_, continuation)) in enumerate(zip(rows, pairs, strict=True)):
+        wanted = min(len(continuation), len(row) - 1)
+        logits = model.logits(hidden[number, len(row) - 1 - wanted : len(row) - 1], ctx).float()  # (wanted, V)
+        targets = torch.tensor(row[len(row) - wanted :], device=model.device)
+        log_p = logits.log_softmax(-1).gather(1, targets[:, None]).sum().item()
+        yield Score(log_p, bool((logits.argmax(-1) == targets).all()))

@@ -1,0 +1,1 @@
+"""Objectives: what a batch costs, forwards and backwards."""

@@ -1,0 +1,1 @@
+"""Runs: one optimization step after another in a folder, stopped and gone on with at will."""

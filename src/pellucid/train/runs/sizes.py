@@ -1,0 +1,140 @@
+"""The one dial: from a depth to a model, a batch and a length of training that suit each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pellucid.base.errors import ConfigError
+from pellucid.config import LayerConfig, ModelConfig, weight_shapes
+from pellucid.families import FAMILIES, family_of
+
+DEFAULT_FAMILY = next(iter(FAMILIES))
+WIDTH_OF_DEPTH = 64  # d_model = 64 · depth, as nanochat has it
+TOKENS_OF_PARAMETER = 20  # Hoffmann et al. 2022 (Chinchilla): about 20 tokens for each parameter
+MAX_EPOCHS = 10
+
+
+def describe(
+    model_type: str = DEFAULT_FAMILY,
+    *,
+    depth: int,
+    vocab_size: int,
+    context_len: int,
+    d_model: int | None = None,
+    num_heads: int | None = None,
+    num_kv_heads: int | None = None,
+    d_ff: int | None = None,
+    num_experts: int | None = None,
+    experts_per_token: int | None = None,
+    tie_embeddings: bool = True,
+    dtype: str = "float32",
+    ids: Mapping[str, int | None] | None = None,
+) -> ModelConfig:
+    """A model of a family, in the sizes asked for; what is not said follows from the depth.
+
+    ``ids``: ``bos_token_id``, ``eos_token_id``, ``pad_token_id``. The family's small test model gives its mechanisms,
+    and the sizes are put in.
+
+    Raises: ConfigError for sizes that do not fit each other, or that the family cannot write down.
+    """
+    family = family_of(model_type, "--model-type")
+    small: ModelConfig = family.config(family.TINY)
+    d_model = d_model or (WIDTH_OF_DEPTH * depth if num_heads is None else WIDTH_OF_DEPTH * num_heads)
+    num_heads = num_heads or max(d_model // 64, 1)
+    if d_model % num_heads:
+        raise ConfigError(
+            "d_model must divide evenly over heads", expected=f"a multiple of num_heads = {num_heads}", received=d_model
+        )
+    head_dim = d_model // num_heads
+    layer = small.layers[0]
+    rope = layer.attention.rope
+    if rope is not None:
+        rope = replace(rope, dim=rope.dim * head_dim // layer.attention.head_dim, scaling=None)
+    attention = replace(
+        layer.attention,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads or num_heads,
+        head_dim=head_dim,
+        rope=rope,
+        scale=None,
+    )
+    mlp, experts = replace(layer.mlp, d_ff=d_ff or _d_ff(layer, d_model)), layer.experts
+    if experts is not None:
+        chosen = {
+            "num_experts": num_experts or experts.num_experts,
+            "experts_per_token": experts_per_token or experts.experts_per_token,
+        }
+        experts = replace(experts, **chosen, shared=replace(experts.shared, d_ff=mlp.d_ff) if experts.shared else None)
+    elif num_experts or experts_per_token:
+        sparse = ", ".join(name for name, its in FAMILIES.items() if its.config(its.TINY).layers[0].experts)
+        raise ConfigError(
+            f"a {model_type} has no experts",
+            expected=f"--model-type {sparse}",
+            received="--num-experts or --experts-per-token",
+        )
+    ids = ids or {}
+    eos = ids.get("eos_token_id")
+    config = replace(
+        small,
+        vocab_size=vocab_size,
+        d_model=d_model,
+        context_len=context_len,
+        layers=(replace(layer, attention=attention, mlp=mlp, experts=experts),) * depth,
+        embedding_scale=1.0 if small.embedding_scale == 1.0 else math.sqrt(d_model),
+        tie_embeddings=tie_embeddings,
+        bos_token_id=ids.get("bos_token_id"),
+        eos_token_ids=() if eos is None else (eos,),
+        pad_token_id=ids.get("pad_token_id"),
+        dtype=dtype,
+    )
+    again: ModelConfig = family.config(family.to_hf(config))
+    if (
+        replace(again, extra={}, dtype=dtype) != replace(config, extra={}, layers=again.layers)
+        or len(again.layers) != depth
+    ):
+        raise ConfigError(
+            f"a {model_type} cannot have these sizes together", remedy="leave out --num-kv-heads or --untie"
+        )
+    return replace(again, dtype=dtype)
+
+
+def _d_ff(layer: LayerConfig, d_model: int) -> int:
+    """4 · d_model; gated, which has three matrices for two, 8/3 · d_model up to a multiple of 16 (Shazeer 2020)."""
+    return math.ceil(8 / 3 * d_model / 16) * 16 if layer.mlp.gated else 4 * d_model
+
+
+def suggested_lr(d_model: int) -> float:
+    """AdamW's peak: falls with the square root of the width, through 6e-4 at 768 (Brown et al. 2020, table 2.1)."""
+    return round(6e-4 * math.sqrt(768 / d_model), 6)
+
+
+def suggested_steps(config: ModelConfig, tokens_per_step: int, data_tokens: int) -> int:
+    """Twenty tokens for each parameter that a token meets, but no text more than ten times."""
+    return max(
+        min(TOKENS_OF_PARAMETER * config.num_active_parameters(), MAX_EPOCHS * data_tokens) // tokens_per_step, 1
+    )
+
+
+def flops_per_token(
+    config: ModelConfig, context_len: int, *, adapter: int | None = None, head_share: float = 1.0
+) -> float:
+    """Floating-point operations of forward and backward that training needs, recomputation left out: what MFU counts.
+
+    A weight of a matrix product takes 2 forward, 2 backward for the gradient of what went in, and 2 for its own
+    gradient where it learns: 6, or 4 where LoRA has frozen it; each of the ``adapter`` parameters of LoRA, 6. (Beneath
+    the first adapter no gradient is needed: not taken off.) Tables that are looked up take none. Attention: 12 · q_dim
+    · context, of which causal attention sees half. ``head_share``: of the places, how many have a target that counts,
+    since only these reach the output head.
+
+    Source: Chowdhery et al. 2022 (PaLM), appendix B.
+    """
+    shapes = weight_shapes(config)
+    head = config.vocab_size * config.d_model
+    tables = sum(
+        math.prod(shapes[name]) for name in ("embed.weight", "pos_embed.weight", "lm_head.weight") if name in shapes
+    )
+    matrices = config.num_active_parameters() - tables + head_share * head
+    attention = sum(6 * layer.attention.q_dim * context_len for layer in config.layers)
+    return (6 * matrices if adapter is None else 4 * matrices + 6 * adapter) + attention
