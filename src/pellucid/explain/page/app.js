@@ -18,7 +18,18 @@ export class App {
     addEventListener("beforeprint", () => this.drawAll());
     this.model = null; // what the model is
     this.run = null; // what this run made: tokens, steps, checks, next tokens
-    this.state = { at: "", layer: 0, head: 0, pos: 0, step: "", cell: "", text: "", lang: "", view: "story", theme: "" };
+    this.state = {
+      at: "",
+      layer: 0,
+      head: 0,
+      pos: 0,
+      step: "",
+      cell: "",
+      text: "",
+      lang: "",
+      view: "story",
+      theme: "",
+    };
     Object.assign(this.state, readSettings(), readAddress());
     this.state.lang ||= (navigator.language || "en").startsWith("zh") ? "zh" : "en";
     this.tip = new Tip(this);
@@ -77,11 +88,16 @@ export class App {
 
   /** The address bar holds what is seen; settings are remembered beside it. */
   keep() {
-    const { state } = this, parts = KEYS.filter((key) => state[key] !== "" && !(key === "theme")).map((key) => `${key}=${encodeURIComponent(state[key])}`);
+    const { state } = this,
+      parts = KEYS.filter((key) => state[key] !== "" && !(key === "theme")).map(
+        (key) => `${key}=${encodeURIComponent(state[key])}`,
+      );
     history.replaceState(null, "", `#${parts.join("&")}`);
     try {
       localStorage.setItem("pellucid", JSON.stringify({ lang: state.lang, view: state.view, theme: state.theme }));
-    } catch { /* a browser may refuse storage to a local file */ }
+    } catch {
+      /* a browser may refuse storage to a local file */
+    }
   }
 
   layerConfig(layer = this.state.layer) {
@@ -109,7 +125,8 @@ export class App {
 
   /** An answer to "why" in one line, for the tip. */
   shortly(why) {
-    const terms = why.terms.slice(0, 3).map((term) => number(term.value, 3)), rest = why.terms.length + (why.rest_count ?? 0) - terms.length;
+    const terms = why.terms.slice(0, 3).map((term) => number(term.value, 3)),
+      rest = why.terms.length + (why.rest_count ?? 0) - terms.length;
     if (why.masked) return [this.t(`masked_${why.masked}`)];
     if (!terms.length) return why.numbers ? [math(`<mrow><mo>=</mo>${why.numbers}</mrow>`, "inline")] : [];
     return [`= ${terms.join(" + ").replaceAll("+ −", "− ")}${rest > 0 ? ` + ${this.t("smaller_terms", rest)}` : ""}`];
@@ -118,12 +135,16 @@ export class App {
   /** Carries the page to a section, and keeps it there while the pictures around it arrive, unless the reader moves on. */
   go(id) {
     this.set({ at: id });
-    const element = document.getElementById(id), until = performance.now() + 2500;
+    const element = document.getElementById(id),
+      until = performance.now() + 2500;
     this.settling?.disconnect();
     element?.scrollIntoView({ block: "start" });
-    this.settling = new ResizeObserver(() => (performance.now() < until ? element?.scrollIntoView({ block: "start" }) : this.settling.disconnect()));
+    this.settling = new ResizeObserver(() =>
+      performance.now() < until ? element?.scrollIntoView({ block: "start" }) : this.settling.disconnect(),
+    );
     this.settling.observe(document.getElementById("page"));
-    for (const event of ["wheel", "touchmove", "keydown", "pointerdown"]) addEventListener(event, () => this.settling.disconnect(), { once: true, passive: true });
+    for (const event of ["wheel", "touchmove", "keydown", "pointerdown"])
+      addEventListener(event, () => this.settling.disconnect(), { once: true, passive: true });
   }
 }
 

@@ -3,13 +3,33 @@
 
 import { h, number } from "./dom.js";
 
-const SIGNED = [[5, 48, 97], [33, 102, 172], [103, 169, 207], [209, 229, 240], [255, 255, 255], [254, 224, 182], [244, 165, 88], [214, 104, 20], [127, 59, 8]];
-const PROBABILITY = [[255, 255, 255], [232, 226, 241], [190, 178, 219], [140, 117, 186], [98, 62, 150], [63, 20, 110], [35, 0, 70]];
+const SIGNED = [
+  [5, 48, 97],
+  [33, 102, 172],
+  [103, 169, 207],
+  [209, 229, 240],
+  [255, 255, 255],
+  [254, 224, 182],
+  [244, 165, 88],
+  [214, 104, 20],
+  [127, 59, 8],
+];
+const PROBABILITY = [
+  [255, 255, 255],
+  [232, 226, 241],
+  [190, 178, 219],
+  [140, 117, 186],
+  [98, 62, 150],
+  [63, 20, 110],
+  [35, 0, 70],
+];
 
 function table(stops) {
   const colours = new Uint32Array(256);
   for (let i = 0; i < 256; i++) {
-    const at = (i / 255) * (stops.length - 1), low = Math.min(Math.floor(at), stops.length - 2), part = at - low;
+    const at = (i / 255) * (stops.length - 1),
+      low = Math.min(Math.floor(at), stops.length - 2),
+      part = at - low;
     const [r, g, b] = stops[low].map((from, channel) => Math.round(from + (stops[low + 1][channel] - from) * part));
     colours[i] = (255 << 24) | (b << 16) | (g << 8) | r;
   }
@@ -21,10 +41,13 @@ const HIDDEN = (255 << 24) | (0xd6 << 16) | (0xd6 << 8) | 0xd6; // masked (−�
 
 /** Colours of many values at once, into ``pixels``. */
 export function paintInto(pixels, values, limit, scale) {
-  const colours = TABLES[scale], half = 127.5 / (limit || 1), signed = scale === "signed";
+  const colours = TABLES[scale],
+    half = 127.5 / (limit || 1),
+    signed = scale === "signed";
   for (let i = 0; i < pixels.length; i++) {
     const value = values[i];
-    if (value - value !== 0) pixels[i] = HIDDEN; // infinite or not a number
+    if (value - value !== 0)
+      pixels[i] = HIDDEN; // infinite or not a number
     else {
       const at = signed ? 127.5 + half * value : 255 * Math.sqrt(value > 0 ? value / limit : 0);
       pixels[i] = colours[at < 0 ? 0 : at > 255 ? 255 : (at + 0.5) | 0];
@@ -53,7 +76,8 @@ export function ink(value, limit, scale) {
 /** The end of the scale for some values: the 98th percentile of their sizes, so that a few outliers do not whiten the rest. */
 export function limitOf(values, scale) {
   if (scale === "probability") return 1;
-  const step = Math.max(1, Math.floor(values.length / 5000)), sizes = new Float32Array(Math.ceil(values.length / step));
+  const step = Math.max(1, Math.floor(values.length / 5000)),
+    sizes = new Float32Array(Math.ceil(values.length / step));
   let known = 0;
   for (let i = 0; i < values.length; i += step) if (Number.isFinite(values[i])) sizes[known++] = Math.abs(values[i]);
   const sorted = sizes.subarray(0, known).sort();
@@ -63,9 +87,20 @@ export function limitOf(values, scale) {
 /** The scale with its ends in numbers; ``beyond`` says that some values are larger and take the end's colour. */
 export function legend(limit, scale, beyond = false) {
   const canvas = h("canvas", { width: 128, height: 1, class: "legend-bar", "aria-hidden": "true" });
-  const image = new ImageData(128, 1), pixels = new Uint32Array(image.data.buffer);
-  for (let i = 0; i < 128; i++) pixels[i] = scale === "signed" ? colour((i / 63.5 - 1) * limit, limit, scale) : colour((i / 127) * limit, limit, scale);
+  const image = new ImageData(128, 1),
+    pixels = new Uint32Array(image.data.buffer);
+  for (let i = 0; i < 128; i++)
+    pixels[i] =
+      scale === "signed" ? colour((i / 63.5 - 1) * limit, limit, scale) : colour((i / 127) * limit, limit, scale);
   canvas.getContext("2d").putImageData(image, 0, 0);
-  const low = scale === "signed" ? `${beyond ? "≤ " : ""}${number(-limit, 2)}` : "0", high = `${beyond ? "≥ " : ""}${number(limit, 2)}`;
-  return h("span", { class: "legend" }, low, canvas, scale === "signed" ? h("span", { class: "legend-zero" }, "0") : null, high);
+  const low = scale === "signed" ? `${beyond ? "≤ " : ""}${number(-limit, 2)}` : "0",
+    high = `${beyond ? "≥ " : ""}${number(limit, 2)}`;
+  return h(
+    "span",
+    { class: "legend" },
+    low,
+    canvas,
+    scale === "signed" ? h("span", { class: "legend-zero" }, "0") : null,
+    high,
+  );
 }

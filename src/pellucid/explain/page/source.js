@@ -70,7 +70,13 @@ export class Live extends Source {
   }
 
   async post(path, body) {
-    return (await this.ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) })).json();
+    return (
+      await this.ask(path, {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify(body),
+      })
+    ).json();
   }
 }
 
@@ -96,13 +102,21 @@ export class Embedded extends Source {
     const tensor = this.tensors[name];
     if (!tensor) throw new LeftOut(name);
     const all = (tensor.values ??= new Float32Array(Uint8Array.from(atob(tensor.data), (c) => c.charCodeAt(0)).buffer));
-    const [rows, cols] = tensor.shape.slice(-2), at = params.at ? params.at.split(",").map(Number) : [];
+    const [rows, cols] = tensor.shape.slice(-2),
+      at = params.at ? params.at.split(",").map(Number) : [];
     const start = at.reduce((sum, index, axis) => sum * tensor.shape[axis] + index, 0) * rows * cols;
     const [top, bottom] = params.rows ? params.rows.split(":").map(Number) : [0, rows];
     const [left, right] = params.cols ? params.cols.split(":").map(Number) : [0, cols];
     const data = new Float32Array((bottom - top) * (right - left));
-    for (let i = top; i < bottom; i++) data.set(all.subarray(start + i * cols + left, start + i * cols + right), (i - top) * (right - left));
-    return { data, rows: bottom - top, cols: right - left, rowStep: tensor.row_step ?? 1, colStep: tensor.col_step ?? 1 };
+    for (let i = top; i < bottom; i++)
+      data.set(all.subarray(start + i * cols + left, start + i * cols + right), (i - top) * (right - left));
+    return {
+      data,
+      rows: bottom - top,
+      cols: right - left,
+      rowStep: tensor.row_step ?? 1,
+      colStep: tensor.col_step ?? 1,
+    };
   }
 
   async post() {

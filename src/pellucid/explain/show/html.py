@@ -312,7 +312,7 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-_IMPORT = re.compile(r'^import \{ (.+?) \} from "(\.{1,2}/[\w./]+)";$', re.M)
+_IMPORT = re.compile(r'^import \{\s([\w\s,]+?),?\s\} from "(\.{1,2}/[\w./]+)";$', re.M)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const) (\w+))", re.M)
 
 

@@ -2,55 +2,125 @@
 
 import { css, ink, limitOf } from "../colour.js";
 import { h, number, percent, svg } from "../dom.js";
-import { bars, frame, headStepper, layerStepper, posStepper, select, stepFigure, story, thread, trouble } from "../figures.js";
+import {
+  bars,
+  frame,
+  headStepper,
+  layerStepper,
+  posStepper,
+  select,
+  stepFigure,
+  story,
+  thread,
+  trouble,
+} from "../figures.js";
 import { Matrix } from "../matrix.js";
 
 const FAINT = 0.02; // weights below it fade
 
 export function render(app) {
-  const section = frame(app, "attention", 6), at = (what) => (state) => `layers.${state.layer}.${what}`;
-  const group = (state) => Math.floor((state.head * app.layerConfig(state.layer).num_kv_heads) / app.layerConfig(state.layer).num_heads);
-  const turned = (what) => (state) => (app.has(at(`${what}_rot`)(state)) ? at(`${what}_rot`)(state) : app.has(at(`${what}_norm`)(state)) ? at(`${what}_norm`)(state) : at(what)(state));
-  const figure = (name, options = {}) => stepFigure(app, name, { at: (state) => [0, Math.min(state.head, app.layerConfig(state.layer).num_heads - 1)], ...options });
+  const section = frame(app, "attention", 6),
+    at = (what) => (state) => `layers.${state.layer}.${what}`;
+  const group = (state) =>
+    Math.floor((state.head * app.layerConfig(state.layer).num_kv_heads) / app.layerConfig(state.layer).num_heads);
+  const turned = (what) => (state) =>
+    app.has(at(`${what}_rot`)(state))
+      ? at(`${what}_rot`)(state)
+      : app.has(at(`${what}_norm`)(state))
+        ? at(`${what}_norm`)(state)
+        : at(what)(state);
+  const figure = (name, options = {}) =>
+    stepFigure(app, name, {
+      at: (state) => [0, Math.min(state.head, app.layerConfig(state.layer).num_heads - 1)],
+      ...options,
+    });
   const raw = (what, its) => {
     const element = figure(at(what), { at: its });
     element.classList.add("only-numbers");
     return element;
   };
   section.append(
-    story(app, "attention_story", app.layerConfig()), thread(app, app.t("thread_stream"), { name: at("resid_pre") }),
+    story(app, "attention_story", app.layerConfig()),
+    thread(app, app.t("thread_stream"), { name: at("resid_pre") }),
     h("div", { class: "controls" }, layerStepper(app), headStepper(app), posStepper(app)),
-    h("h3", {}, app.t("heads_title")), story(app, "heads_story"), heads(app),
-    h("h3", {}, app.t("arcs_title")), story(app, "arcs_story"), arcs(app),
-    lookers(app), h("h3", {}, app.t("qkv_title")), story(app, "qkv_story", app.layerConfig()),
-    h("div", { class: "two" }, raw("q", (state) => [0, state.head]), raw("k", (state) => [0, group(state)])),
+    h("h3", {}, app.t("heads_title")),
+    story(app, "heads_story"),
+    heads(app),
+    h("h3", {}, app.t("arcs_title")),
+    story(app, "arcs_story"),
+    arcs(app),
+    lookers(app),
+    h("h3", {}, app.t("qkv_title")),
+    story(app, "qkv_story", app.layerConfig()),
+    h(
+      "div",
+      { class: "two" },
+      raw("q", (state) => [0, state.head]),
+      raw("k", (state) => [0, group(state)]),
+    ),
     h("div", { class: "two" }, figure(turned("q")), figure(turned("k"), { at: (state) => [0, group(state)] })),
-    h("h3", {}, app.t("stages_title")), story(app, "stages_story", app.layerConfig()), stages(app, turned, group),
-    h("div", { class: "two" }, figure(at("scores"), { square: true }), figure(at("pattern"), { square: true, scale: "probability" })),
-    h("h3", {}, app.t("mix_title")), story(app, "mix_story"),
-    h("div", { class: "two" }, figure(at("v"), { at: (state) => [0, group(state)] }), figure(at("z"))), stepFigure(app, at("attn_out")));
+    h("h3", {}, app.t("stages_title")),
+    story(app, "stages_story", app.layerConfig()),
+    stages(app, turned, group),
+    h(
+      "div",
+      { class: "two" },
+      figure(at("scores"), { square: true }),
+      figure(at("pattern"), { square: true, scale: "probability" }),
+    ),
+    h("h3", {}, app.t("mix_title")),
+    story(app, "mix_story"),
+    h("div", { class: "two" }, figure(at("v"), { at: (state) => [0, group(state)] }), figure(at("z"))),
+    stepFigure(app, at("attn_out")),
+  );
   return section;
 }
 
 function heads(app) {
-  const grid = h("div", { class: "heads" }), maps = [];
+  const grid = h("div", { class: "heads" }),
+    maps = [];
   app.watch(grid, ["layer"], (state) => {
-    const name = `layers.${state.layer}.pattern`, step = app.step(name), length = app.run.tokens.length;
+    const name = `layers.${state.layer}.pattern`,
+      step = app.step(name),
+      length = app.run.tokens.length;
     maps.length = 0;
     if (!step) return grid.replaceChildren(h("p", { class: "placeholder" }, app.t("left_out_here")));
-    grid.replaceChildren(...Array.from({ length: step.shape[1] }, (_, head) => {
-      const matrix = new Matrix(app, { name, at: [0, head], rows: step.shape[2], cols: step.shape[3] }, { small: true, square: true, scale: "probability" }), note = h("small", {});
-      app.source.tile(name, { at: [0, head], run: app.run.run }).then(({ data, cols, rows }) => {
-        let sink = 0, before = 0;
-        for (let i = 1; i < rows; i++) ((sink += data[i * cols]), (before += data[i * cols + i - 1]));
-        note.replaceChildren(app.t("sink", percent(sink / Math.max(1, rows - 1)), percent(before / Math.max(1, length - 1))));
-      }).catch(() => {});
-      const button = h("button", { "aria-pressed": "false", data: { head }, on: { click: () => app.set({ head }) } }, matrix.element, app.t("head"), ` ${head}`, h("br"), note);
-      maps.push(button);
-      return button;
-    }));
+    grid.replaceChildren(
+      ...Array.from({ length: step.shape[1] }, (_, head) => {
+        const matrix = new Matrix(
+            app,
+            { name, at: [0, head], rows: step.shape[2], cols: step.shape[3] },
+            { small: true, square: true, scale: "probability" },
+          ),
+          note = h("small", {});
+        app.source
+          .tile(name, { at: [0, head], run: app.run.run })
+          .then(({ data, cols, rows }) => {
+            let sink = 0,
+              before = 0;
+            for (let i = 1; i < rows; i++) ((sink += data[i * cols]), (before += data[i * cols + i - 1]));
+            note.replaceChildren(
+              app.t("sink", percent(sink / Math.max(1, rows - 1)), percent(before / Math.max(1, length - 1))),
+            );
+          })
+          .catch(() => {});
+        const button = h(
+          "button",
+          { "aria-pressed": "false", data: { head }, on: { click: () => app.set({ head }) } },
+          matrix.element,
+          app.t("head"),
+          ` ${head}`,
+          h("br"),
+          note,
+        );
+        maps.push(button);
+        return button;
+      }),
+    );
   });
-  app.watch(grid, ["layer", "head"], (state) => maps.forEach((button, head) => button.setAttribute("aria-pressed", String(head === state.head))));
+  app.watch(grid, ["layer", "head"], (state) =>
+    maps.forEach((button, head) => button.setAttribute("aria-pressed", String(head === state.head))),
+  );
   return grid;
 }
 
@@ -65,27 +135,115 @@ function arcs(app) {
     } catch {
       return element.replaceChildren(h("p", { class: "placeholder" }, app.t("left_out_here")));
     }
-    const row = tile.data.subarray(state.pos * tile.cols, (state.pos + 1) * tile.cols), first = Math.max(0, state.pos - 39);
-    const widths = app.run.tokens.slice(first, state.pos + 2).map((_, i) => Math.max(30, 13 + 9 * [...app.token(first + i)].length)), lefts = [];
+    const row = tile.data.subarray(state.pos * tile.cols, (state.pos + 1) * tile.cols),
+      first = Math.max(0, state.pos - 39);
+    const widths = app.run.tokens
+        .slice(first, state.pos + 2)
+        .map((_, i) => Math.max(30, 13 + 9 * [...app.token(first + i)].length)),
+      lefts = [];
     widths.reduce((x, width, i) => ((lefts[i] = x), x + width + 6), 4);
-    const wide = lefts.at(-1) + widths.at(-1) + 4, middle = (i) => lefts[i - first] + widths[i - first] / 2, tall = 150, base = tall + 4, from = middle(state.pos);
-    const curves = [], best = [...row.keys()].sort((a, b) => row[b] - row[a]);
+    const wide = lefts.at(-1) + widths.at(-1) + 4,
+      middle = (i) => lefts[i - first] + widths[i - first] / 2,
+      tall = 150,
+      base = tall + 4,
+      from = middle(state.pos);
+    const curves = [],
+      best = [...row.keys()].sort((a, b) => row[b] - row[a]);
     let hidden = 0;
     for (let j = first; j <= state.pos; j++) {
-      const to = middle(j), rise = Math.min(tall - 14, 22 + Math.abs(from - to) * 0.42), strong = row[j] >= FAINT;
-      const path = j === state.pos ? `M${from - 7} ${base} C${from - 20} ${base - 34} ${from + 20} ${base - 34} ${from + 7} ${base}` : `M${from} ${base} C${from} ${base - rise * 1.3} ${to} ${base - rise * 1.3} ${to} ${base}`;
-      curves.push(svg("path", { d: path, fill: "none", stroke: "var(--sym-pattern)", "stroke-width": Math.max(0.8, 13 * row[j]), opacity: strong ? 0.35 + 0.65 * row[j] : 0.12 }));
+      const to = middle(j),
+        rise = Math.min(tall - 14, 22 + Math.abs(from - to) * 0.42),
+        strong = row[j] >= FAINT;
+      const path =
+        j === state.pos
+          ? `M${from - 7} ${base} C${from - 20} ${base - 34} ${from + 20} ${base - 34} ${from + 7} ${base}`
+          : `M${from} ${base} C${from} ${base - rise * 1.3} ${to} ${base - rise * 1.3} ${to} ${base}`;
+      curves.push(
+        svg("path", {
+          d: path,
+          fill: "none",
+          stroke: "var(--sym-pattern)",
+          "stroke-width": Math.max(0.8, 13 * row[j]),
+          opacity: strong ? 0.35 + 0.65 * row[j] : 0.12,
+        }),
+      );
     }
     for (let j = 0; j < first; j++) hidden += row[j];
     const chips = widths.map((width, i) => {
-      const j = first + i, masked = j > state.pos, pick = () => app.set({ pos: j });
-      return svg("g", { role: "button", tabindex: 0, "aria-label": app.token(j), style: { cursor: "pointer" }, on: { click: pick, keydown: (event) => event.key === "Enter" && pick() } },
-        svg("rect", { x: lefts[i], y: base, width, height: 30, rx: 6, fill: masked ? "none" : css(row[j], 1, "probability"), stroke: j === state.pos ? "var(--accent)" : "var(--line)", "stroke-width": j === state.pos ? 2 : 1, "stroke-dasharray": masked ? "3 3" : null }),
-        svg("text", { x: middle(j), y: base + 20, "text-anchor": "middle", style: { fill: masked ? "var(--ink-soft)" : ink(row[j], 1, "probability"), "font-size": "14px" } }, app.token(j)),
-        svg("text", { x: middle(j), y: base + 46, "text-anchor": "middle", data: { weight: j } }, masked ? app.t("not_yet") : row[j] >= 0.005 ? percent(row[j]) : ""));
+      const j = first + i,
+        masked = j > state.pos,
+        pick = () => app.set({ pos: j });
+      return svg(
+        "g",
+        {
+          role: "button",
+          tabindex: 0,
+          "aria-label": app.token(j),
+          style: { cursor: "pointer" },
+          on: { click: pick, keydown: (event) => event.key === "Enter" && pick() },
+        },
+        svg("rect", {
+          x: lefts[i],
+          y: base,
+          width,
+          height: 30,
+          rx: 6,
+          fill: masked ? "none" : css(row[j], 1, "probability"),
+          stroke: j === state.pos ? "var(--accent)" : "var(--line)",
+          "stroke-width": j === state.pos ? 2 : 1,
+          "stroke-dasharray": masked ? "3 3" : null,
+        }),
+        svg(
+          "text",
+          {
+            x: middle(j),
+            y: base + 20,
+            "text-anchor": "middle",
+            style: { fill: masked ? "var(--ink-soft)" : ink(row[j], 1, "probability"), "font-size": "14px" },
+          },
+          app.token(j),
+        ),
+        svg(
+          "text",
+          { x: middle(j), y: base + 46, "text-anchor": "middle", data: { weight: j } },
+          masked ? app.t("not_yet") : row[j] >= 0.005 ? percent(row[j]) : "",
+        ),
+      );
     });
-    const scroll = h("div", { class: "scroll-x" }, svg("svg", { viewBox: `0 0 ${wide} ${base + 52}`, width: wide, height: base + 52, class: "plot", style: { width: `${wide}px` }, role: "img", "aria-label": app.t("arcs_title") }, curves, chips));
-    element.replaceChildren(h("figcaption", {}, app.t("arcs_caption", app.token(state.pos), best.slice(0, 3).map((j) => `${app.token(j)} ${percent(row[j])}`).join(", ")), hidden > 0.001 ? ` ${app.t("arcs_hidden", first, percent(hidden))}` : ""), scroll);
+    const scroll = h(
+      "div",
+      { class: "scroll-x" },
+      svg(
+        "svg",
+        {
+          viewBox: `0 0 ${wide} ${base + 52}`,
+          width: wide,
+          height: base + 52,
+          class: "plot",
+          style: { width: `${wide}px` },
+          role: "img",
+          "aria-label": app.t("arcs_title"),
+        },
+        curves,
+        chips,
+      ),
+    );
+    element.replaceChildren(
+      h(
+        "figcaption",
+        {},
+        app.t(
+          "arcs_caption",
+          app.token(state.pos),
+          best
+            .slice(0, 3)
+            .map((j) => `${app.token(j)} ${percent(row[j])}`)
+            .join(", "),
+        ),
+        hidden > 0.001 ? ` ${app.t("arcs_hidden", first, percent(hidden))}` : "",
+      ),
+      scroll,
+    );
     scroll.scrollLeft = wide;
   });
   return element;
@@ -93,20 +251,45 @@ function arcs(app) {
 
 /** Of all heads of all layers, those that look most from the chosen token to another. */
 function lookers(app) {
-  const element = h("figure", { class: "lookers" }), choose = h("span", {}), list = h("div", {});
+  const element = h("figure", { class: "lookers" }),
+    choose = h("span", {}),
+    list = h("div", {});
   let key = 0;
   const draw = async () => {
     const { pos } = app.state;
     key = Math.min(key, pos);
-    choose.replaceChildren(select(app.run.tokens.slice(0, pos + 1).map((_, i) => [String(i), `${i} ${app.token(i)}`]), String(key), (value) => ((key = +value), draw()), app.t("key")));
+    choose.replaceChildren(
+      select(
+        app.run.tokens.slice(0, pos + 1).map((_, i) => [String(i), `${i} ${app.token(i)}`]),
+        String(key),
+        (value) => ((key = +value), draw()),
+        app.t("key"),
+      ),
+    );
     try {
       const its = await app.source.get("lookers", { pos, key, run: app.run.run });
-      if (app.state.pos === pos) list.replaceChildren(bars(its.heads.map((head) => ({ name: app.t("part_name", head), value: head.p, text: percent(head.p), on: () => app.set({ layer: head.layer, head: head.head }) })), { most: 1 }), h("p", { class: "soft" }, app.t("lookers_of", its.of)));
+      if (app.state.pos === pos)
+        list.replaceChildren(
+          bars(
+            its.heads.map((head) => ({
+              name: app.t("part_name", head),
+              value: head.p,
+              text: percent(head.p),
+              on: () => app.set({ layer: head.layer, head: head.head }),
+            })),
+            { most: 1 },
+          ),
+          h("p", { class: "soft" }, app.t("lookers_of", its.of)),
+        );
     } catch (error) {
       list.replaceChildren(trouble(app, error));
     }
   };
-  element.append(h("h3", {}, app.t("lookers_title")), h("div", { class: "controls" }, posStepper(app), h("label", {}, app.t("lookers_to"), choose)), list);
+  element.append(
+    h("h3", {}, app.t("lookers_title")),
+    h("div", { class: "controls" }, posStepper(app), h("label", {}, app.t("lookers_to"), choose)),
+    list,
+  );
   app.watch(element, ["pos"], draw);
   return element;
 }
@@ -115,27 +298,109 @@ function lookers(app) {
 function stages(app, turned, group) {
   const element = h("figure", { class: "stages" });
   app.watch(element, ["layer", "head", "pos"], async (state) => {
-    const layer = app.layerConfig(state.layer), { run } = app.run;
+    const layer = app.layerConfig(state.layer),
+      { run } = app.run;
     let q, k, scores, pattern;
     try {
-      [q, k, scores, pattern] = await Promise.all([app.source.tile(turned("q")(state), { at: [0, state.head], run }), app.source.tile(turned("k")(state), { at: [0, group(state)], run }),
-        app.source.tile(`layers.${state.layer}.scores`, { at: [0, state.head], run }), app.source.tile(`layers.${state.layer}.pattern`, { at: [0, state.head], run })]);
+      [q, k, scores, pattern] = await Promise.all([
+        app.source.tile(turned("q")(state), { at: [0, state.head], run }),
+        app.source.tile(turned("k")(state), { at: [0, group(state)], run }),
+        app.source.tile(`layers.${state.layer}.scores`, { at: [0, state.head], run }),
+        app.source.tile(`layers.${state.layer}.pattern`, { at: [0, state.head], run }),
+      ]);
     } catch {
       return element.replaceChildren(h("p", { class: "placeholder" }, app.t("left_out_here")));
     }
-    const { pos } = state, keys = scores.cols, rows = Array.from({ length: keys }, (_, j) => {
-      let dot = 0;
-      for (let e = 0; e < q.cols; e++) dot += q.data[pos * q.cols + e] * k.data[j * k.cols + e];
-      return { j, dot, scaled: dot * layer.scale, score: scores.data[pos * keys + j], p: pattern.data[pos * keys + j] };
+    const { pos } = state,
+      keys = scores.cols,
+      rows = Array.from({ length: keys }, (_, j) => {
+        let dot = 0;
+        for (let e = 0; e < q.cols; e++) dot += q.data[pos * q.cols + e] * k.data[j * k.cols + e];
+        return {
+          j,
+          dot,
+          scaled: dot * layer.scale,
+          score: scores.data[pos * keys + j],
+          p: pattern.data[pos * keys + j],
+        };
+      });
+    const best = [...rows]
+        .sort((a, b) => b.p - a.p)
+        .slice(0, 12)
+        .map((row) => row.j),
+      shown = rows.filter((row) => best.includes(row.j) || (row.j > pos && row.j <= pos + 2)).slice(0, 14);
+    const limits = ["dot", "scaled"].map((key) =>
+        limitOf(
+          rows.map((row) => row[key]),
+          "signed",
+        ),
+      ),
+      cell = (value, limit, scale = "signed") =>
+        h(
+          "td",
+          { class: "n" },
+          h(
+            "span",
+            {
+              style: {
+                background: css(value, limit, scale),
+                color: ink(value, limit, scale),
+                padding: "2px 6px",
+                "border-radius": "4px",
+                display: "inline-block",
+                "min-width": "58px",
+              },
+            },
+            number(value, 4),
+          ),
+        );
+    const ask = (what, j) => ({
+      style: { cursor: "pointer" },
+      on: { click: () => app.ask(`layers.${state.layer}.${what}`, [0, state.head, pos, j]) },
     });
-    const best = [...rows].sort((a, b) => b.p - a.p).slice(0, 12).map((row) => row.j), shown = rows.filter((row) => best.includes(row.j) || (row.j > pos && row.j <= pos + 2)).slice(0, 14);
-    const limits = ["dot", "scaled"].map((key) => limitOf(rows.map((row) => row[key]), "signed")), cell = (value, limit, scale = "signed") => h("td", { class: "n" }, h("span", { style: { background: css(value, limit, scale), color: ink(value, limit, scale), padding: "2px 6px", "border-radius": "4px", display: "inline-block", "min-width": "58px" } }, number(value, 4)));
-    const ask = (what, j) => ({ style: { cursor: "pointer" }, on: { click: () => app.ask(`layers.${state.layer}.${what}`, [0, state.head, pos, j]) } });
-    element.replaceChildren(h("div", { class: "scroll-x" }, h("table", { class: "tight" },
-      h("tr", {}, [app.t("key"), app.t("stage_raw"), app.t("stage_scaled", number(layer.scale, 4)), app.t("stage_masked"), app.t("stage_softmax")].map((name) => h("th", {}, name))),
-      shown.map((row) => h("tr", { data: { key: row.j } }, h("td", { style: { "white-space": "nowrap" } }, `${row.j} ${app.token(row.j)}`), cell(row.dot, limits[0]), cell(row.scaled, limits[1]), h("td", { class: "n", ...ask("scores", row.j) }, cell(row.score, limits[1]).firstChild),
-        h("td", { class: "n", ...ask("pattern", row.j), data: { p: row.p } }, cell(row.p, 1, "probability").firstChild))))),
-    h("p", { class: "soft" }, rows.length > shown.length ? app.t("stages_some", shown.length, rows.length) : "", " ", app.t("stages_recomputed", layer.softcap)));
+    element.replaceChildren(
+      h(
+        "div",
+        { class: "scroll-x" },
+        h(
+          "table",
+          { class: "tight" },
+          h(
+            "tr",
+            {},
+            [
+              app.t("key"),
+              app.t("stage_raw"),
+              app.t("stage_scaled", number(layer.scale, 4)),
+              app.t("stage_masked"),
+              app.t("stage_softmax"),
+            ].map((name) => h("th", {}, name)),
+          ),
+          shown.map((row) =>
+            h(
+              "tr",
+              { data: { key: row.j } },
+              h("td", { style: { "white-space": "nowrap" } }, `${row.j} ${app.token(row.j)}`),
+              cell(row.dot, limits[0]),
+              cell(row.scaled, limits[1]),
+              h("td", { class: "n", ...ask("scores", row.j) }, cell(row.score, limits[1]).firstChild),
+              h(
+                "td",
+                { class: "n", ...ask("pattern", row.j), data: { p: row.p } },
+                cell(row.p, 1, "probability").firstChild,
+              ),
+            ),
+          ),
+        ),
+      ),
+      h(
+        "p",
+        { class: "soft" },
+        rows.length > shown.length ? app.t("stages_some", shown.length, rows.length) : "",
+        " ",
+        app.t("stages_recomputed", layer.softcap),
+      ),
+    );
   });
   return element;
 }

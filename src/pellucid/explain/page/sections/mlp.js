@@ -5,42 +5,118 @@ import { bytes, h, math, number } from "../dom.js";
 import { bars, choice, factsOf, frame, layerStepper, posStepper, stepFigure, story } from "../figures.js";
 
 export function render(app) {
-  const section = frame(app, "mlp", 7), at = (what) => (state) => `layers.${state.layer}.${what}`, layer = app.layerConfig();
-  section.append(story(app, "norm_story", layer), h("div", { class: "controls" }, layerStepper(app), posStepper(app)), norm(app),
-    h("h3", {}, app.t("mlp_h3")), story(app, "mlp_story", app.model.config, layer), neurons(app));
-  if (layer.mlp.gated) section.append(h("div", { class: "two" }, stepFigure(app, at("mlp_pre")), stepFigure(app, at("mlp_up"))));
+  const section = frame(app, "mlp", 7),
+    at = (what) => (state) => `layers.${state.layer}.${what}`,
+    layer = app.layerConfig();
+  section.append(
+    story(app, "norm_story", layer),
+    h("div", { class: "controls" }, layerStepper(app), posStepper(app)),
+    norm(app),
+    h("h3", {}, app.t("mlp_h3")),
+    story(app, "mlp_story", app.model.config, layer),
+    neurons(app),
+  );
+  if (layer.mlp.gated)
+    section.append(h("div", { class: "two" }, stepFigure(app, at("mlp_pre")), stepFigure(app, at("mlp_up"))));
   else section.append(stepFigure(app, at("mlp_pre")));
   section.append(stepFigure(app, at("mlp_act")));
-  if (app.model.layers.some((its) => its.experts)) section.append(stepFigure(app, at("router_logits")), stepFigure(app, at("experts"), { scale: "probability" }));
+  if (app.model.layers.some((its) => its.experts))
+    section.append(stepFigure(app, at("router_logits")), stepFigure(app, at("experts"), { scale: "probability" }));
   section.append(stepFigure(app, at("mlp_out")));
   return section;
 }
 
 /** What is normalized, and by what, for the attention or the MLP part of a layer in its order. */
 function normSteps(app, layer, which) {
-  const at = `layers.${layer}.`, post = app.layerConfig(layer).norm_order === "post", attention = which === "attention";
-  if (post) return { inputs: attention ? [`${at}resid_pre`, `${at}attn_out`] : [`${at}resid_mid`, `${at}mlp_out`], out: attention ? `${at}resid_mid` : `${at}resid_post`, weight: `${at}${which}_norm.weight` };
-  return { inputs: [attention ? `${at}resid_pre` : `${at}resid_mid`], out: attention ? `${at}attn_in` : `${at}mlp_in`, weight: `${at}${which}_norm.weight` };
+  const at = `layers.${layer}.`,
+    post = app.layerConfig(layer).norm_order === "post",
+    attention = which === "attention";
+  if (post)
+    return {
+      inputs: attention ? [`${at}resid_pre`, `${at}attn_out`] : [`${at}resid_mid`, `${at}mlp_out`],
+      out: attention ? `${at}resid_mid` : `${at}resid_post`,
+      weight: `${at}${which}_norm.weight`,
+    };
+  return {
+    inputs: [attention ? `${at}resid_pre` : `${at}resid_mid`],
+    out: attention ? `${at}attn_in` : `${at}mlp_in`,
+    weight: `${at}${which}_norm.weight`,
+  };
 }
 
 function norm(app) {
-  const element = h("figure", { class: "norm" }), body = h("div", {});
+  const element = h("figure", { class: "norm" }),
+    body = h("div", {});
   let which = "mlp";
   const draw = async () => {
-    const { layer, pos } = app.state, steps = normSteps(app, layer, which), { kind, eps, bias } = app.layerConfig(layer).norm, run = app.run.run;
-    const [tiles, out, gain, shift, described] = await Promise.all([Promise.all(steps.inputs.map((name) => app.source.tile(name, { at: [0], run }))), app.source.tile(steps.out, { at: [0], run }), app.source.tile(steps.weight),
-      bias ? app.source.tile(steps.weight.replace(/weight$/, "bias")) : null, app.source.get(`step/${steps.out}`, { run })]);
-    const width = out.cols, row = (tile) => tile.data.subarray(pos * width, (pos + 1) * width), x = Float32Array.from(row(tiles[0]));
+    const { layer, pos } = app.state,
+      steps = normSteps(app, layer, which),
+      { kind, eps, bias } = app.layerConfig(layer).norm,
+      run = app.run.run;
+    const [tiles, out, gain, shift, described] = await Promise.all([
+      Promise.all(steps.inputs.map((name) => app.source.tile(name, { at: [0], run }))),
+      app.source.tile(steps.out, { at: [0], run }),
+      app.source.tile(steps.weight),
+      bias ? app.source.tile(steps.weight.replace(/weight$/, "bias")) : null,
+      app.source.get(`step/${steps.out}`, { run }),
+    ]);
+    const width = out.cols,
+      row = (tile) => tile.data.subarray(pos * width, (pos + 1) * width),
+      x = Float32Array.from(row(tiles[0]));
     for (const more of tiles.slice(1)) row(more).forEach((value, j) => (x[j] += value));
-    const mean = kind === "layer" ? x.reduce((a, b) => a + b, 0) / width : 0, spread = Math.sqrt(x.reduce((sum, value) => sum + (value - mean) ** 2, 0) / width + eps);
-    const between = x.map((value) => (value - mean) / spread), after = row(out), readout = h("p", { class: "soft mono", role: "status" }, app.t("norm_hover"));
-    const strips = [[app.t("norm_before"), x], [kind === "layer" ? app.t("norm_between") : app.t("norm_between_rms"), between], [app.t("norm_gain"), gain.data], ...(shift ? [[app.t("norm_shift"), shift.data]] : []), [app.t("norm_after"), after]];
-    const hover = (j) => readout.replaceChildren(`${app.t("dimension")} ${j}: ${number(x[j])}${kind === "layer" ? ` − ${number(mean)}` : ""} → ÷ ${number(spread)} → ${number(between[j])} → × ${number(gain.data[j])}${shift ? ` + ${number(shift.data[j])}` : ""} = ${number(after[j])}`);
-    body.replaceChildren(h("div", { class: "formula" }, math(described.mathml)),
-      h("div", { class: "facts" }, kind === "layer" ? h("span", { class: "sym-mean" }, "μ = ", h("b", { data: { stat: "mean" } }, number(mean, 5))) : "", h("span", { class: "sym-spread" }, kind === "layer" ? "√(σ² + ε) = " : "√(mean(x²) + ε) = ", h("b", { data: { stat: "spread" } }, number(spread, 5))), h("span", {}, `ε = ${eps}`)),
-      ...strips.map(([label, values]) => strip(label, values, hover, (j) => app.ask(steps.out, [0, pos, j]))), readout, h("div", { class: "facts only-numbers" }, factsOf(app, described)));
+    const mean = kind === "layer" ? x.reduce((a, b) => a + b, 0) / width : 0,
+      spread = Math.sqrt(x.reduce((sum, value) => sum + (value - mean) ** 2, 0) / width + eps);
+    const between = x.map((value) => (value - mean) / spread),
+      after = row(out),
+      readout = h("p", { class: "soft mono", role: "status" }, app.t("norm_hover"));
+    const strips = [
+      [app.t("norm_before"), x],
+      [kind === "layer" ? app.t("norm_between") : app.t("norm_between_rms"), between],
+      [app.t("norm_gain"), gain.data],
+      ...(shift ? [[app.t("norm_shift"), shift.data]] : []),
+      [app.t("norm_after"), after],
+    ];
+    const hover = (j) =>
+      readout.replaceChildren(
+        `${app.t("dimension")} ${j}: ${number(x[j])}${kind === "layer" ? ` − ${number(mean)}` : ""} → ÷ ${number(spread)} → ${number(between[j])} → × ${number(gain.data[j])}${shift ? ` + ${number(shift.data[j])}` : ""} = ${number(after[j])}`,
+      );
+    body.replaceChildren(
+      h("div", { class: "formula" }, math(described.mathml)),
+      h(
+        "div",
+        { class: "facts" },
+        kind === "layer"
+          ? h("span", { class: "sym-mean" }, "μ = ", h("b", { data: { stat: "mean" } }, number(mean, 5)))
+          : "",
+        h(
+          "span",
+          { class: "sym-spread" },
+          kind === "layer" ? "√(σ² + ε) = " : "√(mean(x²) + ε) = ",
+          h("b", { data: { stat: "spread" } }, number(spread, 5)),
+        ),
+        h("span", {}, `ε = ${eps}`),
+      ),
+      ...strips.map(([label, values]) => strip(label, values, hover, (j) => app.ask(steps.out, [0, pos, j]))),
+      readout,
+      h("div", { class: "facts only-numbers" }, factsOf(app, described)),
+    );
   };
-  element.append(h("figcaption", {}, app.t("norm_caption")), h("div", { class: "controls" }, choice([["attention", app.t("before_attention")], ["mlp", app.t("before_mlp")]], which, (value) => ((which = value), run()))), body);
+  element.append(
+    h("figcaption", {}, app.t("norm_caption")),
+    h(
+      "div",
+      { class: "controls" },
+      choice(
+        [
+          ["attention", app.t("before_attention")],
+          ["mlp", app.t("before_mlp")],
+        ],
+        which,
+        (value) => ((which = value), run()),
+      ),
+    ),
+    body,
+  );
   const run = () => draw().catch(() => body.replaceChildren(h("p", { class: "placeholder" }, app.t("left_out_here"))));
   app.watch(element, ["layer", "pos"], run);
   return element;
@@ -48,9 +124,17 @@ function norm(app) {
 
 /** A row of numbers as one band of colour across the figure. */
 function strip(label, values, hover, pick) {
-  const canvas = h("canvas", { width: values.length, height: 1, style: { width: "100%", height: "22px", "image-rendering": "pixelated", display: "block", cursor: "crosshair" } }), context = canvas.getContext("2d"), limit = limitOf(values, "signed");
-  for (let j = 0; j < values.length; j++) ((context.fillStyle = css(values[j], limit, "signed")), context.fillRect(j, 0, 1, 1));
-  const at = (event) => Math.max(0, Math.min(values.length - 1, Math.floor((event.offsetX / canvas.clientWidth) * values.length)));
+  const canvas = h("canvas", {
+      width: values.length,
+      height: 1,
+      style: { width: "100%", height: "22px", "image-rendering": "pixelated", display: "block", cursor: "crosshair" },
+    }),
+    context = canvas.getContext("2d"),
+    limit = limitOf(values, "signed");
+  for (let j = 0; j < values.length; j++)
+    ((context.fillStyle = css(values[j], limit, "signed")), context.fillRect(j, 0, 1, 1));
+  const at = (event) =>
+    Math.max(0, Math.min(values.length - 1, Math.floor((event.offsetX / canvas.clientWidth) * values.length)));
   canvas.addEventListener("pointermove", (event) => hover(at(event)));
   canvas.addEventListener("click", (event) => (hover(at(event)), pick(at(event))));
   return h("div", { style: { margin: "6px 0" } }, h("div", { class: "soft" }, label, `  ±${number(limit, 3)}`), canvas);
@@ -58,10 +142,14 @@ function strip(label, values, hover, pick) {
 
 /** What each chosen expert counts for at this position, the heaviest first. */
 async function experts(app, element, { layer, pos }) {
-  const name = `layers.${layer}.experts`, { data, cols } = await app.source.tile(name, { at: [0], run: app.run.run }), row = data.subarray(pos * cols, (pos + 1) * cols);
+  const name = `layers.${layer}.experts`,
+    { data, cols } = await app.source.tile(name, { at: [0], run: app.run.run }),
+    row = data.subarray(pos * cols, (pos + 1) * cols);
   const chosen = [...row.keys()].filter((e) => row[e] > 0).sort((a, b) => row[b] - row[a]);
-  element.replaceChildren(h("figcaption", {}, app.t("experts_caption", app.token(pos), chosen.length, cols)),
-    bars(chosen.map((e) => ({ name: `${app.t("expert")} ${e}`, value: row[e], on: () => app.ask(name, [0, pos, e]) }))));
+  element.replaceChildren(
+    h("figcaption", {}, app.t("experts_caption", app.token(pos), chosen.length, cols)),
+    bars(chosen.map((e) => ({ name: `${app.t("expert")} ${e}`, value: row[e], on: () => app.ask(name, [0, pos, e]) }))),
+  );
 }
 
 /** The neurons that answered most at this position; in a sparse layer, the experts. */
@@ -71,10 +159,23 @@ function neurons(app) {
     const name = `layers.${state.layer}.mlp_act`;
     try {
       if (app.layerConfig(state.layer).experts) return await experts(app, element, state);
-      const { data, cols } = await app.source.tile(name, { at: [0], run: app.run.run }), row = data.subarray(state.pos * cols, (state.pos + 1) * cols);
-      const best = [...row.keys()].sort((a, b) => Math.abs(row[b]) - Math.abs(row[a])), active = row.filter((value) => Math.abs(value) > 0.1 * Math.abs(row[best[0]])).length;
-      element.replaceChildren(h("figcaption", {}, app.t("neurons_caption", app.token(state.pos), cols, active)),
-        bars(best.slice(0, 10).map((j) => ({ name: `${app.t("neuron")} ${j}`, value: row[j], on: () => app.ask(name, [0, state.pos, j]) })), { signed: true }));
+      const { data, cols } = await app.source.tile(name, { at: [0], run: app.run.run }),
+        row = data.subarray(state.pos * cols, (state.pos + 1) * cols);
+      const best = [...row.keys()].sort((a, b) => Math.abs(row[b]) - Math.abs(row[a])),
+        active = row.filter((value) => Math.abs(value) > 0.1 * Math.abs(row[best[0]])).length;
+      element.replaceChildren(
+        h("figcaption", {}, app.t("neurons_caption", app.token(state.pos), cols, active)),
+        bars(
+          best
+            .slice(0, 10)
+            .map((j) => ({
+              name: `${app.t("neuron")} ${j}`,
+              value: row[j],
+              on: () => app.ask(name, [0, state.pos, j]),
+            })),
+          { signed: true },
+        ),
+      );
     } catch {
       element.replaceChildren(h("p", { class: "placeholder" }, app.t("left_out_here")));
     }
