@@ -63,3 +63,7 @@ class UnsupportedError(PellucidError, NotImplementedError):
 
 class RequestError(PellucidError, ValueError):
     """A generation request with arguments out of range."""
+
+
+class NotFiniteError(PellucidError, ArithmeticError):
+    """A weight or a computed value that is NaN or infinite; names layer and tensor."""

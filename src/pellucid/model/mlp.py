@@ -24,7 +24,10 @@ ROWS_INVARIANT = ACTIVATIONS | {"silu": rows_invariant_silu, "gelu_tanh": rows_i
 
 
 class MLP(nn.Module):
-    """down(act(up(x))), or gated: down(act(gate(x)) ⊙ up(x)). Source: Vaswani et al. 2017 §3.3; Shazeer 2020 (gated)."""
+    """down(act(up(x))), or gated: down(act(gate(x)) ⊙ up(x)).
+
+    Source: Vaswani et al. 2017 §3.3; Shazeer 2020 (gated).
+    """
 
     def __init__(self, d_model: int, config: MLPConfig) -> None:
         super().__init__()
