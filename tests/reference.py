@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from functools import cache
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,21 @@ from pellucid.model.mlp import MLP
 from pellucid.model.position import sinusoidal_table
 
 
+# Every family, and every optional part of it: "llama", "llama/biases", … ``tiny`` takes either.
+MODELS = [name for family, module in FAMILIES.items() for name in (family, *(f"{family}/{v}" for v in module.VARIANTS))]
+
+
+def tiny_hf(model: str) -> dict[str, Any]:
+    """The config.json of one of ``MODELS``."""
+    family, _, variant = model.partition("/")
+    return FAMILIES[family].TINY | (FAMILIES[family].VARIANTS[variant] if variant else {})
+
+
 @cache
-def tiny(family: str) -> Decoder:
-    """The family's tiny model. Weights are larger than a fresh model's and biases are not zero, so that every term
-    counts.
-    """
-    decoder = Decoder(FAMILIES[family].config(FAMILIES[family].TINY))
+def tiny(model: str) -> Decoder:
+    """One of ``MODELS``. Weights are larger than a fresh model's and biases are not zero, so that every term counts."""
+    hf = tiny_hf(model)
+    decoder = Decoder(FAMILIES[hf["model_type"]].config(hf))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
@@ -56,6 +66,8 @@ def reference_model(decoder: Decoder) -> nn.Module:
     else:
         config = transformers.AutoConfig.for_model(**hf)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    if decoder.config.model_type == "chatglm":
+        _add_biases(model, decoder)
     missing, unexpected = model.load_state_dict(theirs, strict=False)
     assert not unexpected, unexpected
     assert all(name == "lm_head.weight" for name in missing), missing
@@ -93,7 +105,8 @@ def _as_glm(decoder: Decoder, theirs: dict[str, Tensor]) -> tuple:
         head_dim=attention.head_dim,
         rope_parameters={"rope_type": "default", "rope_theta": attention.rope.theta, "partial_rotary_factor": 0.5},
         rms_norm_eps=config.layers[0].norm.eps,
-        attention_bias=True,
+        attention_bias=attention.qkv_bias,
+        tie_word_embeddings=config.tie_embeddings,
         max_position_embeddings=config.context_len,
         pad_token_id=0,
         eos_token_id=[2],
@@ -121,6 +134,14 @@ def _as_glm(decoder: Decoder, theirs: dict[str, Tensor]) -> tuple:
     return glm, renamed
 
 
+def _add_biases(model: nn.Module, decoder: Decoder) -> None:
+    """``add_bias_linear`` of ChatGLM's own code: every linear map of a layer has a bias; ``glm`` has none to switch on."""
+    if decoder.config.layers[0].mlp.bias:
+        for name, module in list(model.named_modules()):
+            if isinstance(module, nn.Linear) and ".layers." in name:
+                module.bias = nn.Parameter(torch.zeros(module.out_features))
+
+
 def _torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
     """``vanilla`` with torch's nn.TransformerEncoderLayer and a causal mask."""
     config, layer = decoder.config, decoder.config.layers[0]
@@ -138,11 +159,13 @@ def _torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
             layer.norm.eps,
             True,
             layer.norm_order == "pre",
+            bias=layer.norm.bias,
         ).eval()
         attention = theirs.self_attn
         projections = (ours.attention.q_proj, ours.attention.k_proj, ours.attention.v_proj)
         attention.in_proj_weight.data = torch.cat([p.weight for p in projections])
-        attention.in_proj_bias.data = torch.cat([p.bias for p in projections])
+        if layer.norm.bias:
+            attention.in_proj_bias.data = torch.cat([p.bias for p in projections])
         attention.out_proj.load_state_dict(ours.attention.o_proj.state_dict())
         theirs.linear1.load_state_dict(ours.mlp.up_proj.state_dict())
         theirs.linear2.load_state_dict(ours.mlp.down_proj.state_dict())

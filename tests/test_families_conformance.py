@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import reference_logits, tiny
+from reference import MODELS, reference_logits, tiny, tiny_hf
 
 from pellucid.config import weight_shapes
 from pellucid.executor import StepInput
@@ -20,7 +20,7 @@ from pellucid.model.decoder import Decoder
 from pellucid.model.executor import TorchExecutor
 from pellucid.model.load import load_decoder, weights_of
 
-EVERY = pytest.mark.parametrize("family", FAMILIES)
+EVERY = pytest.mark.parametrize("model", MODELS)  # and every variant of each
 LENGTH = 24
 
 
@@ -28,8 +28,8 @@ def tokens(decoder: Decoder, batch: int = 2, length: int = LENGTH) -> torch.Tens
     return torch.randint(0, decoder.config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(7))
 
 
-def plain(token_ids: torch.Tensor, **given: Any) -> Context:
-    return Context(positions=torch.arange(token_ids.shape[1]).expand_as(token_ids), **given)
+def plain(token_ids: torch.Tensor, **changed: Any) -> Context:
+    return Context(positions=torch.arange(token_ids.shape[1]).expand_as(token_ids), **changed)
 
 
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-5) -> None:
@@ -40,16 +40,16 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e
 
 @EVERY
 @torch.no_grad()
-def test_logits_equal_the_reference_implementation(family: str) -> None:
-    decoder = tiny(family)
+def test_logits_equal_the_reference_implementation(model: str) -> None:
+    decoder = tiny(model)
     token_ids = tokens(decoder)
     assert_close(decoder(token_ids, plain(token_ids)), reference_logits(decoder, token_ids))
 
 
 @EVERY
 @torch.no_grad()
-def test_decode_after_prefill_matches_full_forward(family: str) -> None:
-    decoder = tiny(family)
+def test_decode_after_prefill_matches_full_forward(model: str) -> None:
+    decoder = tiny(model)
     token_ids = tokens(decoder)
     full = decoder(token_ids, plain(token_ids))
     cache = Cache(decoder.config, 2, LENGTH, torch.float32)
@@ -62,8 +62,8 @@ def test_decode_after_prefill_matches_full_forward(family: str) -> None:
 
 
 @EVERY
-def test_a_request_in_a_ragged_batch_equals_the_request_alone_bit_for_bit(family: str) -> None:
-    executor = TorchExecutor(tiny(family))
+def test_a_request_in_a_ragged_batch_equals_the_request_alone_bit_for_bit(model: str) -> None:
+    executor = TorchExecutor(tiny(model))
     sequences = [row.tolist()[: 5 + 4 * i] for i, row in enumerate(tokens(executor.decoder, batch=4))]
 
     def alone(ids: list[int]) -> list[np.ndarray]:
@@ -92,16 +92,16 @@ def test_a_request_in_a_ragged_batch_equals_the_request_alone_bit_for_bit(family
 
 @EVERY
 @torch.no_grad()
-def test_explained_equals_fast(family: str) -> None:
-    decoder = tiny(family)
+def test_explained_equals_fast(model: str) -> None:
+    decoder = tiny(model)
     token_ids = tokens(decoder)
     assert_close(decoder(token_ids, plain(token_ids, attend=explicit)), decoder(token_ids, plain(token_ids)))
 
 
 @EVERY
 @torch.no_grad()
-def test_left_padding_changes_nothing(family: str) -> None:
-    decoder = tiny(family)
+def test_left_padding_changes_nothing(model: str) -> None:
+    decoder = tiny(model)
     token_ids = tokens(decoder)
     mask = torch.ones_like(token_ids, dtype=torch.bool)
     mask[0, :7] = False
@@ -113,35 +113,37 @@ def test_left_padding_changes_nothing(family: str) -> None:
 
 
 @EVERY
-def test_names_round_trip_bit_for_bit_and_every_weight_is_used(family: str) -> None:
-    decoder, its = tiny(family), FAMILIES[family]
+def test_names_round_trip_bit_for_bit_and_every_weight_is_used(model: str) -> None:
+    decoder = tiny(model)
+    rules = FAMILIES[decoder.config.model_type].WEIGHTS
     ours = dict(weights_of(decoder))
-    theirs = dict(to_theirs(decoder.config, its.WEIGHTS, ours))
-    makers = to_ours(decoder.config, its.WEIGHTS, theirs, family)
+    theirs = dict(to_theirs(decoder.config, rules, ours))
+    makers = to_ours(decoder.config, rules, theirs, model)
     assert set(makers) == set(weight_shapes(decoder.config))
     for name, array in ours.items():
         np.testing.assert_array_equal(makers[name]()[name].data, array.data)
 
 
 @EVERY
-def test_config_round_trips_and_keeps_unknown_keys(family: str) -> None:
-    its = FAMILIES[family]
-    config = its.config(its.TINY | {"a_key_of_tomorrow": [1, {"two": 3}]})
-    assert its.config(its.to_hf(config)) == config
-    assert its.to_hf(config)["a_key_of_tomorrow"] == [1, {"two": 3}]
+def test_config_round_trips_and_keeps_unknown_keys(model: str) -> None:
+    hf = tiny_hf(model)
+    module = FAMILIES[hf["model_type"]]
+    config = module.config(hf | {"a_key_of_tomorrow": [1, {"two": 3}]})
+    assert module.config(module.to_hf(config)) == config
+    assert module.to_hf(config)["a_key_of_tomorrow"] == [1, {"two": 3}]
 
 
 @EVERY
-def test_the_decoder_has_exactly_the_described_weights(family: str) -> None:
-    decoder = tiny(family)
+def test_the_decoder_has_exactly_the_described_weights(model: str) -> None:
+    decoder = tiny(model)
     assert {name: tuple(p.shape) for name, p in decoder.named_parameters()} == weight_shapes(decoder.config)
     assert sum(p.numel() for p in decoder.parameters()) == decoder.config.num_parameters()
 
 
 @EVERY
 @torch.no_grad()
-def test_loading_the_same_arrays_gives_the_same_logits(family: str) -> None:
-    decoder = tiny(family)
+def test_loading_the_same_arrays_gives_the_same_logits(model: str) -> None:
+    decoder = tiny(model)
     again = load_decoder(decoder.config, dict(weights_of(decoder)), dtype="float32", device="cpu")
     token_ids = tokens(decoder)
     assert torch.equal(again(token_ids, plain(token_ids)), decoder(token_ids, plain(token_ids)))

@@ -2,8 +2,9 @@
 
 A family module holds ``config(hf) -> ModelConfig`` and its inverse ``to_hf(config)``; ``WEIGHTS``, the rules between
 its names and ours; ``IGNORED``, patterns of known buffers that are no weights; ``GGUF``, how llama.cpp's files of it
-are read, or None; and ``TINY``, a small config that enrols it in every conformance test. ``PREFIXES`` (optional) may be
-absent from names in files.
+are read, or None; ``TINY``, a small config that enrols it in every conformance test; and ``VARIANTS``, name → config keys
+changed, which enrol its optional parts (biases, ties, windows, scalings). ``PREFIXES`` (optional) may be absent from
+names in files.
 """
 
 from __future__ import annotations

@@ -27,9 +27,10 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     d_model, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     head_dim = keys.size("kv_channels", max(d_model // num_heads, 1))
     bias = bool(keys.get("add_bias_linear", False))
+    groups = keys.size("multi_query_group_num", 1)
     attention = AttentionConfig(
         num_heads=num_heads,
-        num_kv_heads=keys.size("multi_query_group_num", 1) if keys.get("multi_query_attention", False) else num_heads,
+        num_kv_heads=groups if keys.get("multi_query_attention", False) else num_heads,
         head_dim=head_dim,
         qkv_bias=bias or bool(keys.get("add_qkv_bias", False)),
         o_bias=bias,
@@ -168,4 +169,11 @@ TINY = {
     "add_qkv_bias": True,
     "eos_token_id": [2, 3],
     "pad_token_id": 0,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "biases": {"add_bias_linear": True},
+    "no_bias": {"add_qkv_bias": False},
+    "multi_head": {"multi_query_attention": False},
+    "tied": {"tie_word_embeddings": True},
+    "theta": {"rope_ratio": 1},
 }

@@ -168,3 +168,11 @@ TINY = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+VARIANTS: dict[str, dict[str, Any]] = {
+    "untied": {"tie_word_embeddings": False},
+    "unscaled": {"scale_attn_weights": False},
+    "scale_by_layer": {"scale_attn_by_inverse_layer_idx": True},
+    "narrow": {"n_inner": 48},
+    "relu": {"activation_function": "relu"},
+    "gelu": {"activation_function": "gelu"},
+}

@@ -155,3 +155,47 @@ TINY = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+# The optional parts of this family, each a change to TINY. None takes a key away.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "attention_bias": {"attention_bias": True},
+    "mlp_bias": {"mlp_bias": True},
+    "untied": {"tie_word_embeddings": False},
+    "multi_head": {"num_key_value_heads": None},
+    "multi_query": {"num_key_value_heads": 1},
+    "wide_heads": {"head_dim": 16},
+    "gelu": {"hidden_act": "gelu"},
+    "rope_theta": {"rope_theta": 500.0},
+    "linear": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+    "llama3": {
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        }
+    },
+    "yarn": {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}},
+    "yarn_mscale": {
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 16,
+            "mscale": 0.7,
+            "mscale_all_dim": 1.3,
+            "beta_fast": 4.0,
+            "beta_slow": 2.0,
+        }
+    },
+    "longrope": {
+        "rope_scaling": {
+            "rope_type": "longrope",
+            "factor": 2.0,
+            "original_max_position_embeddings": 32,
+            "short_factor": [1.0, 1.1, 1.3, 1.7],
+            "long_factor": [1.0, 1.5, 2.5, 4.0],
+        }
+    },
+}

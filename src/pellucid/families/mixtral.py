@@ -71,3 +71,8 @@ TINY = llama.TINY | {
     "num_experts_per_tok": 2,
     "sliding_window": None,
 }
+VARIANTS: dict[str, dict[str, Any]] = {
+    "window": {"sliding_window": 8},
+    "tied": {"tie_word_embeddings": True},
+    "one_expert": {"num_experts_per_tok": 1},
+}

@@ -74,3 +74,9 @@ TINY = llama.TINY | {
     "sliding_window": 8,
     "max_window_layers": 1,
 }
+VARIANTS: dict[str, dict[str, Any]] = {
+    "no_window": {"use_sliding_window": False},
+    "layer_types": {"layer_types": ["sliding_attention", "full_attention"]},
+    "tied": {"tie_word_embeddings": True},
+    "yarn": llama.VARIANTS["yarn"],
+}

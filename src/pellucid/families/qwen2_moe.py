@@ -91,3 +91,9 @@ TINY = llama.TINY | {
     "norm_topk_prob": False,
     "decoder_sparse_step": 1,
 }
+VARIANTS: dict[str, dict[str, Any]] = {
+    "no_qkv_bias": {"qkv_bias": False},
+    "normalized": {"norm_topk_prob": True},
+    "every_second": {"decoder_sparse_step": 2},
+    "tied": {"tie_word_embeddings": True},
+}

@@ -44,3 +44,9 @@ def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[s
 GGUF = GGUF(architecture="qwen3", hf=gguf_hf, weights=llama_rules())
 
 TINY = llama.TINY | {"model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": False}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "biases": {"attention_bias": True},
+    "window": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    "tied": {"tie_word_embeddings": True},
+    "yarn": llama.VARIANTS["yarn"],
+}

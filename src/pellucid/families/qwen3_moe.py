@@ -111,3 +111,10 @@ TINY = qwen3.TINY | {
     "norm_topk_prob": True,
     "mlp_only_layers": [1],
 }
+VARIANTS: dict[str, dict[str, Any]] = {
+    "all_sparse": {"mlp_only_layers": []},
+    "unnormalized": {"norm_topk_prob": False},
+    "biases": {"attention_bias": True},
+    "window": {"use_sliding_window": True, "sliding_window": 8},
+    "tied": {"tie_word_embeddings": True},
+}

@@ -92,3 +92,10 @@ TINY = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+VARIANTS: dict[str, dict[str, Any]] = {
+    "pre": {"norm_order": "pre"},
+    "gelu": {"activation": "gelu"},
+    "no_bias": {"bias": False},
+    "unscaled": {"scale_embedding": False},
+    "tied": {"tie_word_embeddings": True},
+}
