@@ -19,7 +19,6 @@ from pellucid.model.load import to_tensor, weights_of
 from pellucid.model.mlp import MLP
 from pellucid.model.position import sinusoidal_table
 
-
 # Every family, and every optional part of it: "llama", "llama/biases", … ``tiny`` takes either.
 MODELS = [name for family, module in FAMILIES.items() for name in (family, *(f"{family}/{v}" for v in module.VARIANTS))]
 
