@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -50,10 +51,10 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("shape", [(576, 576), (192, 576), (172, 64), (64, 172), (48, 32), (257, 77), (4096, 64)])
 def test_a_row_alone_equals_the_row_in_any_batch(shape: tuple[int, int], threads: int) -> None:
     weight, bias, x = noise(*shape), noise(shape[0], seed=1), noise(300, shape[1], seed=2)
-    for its_bias in (None, bias):
-        alone = torch.cat([rows_invariant_linear(row[None], weight, its_bias) for row in x[:20]])
+    for added in (None, bias):
+        alone = torch.cat([rows_invariant_linear(row[None], weight, added) for row in x[:20]])
         for count in (2, 3, 4, 5, 7, 9, 13, 17, 64, 255, 256, 257, 300):
-            assert torch.equal(rows_invariant_linear(x[:count], weight, its_bias)[:20], alone[:count]), f"{count} rows"
+            assert torch.equal(rows_invariant_linear(x[:count], weight, added)[:20], alone[:count]), f"{count} rows"
 
 
 @settings(max_examples=40, deadline=None)
@@ -96,10 +97,29 @@ def test_a_kernel_in_which_the_place_of_a_row_matters_is_passed_over(fresh: pyte
         return F.linear(x, weight, bias) * (1 + torch.arange(len(x))[:, None] * 2**-20)
 
     weight = noise(5, 7)
-    assert not probe(Kernel(by_place, 2), weight, None, 2)
+    assert not probe(Kernel(by_place, 2), (5, 7, False, 1), 2)
     fresh.setattr(invariant, "KERNELS", (Kernel(by_place, 2), invariant.ONE_ROW))
     x = noise(6, 7, seed=1)
     assert torch.equal(rows_invariant_linear(x, weight), torch.cat([F.linear(row[None], weight) for row in x]))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
+def test_which_kernel_serves_a_shape_does_not_depend_on_the_weights_that_come_first(
+    value: float, fresh: pytest.MonkeyPatch
+) -> None:
+    """Zeros, as in LoRA's B at first, are equal in any order of additions: of ordinary numbers of that shape they say
+    nothing.
+    """
+
+    def differs_beyond_four(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        per_row = torch.stack([weight @ row for row in x])
+        return per_row if len(x) <= 4 else per_row * (1 + 2**-20)
+
+    fresh.setattr(invariant, "KERNELS", (Kernel(differs_beyond_four, 2), invariant.ONE_ROW))
+    weight, x = noise(5, 7), noise(40, 7, seed=1)
+    first = rows_invariant_linear(x, torch.full((5, 7), value))
+    assert bool(first.isfinite().all()) == math.isfinite(value)
+    assert torch.equal(rows_invariant_linear(x, weight), torch.stack([weight @ row for row in x]))
 
 
 def test_padding_is_a_coarse_grid_that_never_doubles_the_work() -> None:

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 MAX_ROWS = 256  # of one call: beyond this a call is no faster a row, and there are fewer shapes to check
+NOISE = 2**20  # random numbers of a map that is tried; larger ones repeat its rows, and copying is quicker than drawing
 
 LinearCall = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -43,10 +44,10 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 BLAS, ONE_ROW = Kernel(F.linear, 4), Kernel(F.linear, 1)  # one row a call: slow, and right by definition
 KERNELS = (Kernel(_onednn, 2), BLAS, ONE_ROW) if torch.backends.mkldnn.is_available() else (BLAS, ONE_ROW)
 
-# Facts found out about this machine: the kernel for a map, and whether its call of so many rows is exact.
-_Map = tuple[torch.Size, bool, int]  # shape of the weight, has bias, threads
-_chosen: dict[_Map, Kernel] = {}
-_exact: dict[tuple[_Map, int], bool] = {}
+# Facts about this machine: the kernel for a map, and whether its call of so many rows is exact.
+Gemm = tuple[int, int, bool, int]  # numbers out and in, whether there is a bias, threads
+_chosen: dict[Gemm, Kernel] = {}
+_exact: dict[tuple[Gemm, int], bool] = {}
 
 
 def rows_invariant_linear(
@@ -65,11 +66,12 @@ def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     count = rows.shape[0]
     if count == 0:
         return rows.new_empty(0, weight.shape[0])
-    kernel = _kernel(weight, bias)
+    gemm = _gemm(weight, bias)
+    kernel = _kernel(gemm)
     size = kernel.base if count <= kernel.base else padded_rows(count)
     if size > MAX_ROWS:
         cut = MAX_ROWS
-    elif _is_exact(kernel, weight, bias, size):
+    elif _is_exact(kernel, gemm, size):
         return kernel.call(rows if count == size else F.pad(rows, (0, 0, 0, size - count)), weight, bias)[:count]
     else:
         cut = size // 2
@@ -87,33 +89,43 @@ def padded_rows(count: int) -> int:
     return math.ceil(count / step) * step
 
 
-def _kernel(weight: Tensor, bias: Tensor | None) -> Kernel:
+def _gemm(weight: Tensor, bias: Tensor | None) -> Gemm:
+    return weight.shape[0], weight.shape[1], bias is not None, torch.get_num_threads()
+
+
+def _kernel(gemm: Gemm) -> Kernel:
     """The first kernel in whose calls of ``base`` rows a row's place does not matter."""
-    key = (weight.shape, bias is not None, torch.get_num_threads())
-    if key not in _chosen:
-        _chosen[key] = next(kernel for kernel in KERNELS if probe(kernel, weight, bias, kernel.base))
-    return _chosen[key]
+    if gemm not in _chosen:
+        _chosen[gemm] = next(kernel for kernel in KERNELS if probe(kernel, gemm, kernel.base))
+    return _chosen[gemm]
 
 
-def _is_exact(kernel: Kernel, weight: Tensor, bias: Tensor | None, size: int) -> bool:
+def _is_exact(kernel: Kernel, gemm: Gemm, size: int) -> bool:
     if size == kernel.base:
         return True
-    key = ((weight.shape, bias is not None, torch.get_num_threads()), size)
-    if key not in _exact:
-        _exact[key] = probe(kernel, weight, bias, size)
-    return _exact[key]
+    if (gemm, size) not in _exact:
+        _exact[gemm, size] = probe(kernel, gemm, size)
+    return _exact[gemm, size]
 
 
-def probe(kernel: Kernel, weight: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None, size: int) -> bool:
+def probe(kernel: Kernel, gemm: Gemm, size: int) -> bool:
     """Whether a call of ``size`` rows (a multiple of the base) equals calls of ``base`` rows bit for bit, wherever a
     row stands.
 
-    Costs about one such call.
+    The map that is tried is of random numbers: what a model's weights hold (a NaN equals nothing, zeros hide the order
+    of additions) says nothing of how a kernel rounds. Costs about two such calls.
     """
-    noise = torch.randn(kernel.base, weight.shape[1], generator=torch.Generator().manual_seed(0))
-    expected = kernel.call(noise, weight, bias)
-    turned = kernel.call(noise.roll(1, 0), weight, bias)
-    repeated = kernel.call(noise.repeat(size // kernel.base, 1), weight, bias)
+    out, into, has_bias, _ = gemm
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(kernel.base, into, generator=generator, dtype=torch.float32, device="cpu")
+    distinct = torch.randn(
+        min(out, max(NOISE // into, 1)), into, generator=generator, dtype=torch.float32, device="cpu"
+    )
+    weight = distinct.repeat(math.ceil(out / len(distinct)), 1)[:out]
+    bias = torch.randn(out, generator=generator, dtype=torch.float32, device="cpu") if has_bias else None
+    expected = kernel.call(x, weight, bias)
+    turned = kernel.call(x.roll(1, 0), weight, bias)
+    repeated = kernel.call(x.repeat(size // kernel.base, 1), weight, bias)
     return torch.equal(turned.roll(-1, 0), expected) and torch.equal(
         repeated.view(-1, *expected.shape), expected.expand(size // kernel.base, -1, -1)
     )
