@@ -105,6 +105,62 @@ def test_an_id_beyond_the_vocabulary_has_no_text(tokenizer: Tokenizer):
         detokenizer.push(-1)
 
 
+@pytest.mark.parametrize("skip", [True, False])
+def test_ids_beyond_the_vocabulary_change_no_text_around_them(tokenizer: Tokenizer, skip: bool):
+    ids, beyond = tokenizer.encode("a 龘 b"), [len(tokenizer) + 3, 2**31, 2**32 - 1]
+    padded = [*beyond, *(one for token_id in ids for one in (token_id, len(tokenizer) + 3)), *beyond]
+    text = tokenizer.decode(ids, skip_special_tokens=skip)
+    assert tokenizer.decode(padded, skip_special_tokens=skip) == "".join(streamed(tokenizer, padded, skip)) == text
+    assert tokenizer.batch_decode([padded, beyond], skip_special_tokens=skip) == [text, ""]
+
+
+# --- runs: special tokens in their place, for who looks for text in which they count ---------------------------------
+
+
+def runs_of(tokenizer: Tokenizer, ids: list[int], skip: bool = True) -> list[tuple[str, bool]]:
+    detokenizer = IncrementalDetokenizer(tokenizer, skip_special_tokens=skip)
+    runs = [(run.text, run.shown) for token_id in ids for run in detokenizer.push_runs(token_id)]
+    rest = detokenizer.flush()
+    return [*runs, (rest, True)] if rest else runs
+
+
+def test_a_skipped_special_token_stands_where_it_was_written(shared: Path):
+    tokenizer = load_tokenizer(shared / "minimind_tokenizer")
+    ids = tokenizer.encode("Bye<|im_end|>\n<|im_start|>x")
+    runs = runs_of(tokenizer, ids)
+    assert "".join(text for text, _ in runs) == "Bye<|im_end|>\n<|im_start|>x"
+    assert [text for text, shown in runs if not shown] == ["<|im_end|>", "<|im_start|>"]
+    assert all(shown for _, shown in runs_of(tokenizer, ids, skip=False))
+
+
+def test_a_newline_in_byte_tokens_comes_before_the_special_token_that_follows_it():
+    """Llama's vocabularies spell it <0x0A>, and hold it back: the next token may belong to the same character."""
+    vocab = {token: i for i, token in enumerate(["<unk>", "a", "<0x0A>", "<0xE4>", "<0xBD>", "<0xA0>"])}
+    backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    backend.decoder = decoders.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer = JsonTokenizer(backend, {"eos_token": "</s>"}, "test")
+    assert runs_of(tokenizer, [1, 2, 6, 1]) == [("a", True), ("\n", True), ("</s>", False), ("a", True)]
+    # half a character goes on after a special token, as decode(skip_special_tokens=True) joins it
+    assert runs_of(tokenizer, [3, 6, 4, 5]) == [("</s>", False), ("你", True)]
+    assert tokenizer.decode([3, 6, 4, 5], skip_special_tokens=True) == "你"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), text=st.text(max_size=30))
+def test_the_shown_runs_are_the_stream_and_the_hidden_ones_the_special_tokens(
+    tokenizer: Tokenizer, data: st.DataObject, text: str
+):
+    ids = tokenizer.encode(text)
+    for token_id in data.draw(st.lists(st.sampled_from(tokenizer.all_special_ids), max_size=3)):
+        ids.insert(data.draw(st.integers(0, len(ids))), token_id)
+    runs = runs_of(tokenizer, ids)
+    assert "".join(part for part, shown in runs if shown) == tokenizer.decode(ids, skip_special_tokens=True)
+    hidden = [tokenizer.convert_ids_to_tokens(i) for i in ids if i in tokenizer.special_ids]
+    assert [part for part, shown in runs if not shown] == hidden
+
+
 def test_a_token_costs_the_same_late_as_early(tokenizer: Tokenizer):
     ids = tokenizer.encode("Once upon a time, 从前 there was a 龘. ", add_special_tokens=False) * 600
     detokenizer = IncrementalDetokenizer(tokenizer)

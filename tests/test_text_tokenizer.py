@@ -306,7 +306,7 @@ def test_text_that_is_no_text_is_refused(shared: Path, path: str):
         if not isinstance(wrong, int | None):
             with pytest.raises(TokenizerError, match=message):
                 tokenizer.pieces(wrong)  # pyright: ignore[reportArgumentType]
-    for wrong in ([-1], [10**6], [2**70], ["a"], [1.5], [True]):
+    for wrong in ([-1], [5, -100], [2**32], [2**70], ["a"], [1.5], [True], [None], -1, 1.5):
         with pytest.raises(TokenizerError):
             tokenizer.decode(wrong)
         with pytest.raises(TokenizerError):

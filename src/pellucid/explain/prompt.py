@@ -96,6 +96,8 @@ def piece_of(tokenizer: Any, token_id: int) -> str:
     if token_id >= len(tokenizer):
         return f"[{token_id}]"  # the output layer may be wider than the vocabulary
     alone, token = tokenizer.decode([token_id]), tokenizer.convert_ids_to_tokens(token_id)
+    if token is None:
+        return f"[{token_id}]"  # a number that the vocabulary leaves out
     if alone == token:  # special tokens, and those without a space
         return token
     text = tokenizer.decode([token_id, token_id])[len(alone) :]  # the first token of a text may lose its space

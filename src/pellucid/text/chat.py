@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pellucid.base.errors import TemplateError
+from pellucid.text.backend import Backend, check_text
 from pellucid.text.encoding import BatchEncoding, Encoded, truncate
-from pellucid.text.tokenizer import Tokenizer, check_text
-
-if TYPE_CHECKING:
-    from pellucid.text.templates.chat_template import Rendered
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class RenderedChat:
     assistant_mask: list[int] | None = None
 
 
-def choose_template(tokenizer: Tokenizer, wanted: str | None, has_tools: bool) -> str | None:
+def choose_template(tokenizer: Backend, wanted: str | None, has_tools: bool) -> str | None:
     """The template: the one given or named, else the tokenizer's; None where only a native format is left.
 
     Raises: TemplateError where there is nothing to choose, or no default among several.
@@ -68,7 +65,7 @@ def choose_template(tokenizer: Tokenizer, wanted: str | None, has_tools: bool) -
 
 
 def render_chats(
-    tokenizer: Tokenizer, conversation: Sequence[Any], options: ChatOptions
+    tokenizer: Backend, conversation: Sequence[Any], options: ChatOptions
 ) -> tuple[list[RenderedChat], bool]:
     """Render one conversation or several; the second value says which was given.
 
@@ -94,11 +91,10 @@ def render_chats(
     return [_render(tokenizer, template, chat, options) for chat in cleaned], batched
 
 
-def _render(tokenizer: Tokenizer, template: str, chat: list[dict[str, Any]], options: ChatOptions) -> RenderedChat:
-    from pellucid.text.templates.chat_template import render
+def _render(tokenizer: Backend, template: str, chat: list[dict[str, Any]], options: ChatOptions) -> RenderedChat:
+    from pellucid.text.templates.chat_template import render  # imports numpy, which encoding can do without
 
-    kwargs = dict(options.template_kwargs)
-    rendered: Rendered = render(
+    rendered = render(
         template,
         chat,
         tools=options.tools,
@@ -106,13 +102,13 @@ def _render(tokenizer: Tokenizer, template: str, chat: list[dict[str, Any]], opt
         add_generation_prompt=options.add_generation_prompt,
         continue_final_message=options.continue_final_message,
         special_tokens=tokenizer.special_tokens_map,
-        **kwargs,
+        **options.template_kwargs,
     )
     return RenderedChat(rendered.text, rendered.assistant_spans)
 
 
 def encode_chats(
-    tokenizer: Tokenizer,
+    tokenizer: Backend,
     chats: Sequence[RenderedChat],
     batched: bool,
     options: ChatOptions,
@@ -136,7 +132,7 @@ def encode_chats(
     )
 
 
-def encode_chat(tokenizer: Tokenizer, chat: RenderedChat, *, with_mask: bool = False) -> tuple[Encoded, list[int]]:
+def encode_chat(tokenizer: Backend, chat: RenderedChat, *, with_mask: bool = False) -> tuple[Encoded, list[int]]:
     """The ids of one rendered conversation; ``with_mask``, their offsets, too, and 1 for each token that the assistant
     said (else no mask).
     """

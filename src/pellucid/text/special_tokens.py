@@ -38,7 +38,10 @@ class _IdByName:
         return None if token is None or tokenizer is None else tokenizer.convert_tokens_to_ids(token)
 
     def __set__(self, tokenizer: SpecialTokens, value: int | None) -> None:
-        tokenizer._name_token(self.name, None if value is None else tokenizer.convert_ids_to_tokens(value))
+        token = None if value is None else tokenizer.convert_ids_to_tokens(value)
+        if value is not None and token is None:
+            raise TokenizerError("no token has this id", where=f"{self.name}_id", received=value)
+        tokenizer._name_token(self.name, token)
 
 
 class SpecialTokens(ABC):

@@ -9,16 +9,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pellucid.base.errors import TokenizerError
 from pellucid.base.files import atomic_write, write_json
 from pellucid.text.added_tokens import AddedToken, as_added_token
+from pellucid.text.backend import Backend
 from pellucid.text.special_tokens import NAMES
 from pellucid.text.tokenizer_files import read_json, read_text
-
-if TYPE_CHECKING:
-    from pellucid.text.tokenizer import Tokenizer
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP_FILE = "special_tokens_map.json"
@@ -141,7 +139,7 @@ def _stop_token_ids(folder: Path) -> list[int]:
     return [end for end in ends if isinstance(end, int) and not isinstance(end, bool) and end >= 0]
 
 
-def save_config(tokenizer: Tokenizer, folder: Path) -> Iterable[Path]:
+def save_config(tokenizer: Backend, folder: Path) -> Iterable[Path]:
     """Write tokenizer_config.json and the chat templates; returns their paths."""
     templates = tokenizer.chat_template
     by_name = {"default": templates} if isinstance(templates, str) else dict(templates or {})
@@ -161,7 +159,7 @@ def save_config(tokenizer: Tokenizer, folder: Path) -> Iterable[Path]:
     return [*written.values(), path]
 
 
-def refuse_rivals(folder: Path, tokenizer: Tokenizer) -> None:
+def refuse_rivals(folder: Path, tokenizer: Backend) -> None:
     """Raises: TokenizerError where the folder already holds files that would be read instead of those about to be
     written.
     """

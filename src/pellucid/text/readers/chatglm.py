@@ -13,7 +13,7 @@ from typing import Any
 from pellucid.base.errors import TemplateError, TokenizerError
 from pellucid.text.added_tokens import AddedToken
 from pellucid.text.chat import ChatOptions, NativeChat, RenderedChat
-from pellucid.text.detokenizer import TextStream
+from pellucid.text.stream import TextStream
 from pellucid.text.encoding import Encoded
 from pellucid.text.readers.byte_level_bpe import build_bpe, ranks_to_bpe, read_ranks
 from pellucid.text.readers.pre_tokenizers import PRE_TOKENIZERS
@@ -64,7 +64,7 @@ class ChatGLMTokenizer(SentencePieceTokenizer, NativeChat):
         return (*prefix, "text", "pair", self._added["</s>"]) if pair else (*prefix, "text")
 
     def text_stream(self, skip_special_tokens: bool) -> TextStream:
-        return _SpacedStream(self._texts, self._special_ids, skip_special_tokens, strip_now=True)
+        return _SpacedStream(self._texts, self.special_ids, skip_special_tokens, strip_now=True)
 
     def native_chat(self, messages: Sequence[Mapping[str, Any]], options: ChatOptions) -> RenderedChat:
         """As ``build_chat_input``: each turn is its role's token, the metadata's line, and the content, as ids."""

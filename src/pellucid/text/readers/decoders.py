@@ -54,6 +54,15 @@ class ByteFallback:
             return []
         return [*self.flush(), token]
 
+    def pause(self) -> list[str]:
+        """The run so far, if it is whole characters: a token without text may end it."""
+        try:
+            text = self._run.decode("utf-8")
+        except UnicodeDecodeError:
+            return []
+        self._run.clear()
+        return [text] if text else []
+
     def flush(self) -> list[str]:
         run, self._run = bytes(self._run), bytearray()
         if not run:
@@ -214,6 +223,10 @@ class StagedStream:
     def push(self, token_id: int) -> str:
         token = self._token_of(token_id)
         return "" if token is None else self._run([token], 0)
+
+    def pause(self) -> str:
+        waiting = ((stage.pause(), place) for place, stage in enumerate(self._chain) if isinstance(stage, ByteFallback))
+        return "".join([self._run(tokens, place + 1) for tokens, place in waiting])
 
     def flush(self) -> str:
         return "".join([self._run(stage.flush(), place + 1) for place, stage in enumerate(self._chain)])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pellucid.base.errors import TokenizerError
-from pellucid.text.detokenizer import TextStream
+from pellucid.text.stream import TextStream
 from pellucid.text.readers.byte_tokens import TOKEN_OF_BYTE
 from pellucid.text.readers.sentencepiece_model import SPACE, PieceStream, Segment, SentencePieceTokenizer
 from pellucid.text.readers.sentencepiece_proto import BYTE, CONTROL, NORMAL, UNKNOWN, build_model
@@ -125,7 +125,7 @@ class Llama2cTokenizer(SentencePieceTokenizer):
                 at += len(part) + 1
 
     def text_stream(self, skip_special_tokens: bool) -> TextStream:
-        return _StreamAfterBos(self._texts, self._special_ids, skip_special_tokens, strip_now=False)
+        return _StreamAfterBos(self._texts, self.special_ids, skip_special_tokens, strip_now=False)
 
 
 class _StreamAfterBos(PieceStream):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pellucid.base.errors import TokenizerError
 from pellucid.base.files import atomic_write
 from pellucid.text.added_tokens import AddedToken, AddedTokenSplitter
-from pellucid.text.detokenizer import TextStream
+from pellucid.text.stream import TextStream
 from pellucid.text.encoding import Encoded
 from pellucid.text.pieces import Span, char_ranges
 from pellucid.text.readers.byte_tokens import byte_of_token
@@ -125,7 +125,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._forget()
 
     def _forget(self) -> None:
-        for name in ("_splitter", "_template_splitter", "_texts", "_special_ids"):
+        for name in ("_splitter", "_template_splitter", "_texts", "special_ids"):
             vars(self).pop(name, None)
 
     # --- text to ids -------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ class SentencePieceTokenizer(Tokenizer):
     # --- ids to text -------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _special_ids(self) -> frozenset[int]:
+    def special_ids(self) -> frozenset[int]:
         return frozenset(i for i, token in self._added_tokens.items() if token.special)
 
     @cached_property
@@ -261,7 +261,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def text_stream(self, skip_special_tokens: bool) -> TextStream:
         return PieceStream(
-            self._texts, self._special_ids, skip_special_tokens, strip_now=self.strips_at_start and self._adds_prefix
+            self._texts, self.special_ids, skip_special_tokens, strip_now=self.strips_at_start and self._adds_prefix
         )
 
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
@@ -324,6 +324,9 @@ class PieceStream:
 
     def _finish_bytes(self) -> str:
         return self._bytes.decode(b"", final=True)
+
+    def pause(self) -> str:
+        return ""  # a byte that makes a character whole is not held back
 
     def flush(self) -> str:
         return self._finish_bytes()

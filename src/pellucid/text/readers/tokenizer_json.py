@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pellucid.base.errors import TokenizerError
 from pellucid.base.files import atomic_write
 from pellucid.text.added_tokens import AddedToken
-from pellucid.text.detokenizer import TextStream
+from pellucid.text.stream import TextStream
 from pellucid.text.encoding import Encoded
 from pellucid.text.pieces import Span, byte_of_char
 from pellucid.text.readers.byte_level import to_bytes
@@ -105,7 +105,7 @@ class JsonTokenizer(Tokenizer):
             for token in tokens
         ]
         self._backend.add_tokens(theirs)  # one call: each builds the matcher of all added tokens again
-        vars(self).pop("_special_ids", None)
+        vars(self).pop("special_ids", None)
         return len(self) - before
 
     def _token_of(self, token_id: int) -> str | None:
@@ -175,11 +175,11 @@ class JsonTokenizer(Tokenizer):
         return any(part.get("type") == "ByteLevel" for part in spec.get("decoders", [spec]))
 
     @cached_property
-    def _special_ids(self) -> frozenset[int]:
+    def special_ids(self) -> frozenset[int]:
         return frozenset(i for i, token in self._backend.get_added_tokens_decoder().items() if token.special)
 
     def _special_tokens_changed(self) -> None:
-        vars(self).pop("_special_ids", None)
+        vars(self).pop("special_ids", None)
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
         if self._backend.decoder is None or not tokens:
@@ -188,13 +188,14 @@ class JsonTokenizer(Tokenizer):
             return self._backend.decoder.decode(list(tokens))
 
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
-        if not ids or (skip_special_tokens and self._special_ids.issuperset(ids)):
+        skipped = self.special_ids if skip_special_tokens else frozenset()
+        if not any(i not in skipped and self._token_of(i) is not None for i in ids):
             return ""  # some decoders of the library panic on nothing
         with library_errors("the decoder failed", self.where):
             return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def text_stream(self, skip_special_tokens: bool) -> TextStream:
-        skip = self._special_ids if skip_special_tokens else frozenset()
+        skip = self.special_ids if skip_special_tokens else frozenset()
 
         def token_of(token_id: int) -> str | None:
             return None if token_id in skip else self._token_of(token_id)
