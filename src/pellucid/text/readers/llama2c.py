@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pellucid.base.errors import TokenizerError
-from pellucid.text.stream import TextStream
 from pellucid.text.readers.byte_tokens import TOKEN_OF_BYTE
 from pellucid.text.readers.sentencepiece_model import SPACE, PieceStream, Segment, SentencePieceTokenizer
 from pellucid.text.readers.sentencepiece_proto import BYTE, CONTROL, NORMAL, UNKNOWN, build_model
+from pellucid.text.stream import TextStream
 
 UNK, BOS, EOS, FIRST_BYTE = 0, 1, 2, 3
 _MAX_FILE_BYTES = 64 * 2**20

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pellucid.base.errors import TokenizerError
 from pellucid.base.files import atomic_write
 from pellucid.text.added_tokens import AddedToken, AddedTokenSplitter
-from pellucid.text.stream import TextStream
 from pellucid.text.encoding import Encoded
 from pellucid.text.pieces import Span, char_ranges
 from pellucid.text.readers.byte_tokens import byte_of_token
 from pellucid.text.readers.sentencepiece_proto import normalizer_spec, read_pieces
+from pellucid.text.stream import TextStream
 from pellucid.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

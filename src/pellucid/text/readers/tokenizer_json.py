@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from pellucid.base.errors import TokenizerError
 from pellucid.base.files import atomic_write
 from pellucid.text.added_tokens import AddedToken
-from pellucid.text.stream import TextStream
 from pellucid.text.encoding import Encoded
 from pellucid.text.pieces import Span, byte_of_char
 from pellucid.text.readers.byte_level import to_bytes
 from pellucid.text.readers.byte_tokens import byte_of_token
 from pellucid.text.readers.decoders import StagedStream, stages
+from pellucid.text.stream import TextStream
 from pellucid.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
