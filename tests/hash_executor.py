@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig
+from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
 from pellucid.executor import StepInput
 
 VOCAB = 29
@@ -22,7 +22,12 @@ EOS = 0
 
 def model_config(context_len: int = 64, bos_token_id: int | None = None) -> ModelConfig:
     attention = AttentionConfig(num_heads=1, num_kv_heads=1, head_dim=2)
-    layer = LayerConfig(attention=attention, mlp=MLPConfig(d_ff=2), norm=NormConfig())
+    layer = LayerConfig(
+        mixer=attention,
+        mlp=MLPConfig(d_ff=2),
+        mixer_norms=PartNorms(before=NormConfig()),
+        mlp_norms=PartNorms(before=NormConfig()),
+    )
     return ModelConfig(
         model_type="hash",
         vocab_size=VOCAB,

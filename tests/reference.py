@@ -92,7 +92,7 @@ def _as_glm(decoder: Decoder, theirs: dict[str, Tensor]) -> tuple:
     """ChatGLM's own layout → transformers' ``glm``: other names, q, k, v apart."""
     import transformers
 
-    config, attention = decoder.config, decoder.config.layers[0].attention
+    config, attention = decoder.config, decoder.config.layers[0].mixer
     assert attention.rope
     glm = transformers.GlmConfig(
         vocab_size=config.vocab_size,
@@ -103,7 +103,7 @@ def _as_glm(decoder: Decoder, theirs: dict[str, Tensor]) -> tuple:
         num_key_value_heads=attention.num_kv_heads,
         head_dim=attention.head_dim,
         rope_parameters={"rope_type": "default", "rope_theta": attention.rope.theta, "partial_rotary_factor": 0.5},
-        rms_norm_eps=config.layers[0].norm.eps,
+        rms_norm_eps=next(iter(config.layers[0].norms.values())).eps,
         attention_bias=attention.qkv_bias,
         tie_word_embeddings=config.tie_embeddings,
         max_position_embeddings=config.context_len,
@@ -144,6 +144,7 @@ def _add_biases(model: nn.Module, decoder: Decoder) -> None:
 def _torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
     """``vanilla`` with torch's nn.TransformerEncoderLayer and a causal mask."""
     config, layer = decoder.config, decoder.config.layers[0]
+    norm = next(iter(layer.norms.values()))
     x = decoder.embed(token_ids) * config.embedding_scale + sinusoidal_table(token_ids.shape[1], config.d_model)
     mask = nn.Transformer.generate_square_subsequent_mask(token_ids.shape[1])
     for ours in decoder.layers:
@@ -151,14 +152,14 @@ def _torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
         assert isinstance(ours.mlp, MLP)
         theirs = nn.TransformerEncoderLayer(
             config.d_model,
-            layer.attention.num_heads,
+            layer.mixer.num_heads,
             layer.mlp.d_ff,
             0.0,
             layer.mlp.activation,
-            layer.norm.eps,
+            norm.eps,
             True,
-            layer.norm_order == "pre",
-            bias=layer.norm.bias,
+            layer.mixer_norms.sum is None,
+            bias=norm.bias,
         ).eval()
         attention = theirs.self_attn
         projections = (ours.attention.q_proj, ours.attention.k_proj, ours.attention.v_proj)
@@ -168,8 +169,11 @@ def _torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
         attention.out_proj.load_state_dict(ours.attention.o_proj.state_dict())
         theirs.linear1.load_state_dict(ours.mlp.up_proj.state_dict())
         theirs.linear2.load_state_dict(ours.mlp.down_proj.state_dict())
-        theirs.norm1.load_state_dict(ours.attention_norm.state_dict())
-        theirs.norm2.load_state_dict(ours.mlp_norm.state_dict())
+        attention_norm, mlp_norm = ours.attention_norm or ours.attention_sum_norm, ours.mlp_norm or ours.mlp_sum_norm
+        assert attention_norm is not None
+        assert mlp_norm is not None
+        theirs.norm1.load_state_dict(attention_norm.state_dict())
+        theirs.norm2.load_state_dict(mlp_norm.state_dict())
         x = theirs(x, src_mask=mask, is_causal=True)
     x = x if decoder.final_norm is None else decoder.final_norm(x)
     return x @ (decoder.embed.weight if decoder.lm_head is None else decoder.lm_head.weight).T

@@ -158,7 +158,7 @@ def test_the_soft_cap_of_scores_and_logits_is_in_the_equation() -> None:
     from pellucid.model.decoder import Decoder
 
     config = tiny("llama").config
-    layers = tuple(replace(layer, attention=replace(layer.attention, softcap=2.0)) for layer in config.layers)
+    layers = tuple(replace(layer, mixer=replace(layer.mixer, softcap=2.0)) for layer in config.layers)
     decoder = (
         Decoder(replace(config, layers=layers, logit_softcap=3.0)).initialize(torch.Generator().manual_seed(0)).eval()
     )

@@ -162,7 +162,7 @@ def test_embedding_looks_up_the_tokens_row(page: Any, view: View) -> None:
 def test_rotary_turns_the_arrow_as_the_model_did(page: Any, view: View) -> None:
     embed = section(page, "embed")
     embed.locator(".rotary input").first.press("End")
-    rope = view.subject.decoder.config.layers[0].attention.rope
+    rope = view.subject.decoder.config.layers[0].mixer.rope
     assert rope
     first = rope.dim // 2 - 1 if rope.layout == "half" else rope.dim - 2
     value = view.first.trace["layers.2.q_rot"][0, 0, -1, first].item()
@@ -278,7 +278,7 @@ def test_attention_shows_the_weights_of_the_chosen_head_and_query(page: Any, vie
 
 def test_norm_shows_its_own_spread_and_neurons_their_activation(page: Any, view: View) -> None:
     mlp, its = section(page, "mlp"), view.first.trace
-    x, eps = its["layers.2.resid_mid"][0, -1].double(), view.subject.decoder.config.layers[2].norm.eps
+    x, eps = its["layers.2.resid_mid"][0, -1].double(), view.subject.decoder.config.layers[2].norms["mlp_norm"].eps
     assert near(mlp.locator('[data-stat="spread"]').text_content(), float((x.square().mean() + eps).sqrt()))
     mlp.locator("text=attention's norm").click()
     x = its["layers.2.resid_pre"][0, -1].double()

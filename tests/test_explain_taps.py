@@ -47,7 +47,7 @@ def test_every_step_can_be_said_in_full(family: str) -> None:
 
 def test_every_tap_in_the_forward_is_described_and_no_other() -> None:
     source = "".join(path.read_text() for path in (Path(pellucid.__file__).parent / "model").glob("*.py"))
-    tapped = set(re.findall(r'ctx\.tap\(\w+, "(\w+)"', source))
+    tapped = set(re.findall(r'ctx\.tap\(\s*\w+, "(\w+)"', source))
     assert tapped == set(WORDS)
 
 

@@ -41,7 +41,7 @@ def windowed(*windows: int | None, head_dim: int = 16) -> tuple[ModelConfig, dic
     }
     config = llama.config(llama.TINY | shape | {"max_position_embeddings": 4096})
     layers = [
-        replace(layer, attention=replace(layer.attention, window=window))
+        replace(layer, mixer=replace(layer.mixer, window=window))
         for layer, window in zip(config.layers, windows, strict=True)
     ]
     config = replace(config, layers=tuple(layers))

@@ -224,7 +224,7 @@ def test_rope_scalings_equal_torch(scaling: dict) -> None:
         FAMILIES["llama"]
         .config(FAMILIES["llama"].TINY | {"rope_scaling": scaling, "head_dim": 64})
         .layers[0]
-        .attention.rope
+        .mixer.rope
     )
     assert rope is not None
     np.testing.assert_allclose(frequencies(rope), inverse_frequencies(rope).numpy(), rtol=2e-6)

@@ -150,7 +150,7 @@ def test_a_run_leaves_all_of_it_and_says_what_it_is(whole: Path) -> None:
 def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
     model = small_run(tmp_path).model
     record = RunRecord(tmp_path, model, 10, text=range(10_000), tokens=range(10_000))
-    heads = sum(layer.attention.num_heads for layer in model.config.layers)
+    heads = sum(layer.mixer.num_heads for layer in model.config.layers)
     assert len(record.text) <= 48
     assert len(record.text) ** 2 * heads <= recording.MAX_CELLS
     assert len(record.tokens) * model.config.d_model <= recording.MAX_TABLE

@@ -42,19 +42,22 @@ def _check_choice(owner: str, name: str, value: object, choices: tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class NormConfig:
-    """Layer normalization, before γ (weight) and β (bias).
+    """Layer normalization, before γ and β (bias). γ is ``offset`` + the weight: Gemma's files hold what γ has beyond 1.
 
     ``layer``: (x − μ) / √(σ² + eps) · γ + β (Ba et al. 2016). ``rms``: x / √(mean(x²) + eps) · γ (Zhang & Sennrich
-    2019).
+    2019). The offset is no transform of the weight: half of the float32 numbers near ¼ equal no 1 + w.
     """
 
     kind: Literal["layer", "rms"] = "rms"
     eps: float = 1e-5
     bias: bool = False
+    offset: float = 0.0
 
     def __post_init__(self) -> None:
         _check_choice("norm", "kind", self.kind, ("layer", "rms"))
         _check_number("norm", eps=self.eps)
+        if isinstance(self.offset, bool) or not isinstance(self.offset, (int, float)) or not math.isfinite(self.offset):
+            raise ConfigError("offset must be a finite number", where="norm", received=repr(self.offset))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +139,8 @@ class AttentionConfig:
     head_dim: int
     qkv_bias: bool = False
     o_bias: bool = False
-    qk_norm: NormConfig | None = None  # normalizes each head's q and k, before rotation
+    qk_norm: NormConfig | None = None  # normalizes q and k, before rotation
+    qk_norm_over: Literal["head", "all"] = "head"  # each head by itself, with one γ for all; or all heads as one vector
     rope: RopeConfig | None = None
     window: int | None = None  # a query sees this many positions, its own included; None: all before it
     scale: float | None = None  # None: head_dim^-0.5
@@ -161,6 +165,7 @@ class AttentionConfig:
             )
         if self.window is not None:
             _check_size("attention", window=self.window)
+        _check_choice("attention", "qk_norm_over", self.qk_norm_over, ("head", "all"))
 
     @property
     def q_dim(self) -> int:
@@ -223,21 +228,52 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerConfig:
-    """One layer: attention, then MLP, each added to the residual stream.
+class PartNorms:
+    """Where norms stand about a part f of a layer: x' = sum(x + after(f(before(x)))); one that is None is the identity.
 
-    A sparse layer has ``experts``: ``mlp`` is then the shape of each of them. ``norm_order``: ``pre`` is x +
-    f(norm(x)); ``post`` is norm(x + f(x)), as in *Attention Is All You Need*.
+    ``before`` alone is GPT-2's and Llama's order (pre-norm); ``sum`` alone that of *Attention Is All You Need*
+    (post-norm); ``before`` and ``after`` are Gemma's (a sandwich); ``after`` alone is OLMo 2's.
     """
 
-    attention: AttentionConfig
+    before: NormConfig | None = None
+    after: NormConfig | None = None
+    sum: NormConfig | None = None
+
+
+Mixer = AttentionConfig  # what moves information between positions; other kinds join here
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerConfig:
+    """One layer: a mixer, which moves information between positions, then an MLP, each added to the residual stream.
+
+    A sparse layer has ``experts``: ``mlp`` is then the shape of each of them. ``parallel``: both parts read the stream
+    as it came in, x + attention(…) + mlp(…); an MLP without a norm of its own then reads what attention reads.
+    """
+
+    mixer: Mixer
     mlp: MLPConfig
-    norm: NormConfig
+    mixer_norms: PartNorms
+    mlp_norms: PartNorms
     experts: ExpertsConfig | None = None
-    norm_order: Literal["pre", "post"] = "pre"
+    parallel: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("layer", "norm_order", self.norm_order, ("pre", "post"))
+        if self.parallel and (self.mixer_norms.sum or self.mlp_norms.sum):
+            raise ConfigError("parts that are added together have no sums of their own to norm", where="layer")
+
+    @property
+    def norms(self) -> dict[str, NormConfig]:
+        """The layer's norms over the stream's width, by their weights' names, in the order of computation."""
+        named = {
+            "attention_norm": self.mixer_norms.before,
+            "attention_post_norm": self.mixer_norms.after,
+            "attention_sum_norm": self.mixer_norms.sum,
+            "mlp_norm": self.mlp_norms.before,
+            "mlp_post_norm": self.mlp_norms.after,
+            "mlp_sum_norm": self.mlp_norms.sum,
+        }
+        return {name: norm for name, norm in named.items() if norm is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +333,7 @@ class ModelConfig:
     @property
     def rotates_by_length(self) -> bool:
         """Whether rotary frequencies depend on how long a request has become (dynamic and longrope scalings)."""
-        ropes = (layer.attention.rope for layer in self.layers)
+        ropes = (layer.mixer.rope for layer in self.layers)
         return any(rope.scaling.by_length for rope in ropes if rope and rope.scaling)
 
     def num_parameters(self) -> int:
@@ -328,25 +364,28 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         if bias:
             shapes[f"{name}.bias"] = (out,)
 
-    def norm(name: str, width: int, its: NormConfig) -> None:
+    def norm(name: str, width: int, norm: NormConfig) -> None:
         shapes[f"{name}.weight"] = (width,)
-        if its.bias:
+        if norm.bias:
             shapes[f"{name}.bias"] = (width,)
 
     shapes["embed.weight"] = (config.vocab_size, d)
     if config.position == "learned":
         shapes["pos_embed.weight"] = (config.context_len, d)
     for i, layer in enumerate(config.layers):
-        at, attention, mlp = f"layers.{i}", layer.attention, layer.mlp
-        norm(f"{at}.attention_norm", d, layer.norm)
+        at, attention, mlp, norms = f"layers.{i}", layer.mixer, layer.mlp, layer.norms
+        for name in (name for name in norms if name.startswith("attention")):
+            norm(f"{at}.{name}", d, norms[name])
         linear(f"{at}.attention.q_proj", attention.q_dim, d, attention.qkv_bias)
         linear(f"{at}.attention.k_proj", attention.kv_dim, d, attention.qkv_bias)
         linear(f"{at}.attention.v_proj", attention.kv_dim, d, attention.qkv_bias)
         if attention.qk_norm:
-            norm(f"{at}.attention.q_norm", attention.head_dim, attention.qk_norm)
-            norm(f"{at}.attention.k_norm", attention.head_dim, attention.qk_norm)
+            for part, width in (("q", attention.q_dim), ("k", attention.kv_dim)):
+                over = attention.head_dim if attention.qk_norm_over == "head" else width
+                norm(f"{at}.attention.{part}_norm", over, attention.qk_norm)
         linear(f"{at}.attention.o_proj", d, attention.q_dim, attention.o_bias)
-        norm(f"{at}.mlp_norm", d, layer.norm)
+        for name in (name for name in norms if name.startswith("mlp")):
+            norm(f"{at}.{name}", d, norms[name])
         if (experts := layer.experts) is None:
             shapes |= mlp_shapes(f"{at}.mlp.", d, mlp)
             continue

@@ -123,8 +123,8 @@ class Decoding(Generation):
         for config, layer in zip(cache.config.layers, cache.layers, strict=True):
             first = max(0, cache.length - layer.kept) if isinstance(layer, WindowCache) else 0
             layers.append({"first": first})
-            total += 2 * config.attention.kv_dim * size * (cache.length - first)
-        each = sum(2 * layer.attention.kv_dim for layer in cache.config.layers) * size
+            total += 2 * config.mixer.kv_dim * size * (cache.length - first)
+        each = sum(2 * layer.mixer.kv_dim for layer in cache.config.layers) * size
         return {"length": cache.length, "bytes": total, "bytes_per_token": each, "layers": layers}
 
 
@@ -149,10 +149,10 @@ class NativeDecoding(Generation):
         assert self._slot is not None
         length, window = (
             self.native.executor.length(self._slot),
-            [layer.attention.window for layer in self.config.layers],
+            [layer.mixer.window for layer in self.config.layers],
         )
         layers = [{"first": max(0, length - its) if its else 0} for its in window]
         width = {"f32": 4, "f16": 2, "int8": 1}[self.native.executor.kv_cache]
-        each = [2 * layer.attention.kv_dim * width for layer in self.config.layers]
+        each = [2 * layer.mixer.kv_dim * width for layer in self.config.layers]
         total = sum(size * (length - its["first"]) for size, its in zip(each, layers, strict=True))
         return {"length": length, "bytes": total, "bytes_per_token": sum(each), "layers": layers}

@@ -71,18 +71,18 @@ def recompute(trace: Trace, path: str, columns: Tensor) -> Tensor:
             x = x.transpose(1, 2).flatten(2) if x.ndim == 4 else x  # z's heads, side by side
             y = linear(x, *(trace.weight(weight.name) for weight in tap.weights))
             if tap.name in ("q", "k", "v"):
-                return y.unflatten(-1, (-1, layer.attention.head_dim)).transpose(1, 2)
+                return y.unflatten(-1, (-1, layer.mixer.head_dim)).transpose(1, 2)
             return softcap(y, config.logit_softcap) if path == "logits" else y
         case "rotate":
-            assert layer.attention.rope
-            return rotate(given(), *angles(trace, layer.attention.rope, places), layer.attention.rope.layout)
+            assert layer.mixer.rope
+            return rotate(given(), *angles(trace, layer.mixer.rope, places), layer.mixer.rope.layout)
         case "scores":
             return scores(trace, tap.layer or 0, given(), wide(trace[tap.inputs[1]]), places)
         case "softmax":
             return given().softmax(-1)
         case "mix":
             v = wide(trace[tap.inputs[1]])
-            return given() @ v.repeat_interleave(layer.attention.num_heads // layer.attention.num_kv_heads, 1)
+            return given() @ v.repeat_interleave(layer.mixer.num_heads // layer.mixer.num_kv_heads, 1)
         case "activation":
             act = ACTIVATIONS[layer.mlp.activation](given())
             return act * given(1) if layer.mlp.gated else act
@@ -143,7 +143,7 @@ def norm_of(trace: Trace, path: str) -> NormConfig:
         assert trace.config.final_norm
         return trace.config.final_norm
     layer = trace.config.layers[tap.layer]
-    its = layer.attention.qk_norm if tap.name in ("q_norm", "k_norm") else layer.norm
+    its = layer.mixer.qk_norm if tap.name in ("q_norm", "k_norm") else layer.norms[tap.weights[0].name.split(".")[2]]
     assert its
     return its
 
@@ -156,7 +156,7 @@ def normalized(x: Tensor, config: NormConfig) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def norm(x: Tensor, config: NormConfig, gamma: Tensor, beta: Tensor | None = None) -> Tensor:
-    y = normalized(x, config)[0] * gamma
+    y = normalized(x, config)[0] * (config.offset + gamma)
     return y if beta is None else y + beta
 
 
@@ -194,7 +194,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
 
 
 def scores(trace: Trace, layer: int, q: Tensor, k: Tensor, places: Tensor) -> Tensor:
-    attention = trace.config.layers[layer].attention
+    attention = trace.config.layers[layer].mixer
     k = k.repeat_interleave(attention.num_heads // attention.num_kv_heads, 1)
     dots = torch.einsum("bhte,bhse->bhts", q, k) * attention.softmax_scale
     return torch.where(visible(trace, layer, places).to(dots.device), softcap(dots, attention.softcap), -torch.inf)
@@ -202,7 +202,7 @@ def scores(trace: Trace, layer: int, q: Tensor, k: Tensor, places: Tensor) -> Te
 
 def visible(trace: Trace, layer: int, places: Tensor) -> Tensor:
     """(B, 1, positions, T): which place may look at which."""
-    window = trace.config.layers[layer].attention.window
+    window = trace.config.layers[layer].mixer.window
     keys = torch.arange(trace.token_ids.shape[1], device=places.device)
     distance = places[:, None] - keys
     near = (distance >= 0) & (distance < (window or len(keys)))

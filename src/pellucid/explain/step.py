@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pellucid.explain.code import line_of
+from pellucid.explain.recompute import norm_of
 from pellucid.explain.show.mathml import mathml
 from pellucid.taps import Weight, Words
 
@@ -98,13 +99,7 @@ def make_step(trace: Trace, path: str) -> Step:
     tap, value = trace.tap(path), trace[path]
     finite = value[torch.isfinite(value)] if tap.kind == "scores" else value
     layer = trace.config.layers[tap.layer or 0]
-    norm = (
-        trace.config.final_norm
-        if path == "final"
-        else layer.attention.qk_norm
-        if path.endswith(("q_norm", "k_norm"))
-        else layer.norm
-    )
+    norm = norm_of(trace, path) if tap.kind == "norm" else None
     return Step(
         name=path,
         kind=tap.kind,

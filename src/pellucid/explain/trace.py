@@ -121,7 +121,7 @@ class Trace(Mapping[str, Tensor]):
     def model_summary(self) -> dict[str, Any]:
         """What kind of model this is, as plain numbers and words."""
         config, layer = self.config, self.config.layers[0]
-        attention = layer.attention
+        attention = layer.mixer
         return {
             "model_type": config.model_type,
             "num_parameters": config.num_parameters(),
@@ -135,8 +135,8 @@ class Trace(Mapping[str, Tensor]):
             "gated": layer.mlp.gated,
             "vocab_size": config.vocab_size,
             "context_len": config.context_len,
-            "norm": layer.norm.kind,
-            "norm_order": layer.norm_order,
+            "norm": next(iter(layer.norms.values())).kind,
+            "norm_order": "post" if layer.mixer_norms.sum else "pre",
             "position": "rotary" if attention.rope else config.position,
             "tie_embeddings": config.tie_embeddings,
             "dtype": str(self.model.dtype).removeprefix("torch."),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid.base.array import Array
-from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig
+from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms, RopeConfig
 from pellucid.families.gguf import GGUF, common_keys
 from pellucid.families.hf import Keys, one_or_many
 from pellucid.families.rules import SPLIT_QKV, Rule, Split, qkv_names
@@ -37,13 +37,15 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         rope=RopeConfig(dim=head_dim // 2, theta=10000.0 * keys.get("rope_ratio", 1), layout="interleaved"),
     )
     norm = NormConfig(kind="rms", eps=keys.get("layernorm_epsilon", 1e-5))
+    norms = PartNorms(before=norm)
     mlp = MLPConfig(d_ff=keys.size("ffn_hidden_size"), activation="silu", bias=bias)
     return ModelConfig(
         model_type=keys.get("model_type", "chatglm"),
         vocab_size=keys.size("padded_vocab_size"),
         d_model=d_model,
         context_len=keys.size("seq_length", 2048),
-        layers=(LayerConfig(attention=attention, mlp=mlp, norm=norm),) * keys.num_layers("num_layers"),
+        layers=(LayerConfig(mixer=attention, mlp=mlp, mixer_norms=norms, mlp_norms=norms),)
+        * keys.num_layers("num_layers"),
         final_norm=norm,
         **keys.common(tied=False),
     )
@@ -51,8 +53,10 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
     layer = config.layers[0]
-    attention = layer.attention
+    attention = layer.mixer
+    norm = layer.mixer_norms.before
     assert attention.rope is not None
+    assert norm is not None
     return {
         **config.extra,
         "model_type": config.model_type,
@@ -66,7 +70,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "multi_query_attention": attention.num_kv_heads != attention.num_heads,
         "multi_query_group_num": attention.num_kv_heads,
         "seq_length": config.context_len,
-        "layernorm_epsilon": layer.norm.eps,
+        "layernorm_epsilon": norm.eps,
         "rope_ratio": attention.rope.theta / 10000.0,
         "add_bias_linear": attention.o_bias,
         "add_qkv_bias": attention.qkv_bias,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid.base.array import Array
-from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig
+from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
 from pellucid.families.gguf import GGUF, key, special_tokens, vocab_size
 from pellucid.families.hf import Keys, one_or_many
 from pellucid.families.rules import SPLIT_QKV, Rule, Transpose, qkv_names
@@ -21,6 +21,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     d_model, num_heads = keys.size("n_embd", 768), keys.size("n_head", 12)
     head_dim = max(d_model // num_heads, 1)
     norm = NormConfig(kind="layer", eps=keys.get("layer_norm_epsilon", 1e-5), bias=True)
+    norms = PartNorms(before=norm)
     mlp = MLPConfig(
         d_ff=keys.size("n_inner", 4 * d_model),
         activation=keys.activation("activation_function", "gelu_new"),
@@ -39,7 +40,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
             o_bias=True,
             scale=scale / (i + 1) if by_layer else scale,
         )
-        return LayerConfig(attention=attention, mlp=mlp, norm=norm)
+        return LayerConfig(mixer=attention, mlp=mlp, mixer_norms=norms, mlp_norms=norms)
 
     return ModelConfig(
         model_type="gpt2",
@@ -55,21 +56,21 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
     first, last = config.layers[0], config.layers[-1]
-    unscaled = first.attention.scale == 1.0 and first.attention.head_dim > 1
+    unscaled = first.mixer.scale == 1.0 and first.mixer.head_dim > 1
     return {
         **config.extra,
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
         "vocab_size": config.vocab_size,
         "n_embd": config.d_model,
-        "n_head": first.attention.num_heads,
+        "n_head": first.mixer.num_heads,
         "n_layer": config.num_layers,
         "n_positions": config.context_len,
         "n_inner": first.mlp.d_ff,
         "activation_function": {"gelu_tanh": "gelu_new"}.get(first.mlp.activation, first.mlp.activation),
-        "layer_norm_epsilon": first.norm.eps,
+        "layer_norm_epsilon": next(iter(first.norms.values())).eps,
         "scale_attn_weights": not unscaled,
-        "scale_attn_by_inverse_layer_idx": first.attention.scale != last.attention.scale,
+        "scale_attn_by_inverse_layer_idx": first.mixer.scale != last.mixer.scale,
         "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": config.bos_token_id,
         "eos_token_id": one_or_many(config.eos_token_ids),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid.base.array import Array
-from pellucid.config import AttentionConfig, ExpertsConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig
+from pellucid.config import AttentionConfig, ExpertsConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
 from pellucid.families.gguf import GGUF, common_keys, llama_rules
 from pellucid.families.hf import Keys, one_or_many, rope, rope_to_hf
 from pellucid.families.rules import PermuteRope, Rule
@@ -39,6 +39,7 @@ def build(
     head_dim = keys.size("head_dim", head_dim or max(d_model // num_heads, 1))
     num_layers, context_len = keys.num_layers("num_hidden_layers"), keys.size("max_position_embeddings", 2048)
     norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6))
+    norms = PartNorms(before=norm)
     rotary = rope(keys, head_dim, context_len)
     if mlps is None:
         dense = MLPConfig(
@@ -58,7 +59,7 @@ def build(
             rope=rotary,
             window=window,
         )
-        return LayerConfig(attention=attention, mlp=mlp, norm=norm, experts=experts)
+        return LayerConfig(mixer=attention, mlp=mlp, mixer_norms=norms, mlp_norms=norms, experts=experts)
 
     return ModelConfig(
         model_type=keys.get("model_type", "llama"),
@@ -75,14 +76,14 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     layer = config.layers[0]
     return base_to_hf(config) | {
         "architectures": ["LlamaForCausalLM"],
-        "attention_bias": layer.attention.qkv_bias,
+        "attention_bias": layer.mixer.qkv_bias,
         "mlp_bias": layer.mlp.bias,
     }
 
 
 def base_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The keys that every relative of Llama has."""
-    attention, mlp = config.layers[0].attention, config.layers[0].mlp
+    attention, mlp = config.layers[0].mixer, config.layers[0].mlp
     return {
         **config.extra,
         "model_type": config.model_type,
@@ -95,7 +96,7 @@ def base_to_hf(config: ModelConfig) -> dict[str, Any]:
         "head_dim": attention.head_dim,
         "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(mlp.activation, mlp.activation),
         "max_position_embeddings": config.context_len,
-        "rms_norm_eps": config.layers[0].norm.eps,
+        "rms_norm_eps": next(iter(config.layers[0].norms.values())).eps,
         "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": config.bos_token_id,
         "eos_token_id": one_or_many(config.eos_token_ids),

@@ -35,7 +35,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "architectures": ["MixtralForCausalLM"],
         "num_local_experts": layer.experts.num_experts,
         "num_experts_per_tok": layer.experts.experts_per_token,
-        "sliding_window": layer.attention.window,
+        "sliding_window": layer.mixer.window,
     }
 
 

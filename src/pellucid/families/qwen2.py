@@ -43,7 +43,7 @@ def windows(keys: Keys) -> tuple[int | None, ...]:
 
 
 def windows_to_hf(config: ModelConfig) -> dict[str, Any]:
-    found = [layer.attention.window for layer in config.layers]
+    found = [layer.mixer.window for layer in config.layers]
     window = next((w for w in found if w), None)
     return {
         "use_sliding_window": window is not None,

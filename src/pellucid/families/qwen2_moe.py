@@ -45,7 +45,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         | qwen3_moe.mlps_to_hf(config)
         | {
             "architectures": ["Qwen2MoeForCausalLM"],
-            "qkv_bias": config.layers[0].attention.qkv_bias,
+            "qkv_bias": config.layers[0].mixer.qkv_bias,
             "shared_expert_intermediate_size": shared.d_ff,
             "use_sliding_window": False,
         }

@@ -21,7 +21,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    bias = config.layers[0].attention.qkv_bias
+    bias = config.layers[0].mixer.qkv_bias
     return (
         llama.base_to_hf(config)
         | windows_to_hf(config)

@@ -68,7 +68,7 @@ def mlps_to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    attention = config.layers[0].attention
+    attention = config.layers[0].mixer
     return (
         llama.base_to_hf(config)
         | mlps_to_hf(config)

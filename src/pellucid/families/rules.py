@@ -82,7 +82,7 @@ class Unstack:
 
 
 # Rows of a projection that holds q, k and v in one.
-SPLIT_QKV = Split(lambda layer: (layer.attention.q_dim, layer.attention.kv_dim, layer.attention.kv_dim))
+SPLIT_QKV = Split(lambda layer: (layer.mixer.q_dim, layer.mixer.kv_dim, layer.mixer.kv_dim))
 
 
 def qkv_names(kind: str) -> tuple[str, ...]:
@@ -101,7 +101,7 @@ class PermuteRope:
 
     def _heads_of(self, array: Array, layer: LayerConfig | None) -> int:
         assert layer is not None
-        heads = self.heads(layer.attention)
+        heads = self.heads(layer.mixer)
         if array.shape[0] % (2 * heads):
             raise WeightsError(
                 "rows do not divide into heads", expected=f"a multiple of {2 * heads}", received=array.shape[0]

@@ -12,7 +12,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig
+from pellucid.base.errors import ConfigError
+from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
 from pellucid.families.hf import Keys, one_or_many
 from pellucid.families.rules import Rule
 
@@ -29,12 +30,15 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         d_ff=keys.size("d_ff", 4 * d_model), activation=keys.activation("activation", "relu"), gated=False, bias=bias
     )
     order = keys.get("norm_order", "post")
+    if order not in ("post", "pre"):
+        raise ConfigError("norm_order is unknown", where=keys.where, expected="post or pre", received=repr(order))
+    norms = PartNorms(sum=norm) if order == "post" else PartNorms(before=norm)
     return ModelConfig(
         model_type="vanilla",
         vocab_size=keys.size("vocab_size"),
         d_model=d_model,
         context_len=keys.size("context_len", 512),
-        layers=(LayerConfig(attention=attention, mlp=mlp, norm=norm, norm_order=order),)
+        layers=(LayerConfig(mixer=attention, mlp=mlp, mixer_norms=norms, mlp_norms=norms),)
         * keys.num_layers("num_layers"),
         final_norm=norm if order == "pre" else None,
         position="sinusoidal",
@@ -45,19 +49,20 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
     layer = config.layers[0]
+    norm = next(iter(layer.norms.values()))
     return {
         **config.extra,
         "model_type": "vanilla",
         "vocab_size": config.vocab_size,
         "d_model": config.d_model,
-        "num_heads": layer.attention.num_heads,
+        "num_heads": layer.mixer.num_heads,
         "num_layers": config.num_layers,
         "d_ff": layer.mlp.d_ff,
         "context_len": config.context_len,
         "activation": layer.mlp.activation,
-        "norm_order": layer.norm_order,
-        "norm_eps": layer.norm.eps,
-        "bias": layer.norm.bias,
+        "norm_order": "post" if layer.mixer_norms.sum else "pre",
+        "norm_eps": norm.eps,
+        "bias": norm.bias,
         "scale_embedding": config.embedding_scale != 1.0,
         "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": config.bos_token_id,
@@ -77,7 +82,12 @@ _PARTS = (
     "mlp.down_proj",
 )
 _NAMES = ("embed", *(f"layers.{{i}}.{part}" for part in _PARTS), "final_norm", "lm_head")
-WEIGHTS = tuple(Rule(name, name) for stem in _NAMES for name in (f"{stem}.weight", f"{stem}.bias"))
+_SUMS = tuple(  # a norm has one name, wherever it stands
+    Rule(f"layers.{{i}}.{part}_norm.{kind}", f"layers.{{i}}.{part}_sum_norm.{kind}")
+    for part in ("attention", "mlp")
+    for kind in ("weight", "bias")
+)
+WEIGHTS = (*(Rule(name, name) for stem in _NAMES for name in (f"{stem}.weight", f"{stem}.bias")), *_SUMS)
 IGNORED = ()
 GGUF = None
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pellucid.config import AttentionConfig
 from pellucid.model.context import Context
 from pellucid.model.linear import Linear, for_products
-from pellucid.model.norm import make_norm
+from pellucid.model.norm import optional_norm
 from pellucid.model.position import rotate
 
 
@@ -23,8 +23,9 @@ class Attention(nn.Module):
         self.q_proj = Linear(d_model, config.q_dim, bias=config.qkv_bias)
         self.k_proj = Linear(d_model, config.kv_dim, bias=config.qkv_bias)
         self.v_proj = Linear(d_model, config.kv_dim, bias=config.qkv_bias)
-        self.q_norm = make_norm(config.head_dim, config.qk_norm) if config.qk_norm else None
-        self.k_norm = make_norm(config.head_dim, config.qk_norm) if config.qk_norm else None
+        over_all = config.qk_norm_over == "all"
+        self.q_norm = optional_norm(config.q_dim if over_all else config.head_dim, config.qk_norm)
+        self.k_norm = optional_norm(config.kv_dim if over_all else config.head_dim, config.qk_norm)
         self.o_proj = Linear(config.q_dim, d_model, bias=config.o_bias)
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
@@ -33,13 +34,22 @@ class Attention(nn.Module):
         k = ctx.tap(self, "k", self._by_head(self.k_proj(x, ctx)))  # (B, K, T, E)
         v = ctx.tap(self, "v", self._by_head(self.v_proj(x, ctx)))  # (B, K, T, E)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = ctx.tap(self, "q_norm", self.q_norm(q)), ctx.tap(self, "k_norm", self.k_norm(k))
+            q, k = (
+                ctx.tap(self, "q_norm", self._normed(self.q_norm, q)),
+                ctx.tap(self, "k_norm", self._normed(self.k_norm, k)),
+            )
         if (rope := self.config.rope) is not None:
             cos, sin = ctx.rotations[rope]
             q = ctx.tap(self, "q_rot", rotate(q, cos, sin, rope.layout))
             k = ctx.tap(self, "k_rot", rotate(k, cos, sin, rope.layout))
         z = ctx.tap(self, "z", ctx.attend(self, q, k, v, ctx))  # (B, H, T, E)
-        return ctx.tap(self, "attn_out", self.o_proj(z.transpose(1, 2).flatten(2), ctx))
+        return self.o_proj(z.transpose(1, 2).flatten(2), ctx)
+
+    def _normed(self, norm: nn.Module, x: Float[Tensor, "B H T E"]) -> Float[Tensor, "B H T E"]:
+        """Each head by itself, or all heads of a position as one vector."""
+        if self.config.qk_norm_over == "head":
+            return norm(x)
+        return self._by_head(norm(x.transpose(1, 2).flatten(2)))
 
     def _by_head(self, x: Float[Tensor, "B T HE"]) -> Float[Tensor, "B H T E"]:
         return x.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)

@@ -121,10 +121,10 @@ class Cache:
         self.length = 0
         self.layers: list[LayerCache] = []
         for layer in config.layers:
-            if layer.attention.window is None:
-                self.layers.append(FullCache(layer.attention, batch, capacity, dtype, self.device))
+            if layer.mixer.window is None:
+                self.layers.append(FullCache(layer.mixer, batch, capacity, dtype, self.device))
             else:
-                self.layers.append(WindowCache(layer.attention, batch, dtype, self.device, capacity))
+                self.layers.append(WindowCache(layer.mixer, batch, dtype, self.device, capacity))
 
     def reserve(self, added: int) -> None:
         """Raises: ContextLengthError where ``added`` more tokens have no room."""

@@ -15,28 +15,47 @@ from pellucid.model.invariant import rows_invariant_linear
 from pellucid.model.linear import Embedding, Linear
 from pellucid.model.mlp import MLP
 from pellucid.model.moe import MoE
-from pellucid.model.norm import make_norm
+from pellucid.model.norm import LayerNorm, RMSNorm, make_norm, normed, optional_norm
 from pellucid.model.position import rotation, sinusoidal_table
 
 
 class Layer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); with ``post`` order norm(x + attention(x)), then norm(x + mlp(x))."""
+    """x + attention(x), then x + mlp(x), or both at once (``parallel``), with norms where the description has them."""
 
     def __init__(self, d_model: int, config: LayerConfig, layer: int) -> None:
         super().__init__()
-        self.post = config.norm_order == "post"
-        self.attention_norm = make_norm(d_model, config.norm)
-        self.attention = Attention(d_model, config.attention, layer)
-        self.mlp_norm = make_norm(d_model, config.norm)
+        self.parallel = config.parallel
+        self.attention_norm = optional_norm(d_model, config.mixer_norms.before)
+        self.attention = Attention(d_model, config.mixer, layer)
+        self.attention_post_norm = optional_norm(d_model, config.mixer_norms.after)
+        self.attention_sum_norm = optional_norm(d_model, config.mixer_norms.sum)
+        self.mlp_norm = optional_norm(d_model, config.mlp_norms.before)
         self.mlp = MoE(d_model, config.mlp, config.experts) if config.experts else MLP(d_model, config.mlp)
+        self.mlp_post_norm = optional_norm(d_model, config.mlp_norms.after)
+        self.mlp_sum_norm = optional_norm(d_model, config.mlp_norms.sum)
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         x = ctx.tap(self, "resid_pre", x)
-        if self.post:
-            x = ctx.tap(self, "resid_mid", self.attention_norm(x + self.attention(x, ctx)))
-            return ctx.tap(self, "resid_post", self.mlp_norm(x + self.mlp(x, ctx)))
-        x = ctx.tap(self, "resid_mid", x + self.attention(self.attention_norm(x), ctx))
-        return ctx.tap(self, "resid_post", x + self.mlp(self.mlp_norm(x), ctx))
+        read = normed(self.attention_norm, x)
+        if self.parallel:
+            mlp_read = read if self.mlp_norm is None else self.mlp_norm(x)
+            return ctx.tap(self, "resid_post", x + self.attend(read, ctx) + self.think(mlp_read, ctx))
+        x = ctx.tap(self, "resid_mid", normed(self.attention_sum_norm, x + self.attend(read, ctx)))
+        return ctx.tap(self, "resid_post", normed(self.mlp_sum_norm, x + self.think(normed(self.mlp_norm, x), ctx)))
+
+    def attend(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
+        """What attention adds to the stream."""
+        o = self.attention(x, ctx)
+        if self.attention_post_norm is not None:
+            o = self.attention_post_norm(ctx.tap(self, "attn_proj", o))
+        return ctx.tap(self, "attn_out", o)
+
+    def think(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
+        """What the MLP adds to the stream."""
+        y = self.mlp(x, ctx)
+        if self.mlp_post_norm is not None:
+            y = self.mlp_post_norm(ctx.tap(self, "mlp_proj", y))
+        return ctx.tap(self, "mlp_out", y)
 
 
 class Decoder(nn.Module):
@@ -77,7 +96,7 @@ class Decoder(nn.Module):
         lengths = (
             ctx.positions.amax(1, keepdim=True).add(1).expand_as(ctx.positions) if ctx.lengths is None else ctx.lengths
         )
-        ropes = {layer.attention.rope for layer in self.config.layers if layer.attention.rope}
+        ropes = {layer.mixer.rope for layer in self.config.layers if layer.mixer.rope}
         ctx.rotations = {rope: rotation(rope, ctx.positions, lengths, x.dtype) for rope in ropes}
         for layer in self.layers:
             x = layer(x, ctx)
@@ -136,7 +155,9 @@ class Decoder(nn.Module):
         """``initialize`` for one weight, whose values may lie elsewhere than in the model."""
         residual = 0.02 / (2 * self.config.num_layers) ** 0.5
         if "norm" in name:
-            weight.fill_(1.0 if name.endswith("weight") else 0.0)
+            norm = self.get_submodule(name.rpartition(".")[0])
+            assert isinstance(norm, LayerNorm | RMSNorm)
+            weight.fill_(1.0 - norm.offset if name.endswith("weight") else 0.0)
         elif name.endswith("bias"):
             weight.zero_()
         elif name == "embed.weight" and self.config.embedding_scale != 1.0:

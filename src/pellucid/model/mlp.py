@@ -45,4 +45,4 @@ class MLP(nn.Module):
             act = activation(ctx.tap(self, "mlp_pre", self.gate_proj(x, ctx))) * ctx.tap(
                 self, "mlp_up", self.up_proj(x, ctx)
             )  # (B, T, F)
-        return ctx.tap(self, "mlp_out", self.down_proj(ctx.tap(self, "mlp_act", act), ctx))
+        return self.down_proj(ctx.tap(self, "mlp_act", act), ctx)

@@ -15,12 +15,13 @@ class LayerNorm(nn.Module):
 
     def __init__(self, width: int, config: NormConfig) -> None:
         super().__init__()
-        self.eps = config.eps
+        self.eps, self.offset = config.eps, config.offset
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width)) if config.bias else None
 
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        gamma = self.weight + self.offset if self.offset else self.weight
+        return F.layer_norm(x, gamma.shape, gamma, self.bias, self.eps)
 
 
 class RMSNorm(nn.Module):
@@ -28,13 +29,25 @@ class RMSNorm(nn.Module):
 
     def __init__(self, width: int, config: NormConfig) -> None:
         super().__init__()
-        self.eps = config.eps
+        self.eps, self.offset = config.eps, config.offset
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         wide = x.float()
-        return (wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+        hat = wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + self.eps)
+        if self.offset:
+            return (hat * (self.weight.float() + self.offset)).to(x.dtype)  # γ near 1 loses half its digits in bfloat16
+        return hat.to(x.dtype) * self.weight
 
 
 def make_norm(width: int, config: NormConfig) -> LayerNorm | RMSNorm:
     return LayerNorm(width, config) if config.kind == "layer" else RMSNorm(width, config)
+
+
+def optional_norm(width: int, config: NormConfig | None) -> LayerNorm | RMSNorm | None:
+    return None if config is None else make_norm(width, config)
+
+
+def normed(norm: nn.Module | None, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+    """The norm's output; x itself where there is none."""
+    return x if norm is None else norm(x)

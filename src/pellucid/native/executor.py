@@ -83,7 +83,7 @@ class NativeExecutor:
         if kv_cache is not None and kv_cache not in KV_CACHES:
             raise ConfigError(f"keys and values cannot be kept as {kv_cache!r}", expected=", ".join(KV_CACHES))
         self.config = config
-        self._windows = {window for layer in config.layers if (window := layer.attention.window)}
+        self._windows = {window for layer in config.layers if (window := layer.mixer.window)}
         self.threads = threads or physical_cores()
         self._slots: dict[int, _Slot] = {}
         self._next_slot = 0
@@ -112,7 +112,7 @@ class NativeExecutor:
         the step.
         """
         return any(
-            layer.attention.rope and layer.attention.rope.scaling and layer.attention.rope.scaling.by_length
+            layer.mixer.rope and layer.mixer.rope.scaling and layer.mixer.rope.scaling.by_length
             for layer in self.config.layers
         )
 

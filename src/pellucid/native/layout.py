@@ -62,7 +62,7 @@ def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes = dict(weight_shapes(config))
     if config.position == "sinusoidal":
         shapes["pos_embed.weight"] = (config.context_len, config.d_model)
-    ropes = [layer.attention.rope for layer in config.layers if layer.attention.rope]
+    ropes = [layer.mixer.rope for layer in config.layers if layer.mixer.rope]
     if ropes:
         scaling = ropes[0].scaling
         shapes["rotary.frequencies"] = (*((2,) if scaling and scaling.kind == "longrope" else ()), ropes[0].dim // 2)

@@ -72,7 +72,7 @@ def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weigh
 def _table(config: ModelConfig, weights: Mapping[str, Array], name: str, rows: int, columns: int) -> np.ndarray:
     """A vector or position table as rows of float32, padded with zeros."""
     if name == "rotary.frequencies":
-        values = rotary.frequencies(next(layer.attention.rope for layer in config.layers if layer.attention.rope))
+        values = rotary.frequencies(next(layer.mixer.rope for layer in config.layers if layer.mixer.rope))
     elif name == "pos_embed.weight" and config.position == "sinusoidal":
         values = sinusoidal_table(rows, config.d_model)
     else:

@@ -35,9 +35,16 @@ def supports(config: ModelConfig) -> str | None:
     """Why this executor cannot run the model; None where it can."""
     first, rope = config.layers[0], _rope(config)
     for layer in config.layers:
+        orders = {
+            (bool(norms.before), bool(norms.after), bool(norms.sum)) for norms in (layer.mixer_norms, layer.mlp_norms)
+        }
+        if orders not in ({(True, False, False)}, {(False, False, True)}) or layer.parallel:
+            return "this order of norms"
+        if any(norm.offset for norm in layer.norms.values()) or layer.mixer.qk_norm_over != "head":
+            return "norms of this kind"
         if layer.experts:
             return "a mixture of experts"
-        its = layer.attention.rope
+        its = layer.mixer.rope
         if _shared(layer) != _shared(first) or (its and its != rope):
             return "layers of different shapes"
     return None
@@ -104,12 +111,12 @@ def _file(name: str) -> str:
 
 
 def _rope(config: ModelConfig) -> RopeConfig | None:
-    return next((layer.attention.rope for layer in config.layers if layer.attention.rope), None)
+    return next((layer.mixer.rope for layer in config.layers if layer.mixer.rope), None)
 
 
 def _shared(layer: LayerConfig) -> tuple:
     """What all layers must have in common; windows, scales, and whether q and k are rotated, may differ."""
-    a = layer.attention
+    a = layer.mixer
     return (
         a.num_heads,
         a.num_kv_heads,
@@ -119,13 +126,14 @@ def _shared(layer: LayerConfig) -> tuple:
         a.qk_norm,
         a.softcap,
         layer.mlp,
-        layer.norm,
-        layer.norm_order,
+        layer.mixer_norms,
+        layer.mlp_norms,
+        layer.parallel,
     )
 
 
 def _heading(config: ModelConfig) -> str:
-    heads = config.layers[0].attention.num_heads
+    heads = config.layers[0].mixer.num_heads
     return f"""
 // run.c: a transformer of {config.num_layers} layers, {heads} heads and {config.num_parameters():,} parameters, as one program.
 //
@@ -140,7 +148,7 @@ def _real(value: float) -> str:
 
 def _sizes(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str:
     layer = config.layers[0]
-    a, rope = layer.attention, _rope(config)
+    a, rope = layer.mixer, _rope(config)
     pairs = rope.dim // 2 if rope else 1
     half = rope is None or rope.layout == "half"
     rows = {"D_ROW": config.d_model, "Q_ROW": a.q_dim, "KV_ROW": a.kv_dim, "FF_ROW": layer.mlp.d_ff}
@@ -208,11 +216,12 @@ def _layers(config: ModelConfig, layout: Layout) -> str:
                 found.append(f".{field}_proj = {_matrix(layout, f'{stem}.weight')}")
             if bias := layout.entries.get(f"{stem}.bias"):
                 found.append(f".{field}_bias = {bias.offset}")
-        for path in ("attention_norm", "mlp_norm", "attention.q_norm", "attention.k_norm"):
+        for path in (*layer.norms, "attention.q_norm", "attention.k_norm"):
             for kind, suffix in (("weight", ""), ("bias", "_bias")):
                 if entry := layout.entries.get(f"layers.{i}.{path}.{kind}"):
-                    found.append(f".{path.removeprefix('attention.')}{suffix} = {entry.offset}")
-        a = layer.attention
+                    field = path.removeprefix("attention.").replace("_sum_", "_")
+                    found.append(f".{field}{suffix} = {entry.offset}")
+        a = layer.mixer
         found += [
             f".scale = {_real(a.softmax_scale)}",
             f".window = {a.window or 'INT_MAX'}",
@@ -247,12 +256,14 @@ def _forward(config: ModelConfig) -> str:
     values = {
         "embedding_scale": _real(config.embedding_scale),
         "magnitude": _real(magnitude(rope)) if rope else "",
-        "attention_norm": _norm(layer.norm, "layer->attention_norm", "layer->attention_norm_bias"),
-        "mlp_norm": _norm(layer.norm, "layer->mlp_norm", "layer->mlp_norm_bias"),
-        "read_by_attention": "&attention_norm" if layer.norm_order == "pre" else "&none",
-        "read_by_mlp": "&mlp_norm" if layer.norm_order == "pre" else "&none",
-        "q_norm": _norm(layer.attention.qk_norm, "layer->q_norm", "layer->q_norm_bias"),
-        "k_norm": _norm(layer.attention.qk_norm, "layer->k_norm", "layer->k_norm_bias"),
+        "attention_norm": _norm(
+            layer.mixer_norms.sum or layer.mixer_norms.before, "layer->attention_norm", "layer->attention_norm_bias"
+        ),
+        "mlp_norm": _norm(layer.mlp_norms.sum or layer.mlp_norms.before, "layer->mlp_norm", "layer->mlp_norm_bias"),
+        "read_by_attention": "&attention_norm" if layer.mixer_norms.sum is None else "&none",
+        "read_by_mlp": "&mlp_norm" if layer.mixer_norms.sum is None else "&none",
+        "q_norm": _norm(layer.mixer.qk_norm, "layer->q_norm", "layer->q_norm_bias"),
+        "k_norm": _norm(layer.mixer.qk_norm, "layer->k_norm", "layer->k_norm_bias"),
         "final_norm": _norm(config.final_norm, "FINAL_NORM", "FINAL_NORM_BIAS"),
         "logit_softcap": _real(config.logit_softcap or 0),
     }
@@ -260,9 +271,9 @@ def _forward(config: ModelConfig) -> str:
         "embedding_scale": config.embedding_scale != 1.0,
         "positions": config.position != "none",
         "rope": rope is not None,
-        "pre": layer.norm_order == "pre",
-        "post": layer.norm_order == "post",
-        "qk_norm": layer.attention.qk_norm is not None,
+        "pre": layer.mixer_norms.sum is None,
+        "post": layer.mixer_norms.sum is not None,
+        "qk_norm": layer.mixer.qk_norm is not None,
         "gated": layer.mlp.gated,
         "logit_softcap": config.logit_softcap is not None,
     }

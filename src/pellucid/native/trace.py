@@ -63,9 +63,7 @@ class Tracer:
             values = np.frombuffer(data, np.float32, count, at).reshape(int(rows), int(width))
             at += 4 * count
             if name in BY_HEAD:
-                values = values.reshape(int(rows), -1, self.config.layers[int(layer)].attention.head_dim).transpose(
-                    1, 0, 2
-                )
+                values = values.reshape(int(rows), -1, self.config.layers[int(layer)].mixer.head_dim).transpose(1, 0, 2)
             yield name if int(layer) < 0 else f"layers.{layer}.{name}", values
 
     def close(self) -> None:

@@ -139,8 +139,7 @@ class _Layer:
             f"layers.{i}",
             stream,
         )
-        self.post = self.layer.norm_order == "post"
-        attention = self.layer.attention
+        attention = self.layer.mixer
         self.sizes = {
             "d_model": config.d_model,
             "head": attention.num_heads,
@@ -156,13 +155,25 @@ class _Layer:
         yield self._read("attn_in", "n", "x", "resid_pre", "attention_norm")
         yield from self._project()
         yield from self._attend()
-        yield self._add("resid_mid", "x'", "x", "o", ("resid_pre", "attn_out"), "attention_norm")
+        if self.layer.parallel:
+            yield from self._parallel()
+            return
+        yield self._add("resid_mid", "x'", "x", "o", ("resid_pre", "attn_out"), "attention_sum_norm")
         yield self._read("mlp_in", "n'", "x'", "resid_mid", "mlp_norm")
         yield from self._mlp() if self.layer.experts is None else self._experts(self.layer.experts)
-        yield self._add("resid_post", "x''", "x'", "y", ("resid_mid", "mlp_out"), "mlp_norm")
+        yield self._add("resid_post", "x''", "x'", "y", ("resid_mid", "mlp_out"), "mlp_sum_norm")
+
+    def _parallel(self) -> Iterator[Tap]:
+        """An MLP beside attention: it reads the stream as it came in, by its own norm or by attention's."""
+        if self.layer.mlp_norms.before or not self.layer.mixer_norms.before:
+            yield self._read("mlp_in", "n'", "x", "resid_pre", "mlp_norm")
+        else:
+            yield self._tap("mlp_in", "copy", "n' = n", "attn_in")
+        yield from self._mlp() if self.layer.experts is None else self._experts(self.layer.experts)
+        yield self._tap("resid_post", "sum", "x'' = x + o + y", "resid_pre", "attn_out", "mlp_out")
 
     def _project(self) -> Iterator[Tap]:
-        attention = self.layer.attention
+        attention = self.layer.mixer
         for name, out, axes in (
             ("q", attention.q_dim, BY_HEAD),
             ("k", attention.kv_dim, BY_KV_HEAD),
@@ -197,7 +208,7 @@ class _Layer:
                 )
 
     def _attend(self) -> Iterator[Tap]:
-        attention = self.layer.attention
+        attention = self.layer.mixer
         groups = attention.num_heads // attention.num_kv_heads
         shared = "h" if groups == 1 else rf"\lfloor h/{groups} \rfloor"  # the key-value head of query head h
         dot = _capped(rf"{attention.softmax_scale:.4g}\, q_{{h,t}} \cdot k_{{{shared},j}}", attention.softcap)
@@ -211,7 +222,9 @@ class _Layer:
             "z", "mix", rf"z_{{h,t}} = \sum_{{j}} a_{{h,t,j}}\, v_{{{shared},j}}", "pattern", "v", axes=BY_HEAD
         )
         shape = (self.d_model, attention.q_dim)
-        yield self._linear("attn_out", "o", r"[z_1; \dots; z_H]", "O", "z", "attention.o_proj", shape, attention.o_bias)
+        heads = r"[z_1; \dots; z_H]"
+        yield self._linear(*self._made("attn", "o"), heads, "O", "z", "attention.o_proj", shape, attention.o_bias)
+        yield from self._normed("attn", "o", "attention_post_norm")
 
     def _mlp(self) -> Iterator[Tap]:
         mlp, wide = self.layer.mlp, (self.layer.mlp.d_ff, self.d_model)
@@ -223,7 +236,9 @@ class _Layer:
             yield self._tap("mlp_act", "activation", act + r" \odot u", "mlp_pre", "mlp_up", axes=BY_NEURON)
         else:
             yield self._tap("mlp_act", "activation", act, "mlp_pre", axes=BY_NEURON)
-        yield self._linear("mlp_out", "y", "f", "down", "mlp_act", "mlp.down_proj", (self.d_model, mlp.d_ff), mlp.bias)
+        shape = (self.d_model, mlp.d_ff)
+        yield self._linear(*self._made("mlp", "y"), "f", "down", "mlp_act", "mlp.down_proj", shape, mlp.bias)
+        yield from self._normed("mlp", "y", "mlp_post_norm")
 
     def _experts(self, experts: ExpertsConfig) -> Iterator[Tap]:
         """A mixture of experts: what the router says, what each expert counts for, and their sum. Experts' own neurons
@@ -236,7 +251,8 @@ class _Layer:
         chosen = rf"e \in S_t = \operatorname{{top}}_{{{experts.experts_per_token}}} r_t"
         latex = rf"w_{{t,e}} = {share} \;\text{{ if }}\; {chosen}, \;\text{{ else }}\; 0"
         yield self._tap("experts", "route", latex, "router_logits", axes=BY_EXPERT)
-        latex, shapes = r"y_t = \sum_{e} w_{t,e}\, \operatorname{MLP}_e(n'_t)", {}
+        name, symbol = self._made("mlp", "y")
+        latex, shapes = rf"{symbol}_t = \sum_{{e}} w_{{t,e}}\, \operatorname{{MLP}}_e(n'_t)", {}
         for e in range(experts.num_experts):
             shapes |= mlp_shapes(f"mlp.experts.{e}.", self.d_model, self.layer.mlp)
         if experts.shared:
@@ -246,23 +262,34 @@ class _Layer:
         if experts.shared_gated:
             shapes["mlp.shared_gate.weight"] = (1, self.d_model)
         weights = tuple(Weight(f"{self.at}.{name}", its) for name, its in shapes.items())
-        yield self._tap("mlp_out", "experts", latex, "mlp_in", "experts", weights=weights)
+        yield self._tap(name, "experts", latex, "mlp_in", "experts", weights=weights)
+        yield from self._normed("mlp", "y", "mlp_post_norm")
+
+    def _made(self, part: str, symbol: str) -> tuple[str, str]:
+        """Name and symbol of what a part makes: what it adds, or what is normed before it is added."""
+        norms = self.layer.mixer_norms if part == "attn" else self.layer.mlp_norms
+        return (f"{part}_proj", rf"\hat {symbol}") if norms.after else (f"{part}_out", symbol)
+
+    def _normed(self, part: str, symbol: str, norm: str) -> Iterator[Tap]:
+        """What a part adds, where a norm stands after it."""
+        if (config := self.layer.norms.get(norm)) is not None:
+            name, made = self._made(part, symbol)
+            weights = _norm_weights(f"{self.at}.{norm}", self.d_model, config)
+            yield self._tap(f"{part}_out", "norm", f"{symbol} = {_norm(made, config)}", name, weights=weights)
 
     def _read(self, name: str, symbol: str, x: str, source: str, norm: str) -> Tap:
-        """What a part reads: the stream, normed first in ``pre`` order."""
-        if self.post:
+        """What a part reads: the stream, normed first where a norm stands before it."""
+        if (config := self.layer.norms.get(norm)) is None:
             return self._tap(name, "copy", f"{symbol} = {x}", source)
-        weights = _norm_weights(f"{self.at}.{norm}", self.d_model, self.layer.norm)
-        return self._tap(name, "norm", f"{symbol} = {_norm(x, self.layer.norm)}", source, weights=weights)
+        weights = _norm_weights(f"{self.at}.{norm}", self.d_model, config)
+        return self._tap(name, "norm", f"{symbol} = {_norm(x, config)}", source, weights=weights)
 
     def _add(self, name: str, symbol: str, x: str, added: str, sources: tuple[str, str], norm: str) -> Tap:
-        """The stream after a part, normed in ``post`` order."""
-        if not self.post:
+        """The stream after a part, normed where a norm stands over the sum."""
+        if (config := self.layer.norms.get(norm)) is None:
             return self._tap(name, "sum", f"{symbol} = {x} + {added}", *sources)
-        weights = _norm_weights(f"{self.at}.{norm}", self.d_model, self.layer.norm)
-        return self._tap(
-            name, "norm", f"{symbol} = {_norm(f'({x} + {added})', self.layer.norm)}", *sources, weights=weights
-        )
+        weights = _norm_weights(f"{self.at}.{norm}", self.d_model, config)
+        return self._tap(name, "norm", f"{symbol} = {_norm(f'({x} + {added})', config)}", *sources, weights=weights)
 
     def _linear(
         self,
@@ -306,7 +333,7 @@ class _Layer:
 
     def _last(self, name: str, rotated: bool = True) -> str:
         """The last form that queries or keys take before they meet."""
-        attention = self.layer.attention
+        attention = self.layer.mixer
         return f"{name}_rot" if rotated and attention.rope else f"{name}_norm" if attention.qk_norm else name
 
 
@@ -317,9 +344,10 @@ def _rotation(name: str, rope: RopeConfig) -> str:
 
 
 def _norm(x: str, norm: NormConfig) -> str:
+    gamma = rf"({norm.offset:g} + \gamma)" if norm.offset else r"\gamma"
     if norm.kind == "rms":
-        return rf"\gamma \odot \frac{{{x}}}{{\sqrt{{\operatorname{{mean}}({x}^2) + \epsilon}}}}"
-    return rf"\gamma \odot \frac{{{x} - \mu}}{{\sqrt{{\sigma^2 + \epsilon}}}}" + (r" + \beta" if norm.bias else "")
+        return rf"{gamma} \odot \frac{{{x}}}{{\sqrt{{\operatorname{{mean}}({x}^2) + \epsilon}}}}"
+    return rf"{gamma} \odot \frac{{{x} - \mu}}{{\sqrt{{\sigma^2 + \epsilon}}}}" + (r" + \beta" if norm.bias else "")
 
 
 def _norm_weights(name: str, width: int, norm: NormConfig) -> tuple[Weight, ...]:

@@ -105,6 +105,13 @@ WORDS: dict[str, Words] = {
         "For each head, the values of the positions attended to, mixed in the shares of the pattern.",
         "每个头按注意力权重，把被关注位置的值加权混合。",
     ),
+    "attn_proj": Words(
+        "Attention's result, before its norm",
+        "注意力的结果，归一化之前",
+        "The heads' results laid side by side and mapped back to the width of the stream. "
+        "In this model a norm brings it to a common scale before it is added.",
+        "把各头的结果并排拼起来，再映射回残差流的宽度。这个模型先把它归一化，再加到残差流上。",
+    ),
     "attn_out": Words(
         "What attention adds",
         "注意力的输出",
@@ -154,6 +161,13 @@ WORDS: dict[str, Words] = {
         "Only the few experts with the highest scores are asked; their scores become the weights with which their answers are added up. "
         "All others count for nothing, and are not even computed.",
         "只请得分最高的几个专家；它们的得分变成权重，用来把各自的回答加起来。其余的专家不算数，连计算都省去了。",
+    ),
+    "mlp_proj": Words(
+        "The MLP's result, before its norm",
+        "MLP 的结果，归一化之前",
+        "Each active neuron writes its own direction, as strongly as it is active. "
+        "In this model a norm brings the sum to a common scale before it is added.",
+        "每个激活的神经元按自己的强度写入它的方向。这个模型先把总和归一化，再加到残差流上。",
     ),
     "mlp_out": Words(
         "What the MLP adds",

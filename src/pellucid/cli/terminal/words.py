@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable
 from pellucid.base.errors import PellucidError
 from pellucid.checkpoint.open import Checkpoint
 from pellucid.cli.terminal.numbers import count, ranges
-from pellucid.config import AttentionConfig, ExpertsConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig
+from pellucid.config import (
+    AttentionConfig,
+    ExpertsConfig,
+    LayerConfig,
+    MLPConfig,
+    ModelConfig,
+    NormConfig,
+    PartNorms,
+    RopeConfig,
+)
 
 ACTIVATIONS = {"silu": "SiLU", "gelu": "GELU", "gelu_tanh": "GELU (tanh)", "relu": "ReLU"}
 KINDS = {
@@ -28,11 +37,11 @@ def describe(config: ModelConfig) -> list[tuple[str, str]]:
     lines.append(("stream", f"{config.num_layers} layers, {config.d_model:,} numbers wide; {_order(config)}"))
     if POSITIONS[config.position]:
         lines.append(("positions", POSITIONS[config.position]))
-    lines += _by_layer("attention", config, lambda layer: attention(layer.attention))
-    if any(layer.attention.rope for layer in config.layers):
-        lines += _by_layer("positions", config, lambda layer: rope(layer.attention.rope))
+    lines += _by_layer("attention", config, lambda layer: attention(layer.mixer))
+    if any(layer.mixer.rope for layer in config.layers):
+        lines += _by_layer("positions", config, lambda layer: rope(layer.mixer.rope))
     lines += _by_layer("MLP", config, lambda layer: mlp(layer.mlp, config.d_model, layer.experts))
-    lines += _by_layer("norms", config, lambda layer: norm(layer.norm))
+    lines += _by_layer("norms", config, lambda layer: norm(next(iter(layer.norms.values()))))
     head = "the embeddings, transposed (tied)" if config.tie_embeddings else "a matrix of its own"
     lines.append(("output", head + (f"; logits capped at ±{config.logit_softcap:g}" if config.logit_softcap else "")))
     return lines
@@ -48,10 +57,18 @@ def _by_layer(part: str, config: ModelConfig, words: Callable[[LayerConfig], str
 
 
 def _order(config: ModelConfig) -> str:
-    orders = {layer.norm_order for layer in config.layers}
-    if orders == {"pre"}:
-        return "each adds attention(norm(x)), then MLP(norm(x))"
-    return "each norms x + attention(x), then x + MLP(x)" if orders == {"post"} else "pre- and post-norm layers"
+    orders = {(_part("attention", layer.mixer_norms), _part("MLP", layer.mlp_norms)) for layer in config.layers}
+    if len(orders) > 1:
+        return "layers of several orders of norms"
+    if config.layers[0].parallel:
+        return "each adds {0} and {1}, both of the stream as it came in".format(*next(iter(orders)))
+    return "each adds {0}, then {1}".format(*next(iter(orders)))
+
+
+def _part(name: str, norms: PartNorms) -> str:
+    read = "norm(x)" if norms.before else "x"
+    made = f"norm({name}({read}))" if norms.after else f"{name}({read})"
+    return f"{made}, and norms the sum" if norms.sum else made
 
 
 def attention(its: AttentionConfig) -> str:

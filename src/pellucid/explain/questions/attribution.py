@@ -140,10 +140,14 @@ def attribution(
     if config.final_norm is not None:
         direction = back("final", config.final_norm, at(f"layers.{config.num_layers - 1}.resid_post"), direction, None)
     for i, layer in reversed(list(enumerate(config.layers))):
-        path, post = f"layers.{i}", layer.norm_order == "post"
+        path, post = f"layers.{i}", layer.mixer_norms.sum is not None
         if post:
             direction = back(
-                f"{path}.resid_post", layer.norm, at(f"{path}.resid_mid") + at(f"{path}.mlp_out"), direction, i
+                f"{path}.resid_post",
+                layer.norms["mlp_sum_norm"],
+                at(f"{path}.resid_mid") + at(f"{path}.mlp_out"),
+                direction,
+                i,
             )
         if layer.experts:  # a part as a whole: its neurons are not recorded
             neurons.append(direction.new_zeros(0))
@@ -157,7 +161,11 @@ def attribution(
             bias(f"{path}.mlp_out", direction, i)
         if post:
             direction = back(
-                f"{path}.resid_mid", layer.norm, at(f"{path}.resid_pre") + at(f"{path}.attn_out"), direction, i
+                f"{path}.resid_mid",
+                layer.norms["attention_sum_norm"],
+                at(f"{path}.resid_pre") + at(f"{path}.attn_out"),
+                direction,
+                i,
             )
         z = wide(trace[f"{path}.z"][row, :, column])  # (H, E)
         reading = (wide(trace.weight(f"{path}.attention.o_proj.weight")).T @ direction).view_as(z)

@@ -260,7 +260,7 @@ def _linear(look: _Looker) -> dict[str, Any]:
 
 def _rotate(look: _Looker) -> dict[str, Any]:
     trace, (source,) = look.trace, look.tap.inputs
-    rope = trace.config.layers[look.tap.layer or 0].attention.rope
+    rope = trace.config.layers[look.tap.layer or 0].mixer.rope
     assert rope
     *before, e = look.at
     if e >= rope.dim:  # the part of a head that is not rotated
@@ -295,7 +295,7 @@ def _rotate(look: _Looker) -> dict[str, Any]:
 
 def _scores(look: _Looker) -> dict[str, Any]:
     trace, (q_path, k_path) = look.trace, look.tap.inputs
-    attention = trace.config.layers[look.tap.layer or 0].attention
+    attention = trace.config.layers[look.tap.layer or 0].mixer
     batch, head, column, key = look.at
     kv_head = head // (attention.num_heads // attention.num_kv_heads)
     q, k = look.row(q_path, batch, head, column), look.row(k_path, batch, kv_head, key)
@@ -354,7 +354,7 @@ def _softmax(look: _Looker) -> dict[str, Any]:
 
 def _mix(look: _Looker) -> dict[str, Any]:
     trace, (a_path, v_path) = look.trace, look.tap.inputs
-    attention = trace.config.layers[look.tap.layer or 0].attention
+    attention = trace.config.layers[look.tap.layer or 0].mixer
     batch, head, column, e = look.at
     kv_head = head // (attention.num_heads // attention.num_kv_heads)
     shares, values = look.row(a_path, batch, head, column), trace[v_path][batch, kv_head, :, e].cpu().double()

@@ -64,7 +64,7 @@ def plot_positions(model: Decoder, length: int = 64, *, layer: int = 0, ax: Axes
     """How the model tells positions apart: its sinusoidal or learned table, or the cosines of its rotary angles.
     (length, dimensions)
     """
-    config, attention = model.config, model.config.layers[layer].attention
+    config, attention = model.config, model.config.layers[layer].mixer
     length = min(length, config.context_len)
     if (table := model._position_table()) is not None:
         title = (

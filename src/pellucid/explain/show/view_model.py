@@ -107,7 +107,7 @@ def describe(subject: Subject) -> dict[str, Any]:
 
 
 def _layer(layer: LayerConfig) -> dict[str, Any]:
-    attention, rope = layer.attention, layer.attention.rope
+    attention, rope = layer.mixer, layer.mixer.rope
     return {
         "num_heads": attention.num_heads,
         "num_kv_heads": attention.num_kv_heads,
@@ -121,14 +121,14 @@ def _layer(layer: LayerConfig) -> dict[str, Any]:
         else {"dim": rope.dim, "theta": rope.theta, "layout": rope.layout, "frequencies": _frequencies(layer)},
         "mlp": asdict(layer.mlp) | {"experts": layer.experts.num_experts if layer.experts else 0},
         "experts": asdict(layer.experts) if layer.experts else None,
-        "norm": asdict(layer.norm),
-        "norm_order": layer.norm_order,
+        "norm": asdict(next(iter(layer.norms.values()))),
+        "norm_order": "post" if layer.mixer_norms.sum else "pre",
     }
 
 
 def _frequencies(layer: LayerConfig) -> list[float]:
     """Radians a position for each pair; where they depend on the length, those of a short text."""
-    rope = layer.attention.rope
+    rope = layer.mixer.rope
     assert rope
     return inverse_frequencies(rope, torch.ones(1, 1, dtype=torch.long)).flatten().tolist()
 

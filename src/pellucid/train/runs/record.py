@@ -85,7 +85,7 @@ class RunRecord:
             rank,
         )
         self.every = suggested_every(num_steps) if every is None else every
-        heads = sum(layer.attention.num_heads for layer in model.config.layers)
+        heads = sum(layer.mixer.num_heads for layer in model.config.layers)
         self.text = list(text)[: min(max(math.isqrt(MAX_CELLS // heads), 8), MAX_TEXT, model.config.context_len)]
         self.tokens = list(tokens)[: min(MAX_TOKENS, max(MAX_TABLE // model.config.d_model, 2))]
         self.steps = frozenset(snapshot_steps(num_steps) if self.every else ())
@@ -214,8 +214,8 @@ class RunRecord:
                 "d_model": config.d_model,
                 "context_len": config.context_len,
                 "vocab_size": config.vocab_size,
-                "position": "rotary" if any(layer.attention.rope for layer in config.layers) else config.position,
-                "num_heads": [layer.attention.num_heads for layer in config.layers],
+                "position": "rotary" if any(layer.mixer.rope for layer in config.layers) else config.position,
+                "num_heads": [layer.mixer.num_heads for layer in config.layers],
             },
         }
 

@@ -49,11 +49,11 @@ def describe(
         )
     head_dim = d_model // num_heads
     layer = small.layers[0]
-    rope = layer.attention.rope
+    rope = layer.mixer.rope
     if rope is not None:
-        rope = replace(rope, dim=rope.dim * head_dim // layer.attention.head_dim, scaling=None)
+        rope = replace(rope, dim=rope.dim * head_dim // layer.mixer.head_dim, scaling=None)
     attention = replace(
-        layer.attention,
+        layer.mixer,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads or num_heads,
         head_dim=head_dim,
@@ -81,7 +81,7 @@ def describe(
         vocab_size=vocab_size,
         d_model=d_model,
         context_len=context_len,
-        layers=(replace(layer, attention=attention, mlp=mlp, experts=experts),) * depth,
+        layers=(replace(layer, mixer=attention, mlp=mlp, experts=experts),) * depth,
         embedding_scale=1.0 if small.embedding_scale == 1.0 else math.sqrt(d_model),
         tie_embeddings=tie_embeddings,
         bos_token_id=ids.get("bos_token_id"),
@@ -136,5 +136,5 @@ def flops_per_token(
         math.prod(shapes[name]) for name in ("embed.weight", "pos_embed.weight", "lm_head.weight") if name in shapes
     )
     matrices = config.num_active_parameters() - tables + head_share * head
-    attention = sum(6 * layer.attention.q_dim * context_len for layer in config.layers)
+    attention = sum(6 * layer.mixer.q_dim * context_len for layer in config.layers)
     return (6 * matrices if adapter is None else 4 * matrices + 6 * adapter) + attention
