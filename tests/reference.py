@@ -164,7 +164,7 @@ def _torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
         attention = theirs.self_attn
         projections = (ours.attention.q_proj, ours.attention.k_proj, ours.attention.v_proj)
         attention.in_proj_weight.data = torch.cat([p.weight for p in projections])
-        if layer.norm.bias:
+        if norm.bias:
             attention.in_proj_bias.data = torch.cat([p.bias for p in projections])
         attention.out_proj.load_state_dict(ours.attention.o_proj.state_dict())
         theirs.linear1.load_state_dict(ours.mlp.up_proj.state_dict())
