@@ -60,9 +60,10 @@ def _order(config: ModelConfig) -> str:
     orders = {(_part("attention", layer.mixer_norms), _part("MLP", layer.mlp_norms)) for layer in config.layers}
     if len(orders) > 1:
         return "layers of several orders of norms"
+    ((mixed, made),) = orders
     if config.layers[0].parallel:
-        return "each adds {0} and {1}, both of the stream as it came in".format(*next(iter(orders)))
-    return "each adds {0}, then {1}".format(*next(iter(orders)))
+        return f"each adds {mixed} and {made}, both of the stream as it came in"
+    return f"each adds {mixed}, then {made}"
 
 
 def _part(name: str, norms: PartNorms) -> str:
