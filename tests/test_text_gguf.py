@@ -11,9 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+import pellucid
 from pellucid.base.errors import TokenizerError
 from pellucid.checkpoint.gguf import GGUFFile
 from pellucid.text.load import load_tokenizer
+from pellucid.text.readers.byte_level import CHAR_OF_BYTE
 from pellucid.text.readers.gguf import tokenizer_from_gguf
 from pellucid.text.readers.pre_tokenizers import PRE_TOKENIZERS
 from pellucid.text.tokenizer import Tokenizer
@@ -279,3 +281,64 @@ def test_any_damage_is_an_error_or_a_tokenizer(key: str, value: Any):
             tokenizer_from_gguf(base | {key: value}).encode("ab")
         except TokenizerError:
             continue
+
+
+# --- a tokenizer needs no model --------------------------------------------------------------------------------------
+
+
+def vocabulary_only(path: Path, architecture: str, *, cut: bool = False) -> Path:
+    """A file as llama.cpp's gguf package writes it: a byte-level vocabulary, and tensors of which none is whole."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(64)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([*(CHAR_OF_BYTE[byte] for byte in range(256)), "ab", "<|end|>"])
+    writer.add_token_types([1] * 257 + [3])
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(257)
+    if cut:
+        writer.add_tensor("token_embd.weight", np.zeros((258, 64), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    if cut:
+        writer.write_tensors_to_file()
+    writer.close()
+    if cut:
+        path.write_bytes(path.read_bytes()[: -200 * 64 * 4])
+    return path
+
+
+@pytest.mark.parametrize("architecture", ["llama", "nobody-knows-it"])
+@pytest.mark.parametrize("cut", [False, True], ids=["no tensors", "cut off"])
+@pytest.mark.parametrize("as_folder", [False, True], ids=["file", "folder"])
+def test_a_gguf_without_weights_or_of_an_unknown_family_has_its_tokenizer(
+    tmp_path: Path, architecture: str, cut: bool, as_folder: bool
+):
+    path = vocabulary_only(tmp_path / "vocabulary.gguf", architecture, cut=cut)
+    tokenizer = pellucid.AutoTokenizer.from_pretrained(tmp_path if as_folder else path)
+    assert tokenizer("abba<|end|>").input_ids == [256, 98, 97, 257]
+    assert tokenizer.decode([256, 98, 97, 257, 999], skip_special_tokens=True) == "abba"
+    assert (tokenizer.eos_token_id, tokenizer.model_max_length) == (257, 64)
+
+
+def test_llama_cpp_s_vocabulary_files_have_their_tokenizer(shared: Path):
+    for name in VOCABULARIES:
+        tokenizer = pellucid.AutoTokenizer.from_pretrained(shared / "gguf_vocabs" / f"ggml-vocab-{name}.gguf")
+        assert tokenizer("Hello").input_ids == tokenizer_from_gguf(metadata_of(shared, name))("Hello").input_ids
+
+
+def test_any_part_of_a_split_model_has_the_first_part_s_tokenizer(tmp_path: Path):
+    import gguf
+
+    vocabulary_only(tmp_path / "m-00001-of-00002.gguf", "nobody-knows-it")
+    second = gguf.GGUFWriter(tmp_path / "m-00002-of-00002.gguf", "nobody-knows-it")
+    second.add_uint16("split.no", 1)
+    second.add_uint16("split.count", 2)
+    second.write_header_to_file()
+    second.write_kv_data_to_file()
+    second.close()
+    tokenizer = pellucid.AutoTokenizer.from_pretrained(tmp_path / "m-00002-of-00002.gguf")
+    assert tokenizer("ab").input_ids == [256]

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import ConfigError, TokenizerError
 from pellucid.checkpoint.adapted import base_of, is_adapter, open_adapted
+from pellucid.checkpoint.find import find
+from pellucid.checkpoint.gguf import read_metadata
 from pellucid.checkpoint.open import Checkpoint, open_checkpoint, open_config
 from pellucid.checkpoint.resolve import resolve
 from pellucid.config import ModelConfig
-from pellucid.text.load import load_tokenizer
+from pellucid.text.load import TOKENIZER_FILES, load_tokenizer
 
 if TYPE_CHECKING:
     from pellucid.executor import Executor
@@ -90,17 +92,27 @@ class AutoTokenizer:
         path = locate(name, revision=revision, offline=offline)
         if is_adapter(path):
             tokenizer = tokenizer_of(open_adapted(path, offline=offline))
-        elif (path.is_dir() and not any(path.glob("*.gguf"))) or (
-            path.suffix == ".bin" and path.name.startswith("tok")
-        ):
-            tokenizer = load_tokenizer(path)
         else:
-            tokenizer = tokenizer_of(open_checkpoint(path))
+            tokenizer = _tokenizer_at(path)
         for setting, value in settings.items():
             if not hasattr(tokenizer, setting):
                 raise TokenizerError(f"a tokenizer has no setting {setting!r}", where="AutoTokenizer.from_pretrained")
             setattr(tokenizer, setting, value)
         return tokenizer
+
+
+def _tokenizer_at(path: Path) -> Tokenizer:
+    """A tokenizer needs neither its model's weights nor a family that this version knows."""
+    if path.name in TOKENIZER_FILES or (path.suffix == ".bin" and path.name.startswith("tok")):
+        return load_tokenizer(path)
+    if path.is_dir() and not any(path.glob("*.gguf")):
+        return load_tokenizer(path)
+    model = find(path)
+    if model.kind == "gguf":
+        from pellucid.text.readers.gguf import tokenizer_from_gguf
+
+        return tokenizer_from_gguf(read_metadata(model.weights))
+    return tokenizer_of(open_checkpoint(path)) if model.kind == "llama2c" else load_tokenizer(model.weights.parent)
 
 
 class AutoConfig:

@@ -129,7 +129,27 @@ class GGUFFile:
             )
 
 
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata of a GGUF model alone, its tokenizer among them: what follows may be cut off, or be of a family that
+    this version does not know. Of a model that was split, the first part's, whichever part is named.
+
+    Raises: CheckpointError, UnsupportedError; as ``GGUFFile``.
+    """
+    path = Path(path)
+    metadata, _, _ = _header(path)
+    first = re.sub(r"-\d{5}-of-(\d{5}\.gguf)$", r"-00001-of-\1", path.name)
+    if metadata.get("split.no") and first != path.name:
+        metadata, _, _ = _header(path.with_name(first))
+    return metadata
+
+
 def _read(path: Path) -> tuple[dict[str, Any], Lazy]:
+    metadata, cursor, num_tensors = _header(path)
+    return metadata, _tensors(cursor, num_tensors, metadata)
+
+
+def _header(path: Path) -> tuple[dict[str, Any], _Cursor, int]:
+    """The metadata, and the cursor before the descriptions of so many tensors."""
     cursor = _Cursor(map_file(path), path)
     if bytes(cursor.take(4, "the magic number")) != b"GGUF":
         raise CheckpointError("not a GGUF file", where=path, expected="GGUF as its first four bytes")
@@ -153,7 +173,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Lazy]:
         if key in metadata:
             raise CheckpointError(f"metadata key {key} is there twice", where=path)
         metadata[key] = cursor.value(cursor.number("<I", f"the type of {key}"), key)
-    return metadata, _tensors(cursor, num_tensors, metadata)
+    return metadata, cursor, num_tensors
 
 
 def _tensors(cursor: _Cursor, count: int, metadata: dict[str, Any]) -> Lazy:

@@ -12,7 +12,7 @@ from pellucid.text.tokenizer import Tokenizer
 from pellucid.text.tokenizer_config import TOKENIZER_CONFIG_FILE, get_tokenizer_config, read_tokenizer_config
 from pellucid.text.tokenizer_files import read_bytes
 
-__all__ = ["TOKENIZER_CONFIG_FILE", "get_tokenizer_config", "load_tokenizer"]
+__all__ = ["TOKENIZER_CONFIG_FILE", "TOKENIZER_FILES", "get_tokenizer_config", "load_tokenizer"]
 
 _MAX_MODEL_BYTES = 64 * 2**20
 # Pre-tokenizers of the classes that keep vocab.json + merges.txt; the other classes need their tokenizer.json.
@@ -130,3 +130,4 @@ _READERS: dict[str, Callable[[Path, Mapping[str, Any]], Tokenizer]] = {
     "tokenizer.model": _read_model,
     "vocab.json": _read_vocab,
 }
+TOKENIZER_FILES = tuple(_READERS)
