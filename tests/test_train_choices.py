@@ -74,7 +74,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def test_spaces_between_question_and_choice_belong_to_the_choice(tokenizer: Tokenizer) -> None:
     context, continuation = encode_pair(tokenizer, "The sky is ", "blue")
     assert tokenizer.decode(continuation) == " blue"
-    assert context[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(context) == "The sky is", "this tokenizer has a BOS and puts none before a text"
     assert encode_pair(tokenizer, "", "blue")[0] == [tokenizer.bos_token_id]
 
 
@@ -238,3 +238,4 @@ def test_the_harness_runs_over_a_model_of_ours(learned: Path, monkeypatch: pytes
     (rolling,) = its.loglikelihood_rolling([Asked("The sky is blue.")])
     ids = tokenizer.encode("<|endoftext|>The sky is blue.", add_special_tokens=False)
     assert rolling == pytest.approx(-evaluate(model, ids, 1).nll)
+    assert its.loglikelihood_rolling([Asked("")]) == [0.0]

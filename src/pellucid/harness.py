@@ -10,13 +10,17 @@ or ``pellucid evaluate -m smollm2 --tasks arc_easy``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pellucid.base.errors import PellucidError
+from pellucid.base.errors import PellucidError, RequestError
 
 if TYPE_CHECKING:
+    from pellucid.generate.request import Request
     from pellucid.model.decoder import Decoder
+    from pellucid.sampling import SamplingParams
     from pellucid.text.tokenizer import Tokenizer
 
 
@@ -32,16 +36,17 @@ def harness_model(name: str, *, dtype: str = "auto", device: str = "auto") -> An
 
 
 def as_harness_model(model: Decoder, tokenizer: Tokenizer) -> Any:
-    """An ``lm_eval.api.model.LM`` that answers with this model."""
+    """An ``lm_eval.api.model.LM`` that answers with this model, as the harness's own ``HFLM`` would.
+
+    Source: lm-evaluation-harness 0.4.13, ``models/huggingface.py`` (which tokens are scored after which).
+    """
     try:
         from lm_eval.api.model import LM  # type: ignore[import-not-found]
     except ImportError as error:
         raise HarnessError(f"lm-eval cannot be imported: {error}", remedy="pip install 'pellucid[lm-eval]'") from None
     from pellucid.generate.engine import Engine
-    from pellucid.generate.request import Request
     from pellucid.model.executor import TorchExecutor
-    from pellucid.sampling import SamplingParams
-    from pellucid.train.measure.choices import encode_pair, score
+    from pellucid.train.measure.choices import encode_pair, first_id, prefix_ids, score
     from pellucid.train.measure.evaluate import evaluate
 
     class PellucidLM(LM):
@@ -49,36 +54,33 @@ def as_harness_model(model: Decoder, tokenizer: Tokenizer) -> Any:
 
         def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
             scores = score(model, [encode_pair(tokenizer, *request.args) for request in requests])
-            return [(its.log_p, its.is_greedy) for its in scores]
+            return [(one.log_p, one.is_greedy) for one in scores]
 
         def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-            begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-            prefix = [] if begin is None else [begin]
-            texts = [request.args[0] for request in requests]
-            ids = [prefix + tokenizer.encode(text, add_special_tokens=False) for text in texts]
-            return [-evaluate(model, its, max(len(text.encode()), 1)).nll for its, text in zip(ids, texts, strict=True)]
+            totals = []
+            for request in requests:
+                (text,) = request.args
+                ids = [*prefix_ids(tokenizer, text), *tokenizer.encode(text, add_special_tokens=False)]
+                # As HFLM does: before all that the tokenizer makes of the text, its own BOS included.
+                ids = [first_id(tokenizer), *ids]
+                totals.append(-evaluate(model, ids, max(len(text.encode()), 1)).nll if len(ids) > 1 else 0.0)
+            return totals
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
             engine = Engine(TorchExecutor(model), tokenizer)
-            places = {}
+            stops = {*model.config.eos_token_ids, *tokenizer.stop_token_ids}
+            places, num_cut = {}, 0
             for place, request in enumerate(requests):
-                prompt, how = request.args
-                stop = how.get("until") or ()
-                new = min(how.get("max_gen_toks", 256), engine.context_len - 1)
-                ids = tokenizer.encode(prompt)[-(engine.context_len - new) :]
-                sampling = SamplingParams(
-                    do_sample=bool(how.get("do_sample")),
-                    temperature=how.get("temperature") or 1.0,
-                    top_p=how.get("top_p", 1.0),
-                    seed=0,
-                )
-                its = Request(
-                    prompt_ids=ids,
-                    max_new_tokens=new,
-                    stop=[stop] if isinstance(stop, str) else stop,
-                    sampling=sampling,
-                )
-                places[engine.add(its.fit(model.config, engine.context_len))] = place
+                prompt, settings = request.args
+                asked = generation(settings, engine.context_len, seed=place)
+                room = engine.context_len - asked.max_new_tokens
+                prefix = prefix_ids(tokenizer, prompt)
+                ids = [*prefix, *tokenizer.encode(prompt, add_special_tokens=False)]
+                num_cut += len(ids) > room
+                one = asked.request(ids[-room:], stops)
+                places[engine.add(one.fit(model.config, engine.context_len))] = place
+            if num_cut:
+                print(f"{num_cut:,} of {len(requests):,} prompts lost their beginning: the context", file=sys.stderr)
             answers = [""] * len(requests)
             while engine.has_work:
                 for event in engine.step():
@@ -91,6 +93,81 @@ def as_harness_model(model: Decoder, tokenizer: Tokenizer) -> Any:
     return PellucidLM()
 
 
+# The harness's names for how many tokens are made at most, the first that is there counts (its normalize_gen_kwargs).
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+# What some tasks write and what changes nothing at these values; at any other it would.
+_WITHOUT_EFFECT = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True, "early_stopping": False}
+USUAL_LENGTH = 256
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a task's ``generation_kwargs`` ask for."""
+
+    until: tuple[str, ...]
+    max_new_tokens: int
+    sampling: SamplingParams
+
+    def request(self, prompt_ids: Sequence[int], stop_token_ids: Collection[int]) -> Request:
+        from pellucid.generate.request import Request
+
+        return Request(
+            prompt_ids=prompt_ids,
+            max_new_tokens=self.max_new_tokens,
+            stop=self.until,
+            stop_token_ids=stop_token_ids,
+            sampling=self.sampling,
+        )
+
+
+def generation(settings: Mapping[str, Any], context_len: int, *, seed: int = 0) -> Generation:
+    """``generation_kwargs`` read as the harness reads them: greedy, unless ``do_sample`` or a temperature above 0 asks
+    for drawing. ``seed`` is the request's own, so that repeats of one prompt draw different answers, the same ones
+    every time.
+
+    Raises: RequestError naming a key that is not understood, or a value out of range.
+    """
+    from pellucid.sampling import SamplingParams
+
+    left = {name: value for name, value in settings.items() if value is not None}
+    until = left.pop("until", ())
+    until = (until,) if isinstance(until, str) else until
+    if not isinstance(until, Sequence) or not all(isinstance(stop, str) for stop in until):
+        raise RequestError("until must be texts", where="generation_kwargs", received=repr(until)[:80])
+    lengths = [left.pop(name) for name in _LENGTHS if name in left]
+    length = lengths[0] if lengths else min(USUAL_LENGTH, max(context_len // 2, 1))
+    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length < context_len:
+        raise RequestError(
+            "the number of tokens to generate must leave the context room for a prompt",
+            where="generation_kwargs",
+            expected=f"1 to {context_len - 1}",
+            received=repr(length),
+        )
+    own_seed = left.pop("seed", None)
+    wanted = {name: left.pop(name) for name in _SAMPLING if name in left}
+    draws = left.pop("do_sample", None)
+    if not (draws is None or isinstance(draws, bool)):
+        raise RequestError("do_sample must be true or false", where="generation_kwargs", received=repr(draws))
+    for name, value in _WITHOUT_EFFECT.items():
+        if name in left and left[name] == value:
+            del left[name]
+    if left:
+        raise RequestError(
+            "the task asks for what is not known here",
+            where="generation_kwargs",
+            expected=", ".join(("until", *_LENGTHS, "do_sample", *_SAMPLING, "seed")),
+            received=", ".join(f"{name}={value!r}" for name, value in left.items())[:200],
+        )
+    if draws is None:
+        temperature = wanted.get("temperature", 0)
+        draws = isinstance(temperature, (int, float)) and temperature > 0
+    if own_seed is not None and (isinstance(own_seed, bool) or not isinstance(own_seed, int) or own_seed < 0):
+        raise RequestError("the seed must be a whole number", where="generation_kwargs", received=repr(own_seed))
+    sampling = SamplingParams(do_sample=draws, **wanted, seed=seed if own_seed is None else own_seed + seed)
+    return Generation(tuple(stop for stop in until if stop), length, sampling)
+
+
 def run_tasks(
     model: Decoder, tokenizer: Tokenizer, tasks: Sequence[str], *, folder: str | None = None, limit: int | None = None
 ) -> dict[str, dict[str, float]]:
@@ -98,14 +175,14 @@ def run_tasks(
 
     Raises: HarnessError without lm-eval.
     """
-    its = as_harness_model(model, tokenizer)
+    harness = as_harness_model(model, tokenizer)
     from lm_eval.evaluator import simple_evaluate  # type: ignore[import-not-found]
     from lm_eval.tasks import TaskManager  # type: ignore[import-not-found]
 
-    found: Any = simple_evaluate(
-        model=its, tasks=list(tasks), task_manager=TaskManager(include_path=folder), limit=limit, bootstrap_iters=0
+    results: Any = simple_evaluate(
+        model=harness, tasks=list(tasks), task_manager=TaskManager(include_path=folder), limit=limit, bootstrap_iters=0
     )
     return {
-        task: {name: value for name, value in its.items() if isinstance(value, float)}
-        for task, its in found["results"].items()
+        task: {name: value for name, value in figures.items() if isinstance(value, float)}
+        for task, figures in results["results"].items()
     }

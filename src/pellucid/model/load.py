@@ -27,8 +27,15 @@ DTYPES = {
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """``auto``: CUDA, else MPS, else CPU."""
+    """``auto``: CUDA, else MPS, else CPU. Raises: ConfigError for a device that torch does not know or have here."""
     if device != "auto":
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # torch's words for it
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"the device {str(device)!r} cannot be used: {reason}", remedy="--device auto takes the best there is"
+            ) from None
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from pellucid.base.errors import RequestError
 from pellucid.base.files import parse_json, read_text
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.train.data.sources import DataError
+from pellucid.train.measure.finite import check_finite
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -52,8 +54,8 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def _question(value: Any, where: str) -> Question:
-    its = value if isinstance(value, dict) else {}
-    question, choices, answer = its.get("question"), its.get("choices"), its.get("answer")
+    record = value if isinstance(value, dict) else {}
+    question, choices, answer = record.get("question"), record.get("choices"), record.get("answer")
     if (
         not isinstance(question, str)
         or not isinstance(choices, list)
@@ -74,7 +76,7 @@ def _question(value: Any, where: str) -> Question:
             "the answer names none of the choices",
             where=where,
             expected=expected,
-            received=json.dumps(its.get("answer"))[:80],
+            received=json.dumps(record.get("answer"))[:80],
         )
     return Question(question, tuple(choices), answer)
 
@@ -87,8 +89,8 @@ def answer(model: Decoder, tokenizer: Tokenizer, question: Question) -> tuple[in
     as there.
     """
     scores = score(model, [encode_pair(tokenizer, question.question, " " + choice) for choice in question.choices])
-    log_p = [its.log_p for its in scores]
-    by_length = [its / len(choice) for its, choice in zip(log_p, question.choices, strict=True)]
+    log_p = [one.log_p for one in scores]
+    by_length = [total / len(choice) for total, choice in zip(log_p, question.choices, strict=True)]
     return log_p.index(max(log_p)), by_length.index(max(by_length))
 
 
@@ -96,28 +98,67 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
     """The ids of a context, and of what follows it: spaces between the two belong to the latter, as tokens of words
     begin with them.
 
-    The context begins with BOS where the model has it, and without either there is nothing to condition on: then EOS
-    stands in.
+    Before the context stands what the tokenizer itself puts before a text, and nothing else: a BOS that it only has a
+    name for (a chat format's, often) is none that the model expects there. An empty context has nothing to condition
+    on: then BOS stands in, or EOS where there is no BOS.
+
+    Source: lm-evaluation-harness 0.4.13, ``TemplateLM._encode_pair`` and ``loglikelihood``, ``HFLM.tok_encode``.
+    Raises: RequestError where the continuation has no tokens, or the first of them nothing before it.
     """
     kept = context.rstrip()
     continuation, context = context[len(kept) :] + continuation, kept
+    prefix = prefix_ids(tokenizer, context)
     before, whole = (tokenizer.encode(text, add_special_tokens=False) for text in (context, context + continuation))
-    if tokenizer.bos_token_id is not None:
-        prefix = [tokenizer.bos_token_id]
-    else:
-        prefix = [] if before or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return prefix + whole[: len(before)], whole[len(before) :]
+    before, after = prefix + whole[: len(before)], whole[len(before) :]
+    if not after:
+        raise RequestError("an empty continuation cannot be scored", received=repr(context[-40:]))
+    if not before:
+        first = first_id(tokenizer)
+        before, after = ([first], after) if first != after[0] else (after[:1], after[1:])
+    return before, after
+
+
+def prefix_ids(tokenizer: Tokenizer, text: str = "") -> list[int]:
+    """What the tokenizer itself puts before a text: BOS, often, or nothing; nothing before a text that begins with BOS
+    already.
+    """
+    if tokenizer.bos_token and text.startswith(tokenizer.bos_token):
+        return []
+    encoded = tokenizer.encode_texts(["a"], None, add_special_tokens=True, details=True)[0]
+    own = next((place for place, part in enumerate(encoded.sequence or ()) if part is not None), 0)
+    return encoded.ids[:own]
+
+
+def first_id(tokenizer: Tokenizer) -> int:
+    """The token that an empty context begins with: BOS, or EOS. Raises: RequestError where the tokenizer has neither."""
+    for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return token_id
+    raise RequestError(
+        "an empty context cannot be scored: the tokenizer has neither BOS nor EOS to begin it with",
+        remedy="put a text before what is scored",
+    )
 
 
 @torch.no_grad()
 def score(model: Decoder, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, rows: int = 8) -> list[Score]:
-    """log p of each continuation after its context. What exceeds the model's context is left out at the front."""
+    """log p of each continuation after its context. What exceeds the model's context is left out at the front.
+
+    Raises: RequestError for a continuation that is longer than the context; NotFiniteError.
+    """
+    context_len = model.config.context_len
+    if longest := max((len(after) for _, after in pairs if len(after) > context_len), default=0):
+        raise RequestError(
+            "a continuation is longer than the model's context",
+            expected=f"at most {context_len} tokens",
+            received=longest,
+        )
     scores: list[Score] = [Score(0.0, True)] * len(pairs)
     by_length = sorted(range(len(pairs)), key=lambda place: -len(pairs[place][0]) - len(pairs[place][1]))
     for first in range(0, len(pairs), rows):
-        some = by_length[first : first + rows]
-        for place, its in zip(some, _score(model, [pairs[place] for place in some]), strict=True):
-            scores[place] = its
+        places = by_length[first : first + rows]
+        for place, one in zip(places, _score(model, [pairs[place] for place in places]), strict=True):
+            scores[place] = one
     return scores
 
 
@@ -131,8 +172,9 @@ def _score(model: Decoder, pairs: Sequence[tuple[Sequence[int], Sequence[int]]])
     ctx = Context(torch.arange(ids.shape[1], device=model.device).expand(ids.shape))
     hidden = model.hidden(ids, ctx)  # (B, T, D)
     for number, (row, (_, continuation)) in enumerate(zip(rows, pairs, strict=True)):
-        wanted = min(len(continuation), len(row) - 1)
+        wanted = len(continuation)
         logits = model.logits(hidden[number, len(row) - 1 - wanted : len(row) - 1], ctx).float()  # (wanted, V)
         targets = torch.tensor(row[len(row) - wanted :], device=model.device)
         log_p = logits.log_softmax(-1).gather(1, targets[:, None]).sum().item()
+        check_finite(model, ids[number : number + 1, : len(row) - 1], log_p, "the log-probability of a continuation")
         yield Score(log_p, bool((logits.argmax(-1) == targets).all()))

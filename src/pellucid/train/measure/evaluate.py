@@ -12,6 +12,7 @@ import torch
 from pellucid.base.errors import RequestError
 from pellucid.model.decoder import Decoder
 from pellucid.train.data.batch import IGNORED, Batch
+from pellucid.train.measure.finite import check_finite
 from pellucid.train.objectives.loss import language_loss
 
 
@@ -71,7 +72,7 @@ def evaluate(
     A small stride gives each token at least ``context_len − stride`` tokens before it, and costs context_len / stride
     as much. The first id is given, never scored: put BOS first, or a text's first token goes unscored.
 
-    Raises: RequestError for fewer than two tokens, or a stride beyond the context.
+    Raises: RequestError for fewer than two tokens, or a stride beyond the context; NotFiniteError.
     """
     context_len = min(context_len or model.config.context_len, model.config.context_len)
     stride = stride or context_len
@@ -107,4 +108,5 @@ def _add(model: Decoder, batches: list[Batch], nll: float, num_scored: int) -> t
         torch.cat([batch.token_ids for batch in batches]), torch.cat([batch.targets for batch in batches])
     )
     loss = language_loss(model, together.to(model.device))
+    check_finite(model, together.token_ids, loss.nll, "the text's log-probability")
     return nll + loss.nll.item(), num_scored + loss.num_targets

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pellucid.base.errors import PellucidError
 from pellucid.model.decoder import Decoder
+from pellucid.model.finite import NotFinite, first_not_finite
 from pellucid.train.data.batch import Batch
 
 
@@ -16,39 +17,9 @@ class TrainingError(PellucidError, ArithmeticError):
     """
 
 
-class _Found(Exception):
-    pass
-
-
-class _FirstBad:
-    """A recorder that stops at the first value that is not finite."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._paths = {module: path for path, module in model.named_modules()}
-        self.where = ""
-
-    def record(self, module: nn.Module, name: str, value: Tensor) -> Tensor:
-        if not torch.isfinite(value).all():
-            self.where = f"{self._paths[module]}.{name}".lstrip(".")
-            raise _Found
-        return value
-
-
-@torch.no_grad()
-def first_bad_value(model: Decoder, batch: Batch) -> str | None:
-    """What is first not finite: a weight, or a tapped value of the forward pass (``layers.3.attention.q``); None where
-    all is well.
-    """
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            return name
-    watch = _FirstBad(model)
-    ctx = batch.context(watch)
-    try:
-        model.logits(model.hidden(batch.token_ids, ctx)[:, -1:], ctx)
-    except _Found:
-        return watch.where
-    return None
+def first_bad_value(model: Decoder, batch: Batch) -> NotFinite | None:
+    """What is first not finite in the forward pass of a batch; None where all is well."""
+    return first_not_finite(model, batch.token_ids, batch.context())
 
 
 def bad_gradients(model: nn.Module) -> list[str]:
