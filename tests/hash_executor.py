@@ -66,6 +66,7 @@ class HashExecutor:
         self, context_len: int = 64, bos_token_id: int | None = None, max_slots: int = 1000, splits_matter: bool = True
     ) -> None:
         self.config, self.splits_matter = model_config(context_len, bos_token_id), splits_matter
+        self.generation_config: dict[str, object] = {}
         self.slots: dict[int, list[Chunk]] = {}  # in order
         self.capacity: dict[int, int] = {}
         self.max_slots, self.steps, self.computed = max_slots, 0, 0
@@ -133,6 +134,8 @@ class LetterTokenizer:
     """Token i is the i-th letter; ids beyond the alphabet have no text. What the engine asks of a tokenizer, and no
     more.
     """
+
+    eos_token_id, stop_token_ids = None, ()
 
     def text_stream(self, skip_special_tokens: bool) -> LetterStream:
         return LetterStream()

@@ -21,7 +21,7 @@ FLOORS = (
     {"base"},
     {"config"},
     {"taps", "executor", "rotary", "text", "sampling", "quant"},
-    {"families"},
+    {"families", "defaults"},
     {"checkpoint"},
     {"model", "native"},
     {"generate", "train"},

@@ -231,7 +231,7 @@ def test_several_answers_share_one_prefill_and_greedy_ones_are_alike() -> None:
 
 
 def test_an_answer_without_a_seed_can_be_repeated_by_the_one_it_reports() -> None:
-    request = Request(prompt_ids=[2, 3], max_new_tokens=12, stop_token_ids=())
+    request = Request(prompt_ids=[2, 3], max_new_tokens=12, sampling=SamplingParams(), stop_token_ids=())
     (first,) = alone(request)
     (again,) = alone(replace(request, sampling=SamplingParams(seed=first.seed)))
     assert first.token_ids == again.token_ids

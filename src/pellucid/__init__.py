@@ -11,11 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pellucid.auto import AutoConfig, AutoTokenizer
+    from pellucid.auto import AutoConfig, AutoTokenizer, open_executor, open_model, tokenizer_of
     from pellucid.causal_lm import AutoModelForCausalLM
     from pellucid.config import ModelConfig
     from pellucid.explain.trace import trace
     from pellucid.generate.engine import Engine
+    from pellucid.generate.request import Request
     from pellucid.sampling import SamplingParams
 
 __version__ = "0.1.0"
@@ -26,7 +27,11 @@ _WHERE = {
     "AutoTokenizer": "pellucid.auto",
     "Engine": "pellucid.generate.engine",
     "ModelConfig": "pellucid.config",
+    "Request": "pellucid.generate.request",
     "SamplingParams": "pellucid.sampling",
+    "open_executor": "pellucid.auto",
+    "open_model": "pellucid.auto",
+    "tokenizer_of": "pellucid.auto",
     "trace": "pellucid.explain.trace",
 }
 __all__ = [
@@ -35,8 +40,12 @@ __all__ = [
     "AutoTokenizer",
     "Engine",
     "ModelConfig",
+    "Request",
     "SamplingParams",
     "__version__",
+    "open_executor",
+    "open_model",
+    "tokenizer_of",
     "trace",
 ]
 

@@ -10,16 +10,20 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, TokenizerError
 from pellucid.checkpoint.adapted import base_of, is_adapter, open_adapted
 from pellucid.checkpoint.find import find
 from pellucid.checkpoint.gguf import read_metadata
+from pellucid.checkpoint.lazy import Lazy
 from pellucid.checkpoint.open import Checkpoint, open_checkpoint, open_config
 from pellucid.checkpoint.resolve import resolve
 from pellucid.config import ModelConfig
+from pellucid.defaults import AnswerDefaults, tell_what_is_not_followed
 from pellucid.text.load import TOKENIZER_FILES, load_tokenizer
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from pellucid.text.tokenizer import Tokenizer
 
 Name = str | os.PathLike[str]
+NATIVE_DTYPES = ("float32", "bfloat16", "float16")  # that the native executor multiplies, beside block formats
 
 
 def open_model(name: Name, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
@@ -69,7 +74,9 @@ def load_model(
     from pellucid.model.load import load_decoder
 
     checkpoint = open_model(name, offline=offline)
-    return load_decoder(checkpoint.config, checkpoint.weights, dtype, device, quantize), tokenizer_of(checkpoint)
+    decoder = load_decoder(checkpoint.config, checkpoint.weights, dtype, device, quantize)
+    decoder.generation_config = checkpoint.generation_config
+    return decoder, tokenizer_of(checkpoint)
 
 
 class AutoTokenizer:
@@ -146,11 +153,24 @@ def open_executor(
 
     ``auto`` is native where the machine has no GPU, a C compiler is there, native has the model's mechanisms, and
     neither a dtype nor a device is asked for; else torch. Where only the compiler is missing, one line on stderr says
-    what is missed. ``kv_cache`` is native's: "f16" or "int8" (half the memory of a long context), "f32"; None: as exact
-    as the weights are. Raises: ConfigError for an executor there is not, or a ``kv_cache`` with torch.
+    what is missed. ``dtype`` is the weights' while they run; "auto": as they are stored, or what the device computes in
+    at speed. ``kv_cache`` is native's: "f16" or "int8" (half the memory of a long context), "f32"; None: as exact as
+    the weights are. The executor carries what the checkpoint asks for when it answers (``generation_config``), and what
+    is not followed of that is named on stderr. Raises: ConfigError for an executor there is not, a ``kv_cache`` with
+    torch, a ``device`` other than the CPU with native.
     """
     if executor not in ("auto", "torch", "native"):
         raise ConfigError(f"there is no executor {executor!r}", expected="auto, torch or native")
+    if executor == "native" and device not in ("auto", "cpu"):
+        raise ConfigError(
+            "the native executor runs on the CPU", received=f"device {device!r}", remedy="--executor torch"
+        )
+    if executor == "native" and dtype not in ("auto", *NATIVE_DTYPES):
+        raise ConfigError(
+            f"the native executor does not run in {dtype!r}", expected=", ".join(("auto", *NATIVE_DTYPES))
+        )
+    AnswerDefaults.of(checkpoint.config, checkpoint.generation_config)  # what cannot be is said before the work
+    tell_what_is_not_followed(checkpoint.generation_config, checkpoint.path)
     if executor == "native" or (
         executor == "auto" and dtype == "auto" and device in ("auto", "cpu") and not (device == "auto" and _has_gpu())
     ):
@@ -161,7 +181,12 @@ def open_executor(
         try:
             if executor == "native" or not supports(checkpoint.config):
                 return NativeExecutor(
-                    checkpoint.config, checkpoint.weights, threads=threads, source_id=state_of(checkpoint)
+                    checkpoint.config,
+                    checkpoint.weights if dtype == "auto" else weights_in(checkpoint.weights, dtype),
+                    threads=threads,
+                    source_id=f"{state_of(checkpoint)}, {dtype}",
+                    kv_cache=kv_cache,
+                    generation_config=checkpoint.generation_config,
                 )
         except NativeError as error:
             if executor == "native":
@@ -169,7 +194,7 @@ def open_executor(
             print(f"running with torch, which is slower here: {error}", file=sys.stderr)
     if kv_cache is not None:
         raise ConfigError(
-            "the torch executor keeps keys and values as it computes them",
+            "the torch executor keeps keys and values as it computes them, and it is what runs here",
             received=f"kv_cache {kv_cache!r}",
             remedy="--executor native",
         )
@@ -180,7 +205,16 @@ def open_executor(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return TorchExecutor(load_decoder(checkpoint.config, checkpoint.weights, dtype, device))
+    decoder = load_decoder(checkpoint.config, checkpoint.weights, dtype, device)
+    decoder.generation_config = checkpoint.generation_config
+    return TorchExecutor(decoder)
+
+
+def weights_in(weights: Mapping[str, Array], dtype: str) -> Mapping[str, Array]:
+    """The same weights in another dtype, each converted when it is asked for."""
+    from pellucid.quant import convert
+
+    return Lazy({name: lambda name=name: convert(weights[name], dtype) for name in weights})
 
 
 def _has_gpu() -> bool:

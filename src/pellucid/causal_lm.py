@@ -17,6 +17,7 @@ from pellucid.base.errors import ConfigError, RequestError
 from pellucid.checkpoint.safetensors_write import MAX_SHARD_BYTES
 from pellucid.checkpoint.save import save_checkpoint
 from pellucid.config import ModelConfig
+from pellucid.defaults import AnswerDefaults, tell_what_is_not_followed
 from pellucid.families import family_of
 from pellucid.generate import DraftModel, PromptLookup, Speculator, Streamer, append_new_tokens, generate
 from pellucid.model.context import Context
@@ -24,7 +25,6 @@ from pellucid.model.decoder import Decoder
 from pellucid.model.executor import TorchExecutor
 from pellucid.model.load import choose_device, choose_dtype, load_weights, weights_of
 from pellucid.model.quantized import QUANTIZED
-from pellucid.sampling import SamplingParams
 
 
 @dataclass
@@ -37,8 +37,6 @@ class CausalLMOutput:
 
 class CausalLM(Decoder):
     """A decoder that is called with ids and a mask, generates, and saves itself."""
-
-    generation_config: Mapping[str, Any] = {}
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  # Hugging Face's signature; a Context goes to hidden() and logits()
         self,
@@ -69,12 +67,12 @@ class CausalLM(Decoder):
         position_ids: Tensor | None = None,
         *,
         max_new_tokens: int | None = None,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
+        do_sample: bool | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         stop: str | Sequence[str] | None = None,
         stop_token_ids: Collection[int] | None = None,
         pad_token_id: int | None = None,
@@ -88,9 +86,11 @@ class CausalLM(Decoder):
         """The prompts and what follows them. Prompts of a batch are padded on the left and masked; rows that end early,
         on the right.
 
-        Runs these weights as they are now. ``position_ids`` is taken from tokenizers that give it; positions follow
-        from the mask. ``stop_token_ids`` None: the model's end-of-text ids; ``stop`` strings need the ``tokenizer``. A
-        seed is each prompt's own: equal prompts answer alike, and the ``num_return_sequences`` answers to one differ.
+        Runs these weights as they are now. What is None is as ``generation_config`` says, as in transformers; where
+        that says nothing: greedy, 1.0, 0 (all tokens), 1.0, 0.0, 1.0, no stop strings, until the context is full.
+        ``stop_token_ids`` None: every id that config, ``generation_config`` or ``tokenizer`` names as an end; ``stop``
+        strings need the ``tokenizer``. ``position_ids`` is taken from tokenizers that give it; positions follow from
+        the mask. A seed is each prompt's own: equal prompts answer alike, and the ``num_return_sequences`` answers to one differ.
         ``prompt_lookup_num_tokens`` and ``assistant_model`` guess tokens ahead (see ``generate/speculate.py``): in
         float32 on a CPU the answers are the same, elsewhere up to rounding.
 
@@ -98,7 +98,8 @@ class CausalLM(Decoder):
         context lengths.
         """
         ids = torch.atleast_2d(torch.as_tensor(input_ids, dtype=torch.long))
-        sampling = SamplingParams(
+        defaults = AnswerDefaults.of(self.config, self.generation_config)
+        sampling = defaults.sampling_with(
             do_sample=do_sample,
             temperature=temperature,
             top_k=top_k,
@@ -107,21 +108,22 @@ class CausalLM(Decoder):
             repetition_penalty=repetition_penalty,
             seed=seed,
         )
+        if pad_token_id is not None and not 0 <= pad_token_id < self.config.vocab_size:
+            expected = f"a token of the model, 0 to {self.config.vocab_size - 1}"
+            raise RequestError("pad_token_id is out of range", expected=expected, received=pad_token_id)
         results = generate(
             TorchExecutor(self),
             _without_padding(ids, attention_mask),
             tokenizer=tokenizer,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
-            stop=stop or (),
+            stop=stop,
             stop_token_ids=stop_token_ids,
             n=num_return_sequences,
             streamer=streamer,
             speculate=_speculator(prompt_lookup_num_tokens, assistant_model),
         )
-        pad = pad_token_id if pad_token_id is not None else self.config.pad_token_id
-        if pad is None:
-            pad = self.config.eos_token_ids[0] if self.config.eos_token_ids else 0
+        pad = defaults.pad_token_id if pad_token_id is None else pad_token_id
         return torch.from_numpy(append_new_tokens(ids.cpu().numpy(), results, pad)).to(ids.device)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, max_shard_size: int = MAX_SHARD_BYTES) -> None:
@@ -169,6 +171,7 @@ class AutoModelForCausalLM:
             model = CausalLM(checkpoint.config)
         load_weights(model, checkpoint.weights, dtype, device, quantize)
         model.generation_config = checkpoint.generation_config
+        tell_what_is_not_followed(checkpoint.generation_config, checkpoint.path)
         return model
 
     @staticmethod
@@ -185,12 +188,12 @@ class AutoModelForCausalLM:
             if isinstance(config, ModelConfig)
             else family_of(config.get("model_type"), "from_config").config(config)
         )
-        its_device = choose_device(device)
-        its_dtype = choose_dtype(dtype, description.dtype, its_device)
+        place = choose_device(device)
+        numbers = choose_dtype(dtype, description.dtype, place)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         model = CausalLM(description)
         model.initialize(generator)
-        return model.to(its_device, its_dtype)
+        return model.to(place, numbers)
 
 
 def _speculator(prompt_lookup_num_tokens: int | None, assistant_model: Decoder | None) -> Speculator | None:
@@ -210,4 +213,4 @@ def _without_padding(ids: Tensor, attention_mask: Tensor | None) -> list[list[in
             "attention_mask must be zeros, then ones, in each row: the answer follows the last token",
             remedy="pad on the left",
         )
-    return [row[its].tolist() for row, its in zip(ids, mask, strict=True)]
+    return [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]

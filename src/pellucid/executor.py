@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,6 +38,11 @@ class Executor(Protocol):
 
     @property
     def config(self) -> ModelConfig: ...
+
+    @property
+    def generation_config(self) -> Mapping[str, Any]:
+        """The checkpoint's generation_config.json, or nothing: what it asks for when it answers."""
+        ...
 
     @property
     def splits_matter(self) -> bool:

@@ -68,7 +68,7 @@ def as_harness_model(model: Decoder, tokenizer: Tokenizer) -> Any:
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
             engine = Engine(TorchExecutor(model), tokenizer)
-            stops = {*model.config.eos_token_ids, *tokenizer.stop_token_ids}
+            stops = set(engine.defaults.stop_token_ids)
             places, num_cut = {}, 0
             for place, request in enumerate(requests):
                 prompt, settings = request.args
@@ -78,7 +78,7 @@ def as_harness_model(model: Decoder, tokenizer: Tokenizer) -> Any:
                 ids = [*prefix, *tokenizer.encode(prompt, add_special_tokens=False)]
                 num_cut += len(ids) > room
                 one = asked.request(ids[-room:], stops)
-                places[engine.add(one.fit(model.config, engine.context_len))] = place
+                places[engine.add(one)] = place
             if num_cut:
                 print(f"{num_cut:,} of {len(requests):,} prompts lost their beginning: the context", file=sys.stderr)
             answers = [""] * len(requests)

@@ -53,7 +53,7 @@ def command(
     /help lists what can be said to the program itself. Without sampling flags the model's own generation_config.json
     decides, else --temperature 0.7 --top-p 0.95.
     """
-    from pellucid.cli.runs.session import open_session, sampling_params
+    from pellucid.cli.runs.session import open_session
     from pellucid.cli.terminal.console import notice, status
     from pellucid.cli.terminal.prompts import read_template
 
@@ -61,7 +61,7 @@ def command(
     with status(f"loading {os.path.basename(model)} …"):
         session = open_session(model, flags, max_batch=CONVERSATIONS)
     conversation = Conversation(
-        session, sampling_params(session.checkpoint, flags, default=DRAW), template, system, max_new_tokens, stop, quiet
+        session, session.sampling(flags, habit=DRAW), template, system, max_new_tokens, stop, quiet
     )
     conversation.check_template()
     if not quiet:

@@ -22,7 +22,7 @@ def demo(model: str, prompt: str | None = None) -> None:
     """Fetch, load, answer, and say where to go next. Raises: PellucidError."""
     from pellucid.cli.generate import write_one
     from pellucid.cli.pull import pull
-    from pellucid.cli.runs.session import open_session, sampling_params
+    from pellucid.cli.runs.session import open_session
     from pellucid.cli.terminal.at_hand import SHIPPED, at_hand
     from pellucid.cli.terminal.console import notice, status
 
@@ -43,7 +43,7 @@ def demo(model: str, prompt: str | None = None) -> None:
     print()
     write_one(
         session,
-        session.request(ids, sampling_params(session.checkpoint, {}), max_new_tokens=None, usual=NEW_TOKENS),
+        session.request(ids, session.sampling({}), max_new_tokens=None, usual=NEW_TOKENS),
         quiet=False,
     )
     print()

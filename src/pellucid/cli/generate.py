@@ -54,7 +54,7 @@ def command(
     model begins a text of its own. Tokens are chosen greedily unless a sampling flag, or the model's own
     generation_config.json, says otherwise.
     """
-    from pellucid.cli.runs.session import open_session, sampling_params
+    from pellucid.cli.runs.session import open_session
     from pellucid.cli.terminal.console import status
     from pellucid.cli.terminal.prompts import chat_messages, read_prompts, read_template
 
@@ -65,7 +65,7 @@ def command(
     chat = chat or system is not None or template is not None
     with status("" if quiet else f"loading {os.path.basename(model)} …"):
         session = open_session(model, flags)
-    sampling = sampling_params(session.checkpoint, flags)
+    sampling = session.sampling(flags)
 
     def request_for(one: Any) -> Request:
         ids = (

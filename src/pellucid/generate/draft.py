@@ -103,7 +103,7 @@ class DraftModel:
 
     def _understands(self, sequence: Sequence) -> bool:
         """Whether all of the sequence's tokens are the draft's, too, and there is room for them."""
-        ids, biased = sequence.all_ids, max(sequence.request.sampling.logit_bias, default=0)
+        ids, biased = sequence.all_ids, max(sequence.state.params.logit_bias, default=0)
         return len(ids) <= self.context_len and max(int(ids.max()), biased) < self.vocab_size
 
 

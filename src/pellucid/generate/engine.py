@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pellucid.base.errors import RequestError
+from pellucid.defaults import AnswerDefaults
 from pellucid.executor import Executor, Logits, StepInput
 from pellucid.generate.request import Request
 from pellucid.generate.result import Event, FinishReason, Result
@@ -43,7 +44,7 @@ class Engine:
     step; None: 512, or 128 where only whole chunks can be reused. ``max_tokens_per_step``: tokens of all requests in
     one step; more than its least lets several prompts advance together. ``context_len``: a context shorter than the
     model's own, to save memory. ``speculate``: guesses tokens ahead (``PromptLookup``, ``DraftModel``). With a
-    tokenizer, events carry text.
+    tokenizer, events carry text. ``defaults`` is what the checkpoint asks for where a request says nothing.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Engine:
             executor.config.context_len,
         )
         self.executor, self.tokenizer = executor, tokenizer
+        self.defaults = AnswerDefaults.of(executor.config, executor.generation_config, tokenizer)
         self.context_len = context_len or executor.config.context_len
         self._speculate, self._reuse = speculate, reuse
         self._scheduler = Scheduler(max_batch, prefill_chunk, max_tokens_per_step or least)
@@ -89,6 +91,7 @@ class Engine:
         Raises: RequestError or ContextLengthError where this engine cannot answer it; nothing has changed then.
         """
         request = self._fit(request)
+        assert request.sampling is not None
         request_id, seed = self._next_id, fresh_seed(request.sampling)
         first, *siblings = (
             Sequence(request_id, index, request, seed, self._detokenizer(request)) for index in range(request.n)
@@ -296,7 +299,7 @@ class Engine:
 
     def _fit(self, request: Request) -> Request:
         """The request as this engine will run it. Raises: see ``add``."""
-        request = request.fit(self.executor.config, self.context_len)
+        request = request.fit(self.executor.config, self.context_len, self.defaults)
         if request.n > self._scheduler.max_batch:
             raise RequestError(
                 "a request's answers are written together",
@@ -305,7 +308,9 @@ class Engine:
             )
         if request.stop and self.tokenizer is None:
             raise RequestError(
-                "stop strings are looked for in text", remedy="give the engine a tokenizer, or use stop_token_ids"
+                "stop strings are looked for in text",
+                received=repr(request.stop)[:80],
+                remedy="give the tokenizer, too, or use stop_token_ids",
             )
         return request
 

@@ -13,7 +13,7 @@ from pellucid.generate.engine import Engine
 from pellucid.generate.request import Request
 from pellucid.generate.result import Result
 from pellucid.generate.speculate import Speculator
-from pellucid.sampling import GREEDY, SamplingParams
+from pellucid.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from pellucid.text.tokenizer import Tokenizer
@@ -35,8 +35,8 @@ def generate(
     *,
     tokenizer: Tokenizer | None = None,
     max_new_tokens: int | None = None,
-    sampling: SamplingParams = GREEDY,
-    stop: str | Sequence[str] = (),
+    sampling: SamplingParams | None = None,
+    stop: str | Sequence[str] | None = None,
     stop_token_ids: Collection[int] | None = None,
     n: int = 1,
     logprobs: int | None = None,
@@ -45,8 +45,8 @@ def generate(
     prefill_chunk: int | None = None,
     speculate: Speculator | None = None,
 ) -> list[Result]:
-    """Answer every prompt, together. Arguments as in ``Request`` and ``Engine``; a seed is each prompt's own, so equal
-    prompts answer alike.
+    """Answer every prompt, together. Arguments as in ``Request`` and ``Engine``, and what is left out is as the
+    checkpoint asks for; a seed is each prompt's own, so equal prompts answer alike.
 
     Raises: what ``Engine.add`` raises, before any work is done; and what made an answer fail.
     """
@@ -60,7 +60,7 @@ def generate(
             stop_token_ids=stop_token_ids,
             n=n,
             logprobs=logprobs,
-        ).fit(executor.config, engine.context_len)
+        ).fit(executor.config, engine.context_len, engine.defaults)
         for prompt in prompts
     ]
     try:

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from pellucid.base.errors import ContextLengthError, RequestError
 from pellucid.config import ModelConfig
+from pellucid.defaults import AnswerDefaults
 from pellucid.sampling import SamplingParams
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A prompt, and how its answers are to be made.
+    """A prompt, and how its answers are to be made. What is None is as the checkpoint asks for (``AnswerDefaults``).
 
     Raises: RequestError for an argument out of range.
     """
 
     prompt_ids: Sequence[int]
-    max_new_tokens: int | None = None  # None: until the model stops or its context is full
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    stop: str | Sequence[str] = ()  # an answer ends before the first of these in its text; needs a tokenizer
-    stop_token_ids: Collection[int] | None = (
-        None  # None: the model's end-of-text ids; (): only length or a stop string ends it
-    )
+    max_new_tokens: int | None = None  # where the checkpoint names none: until it stops or its context is full
+    sampling: SamplingParams | None = None  # greedy where the checkpoint says nothing
+    stop: str | Sequence[str] | None = None  # an answer ends before the first of these in its text; needs a tokenizer
+    stop_token_ids: Collection[int] | None = None  # (): only length or a stop string ends it
     n: int = 1  # answers to the one prompt, each with its own random numbers
-    logprobs: int | None = (
-        None  # report each token's log-probability, and those of so many of the most probable; None: none
-    )
+    # report each token's log-probability, and those of so many of the most probable; None: none
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("max_new_tokens", 1), ("n", 1), ("logprobs", 0)):
@@ -40,20 +38,24 @@ class Request:
         object.__setattr__(self, "prompt_ids", _ids("prompt_ids", self.prompt_ids))
         if self.stop_token_ids is not None:
             object.__setattr__(self, "stop_token_ids", frozenset(_ids("stop_token_ids", self.stop_token_ids)))
+        if self.stop is None:
+            return
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         if not all(isinstance(stop, str) and stop for stop in self.stop):
             raise RequestError("a stop string must have at least one character", received=list(self.stop))
 
-    def fit(self, config: ModelConfig, context_len: int) -> Request:
+    def fit(self, config: ModelConfig, context_len: int, defaults: AnswerDefaults | None = None) -> Request:
         """The same request with all that the model decides filled in: an empty prompt becomes its bos, open ends get
-        numbers.
+        numbers, and the rest is as its checkpoint asks for (``defaults``; None: what its description says).
 
         What is asked for explicitly is never cut. A prompt must leave room for one token; an explicit
         ``max_new_tokens`` must fit behind it (as in OpenAI's API and vLLM), and only where none is given does the
         context decide. Raises: RequestError for an id out of range or an empty prompt without a bos; ContextLengthError
         naming the lengths.
         """
-        prompt = self.prompt_ids or (() if config.bos_token_id is None else (config.bos_token_id,))
+        defaults = AnswerDefaults.of(config) if defaults is None else defaults
+        sampling = defaults.sampling if self.sampling is None else self.sampling
+        prompt = self.prompt_ids or (() if defaults.bos_token_id is None else (defaults.bos_token_id,))
         if not prompt:
             raise RequestError(
                 "the prompt is empty, and this model has no token to begin a text with",
@@ -68,7 +70,7 @@ class Request:
                 received=wrong,
                 remedy=remedy,
             )
-        if (biased := max(self.sampling.logit_bias, default=0)) >= config.vocab_size:
+        if (biased := max(sampling.logit_bias, default=0)) >= config.vocab_size:
             raise RequestError(
                 "logit_bias names no token of this model", expected=f"0 to {config.vocab_size - 1}", received=biased
             )
@@ -87,8 +89,22 @@ class Request:
                 received=len(prompt) + self.max_new_tokens,
                 remedy=f"ask for at most {room} new tokens, or leave max_new_tokens out",
             )
-        stop_ids = frozenset(config.eos_token_ids) if self.stop_token_ids is None else self.stop_token_ids
-        return replace(self, prompt_ids=prompt, max_new_tokens=self.max_new_tokens or room, stop_token_ids=stop_ids)
+        usual = defaults.new_tokens(len(prompt))
+        if self.max_new_tokens is None and usual is not None and usual < 1:
+            raise ContextLengthError(
+                "the prompt is as long as the checkpoint lets prompt and answer be together",
+                expected=f"less than max_length = {defaults.max_length} of generation_config.json",
+                received=f"{len(prompt)} tokens",
+                remedy="shorten the prompt, or ask for a number of new tokens",
+            )
+        return replace(
+            self,
+            prompt_ids=prompt,
+            max_new_tokens=self.max_new_tokens or (room if usual is None else min(usual, room)),
+            sampling=sampling,
+            stop=defaults.stop if self.stop is None else self.stop,
+            stop_token_ids=defaults.stop_token_ids if self.stop_token_ids is None else self.stop_token_ids,
+        )
 
 
 def _ids(name: str, values: Collection[int]) -> tuple[int, ...]:

@@ -33,9 +33,10 @@ class Sequence:
         self._ids = np.array(request.prompt_ids, np.int64)  # and room for the answer's, which grows
         self.guess: list[int] = []  # the next tokens, perhaps: computed along with the last, and checked
         self.pace = Pace()
+        assert request.sampling is not None
         self.state = SamplingState(request.sampling, request.prompt_ids, index, seed)
         self.answer: Answer | None = None
-        self._detokenizer, self._stops = detokenizer, StopStrings(request.stop)
+        self._detokenizer, self._stops = detokenizer, StopStrings(request.stop or ())
         self._text: list[str] = []
         self._logprobs: list[TokenLogprobs] = []
         self._added = self._started = self._first = self._last = time.perf_counter()
@@ -64,7 +65,7 @@ class Sequence:
     @property
     def needs_logits(self) -> bool:
         """Whether the choice takes a whole row of logits; else its argmax is enough."""
-        return self.request.logprobs is not None or not self.request.sampling.plain_greedy
+        return self.request.logprobs is not None or not self.state.params.plain_greedy
 
     def next_input(self, chunk: int) -> StepInput:
         """What to compute next: ``chunk`` tokens of the prompt, or its rest, or the last new token and a guess at those

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -60,6 +63,8 @@ class Layer(nn.Module):
 
 class Decoder(nn.Module):
     """token ids → embeddings (+ positions) → layers → final norm → logits."""
+
+    generation_config: Mapping[str, Any] = {}  # what the checkpoint that it came from asks for when it answers
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -6,8 +6,9 @@ matrix, nothing is padded to the longest request, and only attention knows which
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +64,10 @@ class TorchExecutor:
     @property
     def config(self) -> ModelConfig:
         return self.decoder.config
+
+    @property
+    def generation_config(self) -> Mapping[str, Any]:
+        return self.decoder.generation_config
 
     def allocate(self, capacity: int) -> int:
         return self._keep(Cache(self.config, 1, capacity, self.decoder.dtype, self.decoder.device))

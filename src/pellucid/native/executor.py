@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,6 +76,7 @@ class NativeExecutor:
         source_id: str | None = None,
         kv_cache: str | None = None,
         flags: tuple[str, ...] = (),
+        generation_config: Mapping[str, Any] | None = None,
     ) -> None:
         if reason := supports(config):
             raise UnsupportedError(
@@ -82,7 +84,7 @@ class NativeExecutor:
             )
         if kv_cache is not None and kv_cache not in KV_CACHES:
             raise ConfigError(f"keys and values cannot be kept as {kv_cache!r}", expected=", ".join(KV_CACHES))
-        self.config = config
+        self.config, self.generation_config = config, generation_config or {}
         self._windows = {window for layer in config.layers if (window := layer.mixer.window)}
         self.threads = threads or physical_cores()
         self._slots: dict[int, _Slot] = {}

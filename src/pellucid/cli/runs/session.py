@@ -51,36 +51,53 @@ class Session:
         usual: int = 256,
         stop: Sequence[str] = (),
     ) -> Request:
-        """A request fitted to the model and its context. ``usual`` tokens where no length is asked for, or what there
-        is room for.
+        """A request fitted to the model and its context. ``usual`` tokens where neither the flags nor the checkpoint
+        bound an answer, or what there is room for.
 
         Raises: RequestError, ContextLengthError.
         """
         from pellucid.generate.request import Request
 
-        room = max(self.engine.context_len - max(len(prompt_ids), 1), 1)
-        request = Request(
-            prompt_ids=prompt_ids,
-            max_new_tokens=max_new_tokens or min(usual, room),
-            sampling=sampling,
-            stop=stop,
-            stop_token_ids=self.stop_token_ids,
-        )
-        return request.fit(self.engine.executor.config, self.engine.context_len)
+        engine, prompt_len = self.engine, max(len(prompt_ids), 1)
+        room = max(engine.context_len - prompt_len, 1)
+        if max_new_tokens is None and engine.defaults.new_tokens(prompt_len) is None:
+            max_new_tokens = min(usual, room)
+        request = Request(prompt_ids=prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop or None)
+        return request.fit(engine.executor.config, engine.context_len, engine.defaults)
 
-    @property
-    def stop_token_ids(self) -> set[int]:
-        return stop_token_ids(self.checkpoint, self.tokenizer)
+    def sampling(self, flags: Mapping[str, Any], *, habit: Mapping[str, Any] = MappingProxyType({})) -> SamplingParams:
+        """How tokens are chosen: as the flags say, else as generation_config.json does, else by ``habit``, else
+        greedily.
+
+        A flag about drawing (``--temperature``, ``--top-p``, ``--seed`` …) asks for drawing.
+        """
+        from pellucid.sampling import GREEDY
+
+        defaults = self.engine.defaults
+        asked = {field: flags[flag] for flag, field in _SAMPLING.items() if flags.get(flag) is not None}
+        draws = True if any(flags.get(flag) is not None for flag in _DRAWING) else None
+        if habit and not defaults.says_how:
+            unsaid = (field for field in habit if getattr(defaults.sampling, field) == getattr(GREEDY, field))
+            asked, draws = {**{field: habit[field] for field in unsaid}, **asked}, True
+        return defaults.sampling_with(do_sample=draws, seed=flags.get("seed"), **asked)
+
+
+# Flag -> its name in generation_config.json, which is transformers' own.
+_SAMPLING = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repeat_penalty": "repetition_penalty",
+}
+_DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")
 
 
 def stop_token_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> set[int]:
     """Every id that the model's files name as an end; they often disagree, and any of them is meant."""
-    named = checkpoint.generation_config.get("eos_token_id") or ()
-    return {
-        *checkpoint.config.eos_token_ids,
-        *tokenizer.stop_token_ids,
-        *([named] if isinstance(named, int) else named),
-    }
+    from pellucid.defaults import AnswerDefaults
+
+    return set(AnswerDefaults.of(checkpoint.config, checkpoint.generation_config, tokenizer).stop_token_ids)
 
 
 def open_session(model: str, flags: Mapping[str, Any] = MappingProxyType({}), *, max_batch: int = 16) -> Session:
@@ -142,7 +159,7 @@ def _speculator(tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Speculator | 
 
     draft = open_model(name, offline=flags.get("offline", False))
     ours, theirs = (
-        {place: token for token, place in its.get_vocab().items()} for its in (tokenizer, tokenizer_of(draft))
+        {place: token for token, place in one.get_vocab().items()} for one in (tokenizer, tokenizer_of(draft))
     )
     if others := sorted(place for place, token in theirs.items() if ours.get(place, token) != token):
         first = others[0]
@@ -154,33 +171,3 @@ def _speculator(tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Speculator | 
             remedy="take a smaller model of the same family, or the same model in fewer bits",
         )
     return DraftModel(_executor(draft, flags))
-
-
-# Flag -> its name in generation_config.json, which is transformers' own.
-_CONFIGURED = {
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "repeat_penalty": "repetition_penalty",
-}
-_DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")
-
-
-def sampling_params(
-    checkpoint: Checkpoint, flags: Mapping[str, Any], *, default: dict[str, Any] | None = None
-) -> SamplingParams:
-    """How tokens are chosen: what the flags say, else what the model's generation_config.json says, else ``default``,
-    else greedy.
-
-    A flag about drawing (``--temperature``, ``--top-p``, ``--seed`` …) asks for drawing.
-    """
-    from pellucid.sampling import SamplingParams
-
-    its = checkpoint.generation_config
-    configured = (
-        {name: its[name] for name in _CONFIGURED.values() if its.get(name) is not None} if its.get("do_sample") else {}
-    )
-    given = {_CONFIGURED[flag]: flags[flag] for flag in _CONFIGURED if flags.get(flag) is not None}
-    draws = bool(configured or default) or any(flags.get(flag) is not None for flag in _DRAWING)
-    return SamplingParams(do_sample=draws, seed=flags.get("seed"), **{**(configured or default or {}), **given})

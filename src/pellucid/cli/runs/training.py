@@ -406,4 +406,4 @@ def _written(
     engine = Engine(TorchExecutor(model), tokenizer)
     room = model.config.context_len - max(len(ids), 1)
     request = Request(prompt_ids=ids, max_new_tokens=max(min(max_new_tokens, room), 1), sampling=sampling, **stop)
-    return "".join(event.text for event in engine.stream(request.fit(model.config, engine.context_len)))
+    return "".join(event.text for event in engine.stream(request))
