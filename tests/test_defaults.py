@@ -244,7 +244,7 @@ def test_a_value_that_cannot_be_is_one_error_with_place_and_key(
     with pytest.raises(ConfigError, match=f"(?s)generation_config.json: {message}") as error:
         open_executor(open_model(folder), executor="torch")
     assert len(str(error.value)) < 400
-    with pytest.raises(ConfigError, match="generation_config.json"):
+    with pytest.raises(ConfigError, match=r"generation_config\.json"):
         ours(folder, max_new_tokens=2)
 
 
