@@ -44,7 +44,7 @@ def tiny(model: str) -> Decoder:
 def reference_logits(decoder: Decoder, token_ids: Tensor) -> Tensor:
     """(B, T) ids -> (B, T, V) logits of the reference."""
     if decoder.config.model_type == "vanilla":
-        return _torch_transformer(decoder, token_ids)
+        return torch_transformer(decoder, token_ids)
     return reference_model(decoder)(token_ids).logits
 
 
@@ -141,12 +141,16 @@ def _add_biases(model: nn.Module, decoder: Decoder) -> None:
                 module.bias = nn.Parameter(torch.zeros(module.out_features))
 
 
-def _torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
-    """``vanilla`` with torch's nn.TransformerEncoderLayer and a causal mask."""
+def torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
+    """``vanilla`` with torch's nn.TransformerEncoderLayer and a causal mask; by its Python code, whose attention is
+    chosen by ``sdpa_kernel``.
+    """
+    torch.backends.mha.set_fastpath_enabled(False)
     config, layer = decoder.config, decoder.config.layers[0]
     norm = next(iter(layer.norms.values()))
-    x = decoder.embed(token_ids) * config.embedding_scale + sinusoidal_table(token_ids.shape[1], config.d_model)
-    mask = nn.Transformer.generate_square_subsequent_mask(token_ids.shape[1])
+    table = sinusoidal_table(token_ids.shape[1], config.d_model).to(decoder.dtype)
+    x = decoder.embed(token_ids) * decoder.embed.weight.new_tensor(config.embedding_scale) + table
+    mask = nn.Transformer.generate_square_subsequent_mask(token_ids.shape[1], dtype=decoder.dtype)
     for ours in decoder.layers:
         assert isinstance(ours, Layer)
         assert isinstance(ours.mlp, MLP)
@@ -174,6 +178,6 @@ def _torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
         assert mlp_norm is not None
         theirs.norm1.load_state_dict(attention_norm.state_dict())
         theirs.norm2.load_state_dict(mlp_norm.state_dict())
-        x = theirs(x, src_mask=mask, is_causal=True)
+        x = theirs.to(x.dtype)(x, src_mask=mask, is_causal=True)
     x = x if decoder.final_norm is None else decoder.final_norm(x)
     return x @ (decoder.embed.weight if decoder.lm_head is None else decoder.lm_head.weight).T

@@ -94,7 +94,7 @@ class Decoder(nn.Module):
         self._check(token_ids, ctx)
         x = self.embed(token_ids)  # (B, T, D)
         if self.config.embedding_scale != 1.0:
-            x = x * self.config.embedding_scale
+            x = x * x.new_tensor(self.config.embedding_scale)  # √640 is 25.25 in bfloat16: so models were trained
         x = ctx.tap(self, "embed", x)
         if (table := self._position_table()) is not None:
             x = x + ctx.tap(self, "pos_embed", table[ctx.positions])
