@@ -25,7 +25,7 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / √(mean(x²) + eps) · γ, over the last axis, computed in float32. Source: Zhang & Sennrich 2019."""
+    """x / √(mean(x²) + eps) · γ, over the last axis, in float32 at least. Source: Zhang & Sennrich 2019."""
 
     def __init__(self, width: int, config: NormConfig) -> None:
         super().__init__()
@@ -33,10 +33,10 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
-        wide = x.float()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         hat = wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + self.eps)
-        if self.offset:
-            return (hat * (self.weight.float() + self.offset)).to(x.dtype)  # γ near 1 loses half its digits in bfloat16
+        if self.offset:  # in 16 bits the sum would lose most of the weight: γ stays wide, as it does in Gemma's code
+            return (hat * (self.weight.to(hat.dtype) + self.offset)).to(x.dtype)
         return hat.to(x.dtype) * self.weight
 
 
