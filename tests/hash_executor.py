@@ -143,6 +143,9 @@ class LetterTokenizer:
     def wants_clean_up(self) -> bool:
         return False
 
+    def skipped_text(self, token_id: int) -> str | None:
+        return None
+
 
 class LetterStream:
     def push(self, token_id: int) -> str:

@@ -12,7 +12,7 @@ from pellucid.generate.request import Request
 from pellucid.generate.result import Answer, Event, FinishReason, Timings
 from pellucid.generate.stop import StopStrings
 from pellucid.sampling import SamplingState, TokenLogprobs, logprobs, sample
-from pellucid.text.detokenizer import IncrementalDetokenizer
+from pellucid.text.detokenizer import IncrementalDetokenizer, Run
 
 
 class Sequence:
@@ -102,7 +102,7 @@ class Sequence:
         count = self.request.logprobs
         return self.accept(token, None if count is None else logprobs(logits, token, count))
 
-    def accept(self, token: int, its_logprobs: TokenLogprobs | None = None) -> Event:
+    def accept(self, token: int, token_logprobs: TokenLogprobs | None = None) -> Event:
         """The answer continues with ``token``, and may end with it."""
         self._last = time.perf_counter()
         if not self.token_ids:
@@ -112,34 +112,47 @@ class Sequence:
         self.token_ids.append(token)
         self.all_ids[-1] = token
         self.state.append(token)
-        if its_logprobs is not None:
-            self._logprobs.append(its_logprobs)
+        if token_logprobs is not None:
+            self._logprobs.append(token_logprobs)
         assert self.request.stop_token_ids is not None
         reason, stopped_by = None, None
         if token in self.request.stop_token_ids:
-            text, reason, stopped_by = self._rest(), "stop", token
+            text, reason, stopped_by = self._end(token) + self._rest(), "stop", token
         else:
-            text = self._stops.push(self._detokenizer.push(token)) if self._detokenizer else ""
-            if self._stops.found is None and len(self.token_ids) == self.request.max_new_tokens:
+            text = self._text_of(token)
+            if self._stops.match is None and len(self.token_ids) == self.request.max_new_tokens:
                 text, reason = text + self._rest(), "length"
-            if self._stops.found is not None:
-                reason, stopped_by = "stop", self._stops.found
-        return self._event(token, text, its_logprobs, reason, stopped_by)
+        if self._stops.match is not None:
+            reason, stopped_by = "stop", self._stops.match
+        return self._event(token, text, token_logprobs, reason, stopped_by)
 
     def abandon(self, reason: FinishReason, error: Exception | None = None) -> Event:
         """End without a further token."""
         return self._event(None, "" if error else self._rest(), None, reason, error=error)
 
+    def _text_of(self, token: int) -> str:
+        """What a token lets be shown."""
+        if self._detokenizer is None:
+            return ""
+        if not self._stops.stops:
+            return self._detokenizer.push(token)
+        return self._stops.push(self._detokenizer.push_runs(token))
+
+    def _end(self, token: int) -> str:
+        """What an end token lets be shown: it has no text of its own, but may complete a stop string."""
+        special = self._stops.stops and self._detokenizer is not None and self._detokenizer.skips(token)
+        return self._text_of(token) if special else ""
+
     def _rest(self) -> str:
         """What detokenizer and stop strings still hold back."""
-        text = self._stops.push(self._detokenizer.flush()) if self._detokenizer else ""
+        text = self._stops.push([Run(self._detokenizer.flush(), shown=True)]) if self._detokenizer else ""
         return text + self._stops.flush()
 
     def _event(
         self,
         token: int | None,
         text: str,
-        its_logprobs: TokenLogprobs | None,
+        token_logprobs: TokenLogprobs | None,
         reason: FinishReason | None,
         stopped_by: int | str | None = None,
         error: Exception | None = None,
@@ -162,7 +175,7 @@ class Sequence:
             index=self.index,
             token_id=token,
             text=text,
-            logprobs=its_logprobs,
+            logprobs=token_logprobs,
             answer=self.answer,
         )
 

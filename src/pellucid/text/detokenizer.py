@@ -54,7 +54,7 @@ class IncrementalDetokenizer:
         The shown runs joined are ``push``'s text, but for bytes that are a character only across a special token. With
         ``skip_special_tokens=False`` every run is shown, special tokens too.
         """
-        skipped = self._tokenizer.skipped_text(token_id) if self._skip and token_id >= 0 else None
+        skipped = self._tokenizer.skipped_text(token_id) if self.skips(token_id) else None
         if skipped is None:
             text = self.push(token_id)
             return [Run(text, True)] if text else []
@@ -62,6 +62,10 @@ class IncrementalDetokenizer:
         after = self.push(token_id)  # a backend may remember that it was there
         runs = (Run(before, True), Run(skipped, False), Run(after, True))
         return [run for run in runs if run.text]
+
+    def skips(self, token_id: int) -> bool:
+        """Whether this is a special token that decoding skips."""
+        return self._skip and token_id >= 0 and self._tokenizer.skipped_text(token_id) is not None
 
     def flush(self) -> str:
         """The rest, an unfinished character as U+FFFD, as ``decode`` writes it. Call it once, at the end."""
