@@ -173,7 +173,7 @@ def taps(given: argparse.Namespace) -> dict[str, float]:
     from pellucid.model.context import Context
     from pellucid.model.decoder import Decoder, Layer
     from pellucid.model.mlp import MLP
-    from pellucid.taps import taps_of
+    from pellucid.operations import taps_of
 
     model, ids = load(given)
     owners = [

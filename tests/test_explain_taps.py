@@ -15,7 +15,7 @@ from pellucid.explain import trace
 from pellucid.explain.code import LINES, NORMS, ROTATE, SINUSOIDAL, UNGATED, locate
 from pellucid.explain.show.mathml import mathml
 from pellucid.families import FAMILIES
-from pellucid.taps import WORDS, taps_of
+from pellucid.operations import WORDS, taps_of
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
 

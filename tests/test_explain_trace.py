@@ -20,7 +20,7 @@ from pellucid.model.attend import explicit
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.model.load import load_decoder
-from pellucid.taps import taps_of
+from pellucid.operations import taps_of
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
 IDS = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]

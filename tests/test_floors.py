@@ -20,7 +20,8 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SO
 FLOORS = (
     {"base"},
     {"config"},
-    {"taps", "executor", "rotary", "text", "sampling", "quant"},
+    {"rotary"},
+    {"operations", "executor", "text", "sampling", "quant"},
     {"families", "defaults"},
     {"checkpoint"},
     {"model", "native"},

@@ -7,6 +7,8 @@ from __future__ import annotations
 import math
 from typing import Any, TypeVar
 
+import numpy as np
+
 from pellucid.config import RopeConfig, RopeScaling
 
 Numbers = TypeVar("Numbers", bound=Any)  # an array or a tensor of float32
@@ -77,3 +79,30 @@ def magnitude(rope: RopeConfig) -> float:
     if scaling.mscale and scaling.mscale_all_dim:
         return its(scaling.mscale) / its(scaling.mscale_all_dim)
     return its(1.0)
+
+
+def frequencies(rope: RopeConfig, lengths: np.ndarray | None = None) -> np.ndarray:
+    """Radians a position for each rotated pair, float32, (pairs,); (…, pairs) for ``lengths`` (…), where the scaling
+    depends on how long a request has become.
+
+    Source: Su et al. 2021, eq. 15; for scalings see ``RopeScaling``.
+    """
+    exponent = np.arange(0, rope.dim, 2, dtype=np.float32) / np.float32(rope.dim)
+    plain = np.float32(1) / np.power(np.float32(rope.theta), exponent, dtype=np.float32)
+    scaling = rope.scaling
+    if scaling is None:
+        return plain
+    if scaling.kind == "factors":
+        return (plain / np.array(scaling.short_factors, np.float32)).astype(np.float32)
+    if not scaling.by_length:
+        return scaled(rope, plain, np.arange(rope.dim // 2, dtype=np.float32)).astype(np.float32)
+    assert lengths is not None
+    assert scaling.original_context_len is not None
+    original, length = scaling.original_context_len, lengths[..., None]
+    if scaling.kind == "longrope":
+        short, long = (np.array(factors, np.float32) for factors in (scaling.short_factors, scaling.long_factors))
+        return (plain / np.where(length > original, long, short)).astype(np.float32)
+    # Dynamic NTK: θ · stretch^(dim / (dim − 2)), stretch 1 up to the original length.
+    stretch = scaling.factor * np.maximum(length, original) / original - (scaling.factor - 1)
+    log_theta = math.log(rope.theta) + np.log(stretch) * (rope.dim / (rope.dim - 2))
+    return np.exp(-log_theta * exponent).astype(np.float32)

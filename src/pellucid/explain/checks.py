@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pellucid.explain.recompute import norm_of, recompute, values, wide, without_scale_and_shift
-from pellucid.taps import Tap
+from pellucid.operations import Tap
 
 if TYPE_CHECKING:
     from pellucid.explain.trace import Trace

@@ -15,7 +15,7 @@ from pellucid.model.decoder import Decoder, Layer
 from pellucid.model.mlp import MLP
 from pellucid.model.moe import MoE
 from pellucid.model.norm import LayerNorm, RMSNorm
-from pellucid.taps import Tap
+from pellucid.operations import Tap
 
 # Tap name -> (function, a part of the line that occurs in it once). Norms and rotations are their own functions.
 LINES: dict[str, tuple[Callable[..., Any], str]] = {

@@ -32,7 +32,7 @@ from pellucid.model.load import load_decoder
 from pellucid.native.executor import NativeExecutor
 from pellucid.native.pack import formats_of, packed
 from pellucid.native.trace import Tracer
-from pellucid.taps import taps_of
+from pellucid.operations import taps_of
 
 # Of a product's largest value, by the format of its weights: activations are rounded to the precision that goes with
 # it.

@@ -10,7 +10,7 @@ import torch
 from pellucid.explain.code import line_of
 from pellucid.explain.recompute import norm_of
 from pellucid.explain.show.mathml import mathml
-from pellucid.taps import Weight, Words
+from pellucid.operations import Weight, Words
 
 if TYPE_CHECKING:
     from pellucid.explain.trace import Trace

@@ -20,7 +20,7 @@ from pellucid.explain.step import Step, make_step
 from pellucid.model.attend import explicit, sdpa
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
-from pellucid.taps import Tap, taps_of
+from pellucid.operations import Tap, taps_of
 
 if TYPE_CHECKING:
     from pellucid.explain.questions.surprise import Surprise

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pellucid.base.errors import RequestError
 from pellucid.explain.recompute import ACTIVATIONS, angles, mlp, norm_of
-from pellucid.taps import Tap
+from pellucid.operations import Tap
 
 if TYPE_CHECKING:
     from pellucid.explain.trace import Trace

@@ -1,0 +1,41 @@
+"""Activation: what makes a layer more than one linear map; with a gate, the result multiplies a second branch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pellucid.operations.operation import Numbers, Operation, Places, Weights
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+FUNCTIONS = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: x * (1 + _erf(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    "relu": lambda x: np.maximum(x, 0.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation(Operation):
+    """act(g), or gated: act(g) ⊙ u. Source: Hendrycks & Gimpel 2016 (GELU); Shazeer 2020 (gated)."""
+
+    kind = "activation"
+    reads = ("MLPConfig.activation", "MLPConfig.gated")
+
+    function: str
+    gated: bool
+
+    def equation(self, result: str, *inputs: str) -> str:
+        act = rf"\operatorname{{{self.function.removesuffix('_tanh')}}}({inputs[0]})"
+        return rf"{result} = {act}" + (rf" \odot {inputs[1]}" if self.gated else "")
+
+    def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
+        return self.of(inputs[0]) * (inputs[1] if self.gated else 1.0)
+
+    def of(self, x: Numbers) -> Numbers:
+        with np.errstate(over="ignore"):  # exp of a large number is infinite, and what is divided by it 0
+            return FUNCTIONS[self.function](x)

@@ -1,0 +1,85 @@
+"""Experts: the weighted sum of what the chosen MLPs make of a token, and of a shared one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pellucid.config import ExpertsConfig, MLPConfig, mlp_shapes
+from pellucid.operations.activation import Activation
+from pellucid.operations.linear import product
+from pellucid.operations.operation import Numbers, Operation, Places, Weight, Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experts(Operation):
+    """Σ_e w_e · MLP_e(x), + MLP_shared(x), times σ(x W_gᵀ) where that is gated.
+
+    Source: Shazeer et al. 2017; Dai et al. 2024 (DeepSeekMoE) §3.2, shared experts.
+    """
+
+    kind = "experts"
+    reads = (
+        *(f"ExpertsConfig.{name}" for name in ("num_experts", "shared", "shared_gated")),
+        *(f"MLPConfig.{name}" for name in ("d_ff", "activation", "gated", "bias")),
+    )
+
+    name: str  # layers.3.mlp
+    d_model: int
+    mlp: MLPConfig
+    config: ExpertsConfig
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for e in range(self.config.num_experts):
+            shapes |= mlp_shapes(f"{self.name}.experts.{e}.", self.d_model, self.mlp)
+        if self.config.shared:
+            shapes |= mlp_shapes(f"{self.name}.shared.", self.d_model, self.config.shared)
+        if self.config.shared_gated:
+            shapes[f"{self.name}.shared_gate.weight"] = (1, self.d_model)
+        return tuple(Weight(name, shape) for name, shape in shapes.items())
+
+    def equation(self, result: str, *inputs: str) -> str:
+        x, w = inputs
+        latex = rf"{result}_t = \sum_{{e}} {w}_{{t,e}}\, \operatorname{{MLP}}_e({x}_t)"
+        if self.config.shared:
+            gate = rf"\sigma({x}_t W_g^\top)\, " if self.config.shared_gated else ""
+            latex += rf" + {gate}\operatorname{{MLP}}_{{\text{{shared}}}}({x}_t)"
+        return latex
+
+    def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
+        x, shares = inputs
+        y = np.zeros_like(x)
+        for e in range(self.config.num_experts):
+            rows = shares[..., e] != 0
+            if rows.any():
+                y[rows] += shares[..., e][rows][:, None] * self.expert(e, x[rows], weights)
+        return y + self.shared(x, weights) if self.config.shared else y
+
+    def expert(self, e: int, x: Numbers, weights: Weights) -> Numbers:
+        """What one expert makes of rows."""
+        return through(f"{self.name}.experts.{e}", self.mlp, x, weights)
+
+    def shared(self, x: Numbers, weights: Weights) -> Numbers:
+        """What the shared expert makes of rows, as much of it as its gate lets through."""
+        assert self.config.shared
+        made = through(f"{self.name}.shared", self.config.shared, x, weights)
+        if not self.config.shared_gated:
+            return made
+        return made / (1 + np.exp(-product(x, weights[f"{self.name}.shared_gate.weight"])))
+
+
+def through(name: str, mlp: MLPConfig, x: Numbers, weights: Weights) -> Numbers:
+    """What one MLP makes of rows, by its weights."""
+
+    def linear(part: str, x: Numbers) -> Numbers:
+        bias = weights[f"{name}.{part}.bias"] if mlp.bias else None
+        return product(x, weights[f"{name}.{part}.weight"], bias)
+
+    act = Activation(function=mlp.activation, gated=mlp.gated)
+    if mlp.gated:
+        return linear("down_proj", act.of(linear("gate_proj", x)) * linear("up_proj", x))
+    return linear("down_proj", act.of(linear("up_proj", x)))
