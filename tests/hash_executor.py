@@ -58,6 +58,9 @@ class HashLogits:
     def argmax(self) -> np.ndarray:
         return self.rows.argmax(-1)
 
+    def peaks(self) -> np.ndarray:
+        return self.rows.max(-1)
+
 
 class HashExecutor:
     """``before_step`` may raise in the executor's stead, or look at what it is given."""

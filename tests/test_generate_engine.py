@@ -470,7 +470,7 @@ def test_stop_strings_without_a_tokenizer_are_refused_and_ids_are_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_batch": 0}, {"prefill_chunk": 0}, {"max_tokens_per_step": 20}, {"context_len": 65}]
+    "options", [{"max_batch": 0}, {"prefill_chunk": 0}, {"max_tokens_per_step": 20}, {"context_len": 0}]
 )
 def test_an_engine_that_could_not_run_is_refused(options: dict[str, int]) -> None:
     with pytest.raises(RequestError, match=next(iter(options))):

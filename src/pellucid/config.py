@@ -331,6 +331,20 @@ class ModelConfig:
         return len(self.layers)
 
     @property
+    def longest_context(self) -> int:
+        """Tokens that prompt and answer may have together: ``context_len``, or more where rotary scalings stretch it.
+
+        With linear, dynamic and yarn scalings config.json names the length before the stretch, and factor · that is
+        what the model is meant to reach; llama3's and longrope's files name the stretched one. Where a layer rotates
+        without a scaling, or positions come from a table, ``context_len`` it is. Source: vLLM's
+        ``_get_and_verify_max_len``; transformers' modeling_rope_utils ("don't update max_position_embeddings").
+        """
+        ropes = [rope for layer in self.layers if (rope := layer.mixer.rope) is not None]
+        if self.position != "none" or not ropes:
+            return self.context_len
+        return max(self.context_len, min(_stretched(rope.scaling) or self.context_len for rope in ropes))
+
+    @property
     def rotates_by_length(self) -> bool:
         """Whether rotary frequencies depend on how long a request has become (dynamic and longrope scalings)."""
         ropes = (layer.mixer.rope for layer in self.layers)
@@ -348,6 +362,13 @@ class ModelConfig:
                 its = sum(math.prod(shape) for shape in mlp_shapes("", self.d_model, layer.mlp).values())
                 idle += (experts.num_experts - experts.experts_per_token) * its
         return self.num_parameters() - idle
+
+
+def _stretched(scaling: RopeScaling | None) -> int | None:
+    """The context that a scaling is for, where that is not what ``context_len`` says already."""
+    if scaling is None or scaling.kind not in ("linear", "dynamic", "yarn") or scaling.original_context_len is None:
+        return None
+    return min(int(scaling.factor * scaling.original_context_len), MAX_SIZE)
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

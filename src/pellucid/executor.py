@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pellucid.base.errors import NotFiniteError
 from pellucid.config import ModelConfig
 
 
@@ -30,6 +31,10 @@ class Logits(Protocol):
 
     def argmax(self) -> np.ndarray:
         """The index of each row's largest logit, the lowest index on a tie; shape (N,)."""
+        ...
+
+    def peaks(self) -> np.ndarray:
+        """Each row's largest logit, NaN where the row holds one; shape (N,)."""
         ...
 
 
@@ -80,4 +85,10 @@ class Executor(Protocol):
 
     def free(self, slot: int) -> None:
         """Give the slot's memory back."""
+        ...
+
+    def why_not_finite(self, token_ids: Sequence[int]) -> NotFiniteError:
+        """What to say where a step over these tokens gave logits that are NaN or infinite: layer and tensor, where they
+        can be had.
+        """
         ...

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pellucid.base.errors import PellucidError, RequestError
+from pellucid.base.errors import NotFiniteError, RequestError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +281,7 @@ FILTERS: tuple[Filter, ...] = (keep_top_k, keep_top_p, keep_min_p)
 def sample(logits: np.ndarray, state: SamplingState) -> int:
     """The next token for one row of logits, (V,). The caller appends it to the state.
 
-    Raises: PellucidError where a logit is not a number, RequestError where ``logit_bias`` leaves no token.
+    Raises: NotFiniteError where a logit is not a number, RequestError where ``logit_bias`` leaves no token.
     """
     for rule in PENALTIES:
         logits = rule(logits, state)
@@ -290,7 +290,7 @@ def sample(logits: np.ndarray, state: SamplingState) -> int:
         if logits[best] == -math.inf:
             raise RequestError("no token is left to choose", remedy="logit_bias forbids them all")
         remedy = "the weights are damaged, or too large for this dtype; try dtype='float32'"
-        raise PellucidError("the model's logits are not finite", received=float(logits[best]), remedy=remedy)
+        raise NotFiniteError("the model's logits are not finite", received=float(logits[best]), remedy=remedy)
     if state.params.greedy:
         return best
     logits, ids = apply_temperature(logits, state), None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pellucid.base.errors import RequestError
 from pellucid.cli.runs import options
 
 if TYPE_CHECKING:
@@ -49,7 +50,12 @@ class Facts:
         self.checkpoint, self.config = checkpoint, checkpoint.config
         self.weights = weights_of(checkpoint)
         self.groups = layer_groups(self.weights)
-        self.context_len = min(context_len or self.config.context_len, self.config.context_len)
+        longest = self.config.longest_context
+        if context_len is not None and context_len > longest and self.config.position != "none":
+            raise RequestError(
+                "the model has no row for this position", expected=f"at most {longest}", received=context_len
+            )
+        self.context_len = context_len or longest
         self.tokenizer = describe_tokenizer(checkpoint)
         self.native_lacks = supports(self.config)
 

@@ -37,7 +37,7 @@ class DraftModel:
 
     def __init__(self, executor: Executor, most: int = 7, *, max_slots: int = 16) -> None:
         self.executor, self.most, self.max_slots = executor, check_most(most), max_slots
-        self.context_len, self.vocab_size = executor.config.context_len, executor.config.vocab_size
+        self.context_len, self.vocab_size = executor.config.longest_context, executor.config.vocab_size
         self._slots = Slots(executor, self.context_len, chunk=None)
         self._drafts: dict[Sequence, _Draft] = {}
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Generator, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pellucid.base.errors import RequestError
+from pellucid.base.errors import NotFiniteError, RequestError
+from pellucid.base.notice import notice
 from pellucid.defaults import AnswerDefaults
 from pellucid.executor import Executor, Logits, StepInput
 from pellucid.generate.request import Request
@@ -27,6 +29,21 @@ if TYPE_CHECKING:
 # Rows beyond which a step computes no guesses. On a CPU, a row costs nearly as much beside sixteen others as it would
 # by itself.
 GUESSING_ROWS = 16
+MAX_CONTEXT = 2**30
+
+
+@dataclass(frozen=True)
+class Best:
+    """The largest logit of each row."""
+
+    token_ids: np.ndarray
+    values: np.ndarray
+
+    def token(self, row: int) -> int:
+        """Raises: NotFiniteError, where the row holds a NaN or an infinity (or nothing but −∞)."""
+        if not math.isfinite(self.values[row]):
+            raise NotFiniteError("the model's logits are not finite", received=float(self.values[row]))
+        return int(self.token_ids[row])
 
 
 class Engine:
@@ -42,8 +59,8 @@ class Engine:
 
     ``max_batch``: answers written at a time, and slots in all. ``prefill_chunk``: tokens of a prompt computed in one
     step; None: 512, or 128 where only whole chunks can be reused. ``max_tokens_per_step``: tokens of all requests in
-    one step; more than its least lets several prompts advance together. ``context_len``: a context shorter than the
-    model's own, to save memory. ``speculate``: guesses tokens ahead (``PromptLookup``, ``DraftModel``). With a
+    one step; more than its least lets several prompts advance together. ``context_len``: tokens of prompt and answer
+    together; None: as many as the model was made for (``ModelConfig.longest_context``). ``speculate``: guesses tokens ahead (``PromptLookup``, ``DraftModel``). With a
     tokenizer, events carry text. ``defaults`` is what the checkpoint asks for where a request says nothing.
     """
 
@@ -59,26 +76,26 @@ class Engine:
         reuse: bool = True,
         speculate: Speculator | None = None,
     ) -> None:
-        by_length = executor.config.rotates_by_length
+        config = executor.config
+        made_for, by_length = config.longest_context, config.rotates_by_length
+        # a table of positions has so many rows; rotary angles can be computed for any
+        longest = made_for if config.position != "none" else MAX_CONTEXT
+        _check("context_len", made_for if context_len is None else context_len, 1, longest)
+        if context_len is not None and context_len > made_for:
+            notice(f"a context of {context_len:,} tokens is more than the {made_for:,} that this model was made for")
+        self.context_len = context_len or made_for
         if by_length:  # a prompt's frequencies follow from its whole length, so it is computed whole
-            prefill_chunk = executor.config.context_len
+            prefill_chunk = self.context_len
         elif prefill_chunk is None:
             prefill_chunk = 128 if executor.splits_matter else 512
         if speculate is not None:
-            speculate.check(executor.config)
+            speculate.check(config)
         least = (max_batch if speculate is None else max(max_batch, GUESSING_ROWS)) + prefill_chunk
         _check("max_batch", max_batch, 1)
         _check("prefill_chunk", prefill_chunk, 1)
         _check("max_tokens_per_step", least if max_tokens_per_step is None else max_tokens_per_step, least)
-        _check(
-            "context_len",
-            executor.config.context_len if context_len is None else context_len,
-            1,
-            executor.config.context_len,
-        )
         self.executor, self.tokenizer = executor, tokenizer
-        self.defaults = AnswerDefaults.of(executor.config, executor.generation_config, tokenizer)
-        self.context_len = context_len or executor.config.context_len
+        self.defaults = AnswerDefaults.of(config, executor.generation_config, tokenizer)
         self._speculate, self._reuse = speculate, reuse
         self._scheduler = Scheduler(max_batch, prefill_chunk, max_tokens_per_step or least)
         self._slots = Slots(executor, self.context_len, prefill_chunk if by_length or executor.splits_matter else None)
@@ -196,7 +213,7 @@ class Engine:
         """The next tokens of every sequence whose prompt is complete."""
         choosing = [sequence for sequence, given in batch if given.wanted]  # in the order of their rows
         rows = logits.numpy() if any(sequence.needs_logits for sequence in choosing) else None
-        best = None if all(sequence.needs_logits for sequence in choosing) else logits.argmax()
+        best = None if all(sequence.needs_logits for sequence in choosing) else Best(logits.argmax(), logits.peaks())
         row = 0
         for sequence, given in batch:
             if sequence.in_prefill:
@@ -207,7 +224,7 @@ class Engine:
                 self._follow(sequence, row, rows, best)
             row += len(given.wanted)
 
-    def _follow(self, sequence: Sequence, row: int, rows: np.ndarray | None, best: np.ndarray | None) -> None:
+    def _follow(self, sequence: Sequence, row: int, rows: np.ndarray | None, best: Best | None) -> None:
         """The token after the last, and those after the guesses as long as these are right; what was computed for wrong
         ones is taken back.
         """
@@ -225,7 +242,7 @@ class Engine:
         if right < len(guess) and sequence.slot is not None:
             self.executor.truncate(sequence.slot, sequence.computed)
 
-    def _choose_one(self, sequence: Sequence, row: int, rows: np.ndarray | None, best: np.ndarray | None) -> int | None:
+    def _choose_one(self, sequence: Sequence, row: int, rows: np.ndarray | None, best: Best | None) -> int | None:
         """Choose a token by its row of logits, or their argmax. A sequence that fails (say, in its detokenizer) fails
         alone.
         """
@@ -234,7 +251,10 @@ class Engine:
                 event = sequence.choose(rows[row])
             else:
                 assert best is not None
-                event = sequence.accept(int(best[row]))
+                event = sequence.accept(best.token(row))
+        except NotFiniteError:
+            ids = sequence.all_ids[: sequence.computed].tolist()
+            event = sequence.abandon("error", self.executor.why_not_finite(ids))
         except Exception as error:
             event = sequence.abandon("error", error)
         self._events.append(event)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.base.errors import ContextLengthError, RequestError
+from pellucid.base.errors import ContextLengthError, NotFiniteError, RequestError
 from pellucid.config import ModelConfig
 from pellucid.executor import StepInput
 from pellucid.model.attend import sdpa
@@ -23,6 +23,8 @@ from pellucid.model.cache import Cache
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.model.invariant import padded_rows
+
+MAX_SEARCHED = 2048  # tokens whose every value is looked at for one that is not finite: scores grow with the square
 
 
 @dataclass
@@ -36,6 +38,9 @@ class TorchLogits:
 
     def argmax(self) -> np.ndarray:
         return self.tensor.argmax(-1).cpu().numpy()
+
+    def peaks(self) -> np.ndarray:
+        return self.tensor.amax(-1).float().cpu().numpy()
 
 
 @dataclass
@@ -134,6 +139,12 @@ class TorchExecutor:
         for given in inputs:
             self._caches[given.slot].advance(len(given.token_ids))
         return TorchLogits(self.decoder.logits(hidden[wanted], ctx))
+
+    def why_not_finite(self, token_ids: Sequence[int]) -> NotFiniteError:
+        from pellucid.model.finite import first_not_finite
+
+        place = first_not_finite(self.decoder, token_ids[:MAX_SEARCHED])
+        return NotFiniteError("the model's logits are not finite") if place is None else place.error()
 
     @property
     def splits_matter(self) -> bool:

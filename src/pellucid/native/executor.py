@@ -15,7 +15,14 @@ import numpy as np
 
 from pellucid import __version__
 from pellucid.base.array import Array
-from pellucid.base.errors import ConfigError, ContextLengthError, PellucidError, RequestError, UnsupportedError
+from pellucid.base.errors import (
+    ConfigError,
+    ContextLengthError,
+    NotFiniteError,
+    PellucidError,
+    RequestError,
+    UnsupportedError,
+)
 from pellucid.base.files import atomic_write, read_json, write_json
 from pellucid.config import ModelConfig
 from pellucid.executor import StepInput
@@ -38,6 +45,9 @@ class NativeLogits:
 
     def argmax(self) -> np.ndarray:
         return self.values.argmax(-1)
+
+    def peaks(self) -> np.ndarray:
+        return self.values.max(-1)
 
 
 @dataclass
@@ -245,6 +255,11 @@ class NativeExecutor:
             self._model, len(ids), *rows, len(wanted), wanted.ctypes.data, logits.ctypes.data
         )
         assert code == 0, f"a step that was checked failed with code {code}"
+
+    def why_not_finite(self, token_ids: Sequence[int]) -> NotFiniteError:
+        return NotFiniteError(
+            "the model's logits are not finite", where="native", remedy="--executor torch names the layer and tensor"
+        )
 
     def trace_to(self, path: bytes | None) -> int:
         """Where a program that was compiled with -DTRACE writes its taps from now on; 0 where it can."""

@@ -33,7 +33,9 @@ POSITIONS = {
 
 def describe(config: ModelConfig) -> list[tuple[str, str]]:
     """(part, words) in the order in which a token meets them."""
-    lines = [("text", f"a vocabulary of {config.vocab_size:,} tokens; up to {config.context_len:,} tokens at a time")]
+    lines = [
+        ("text", f"a vocabulary of {config.vocab_size:,} tokens; up to {config.longest_context:,} tokens at a time")
+    ]
     lines.append(("stream", f"{config.num_layers} layers, {config.d_model:,} numbers wide; {_order(config)}"))
     if POSITIONS[config.position]:
         lines.append(("positions", POSITIONS[config.position]))
