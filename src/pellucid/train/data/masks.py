@@ -12,12 +12,13 @@ no single text holds all answers as the model will have to give them, and each a
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Any
 
-from pellucid.base.errors import PellucidError
+from pellucid.base.errors import PellucidError, TokenizerError
 from pellucid.text.chat import ChatOptions, NativeChat, RenderedChat, choose_template, encode_chat, render_chats
 from pellucid.text.encoding import Encoded
 from pellucid.text.tokenizer import Tokenizer, check_text
@@ -26,6 +27,9 @@ from pellucid.train.data.sources import DataError
 
 # As transformers looks for it (utils/chat_template_utils.py).
 _MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+# Stands within a stop token's text that an answer quotes, while a template writes it, so that the quotation becomes
+# ordinary tokens. Private use: no text of ours holds it.
+_CUT = "\uf8e7"
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,9 @@ class Masked:
 
     ids: list[int]
     learned: list[bool]
+
+    def __iter__(self) -> Iterator[tuple[int, bool]]:
+        return zip(self.ids, self.learned, strict=True)
 
 
 class Masking:
@@ -49,6 +56,8 @@ class Masking:
     ) -> None:
         self.tokenizer, self.chat_template, self.template_kwargs = tokenizer, chat_template, template_kwargs
         self.stop_token_ids = {*stop_token_ids, *tokenizer.stop_token_ids}
+        texts = (tokenizer.decode([stop]).strip() for stop in self.stop_token_ids if stop < len(tokenizer))
+        self._stop_texts = sorted({text for text in texts if len(text) > 1}, key=len, reverse=True)
 
     @property
     def has_chat_format(self) -> bool:
@@ -99,7 +108,8 @@ class Masking:
         chosen, rejected = (self.tokens(ending, where) for ending in (pair.chosen, pair.rejected))
         if len(chosen) > 1 or len(rejected) > 1:
             raise DataError(
-                "the chat template writes these answers differently once another follows, so they cannot be compared as one ending",
+                "the chat template writes these answers differently once another follows, so they cannot be compared as"
+                " one ending",
                 where=where,
                 remedy="end the prompt before the last answer",
             )
@@ -134,38 +144,101 @@ class Masking:
     # --- conversations -----------------------------------------------------------------------------------------------
 
     def _conversation(self, chat: Conversation, where: str) -> list[Masked]:
-        first = max(chat.given, 1)  # what the assistant says before anybody asked cannot be asked for
-        answers = [
-            place for place, message in enumerate(chat.messages) if message["role"] == "assistant" and place >= first
-        ]
-        if not answers:
+        if not chat.assistant:
             raise DataError(
                 "the assistant says nothing in this conversation",
                 where=where,
                 expected='a message whose role is "assistant"',
             )
         template = choose_template(self.tokenizer, self.chat_template, bool(chat.tools))
+        chat = chat if template is None else self._with_quotations_cut(chat, where)
         if template is not None and _MARKS.search(template):
-            return [self._marked(chat)]
+            sequences = [self._marked(chat)]
+        else:
+            sequences = self._by_prefixes(chat, where)
+        self._check_said(sequences, chat, where)
+        return sequences
+
+    def _by_prefixes(self, chat: Conversation, where: str) -> list[Masked]:
         whole = self._write(chat.messages, chat.tools)
         together = Masked(whole.ids, [False] * len(whole.ids))
-        for place in answers:
+        for place in chat.answers:
             span = self._span_in(whole, chat, place)
             if span is None:
                 break
             together.learned[slice(*span)] = [True] * (span[1] - span[0])
         else:
             return [self._stopped(together)]
-        return [self._alone(chat, place, where) for place in answers]
+        return [self._alone(chat, place, where) for place in chat.answers]
 
     def _marked(self, chat: Conversation) -> Masked:
         """By ``{% generation %}``: the tokens that share a character with what its blocks wrote."""
         whole = self._render(chat.messages, chat.tools, assistant_mask=True)
-        if chat.given:
-            before = self._render(chat.messages[: chat.given], chat.tools, assistant_mask=True)
-            whole = RenderedChat(whole.text, list(whole.assistant_spans)[len(before.assistant_spans) :])
-        encoded, mask = encode_chat(self.tokenizer, whole, with_mask=True)
-        return Masked(encoded.ids, [bool(one) for one in mask])
+        spans = list(whole.assistant_spans)
+        every = [place for place, message in enumerate(chat.messages) if message["role"] == "assistant"]
+        for place in sorted({*every} - {*chat.answers}, reverse=True):  # the blocks of what is not learned
+            first, end = (
+                len(self._render(chat.messages[:stop], chat.tools, assistant_mask=True).assistant_spans)
+                for stop in (place, place + 1)
+            )
+            del spans[first:end]
+        whole, cuts = _uncut(replace(whole, assistant_spans=spans))
+        written = _Written(self.tokenizer, whole, cuts)
+        mask = encode_chat(self.tokenizer, replace(whole, encoded=written.encoded), with_mask=True)[1]
+        return Masked(written.ids, [bool(one) for one in mask])
+
+    def _with_quotations_cut(self, chat: Conversation, where: str) -> Conversation:
+        """The answers that are learned, with a cut in each stop token's text that they quote: an answer that speaks of
+        ``<|im_end|>`` would else be learned up to there. At an answer's end it is what it says, an end.
+        """
+        messages = list(chat.messages)
+        for place in chat.answers:
+            message = messages[place]
+            content = body = message["content"]
+            while end := next((stop for stop in self._stop_texts if body.rstrip().endswith(stop)), None):
+                body = body.rstrip().removesuffix(end)
+            cut = body
+            for stop in self._stop_texts:
+                cut = cut.replace(stop, stop[0] + _CUT + stop[1:])
+            if _CUT in content:
+                raise DataError(f"the character U+{ord(_CUT):X} has no place in a text", where=where)
+            if cut != body:
+                messages[place] = {**message, "content": cut + content[len(body) :]}
+            for name, text in _texts_in(message, but=("role", "content")):
+                if stop := next((stop for stop in self._stop_texts if stop in text), None):
+                    raise DataError(
+                        f"{name} quotes {stop}, which ends an answer: it would be learned up to there",
+                        where=f"{where}, message {place + 1}",
+                        remedy="leave the record out, or write the token otherwise",
+                    )
+        return replace(chat, messages=messages)
+
+    def _check_said(self, sequences: Sequence[Masked], chat: Conversation, where: str) -> None:
+        """Raises: DataError where the template leaves out what an answer says, or the tools that it calls."""
+        for one in sequences:
+            if any(one.learned) and {id for id, learned in one if learned} <= self.stop_token_ids:
+                raise DataError(
+                    "of what the assistant says here only its end is learned: the chat template does not write it",
+                    where=where,
+                    remedy="--chat-template FILE with one that does",
+                )
+        calls = [call["function"] for place in chat.answers for call in chat.messages[place].get("tool_calls", ())]
+        if not calls:
+            return
+        learned = self.tokenizer.decode([id for one in sequences for id, is_learned in one if is_learned])
+        for place in chat.answers:  # what is said beside a call may have its words by chance
+            learned = learned.replace(chat.messages[place]["content"].replace(_CUT, "").strip() or "\0", "")
+        for call in calls:
+            arguments = call["arguments"] if isinstance(call["arguments"], Mapping) else {}
+            for name in (call["name"], *map(str, arguments)):
+                if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", learned) is None:
+                    raise DataError(
+                        f"the assistant calls {call['name']} here, and the chat template does not write the call",
+                        where=where,
+                        expected=f"{name!r} in what is learned",
+                        received=repr(learned[:80]),
+                        remedy="--chat-template FILE with one that writes tool_calls, or leave such records out",
+                    )
 
     def _span_in(self, whole: _Written, chat: Conversation, place: int) -> tuple[int, int] | None:
         """The tokens of the answer at ``place`` in the whole conversation; None where it is not written there as it
@@ -194,10 +267,11 @@ class Masking:
         start = answered.after(asked)
         if start is None:
             raise DataError(
-                "the chat template writes this conversation differently when it asks for an answer and when it has it, so the answer's tokens"
-                " cannot be told from the question's",
+                "the chat template writes this conversation differently when it asks for an answer and when it has it,"
+                " so the answer's tokens cannot be told from the question's",
                 where=f"{where}, message {place + 1}",
-                remedy="--chat-template FILE with a template that marks answers with {% generation %}; or leave out the system message or tools",
+                remedy="--chat-template FILE with a template that marks answers with {% generation %};"
+                " or leave out the system message or tools",
             )
         stop = self._stop_in(answered.ids, start) or len(answered.ids)
         return self._stopped(Masked(answered.ids[:stop], [start <= index for index in range(stop)]))
@@ -214,7 +288,7 @@ class Masking:
         return Masked([*masked.ids, eos], [*masked.learned, True])
 
     def _write(self, messages: Sequence[Message], tools: list[Any] | None, *, ask: bool = False) -> _Written:
-        return _Written(self.tokenizer, self._render(messages, tools, ask=ask))
+        return _Written(self.tokenizer, *_uncut(self._render(messages, tools, ask=ask)))
 
     def _render(
         self, messages: Sequence[Message], tools: list[Any] | None, *, ask: bool = False, assistant_mask: bool = False
@@ -229,18 +303,64 @@ class Masking:
         return render_chats(self.tokenizer, messages, options)[0][0]
 
 
-class _Written:
-    """A conversation as its format writes it: as text, or as ids where the format is the model's own."""
+def _uncut(chat: RenderedChat) -> tuple[RenderedChat, list[int]]:
+    """The text without the cuts, and the places where they were."""
+    if _CUT not in chat.text:
+        return chat, []
+    pieces = chat.text.split(_CUT)
+    cuts = list(accumulate(map(len, pieces[:-1])))
 
-    def __init__(self, tokenizer: Tokenizer, chat: RenderedChat) -> None:
-        self.tokenizer, self.chat = tokenizer, chat
+    def place(at: int) -> int:
+        return at - chat.text.count(_CUT, 0, at)
+
+    spans = [(place(start), place(end)) for start, end in chat.assistant_spans]
+    return replace(chat, text="".join(pieces), assistant_spans=spans), cuts
+
+
+def _texts_in(value: Any, *, but: Collection[str] = (), name: str = "the message") -> Iterator[tuple[str, str]]:
+    """Every text within a message, and the key that it stands under."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            if key not in but:
+                yield from _texts_in(part, name=str(key))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts_in(part, name=name)
+
+
+class _Written:
+    """A conversation as its format writes it: as text, or as ids where the format is the model's own. At ``cuts`` the
+    text is encoded in pieces, so that no token reaches over them.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, chat: RenderedChat, cuts: Sequence[int] = ()) -> None:
+        self.tokenizer, self.chat, self.cuts = tokenizer, chat, cuts
         self._encoded: Encoded | None = chat.encoded
 
     @property
     def encoded(self) -> Encoded:
         if self._encoded is None:
-            self._encoded = encode_chat(self.tokenizer, self.chat, with_mask=True)[0]
+            self._encoded = (
+                self._in_pieces() if self.cuts else encode_chat(self.tokenizer, self.chat, with_mask=True)[0]
+            )
         return self._encoded
+
+    def _in_pieces(self) -> Encoded:
+        """Raises: DataError where the tokenizer writes a piece otherwise than the same text within a longer one."""
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        for start, end in pairwise((0, *self.cuts, len(self.chat.text))):
+            piece = encode_chat(self.tokenizer, RenderedChat(self.chat.text[start:end]), with_mask=True)[0]
+            ids += piece.ids
+            offsets += [(start + first, start + last) for first, last in piece.offsets or []]
+        if self.tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip() != self.chat.text.strip():
+            raise TokenizerError(
+                "an answer quotes a stop token, and this tokenizer cannot write one as ordinary text",
+                remedy="leave the record out, or write the token otherwise",
+            )
+        return Encoded(ids, offsets)
 
     @property
     def ids(self) -> list[int]:
