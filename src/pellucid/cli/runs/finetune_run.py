@@ -1,5 +1,4 @@
-"""What ``pellucid finetune`` brings to a run: a model that can do something already, and examples of what it should do.
-"""
+"""What ``pellucid finetune`` brings to a run: a model that can do something, and examples of what it should do."""
 
 from __future__ import annotations
 

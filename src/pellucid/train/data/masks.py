@@ -14,22 +14,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Any
 
-from pellucid.base.errors import PellucidError, TokenizerError
+from pellucid.base.errors import PellucidError
 from pellucid.text.chat import ChatOptions, NativeChat, RenderedChat, choose_template, encode_chat, render_chats
-from pellucid.text.encoding import Encoded
 from pellucid.text.tokenizer import Tokenizer, check_text
 from pellucid.train.data.examples import Completion, Conversation, Example, Instruction, Message, Pair, Text
 from pellucid.train.data.sources import DataError
+from pellucid.train.data.written import CUT, Written, cut_quotations, texts_in, uncut
 
 # As transformers looks for it (utils/chat_template_utils.py).
 _MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
-# Stands within a stop token's text that an answer quotes, while a template writes it, so that the quotation becomes
-# ordinary tokens. Private use: no text of ours holds it.
-_CUT = "\uf8e7"
 
 
 @dataclass(frozen=True)
@@ -182,8 +178,8 @@ class Masking:
                 for stop in (place, place + 1)
             )
             del spans[first:end]
-        whole, cuts = _uncut(replace(whole, assistant_spans=spans))
-        written = _Written(self.tokenizer, whole, cuts)
+        whole, cuts = uncut(replace(whole, assistant_spans=spans))
+        written = Written(self.tokenizer, whole, cuts)
         mask = encode_chat(self.tokenizer, replace(whole, encoded=written.encoded), with_mask=True)[1]
         return Masked(written.ids, [bool(one) for one in mask])
 
@@ -194,17 +190,11 @@ class Masking:
         messages = list(chat.messages)
         for place in chat.answers:
             message = messages[place]
-            content = body = message["content"]
-            while end := next((stop for stop in self._stop_texts if body.rstrip().endswith(stop)), None):
-                body = body.rstrip().removesuffix(end)
-            cut = body
-            for stop in self._stop_texts:
-                cut = cut.replace(stop, stop[0] + _CUT + stop[1:])
-            if _CUT in content:
-                raise DataError(f"the character U+{ord(_CUT):X} has no place in a text", where=where)
-            if cut != body:
-                messages[place] = {**message, "content": cut + content[len(body) :]}
-            for name, text in _texts_in(message, but=("role", "content")):
+            content = message["content"]
+            if CUT in content:
+                raise DataError(f"the character U+{ord(CUT):X} has no place in a text", where=where)
+            messages[place] = {**message, "content": cut_quotations(content, self._stop_texts)}
+            for name, text in texts_in(message, but=("role", "content")):
                 if stop := next((stop for stop in self._stop_texts if stop in text), None):
                     raise DataError(
                         f"{name} quotes {stop}, which ends an answer: it would be learned up to there",
@@ -227,7 +217,7 @@ class Masking:
             return
         learned = self.tokenizer.decode([id for one in sequences for id, is_learned in one if is_learned])
         for place in chat.answers:  # what is said beside a call may have its words by chance
-            learned = learned.replace(chat.messages[place]["content"].replace(_CUT, "").strip() or "\0", "")
+            learned = learned.replace(chat.messages[place]["content"].replace(CUT, "").strip() or "\0", "")
         for call in calls:
             arguments = call["arguments"] if isinstance(call["arguments"], Mapping) else {}
             for name in (call["name"], *map(str, arguments)):
@@ -240,7 +230,7 @@ class Masking:
                         remedy="--chat-template FILE with one that writes tool_calls, or leave such records out",
                     )
 
-    def _span_in(self, whole: _Written, chat: Conversation, place: int) -> tuple[int, int] | None:
+    def _span_in(self, whole: Written, chat: Conversation, place: int) -> tuple[int, int] | None:
         """The tokens of the answer at ``place`` in the whole conversation; None where it is not written there as it
         will be asked for.
         """
@@ -287,8 +277,8 @@ class Masking:
             return masked
         return Masked([*masked.ids, eos], [*masked.learned, True])
 
-    def _write(self, messages: Sequence[Message], tools: list[Any] | None, *, ask: bool = False) -> _Written:
-        return _Written(self.tokenizer, *_uncut(self._render(messages, tools, ask=ask)))
+    def _write(self, messages: Sequence[Message], tools: list[Any] | None, *, ask: bool = False) -> Written:
+        return Written(self.tokenizer, *uncut(self._render(messages, tools, ask=ask)))
 
     def _render(
         self, messages: Sequence[Message], tools: list[Any] | None, *, ask: bool = False, assistant_mask: bool = False
@@ -301,78 +291,3 @@ class Masking:
             template_kwargs=self.template_kwargs,
         )
         return render_chats(self.tokenizer, messages, options)[0][0]
-
-
-def _uncut(chat: RenderedChat) -> tuple[RenderedChat, list[int]]:
-    """The text without the cuts, and the places where they were."""
-    if _CUT not in chat.text:
-        return chat, []
-    pieces = chat.text.split(_CUT)
-    cuts = list(accumulate(map(len, pieces[:-1])))
-
-    def place(at: int) -> int:
-        return at - chat.text.count(_CUT, 0, at)
-
-    spans = [(place(start), place(end)) for start, end in chat.assistant_spans]
-    return replace(chat, text="".join(pieces), assistant_spans=spans), cuts
-
-
-def _texts_in(value: Any, *, but: Collection[str] = (), name: str = "the message") -> Iterator[tuple[str, str]]:
-    """Every text within a message, and the key that it stands under."""
-    if isinstance(value, str):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
-            if key not in but:
-                yield from _texts_in(part, name=str(key))
-    elif isinstance(value, list):
-        for part in value:
-            yield from _texts_in(part, name=name)
-
-
-class _Written:
-    """A conversation as its format writes it: as text, or as ids where the format is the model's own. At ``cuts`` the
-    text is encoded in pieces, so that no token reaches over them.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, chat: RenderedChat, cuts: Sequence[int] = ()) -> None:
-        self.tokenizer, self.chat, self.cuts = tokenizer, chat, cuts
-        self._encoded: Encoded | None = chat.encoded
-
-    @property
-    def encoded(self) -> Encoded:
-        if self._encoded is None:
-            self._encoded = (
-                self._in_pieces() if self.cuts else encode_chat(self.tokenizer, self.chat, with_mask=True)[0]
-            )
-        return self._encoded
-
-    def _in_pieces(self) -> Encoded:
-        """Raises: DataError where the tokenizer writes a piece otherwise than the same text within a longer one."""
-        ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
-        for start, end in pairwise((0, *self.cuts, len(self.chat.text))):
-            piece = encode_chat(self.tokenizer, RenderedChat(self.chat.text[start:end]), with_mask=True)[0]
-            ids += piece.ids
-            offsets += [(start + first, start + last) for first, last in piece.offsets or []]
-        if self.tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip() != self.chat.text.strip():
-            raise TokenizerError(
-                "an answer quotes a stop token, and this tokenizer cannot write one as ordinary text",
-                remedy="leave the record out, or write the token otherwise",
-            )
-        return Encoded(ids, offsets)
-
-    @property
-    def ids(self) -> list[int]:
-        return self.encoded.ids
-
-    def after(self, beginning: _Written) -> int | None:
-        """The first token that is not all of ``beginning``; None where this begins otherwise."""
-        if self.chat.encoded is not None:
-            length = len(beginning.ids)
-            return length if self.ids[:length] == beginning.ids else None
-        length = len(beginning.chat.text)
-        if not self.chat.text.startswith(beginning.chat.text):
-            return None
-        offsets = self.encoded.offsets or []
-        return next((index for index, (_, end) in enumerate(offsets) if end > length), len(offsets))
