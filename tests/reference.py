@@ -94,6 +94,8 @@ def _as_glm(decoder: Decoder, theirs: dict[str, Tensor]) -> tuple:
 
     config, attention = decoder.config, decoder.config.layers[0].mixer
     assert attention.rope
+    rope, partial = attention.rope, attention.rope.dim / attention.head_dim
+    scaling = {"rope_type": "linear", "factor": rope.scaling.factor} if rope.scaling else {"rope_type": "default"}
     glm = transformers.GlmConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.d_model,
@@ -102,7 +104,7 @@ def _as_glm(decoder: Decoder, theirs: dict[str, Tensor]) -> tuple:
         num_attention_heads=attention.num_heads,
         num_key_value_heads=attention.num_kv_heads,
         head_dim=attention.head_dim,
-        rope_parameters={"rope_type": "default", "rope_theta": attention.rope.theta, "partial_rotary_factor": 0.5},
+        rope_parameters=scaling | {"rope_theta": attention.rope.theta, "partial_rotary_factor": partial},
         rms_norm_eps=next(iter(config.layers[0].norms.values())).eps,
         attention_bias=attention.qkv_bias,
         tie_word_embeddings=config.tie_embeddings,

@@ -110,13 +110,6 @@ def ones(*shape: int) -> Array:
     return Array.from_numpy(np.ones(shape, np.float32))
 
 
-def test_with_tied_embeddings_a_head_in_the_file_is_left_unread(tmp_path: Path):
-    write(tmp_path, extra={"lm_head.weight": ones(96, 32)}, tie_word_embeddings=True)
-    checkpoint = open_checkpoint(tmp_path)
-    assert "lm_head.weight" in checkpoint.stored
-    assert "lm_head.weight" not in checkpoint.weights
-
-
 def test_a_missing_head_is_named_with_the_remedy(tmp_path: Path):
     write(tmp_path, tie_word_embeddings=False, without=("lm_head.weight",))
     with pytest.raises(WeightsError, match=r"lm_head\.weight is missing[\s\S]*set tie_word_embeddings to true"):

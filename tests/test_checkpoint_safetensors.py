@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pellucid.base.array import STORAGE, Array
-from pellucid.base.errors import CheckpointError, PellucidError, UnsupportedError, WeightsError
+from pellucid.base.errors import CheckpointError, PellucidError, UnsupportedError
 from pellucid.checkpoint.lazy import Lazy
 from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.checkpoint.safetensors_write import save_safetensors
@@ -271,13 +271,12 @@ def test_a_link_to_another_repositorys_files_is_refused(tmp_path: Path):
         open_sharded(index, SafetensorsFile)
 
 
-def test_an_index_and_files_that_disagree_are_refused(tmp_path: Path):
+def test_an_index_and_files_that_disagree_are_named_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     index = sharded(tmp_path)
-    with pytest.raises(WeightsError, match=f"{SECOND} lacks a2"):
-        open_sharded(rewrite(index, a0=FIRST, a1=SECOND, a2=SECOND), SafetensorsFile)
+    assert set(open_sharded(rewrite(index, a0=FIRST, a1=SECOND, a2=SECOND), SafetensorsFile)[0]) == {"a0", "a1"}
+    assert "lack a2" in capsys.readouterr().err
     save_safetensors(tmp_path / "two.safetensors", {"b0": numbers((4,)), "b1": numbers((4,))})
-    with pytest.raises(WeightsError, match=r"two\.safetensors holds b1, which the index does not"):
-        open_sharded(rewrite(index, b0="two.safetensors"), SafetensorsFile)
+    assert set(open_sharded(rewrite(index, b0="two.safetensors"), SafetensorsFile)[0]) == {"b0", "b1"}
     with pytest.raises(CheckpointError, match=r"gone\.safetensors is missing"):
         open_sharded(rewrite(index, a0="gone.safetensors"), SafetensorsFile)
     for damaged in ("[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', '{"weight_map": ["a"]}', "{"):

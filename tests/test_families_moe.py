@@ -147,15 +147,8 @@ def write_gguf(path: Path, family: str, *, experts_as: str | None = None, **chan
     weights.
     """
     its, arch = FAMILIES[family], SPARSE[family]
-    config = its.config(
-        its.TINY
-        | {
-            "moe_intermediate_size": 64,
-            "intermediate_size": 64,
-            "shared_expert_intermediate_size": 96,
-            "mlp_only_layers": [],
-        }
-    )
+    changed_keys = {"moe_intermediate_size": 64, "shared_expert_intermediate_size": 96, "mlp_only_layers": []}
+    config = its.config(its.TINY | {"intermediate_size": 64} | {k: v for k, v in changed_keys.items() if k in its.TINY})
     layer, rng = config.layers[0], np.random.default_rng(0)
     assert layer.experts
     ours = {

@@ -103,7 +103,8 @@ class MergedWeights(Weights):
     """A model's weights with W + scale · B A in place of those that are adapted, each made when it is asked for."""
 
     def __init__(self, base: Weights, updates: Mapping[str, Update]) -> None:
-        self._base, self._updates, self.stored_names = base, updates, base.stored_names
+        self._base, self._updates = base, updates
+        self.config, self.stored_names = base.config, base.stored_names
         Lazy.__init__(self, {})
 
     def __getitem__(self, name: str) -> Array:

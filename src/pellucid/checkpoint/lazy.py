@@ -8,10 +8,13 @@ from pellucid.base.array import Array
 
 
 class Lazy(Mapping[str, Array]):
-    """Names, and for each a call that makes its Array: most often a view of a mapped file, which costs nothing."""
+    """Names, and for each a call that makes its Array: most often a view of a mapped file, which costs nothing.
 
-    def __init__(self, make: Mapping[str, Callable[[], Array]]) -> None:
-        self._make = make
+    ``aliases`` are other names of what is here, → the name it is here under.
+    """
+
+    def __init__(self, make: Mapping[str, Callable[[], Array]], aliases: Mapping[str, str] | None = None) -> None:
+        self._make, self.aliases = make, aliases or {}
 
     def __getitem__(self, name: str) -> Array:
         return self._make[name]()

@@ -15,6 +15,7 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, ModelNotFoundError, PellucidError, UnsupportedError
 from pellucid.base.files import read_json
+from pellucid.base.notice import notice
 from pellucid.checkpoint import llama2c
 from pellucid.checkpoint.distributed import DistributedTensors, model_weights
 from pellucid.checkpoint.find import Found, Kind, find
@@ -25,7 +26,8 @@ from pellucid.checkpoint.shards import inside, open_sharded
 from pellucid.checkpoint.torch_bin import open_torch_bin
 from pellucid.checkpoint.weights import Weights
 from pellucid.config import ModelConfig
-from pellucid.families import family_of, family_of_gguf
+from pellucid.families import family_of, family_of_gguf, unread_keys
+from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.rules import Match, Rule, matches
 
 
@@ -85,14 +87,21 @@ def _open_hugging_face(path: Path, found: Found) -> Checkpoint:
         stored, files = (
             open_sharded(found.weights, open_file) if found.is_index else (open_file(found.weights), [found.weights])
         )
-    prefixes = getattr(family, "PREFIXES", ())
+    weights = Weights(
+        config,
+        family.WEIGHTS,
+        stored,
+        found.weights,
+        ignored=family.IGNORED,
+        aliases=getattr(stored, "aliases", None),
+    )
     folder = found.weights.parent
     generation = folder / "generation_config.json"
     return Checkpoint(
         path=path,
         kind=found.kind,
-        config=config,
-        weights=Weights(config, family.WEIGHTS, stored, found.weights, ignored=family.IGNORED, prefixes=prefixes),
+        config=weights.config,
+        weights=weights,
         stored=stored,
         files=_sizes(files),
         generation_config=read_json(generation) if generation.is_file() else {},
@@ -121,7 +130,15 @@ def _open_gguf(path: Path, found: Found) -> Checkpoint:
         path=path,
         kind=found.kind,
         config=config,
-        weights=Weights(config, family.GGUF.weights, file.tensors, found.weights, ignored=family.GGUF.ignored),
+        weights=Weights(
+            config,
+            family.GGUF.weights,
+            file.tensors,
+            found.weights,
+            ignored=family.GGUF.ignored,
+            strict=True,
+            zero_biases=True,
+        ),
         stored=file.tensors,
         files=_sizes(file.paths),
         metadata=file.metadata,
@@ -135,7 +152,7 @@ def _open_llama2c(path: Path, found: Found) -> Checkpoint:
         path=path,
         kind=found.kind,
         config=config,
-        weights=Weights(config, llama2c.WEIGHTS, file, found.weights, ignored=llama2c.IGNORED),
+        weights=Weights(config, llama2c.WEIGHTS, file, found.weights, ignored=llama2c.IGNORED, strict=True),
         stored=file,
         files=_sizes([found.weights]),
         tokenizer_path=llama2c.find_tokenizer(found.weights),
@@ -156,12 +173,19 @@ def _hugging_face_config(file: Path) -> tuple[ModuleType, ModelConfig]:
             f"weights quantized by {method!r}", where=file, remedy="take the unquantized model, or a GGUF file of it"
         )
     family = family_of(hf.get("model_type"), file)
-    return family, _described(lambda: family.config(hf), file)
+    config = _described(lambda: family.config(hf), file)
+    if names := unread_keys(config):
+        notice(f"{file}: nothing here reads {', '.join(names)}; they have no effect")
+    return family, config
 
 
 def _gguf_config(file: GGUFFile) -> tuple[ModuleType, ModelConfig]:
     family = family_of_gguf(file.metadata, file.path)
-    return family, _described(lambda: family.config(family.GGUF.hf(file.metadata, file.tensors)), file.path)
+    reader, metadata = family.GGUF, Metadata(file.metadata, file.path)
+    config = _described(lambda: family.config(reader.hf(metadata, file.tensors)), file.path)
+    if names := metadata.unread(reader.architecture, reader.harmless):
+        notice(f"{file.path}: nothing here reads {', '.join(names)}; they have no effect")
+    return family, config
 
 
 def _llama2c_config(file: llama2c.Llama2cFile) -> ModelConfig:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError, WeightsError
 from pellucid.base.files import read_json
+from pellucid.base.notice import notice
 from pellucid.checkpoint.lazy import Lazy
+from pellucid.families.rules import some
 
 
 def joined(parts: Iterable[Mapping[str, Array]], where: object) -> Lazy:
     """Several mappings seen as one. Raises: WeightsError for a name that two of them hold."""
     make: dict[str, Callable[[], Array]] = {}
+    aliases: dict[str, str] = {}
     for part in parts:
         for name in part:
             if name in make:
@@ -23,32 +25,35 @@ def joined(parts: Iterable[Mapping[str, Array]], where: object) -> Lazy:
                     f"{name} is in two files of the checkpoint", where=where, remedy="remove the files of an older save"
                 )
             make[name] = partial(part.__getitem__, name)
-    return Lazy(make)
+        aliases |= getattr(part, "aliases", {})
+    return Lazy(make, aliases)
 
 
 def open_sharded(index: Path, open_file: Callable[[Path], Mapping[str, Array]]) -> tuple[Lazy, list[Path]]:
     """The files that an index names, opened and joined; and their paths.
 
-    Raises: CheckpointError for an index that is malformed or points outside its folder; WeightsError where index and
-    files disagree about what lies where.
+    What the index places is taken from there; what a file holds beside that is there as well, unless it is there
+    already. What no file holds is not there: whether it is missed, the description says.
+
+    Raises: CheckpointError for an index that is malformed or points outside its folder; WeightsError for a name that two
+    files hold and the index does not place.
     """
     file_of = read_index(index)
-    names_in: dict[str, set[str]] = {}
-    for name, file in file_of.items():
-        names_in.setdefault(file, set()).add(name)
-    paths = [inside(index.parent, file, index) for file in sorted(names_in)]
-    parts = [open_file(path) for path in paths]
-    for (file, named), part in zip(sorted(names_in.items()), parts, strict=True):
-        if absent := named - part.keys():
-            _disagree(f"{file} lacks {min(absent)}, which the index places there", index)
-        if extra := part.keys() - named:
-            _disagree(f"{file} holds {min(extra)}, which the index does not place there", index)
-    return joined(parts, index), paths
-
-
-def _disagree(what: str, index: Path) -> NoReturn:
-    remedy = "index and files are of different saves, or a download is incomplete; fetch the checkpoint again"
-    raise WeightsError(what, where=index, remedy=remedy)
+    names = sorted(set(file_of.values()))
+    paths = [inside(index.parent, file, index) for file in names]
+    parts = dict(zip(names, (open_file(path) for path in paths), strict=True))
+    placed = [Lazy({name: partial(part.__getitem__, name) for name in part if file_of.get(name) == file})
+              for file, part in parts.items()]  # fmt: skip
+    there = {name for part in placed for name in part}
+    if absent := [name for name in file_of if name not in there]:
+        notice(f"{index}: the files named there lack {some(absent)}; the index and they may be of different saves")
+    beside = [
+        Lazy(
+            {name: partial(part.__getitem__, name) for name in part if name not in there}, getattr(part, "aliases", {})
+        )
+        for part in parts.values()
+    ]
+    return joined((*placed, *beside), index), paths
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -68,8 +73,9 @@ def read_index(path: Path) -> dict[str, str]:
 def inside(folder: Path, name: str, where: object) -> Path:
     """``folder / name`` for a name read from a file: a plain name, of a file that lies in the folder.
 
-    A link may lead out of the folder only as Hugging Face's cache does it, from ``snapshots/REVISION`` to the blobs of
-    the same repository, or to the blobs that all repositories share.
+    A link that a user made may lead anywhere, to a file of the same kind (``.safetensors``) or to a blob of Hugging Face's
+    cache. Within that cache, what was downloaded may lead only as the cache does it: from ``snapshots/REVISION`` to the
+    blobs of the same repository, or to the blobs that all repositories share.
 
     Raises: CheckpointError for any other name, link, or a file that is not there.
     """
@@ -87,7 +93,14 @@ def inside(folder: Path, name: str, where: object) -> Path:
             f"{name} is missing", where=folder, remedy="the download is incomplete; fetch the checkpoint again"
         )
     target, home = path.resolve(), folder.resolve()
-    if not any(target.is_relative_to(allowed) for allowed in (home, *_blob_folders(home))):
+    if target.is_relative_to(home):
+        return path
+    blobs = _blob_folders(home)
+    if blobs:
+        may = any(target.is_relative_to(allowed) for allowed in blobs)
+    else:
+        may = target.suffix == path.suffix or _is_blob(target)
+    if not may:
         raise CheckpointError(
             f"{name} is a link out of its folder, to {target}",
             where=where,
@@ -96,8 +109,13 @@ def inside(folder: Path, name: str, where: object) -> Path:
     return path
 
 
+def _is_blob(path: Path) -> bool:
+    """Whether a file lies in a hub cache: CACHE/models--ORG--NAME/blobs/SHA."""
+    return path.parent.name == "blobs" and path.parent.parent.name.startswith("models--")
+
+
 def _blob_folders(folder: Path) -> tuple[Path, ...]:
-    """Where the links of a folder in Hugging Face's cache lead: CACHE/models--ORG--NAME/snapshots/REVISION → …/blobs."""
+    """Where the links of a folder in Hugging Face's cache lead: of CACHE/models--ORG--NAME/snapshots/REVISION, …/blobs."""
     for at in (folder, *folder.parents):
         if at.parent.name == "snapshots" and at.parent.parent.name.startswith("models--"):
             repository = at.parent.parent

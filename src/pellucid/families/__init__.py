@@ -2,9 +2,9 @@
 
 A family module holds ``config(hf) -> ModelConfig`` and its inverse ``to_hf(config)``; ``WEIGHTS``, the rules between
 its names and ours; ``IGNORED``, patterns of known buffers that are no weights; ``GGUF``, how llama.cpp's files of it
-are read, or None; ``TINY``, a small config that enrols it in every conformance test; and ``VARIANTS``, name → config keys
-changed, which enrol its optional parts (biases, ties, windows, scalings). ``PREFIXES`` (optional) may be absent from
-names in files.
+are read, or None; ``TINY``, a small config that enrols it in every conformance test; and ``VARIANTS``, name → config
+keys changed, which enrol its optional parts (biases, ties, windows, scalings). ``HARMLESS`` (optional) are patterns of
+its own keys that change nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from types import ModuleType
 from typing import Any
 
 from pellucid.base.errors import UnsupportedError
+from pellucid.config import ModelConfig
 from pellucid.families import chatglm, gpt2, llama, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, vanilla
+from pellucid.families.harmless import to_report
 
 FAMILIES: dict[str, ModuleType] = {
     "llama": llama,
@@ -36,6 +38,11 @@ def family_of(model_type: object, where: object) -> ModuleType:
     raise UnsupportedError(
         f"model_type {model_type!r} is not implemented", where=where, expected="one of " + ", ".join(FAMILIES)
     )
+
+
+def unread_keys(config: ModelConfig) -> list[str]:
+    """The keys of a model's config.json of which nobody here knows what they mean; they have no effect."""
+    return to_report(config.extra, getattr(FAMILIES[config.model_type], "HARMLESS", ()))
 
 
 def family_of_gguf(metadata: Mapping[str, Any], where: object) -> ModuleType:

@@ -11,14 +11,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid.base.array import Array
-from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms, RopeConfig
-from pellucid.families.gguf import GGUF, common_keys
+from pellucid.base.errors import UnsupportedError
+from pellucid.base.notice import notice
+from pellucid.config import (
+    AttentionConfig,
+    LayerConfig,
+    MLPConfig,
+    ModelConfig,
+    NormConfig,
+    PartNorms,
+    RopeConfig,
+    RopeScaling,
+)
+from pellucid.families.gguf import GGUF, common_keys, has_bias
+from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys, one_or_many
 from pellucid.families.rules import SPLIT_QKV, Rule, Split, qkv_names
 
+# Keys that change nothing: how scores are scaled on the way (and back), precision, fused kernels, prefix tuning that is
+# off (``pre_seq_len``), and the vocabulary's size again.
+HARMLESS = (
+    *("apply_query_key_layer_scaling", "attention_softmax_in_fp32", "bias_dropout_fusion", "prefix_projection"),
+    *("vocab_size", "num_hidden_layers", "use_flash_attention"),
+)
+
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
-    keys = Keys(hf)
+    keys = Keys(hf, HARMLESS)
     keys.only("rmsnorm", True)
     keys.only("apply_residual_connection_post_layernorm", False)
     keys.only("post_layer_norm", True)  # a final norm, not post-norm layers
@@ -32,9 +51,9 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         num_heads=num_heads,
         num_kv_heads=groups if keys.get("multi_query_attention", False) else num_heads,
         head_dim=head_dim,
-        qkv_bias=bias or bool(keys.get("add_qkv_bias", False)),
+        qkv_bias=bool(keys.get("add_qkv_bias", False)) or bias,
         o_bias=bias,
-        rope=RopeConfig(dim=head_dim // 2, theta=10000.0 * keys.get("rope_ratio", 1), layout="interleaved"),
+        rope=_rope(keys, head_dim),
     )
     norm = NormConfig(kind="rms", eps=keys.get("layernorm_epsilon", 1e-5))
     norms = PartNorms(before=norm)
@@ -49,6 +68,30 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         final_norm=norm,
         **keys.common(tied=False),
     )
+
+
+def _rope(keys: Keys, head_dim: int) -> RopeConfig:
+    """``rope_ratio`` stretches the context: ChatGLM2-32k's own code divides positions by it, that of ChatGLM3 and all
+    later ones multiplies θ. The config tells them apart only by the model's name, or the transformers that wrote it.
+
+    Source: modeling_chatglm.py, RotaryEmbedding, of THUDM/chatglm2-6b-32k and THUDM/chatglm3-6b-32k.
+    """
+    dim, ratio = int(head_dim * keys.get("partial_rotary_factor", 0.5)), keys.get("rope_ratio", 1)
+    name, version = str(keys.get("_name_or_path", "")).lower(), str(keys.get("transformers_version", ""))
+    says = next((number for number in ("chatglm2", "chatglm3", "glm-4", "glm4") if number in name), None)
+    divides = says == "chatglm2" or (says is None and version.startswith("4.27."))
+    if not divides or ratio == 1:
+        return RopeConfig(dim=dim, theta=10000.0 * ratio, layout="interleaved")
+    notice(f"{keys.where}: rope_ratio = {ratio} divides positions, as in ChatGLM2-32k's code")
+    scaling = RopeScaling(kind="linear", factor=ratio, original_context_len=keys.size("seq_length", 2048))
+    return RopeConfig(dim=dim, layout="interleaved", scaling=scaling)
+
+
+def _rope_to_hf(rope: RopeConfig, head_dim: int) -> dict[str, Any]:
+    written: dict[str, Any] = {"rope_ratio": rope.theta / 10000.0}
+    if rope.scaling is not None and rope.scaling.kind == "linear" and rope.theta == 10000.0:
+        written = {"rope_ratio": rope.scaling.factor, "_name_or_path": "THUDM/chatglm2-6b-32k"}
+    return written | ({} if rope.dim == head_dim // 2 else {"partial_rotary_factor": rope.dim / head_dim})
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
@@ -71,7 +114,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "multi_query_group_num": attention.num_kv_heads,
         "seq_length": config.context_len,
         "layernorm_epsilon": norm.eps,
-        "rope_ratio": attention.rope.theta / 10000.0,
+        **_rope_to_hf(attention.rope, attention.head_dim),
         "add_bias_linear": attention.o_bias,
         "add_qkv_bias": attention.qkv_bias,
         "rmsnorm": True,
@@ -124,8 +167,10 @@ WEIGHTS = (
 IGNORED = ("transformer.rotary_pos_emb.inv_freq",)
 
 
-def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
-    common = common_keys("chatglm", metadata, tensors)
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    common = common_keys("chatglm", metadata, tensors, partial_rotary=True)
+    if scaling := common.get("rope_scaling"):
+        raise UnsupportedError(f"rotary scaling {scaling} is not implemented for ChatGLM", where="GGUF")
     return {
         "model_type": "chatglm",
         "padded_vocab_size": common["vocab_size"],
@@ -139,7 +184,9 @@ def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[s
         "seq_length": common["max_position_embeddings"],
         "layernorm_epsilon": common["rms_norm_eps"],
         "rope_ratio": common["rope_theta"] / 10000.0,
-        "add_qkv_bias": "blk.0.attn_qkv.bias" in tensors,
+        "partial_rotary_factor": common["rope_dimension_count"] / common["head_dim"],
+        "add_qkv_bias": has_bias(tensors, "attn_qkv"),
+        "add_bias_linear": has_bias(tensors, "attn_output", "ffn_up", "ffn_down"),
         "tie_word_embeddings": common["tie_word_embeddings"],
         **{name: value for name, value in common.items() if name.endswith("_token_id")},
     }
@@ -180,4 +227,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "multi_head": {"multi_query_attention": False},
     "tied": {"tie_word_embeddings": True},
     "theta": {"rope_ratio": 1},
+    "divided": {"rope_ratio": 4, "_name_or_path": "THUDM/chatglm2-6b-32k"},
+    "partial": {"partial_rotary_factor": 0.25},
 }

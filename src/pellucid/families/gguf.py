@@ -5,15 +5,17 @@ Source: llama.cpp gguf-py/gguf/constants.py (names) and convert_hf_to_gguf.py (w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from pellucid.base.array import Array
-from pellucid.base.errors import ConfigError
+from pellucid.base.errors import ConfigError, UnsupportedError
 from pellucid.config import LayerConfig
+from pellucid.families.gguf_metadata import NO_TOKEN, Metadata
 from pellucid.families.rules import Rule, Transform, Unstack
 
 
@@ -22,76 +24,91 @@ class GGUF:
     """How one architecture is read from GGUF: config, weights, tensors that are not weights.
 
     ``experts``: whether it is the architecture's files that have some (Mixtral's are of architecture ``llama``).
+    ``harmless``: patterns of its own keys (without its name) that mean nothing for it.
     """
 
     architecture: str
-    hf: Callable[[Mapping[str, Any], Mapping[str, Array]], dict[str, Any]]
+    hf: Callable[[Metadata, Mapping[str, Array]], dict[str, Any]]
     weights: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
     experts: bool = False
+    harmless: tuple[str, ...] = ("attention.layer_norm_epsilon",)
 
 
-def key(metadata: Mapping[str, Any], name: str) -> Any:
-    """A metadata value that must be there."""
-    if name not in metadata:
-        raise ConfigError(
-            f"{name} is missing from the metadata",
-            where="GGUF",
-            remedy="the file may be damaged or very old; convert it again",
-        )
-    value = metadata[name]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def special_tokens(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def special_tokens(metadata: Metadata) -> dict[str, Any]:
     """bos, eos, pad ids; every end-of-turn id that the file names counts as an end."""
-    named = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
-    ends = list(dict.fromkeys(int(i) for i in named if i is not None))
-    ids = {
-        name: metadata.get(f"tokenizer.ggml.{theirs}_token_id") for name, theirs in (("bos", "bos"), ("pad", "padding"))
-    }
-    written = {f"{name}_token_id": int(i) for name, i in ids.items() if i is not None}
+
+    def token(name: str) -> int | None:
+        value = metadata.get(f"tokenizer.ggml.{name}_token_id")
+        return None if value is None or value == NO_TOKEN else int(value)
+
+    ends = list(dict.fromkeys(id for name in ("eos", "eot", "eom") if (id := token(name)) is not None))
+    ids = {"bos": token("bos"), "pad": token("padding")}
+    written = {f"{name}_token_id": id for name, id in ids.items() if id is not None}
     return written | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {})
 
 
-def vocab_size(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> int:
+def vocab_size(metadata: Metadata, tensors: Mapping[str, Array]) -> int:
     """Rows of the embedding table: the one number that cannot disagree with the weights."""
     table = tensors.get("token_embd.weight")
-    return table.shape[0] if table is not None else len(key(metadata, "tokenizer.ggml.tokens"))
+    if table is not None:
+        return table.shape[0]
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    return len(tokens) if tokens is not None else metadata.needed("tokenizer.ggml.tokens")
 
 
-def common_keys(architecture: str, metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
-    """The Hugging Face config of a decoder of Llama's shape."""
+def common_keys(
+    architecture: str, metadata: Metadata, tensors: Mapping[str, Array], *, partial_rotary: bool = False
+) -> dict[str, Any]:
+    """The Hugging Face config of a decoder of Llama's shape.
+
+    ``partial_rotary``: the family reads ``rope_dimension_count`` of what is returned; elsewhere a head turns whole.
+    """
 
     def own(name: str, default: Any = None) -> Any:
-        value = metadata.get(f"{architecture}.{name}", default)
-        return value.item() if isinstance(value, np.generic) else value
+        return metadata.scalar(f"{architecture}.{name}", default)
 
-    num_heads = key(metadata, f"{architecture}.attention.head_count")
-    d_model = key(metadata, f"{architecture}.embedding_length")
+    def needed(name: str) -> Any:
+        return metadata.needed(f"{architecture}.{name}")
+
+    num_heads, d_model = needed("attention.head_count"), needed("embedding_length")
     if not isinstance(num_heads, int) or num_heads <= 0:
         raise ConfigError(
             f"{architecture}.attention.head_count must be a positive number", where="GGUF", received=repr(num_heads)
         )
     head_dim = own("attention.key_length") or d_model // num_heads
+    metadata.expect(
+        f"{architecture}.attention.value_length", head_dim, "values of another width than keys are not implemented"
+    )
     hf = {
         "model_type": architecture,
         "vocab_size": vocab_size(metadata, tensors),
         "hidden_size": d_model,
-        "intermediate_size": key(metadata, f"{architecture}.feed_forward_length"),
-        "num_hidden_layers": key(metadata, f"{architecture}.block_count"),
+        "intermediate_size": needed("feed_forward_length"),
+        "num_hidden_layers": needed("block_count"),
         "num_attention_heads": num_heads,
-        "num_key_value_heads": own("attention.head_count_kv") or num_heads,
+        "num_key_value_heads": own("attention.head_count_kv", num_heads),
         "head_dim": head_dim,
-        "max_position_embeddings": key(metadata, f"{architecture}.context_length"),
-        "rms_norm_eps": _short(own("attention.layer_norm_rms_epsilon", 1e-5)),
+        "max_position_embeddings": needed("context_length"),
+        "rms_norm_eps": _short(needed("attention.layer_norm_rms_epsilon")),
         "rope_theta": own("rope.freq_base", 10000.0),
         "tie_word_embeddings": "output.weight" not in tensors,
         **special_tokens(metadata),
     }
-    if scaling := _rope_scaling(own, tensors):
+    if partial_rotary:
+        hf["rope_dimension_count"] = own("rope.dimension_count", head_dim)
+    else:
+        metadata.expect(
+            f"{architecture}.rope.dimension_count", head_dim, "rotating a part of each head is not implemented here"
+        )
+    if scaling := _rope_scaling(architecture, own, tensors, hf["max_position_embeddings"]):
         hf["rope_scaling"] = scaling
     return hf
+
+
+def has_bias(tensors: Mapping[str, Array], *names: str) -> bool:
+    """Whether any layer has a bias of one of these maps (``attn_q``); where a layer has none, it is zero."""
+    return any(name.startswith("blk.") and name.endswith(tuple(f".{map}.bias" for map in names)) for name in tensors)
 
 
 def _short(value: float) -> float:
@@ -99,20 +116,48 @@ def _short(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _rope_scaling(own: Callable[..., Any], tensors: Mapping[str, Array]) -> dict[str, Any] | None:
-    if (
-        factors := tensors.get("rope_freqs.weight")
-    ) is not None:  # Llama 3.1: the converter wrote the factors themselves
-        return {"rope_type": "factors", "short_factor": [float(f) for f in factors.data.ravel()]}
-    kind = own("rope.scaling.type")
-    if kind in (None, "none"):
-        return None
-    return {
-        "rope_type": kind,
-        "factor": own("rope.scaling.factor", 1.0),
-        "original_max_position_embeddings": own("rope.scaling.original_context_length"),
-        "attention_factor": own("rope.scaling.attn_factor"),
-    }
+def _rope_scaling(
+    architecture: str, own: Callable[..., Any], tensors: Mapping[str, Array], context_len: int
+) -> dict[str, Any] | None:
+    """As llama.cpp reads it: a factor without a type is linear; a factor of 0, or none, does not scale;
+    ``attn_factor`` multiplies what yarn itself makes of the magnitude, 0.1 ln s + 1.
+
+    Source: llama.cpp llama-model.cpp (load_hparams), llama-context.cpp (yarn_attn_factor), ggml ops.cpp (rope_yarn).
+    """
+
+    def refuse(name: str, value: object) -> NoReturn:
+        raise UnsupportedError(f"{architecture}.rope.{name} = {value!r} is not implemented", where="GGUF")
+
+    kind = own("rope.scaling.type", "linear")
+    if kind not in ("none", "linear", "yarn"):
+        refuse("scaling.type", kind)
+    old = own("rope.scale_linear", 0.0)  # the old name of the factor
+    factor = own("rope.scaling.factor", old) or 1.0
+    original = own("rope.scaling.original_context_length", 0) or context_len
+    magnitude = own("rope.scaling.attn_factor", 1.0)
+    fast, slow = own("rope.scaling.yarn_beta_fast", 32.0), own("rope.scaling.yarn_beta_slow", 1.0)
+    for name, plain in (("yarn_log_multiplier", 0.0), ("yarn_ext_factor", 1.0), ("yarn_attn_factor", 1.0)):
+        if (value := own(f"rope.scaling.{name}", plain)) != plain and (kind == "yarn" or name == "yarn_attn_factor"):
+            refuse(f"scaling.{name}", value)
+    factors = tensors.get("rope_freqs.weight")  # Llama 3.1: the converter wrote the factors themselves
+    if kind == "yarn" and factor != 1.0:
+        if factors is not None:
+            refuse("scaling.type", "yarn beside rope_freqs.weight")
+        return {
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": original,
+            "attention_factor": magnitude * (0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0),
+            "beta_fast": fast,
+            "beta_slow": slow,
+        }
+    if magnitude != 1.0:
+        refuse("scaling.attn_factor", magnitude)
+    if kind == "none":
+        factor = 1.0
+    if factors is not None:
+        return {"rope_type": "factors", "short_factor": [factor * float(f) for f in factors.data.ravel()]}
+    return None if factor == 1.0 else {"rope_type": "linear", "factor": factor}
 
 
 def llama_rules(*, q: tuple[Transform, ...] = (), k: tuple[Transform, ...] = ()) -> tuple[Rule, ...]:
@@ -143,22 +188,26 @@ def llama_rules(*, q: tuple[Transform, ...] = (), k: tuple[Transform, ...] = ())
     )
 
 
-def experts_keys(architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The Hugging Face config keys of a mixture of experts, by the names that Qwen's have."""
+def experts_keys(architecture: str, metadata: Metadata, *, normalize: bool) -> dict[str, Any]:
+    """The Hugging Face config keys of a mixture of experts, by the names that Qwen's have. ``normalize``: whether the
+    architecture's code makes the weights of the chosen ones sum to 1, whatever the file says.
+    """
+    if metadata.scalar(f"{architecture}.expert_weights_norm", False) and not normalize:
+        raise UnsupportedError(f"{architecture}.expert_weights_norm is not implemented", where=metadata.where)
     keys = {"num_experts": "expert_count", "num_experts_per_tok": "expert_used_count"}
-    return {theirs: _whole(key(metadata, f"{architecture}.{name}")) for theirs, name in keys.items()}
+    return {theirs: metadata.needed(f"{architecture}.{name}") for theirs, name in keys.items()}
 
 
-def expert_width(architecture: str, metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> int:
+def expert_width(architecture: str, metadata: Metadata, tensors: Mapping[str, Array]) -> int:
     """Neurons of an expert: what the metadata say, or, where they do not, the tensors' own."""
-    said = metadata.get(f"{architecture}.expert_feed_forward_length")
-    if said is not None:
-        return _whole(said)
+    said = metadata.scalar(f"{architecture}.expert_feed_forward_length")
+    if said:
+        return said
     stack = next((tensors[name] for name in tensors if name.endswith(".ffn_up_exps.weight")), None)
     return (
         stack.shape[1]
         if stack is not None and len(stack.shape) == 3
-        else _whole(key(metadata, f"{architecture}.feed_forward_length"))
+        else metadata.needed(f"{architecture}.feed_forward_length")
     )
 
 
@@ -171,10 +220,6 @@ class OneRow:
 
     def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
         return [array.with_data(array.data.reshape(-1)) for array in arrays]
-
-
-def _whole(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 # The router, and the experts of a layer in one tensor each.

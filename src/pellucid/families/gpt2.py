@@ -9,13 +9,16 @@ from typing import Any
 
 from pellucid.base.array import Array
 from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
-from pellucid.families.gguf import GGUF, key, special_tokens, vocab_size
+from pellucid.families.gguf import GGUF, special_tokens, vocab_size
+from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys, one_or_many
 from pellucid.families.rules import SPLIT_QKV, Rule, Transpose, qkv_names
 
+HARMLESS = ("n_ctx",)  # the context again, under its oldest name
+
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
-    keys = Keys(hf)
+    keys = Keys(hf, HARMLESS)
     keys.only("reorder_and_upcast_attn", False, True)  # a matter of precision in half-precision training, not of values
     keys.only("add_cross_attention", False)
     d_model, num_heads = keys.size("n_embd", 768), keys.size("n_head", 12)
@@ -116,20 +119,21 @@ WEIGHTS = (
     Rule("transformer.ln_f.bias", "final_norm.bias"),
     Rule("lm_head.weight", "lm_head.weight"),
 )
-PREFIXES = ("transformer.",)  # the files OpenAI's weights were first published in have none
 IGNORED = ("*.attn.bias", "*.attn.masked_bias")  # the causal mask, as a buffer
 
 
-def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    num_heads = metadata.needed("gpt2.attention.head_count")
+    metadata.expect("gpt2.attention.head_count_kv", num_heads, "GPT-2 has as many key-value heads as query heads")
     return {
         "model_type": "gpt2",
         "vocab_size": vocab_size(metadata, tensors),
-        "n_embd": key(metadata, "gpt2.embedding_length"),
-        "n_head": key(metadata, "gpt2.attention.head_count"),
-        "n_layer": key(metadata, "gpt2.block_count"),
-        "n_positions": key(metadata, "gpt2.context_length"),
-        "n_inner": key(metadata, "gpt2.feed_forward_length"),
-        "layer_norm_epsilon": float(key(metadata, "gpt2.attention.layer_norm_epsilon")),
+        "n_embd": metadata.needed("gpt2.embedding_length"),
+        "n_head": num_heads,
+        "n_layer": metadata.needed("gpt2.block_count"),
+        "n_positions": metadata.needed("gpt2.context_length"),
+        "n_inner": metadata.needed("gpt2.feed_forward_length"),
+        "layer_norm_epsilon": float(metadata.needed("gpt2.attention.layer_norm_epsilon")),
         "tie_word_embeddings": "output.weight" not in tensors,
         **special_tokens(metadata),
     }
@@ -157,6 +161,7 @@ GGUF = GGUF(
         Rule("output_norm.bias", "final_norm.bias"),
         Rule("output.weight", "lm_head.weight"),
     ),
+    harmless=("rope.*", "attention.key_length", "attention.value_length", "attention.layer_norm_rms_epsilon"),
 )
 
 TINY = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pellucid.base.errors import ConfigError, UnsupportedError
+from pellucid.base.notice import notice
 from pellucid.config import MAX_LAYERS, Activation, RopeConfig, RopeScaling
+from pellucid.families.harmless import refuse_unread, to_report
 
 # Hugging Face's names of activations -> ours. Source: transformers activations.ACT2FN.
 ACTIVATIONS: dict[str, Activation] = {
@@ -21,10 +23,13 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 class Keys:
-    """A config's keys, read once each, with their types checked; ``rest()`` is what nobody asked for."""
+    """A config's keys, read with their types checked; what nobody asked for is kept, reported or refused by ``rest()``.
 
-    def __init__(self, hf: Mapping[str, Any]) -> None:
-        self._hf = dict(hf)
+    ``harmless`` are patterns of keys of the family's own that change nothing.
+    """
+
+    def __init__(self, hf: Mapping[str, Any], harmless: tuple[str, ...] = (), where: str | None = None) -> None:
+        self._hf, self._harmless = dict(hf), harmless
         self._read: set[str] = {
             "model_type",
             "architectures",
@@ -34,7 +39,7 @@ class Keys:
             "auto_map",
             "_name_or_path",
         }
-        self.where = f"config.json ({hf.get('model_type')})"
+        self.where = where or f"config.json ({hf.get('model_type')})"
 
     def get(self, name: str, default: Any = None) -> Any:
         """The key's value; ``default`` where it is absent or null."""
@@ -49,6 +54,8 @@ class Keys:
             raise ConfigError(
                 f"{name} is missing", where=self.where, remedy="the config may be of another model_type, or damaged"
             )
+        if isinstance(value, float) and value.is_integer():  # 4096.0: a length that was computed
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise ConfigError(f"{name} must be a positive whole number", where=self.where, received=repr(value))
         return value
@@ -63,33 +70,33 @@ class Keys:
         return count
 
     def activation(self, name: str, default: str) -> Activation:
-        given = self.get(name, default)
-        if given not in ACTIVATIONS:
+        activation = self.get(name, default)
+        if activation not in ACTIVATIONS:
             raise UnsupportedError(
-                f"activation {given!r} is not implemented", where=self.where, expected=", ".join(ACTIVATIONS)
+                f"activation {activation!r} is not implemented", where=self.where, expected=", ".join(ACTIVATIONS)
             )
-        return ACTIVATIONS[given]
+        return ACTIVATIONS[activation]
 
     def only(self, name: str, *values: Any) -> None:
         """The mechanism that another value would switch on is not implemented: say so rather than compute something
         else.
         """
-        if (given := self.get(name, values[0])) not in values:
+        if (value := self.get(name, values[0])) not in values:
             raise UnsupportedError(
-                f"{name} = {given!r} is not implemented", where=self.where, expected=" or ".join(map(repr, values))
+                f"{name} = {value!r} is not implemented", where=self.where, expected=" or ".join(map(repr, values))
             )
 
     def token_ids(self, name: str, default: Any = None) -> tuple[int, ...]:
         """One id or several, as a tuple."""
-        given = self.get(name, default)
-        ids = () if given is None else tuple(given) if isinstance(given, (list, tuple)) else (given,)
+        value = self.get(name, default)
+        ids = () if value is None else tuple(value) if isinstance(value, (list, tuple)) else (value,)
         if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
-            raise ConfigError(f"{name} must be a token id or a list of them", where=self.where, received=repr(given))
+            raise ConfigError(f"{name} must be a token id or a list of them", where=self.where, received=repr(value))
         return ids
 
     def dtype(self) -> str:
-        given = self._hf.get("dtype") or self._hf.get("torch_dtype") or "float32"
-        return str(given).removeprefix("torch.")
+        dtype = self._hf.get("dtype") or self._hf.get("torch_dtype") or "float32"
+        return str(dtype).removeprefix("torch.")
 
     def common(self, *, tied: bool) -> dict[str, Any]:
         """The fields of ``ModelConfig`` that every family's config names alike; ``tied`` is the family's default. Read
@@ -105,53 +112,86 @@ class Keys:
         }
 
     def rest(self) -> dict[str, Any]:
-        return {name: value for name, value in self._hf.items() if name not in self._read}
+        """What nobody asked for. Raises: UnsupportedError for a key of it that would change the numbers."""
+        rest = {name: value for name, value in self._hf.items() if name not in self._read}
+        refuse_unread(rest, self.where, self._harmless)
+        return rest
+
+    def unused(self, known: Iterable[str]) -> list[str]:
+        """The names among ``known`` that nobody asked for. Raises: UnsupportedError for any other that has a value."""
+        rest = {name: value for name, value in self._hf.items() if name not in self._read and value is not None}
+        unused = [name for name in rest if name in known]
+        for name in to_report({name: value for name, value in rest.items() if name not in known}):
+            raise UnsupportedError(f"{name} = {rest[name]!r} is not implemented", where=self.where)
+        return unused
+
+    def part(self, *names: str) -> Keys | None:
+        """The object under the first of these names that is there; None where none is."""
+        values = [self.get(name) for name in names]  # all count as read
+        name, value = next(((name, value) for name, value in zip(names, values, strict=True) if value), ("", None))
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name} must be an object", where=self.where, received=repr(value))
+        return Keys(value, where=f"{self.where}: {name}")
+
+
+# What each kind of rotary scaling reads. Source: transformers modeling_rope_utils.
+_READ = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
+    "longrope": ("factor", "attention_factor", "short_factor", "long_factor"),
+    "factors": ("short_factor", "attention_factor"),
+}
+_NEEDED = {"linear": _READ["linear"], "dynamic": _READ["dynamic"], "llama3": _READ["llama3"]}
+_KNOWN = {*(name for names in _READ.values() for name in names), "original_max_position_embeddings"}
+_LISTS = {"short_factor": "short_factors", "long_factor": "long_factors"}
 
 
 def rope(keys: Keys, dim: int, context_len: int, *, default_theta: float = 10000.0) -> RopeConfig:
     """Rotary settings from ``rope_parameters`` (transformers 5), or ``rope_theta`` and ``rope_scaling`` (before it)."""
-    given = keys.get("rope_parameters") or keys.get("rope_scaling") or {}
     theta = keys.get("rope_theta", default_theta)  # read in any case: it is no unknown key
-    if not isinstance(given, Mapping):
-        raise ConfigError("rope_parameters must be an object", where=keys.where, received=repr(given))
-    theta = given.get("rope_theta", theta)
-    kind = given.get("rope_type", given.get("type", "default"))
-    outside = keys.get("original_max_position_embeddings")
+    outside = keys.size("original_max_position_embeddings", context_len), keys.get("original_max_position_embeddings")
+    settings = keys.part("rope_parameters", "rope_scaling")
+    if settings is None:
+        return RopeConfig(dim=dim, theta=theta)
+    theta = settings.get("rope_theta", theta)
+    kind = settings.get("type", "default")
+    kind = settings.get("rope_type", kind)
+    if kind != "default" and kind not in _READ:
+        raise UnsupportedError(f"rope_type {kind!r} is not implemented", where=settings.where)
+    values: dict[str, Any] = {name: value for name in _READ.get(kind, ()) if (value := settings.get(name)) is not None}
+    if absent := [name for name in _NEEDED.get(kind, ()) if name not in values]:
+        raise ConfigError(f"rope_type {kind!r} needs {absent[0]}", where=settings.where)
+    original = settings.size("original_max_position_embeddings", context_len)
+    _without_effect(settings, kind)
     if kind == "default":
         return RopeConfig(dim=dim, theta=theta)
-    if kind not in ("linear", "dynamic", "llama3", "yarn", "longrope", "factors"):
-        raise UnsupportedError(f"rope_type {kind!r} is not implemented", where=keys.where)
-    original = outside or given.get("original_max_position_embeddings") or context_len
-    if kind == "dynamic":
-        original = context_len  # transformers compares with max_position_embeddings here
-    factor = given.get("factor")
-    if factor is None:
-        if kind not in ("yarn", "longrope", "factors"):
-            raise ConfigError(f"rope_type {kind!r} needs a factor", where=keys.where)
-        factor = context_len / original
-    optional = {
-        ours: given[theirs]
-        for ours, theirs in (
-            ("attention_factor", "attention_factor"),
-            ("low_freq_factor", "low_freq_factor"),
-            ("high_freq_factor", "high_freq_factor"),
-            ("beta_fast", "beta_fast"),
-            ("beta_slow", "beta_slow"),
-            ("mscale", "mscale"),
-            ("mscale_all_dim", "mscale_all_dim"),
-            ("truncate", "truncate"),
-        )
-        if given.get(theirs) is not None
-    }
-    scaling = RopeScaling(
-        kind=kind,
-        factor=factor,
-        original_context_len=original,
-        short_factors=tuple(given.get("short_factor") or ()),
-        long_factors=tuple(given.get("long_factor") or ()),
-        **optional,
-    )
+    if outside[1] is not None:  # Phi-3 and others write it beside; transformers prefers that
+        original = outside[0]
+    if kind in ("dynamic", "linear"):
+        original = context_len  # dynamic: transformers compares with max_position_embeddings
+    values.setdefault("factor", context_len / original)
+    if kind == "longrope" and values.get("attention_factor") == 1 and _same_lists(values):
+        kind = "factors"  # one list for every length
+    if kind == "factors":
+        values = {"short_factor": values.get("short_factor")}
+    lists: dict[str, Any] = {ours: tuple(values.pop(theirs, None) or ()) for theirs, ours in _LISTS.items()}
+    scaling = RopeScaling(kind=kind, original_context_len=original, **lists, **values)
     return RopeConfig(dim=dim, theta=theta, scaling=scaling)
+
+
+def _same_lists(values: Mapping[str, Any]) -> bool:
+    return values.get("short_factor") is not None and values.get("short_factor") == values.get("long_factor")
+
+
+def _without_effect(settings: Keys, kind: str) -> None:
+    """Keys that this kind of scaling does not read are reported, as transformers does; unknown ones are refused."""
+    rest = settings.unused(_KNOWN)
+    if rest:
+        notice(f"{settings.where}: {', '.join(rest)} mean nothing with rope_type {kind!r}; they have no effect")
 
 
 def rope_to_hf(rope: RopeConfig) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from pellucid.base.array import Array
 from pellucid.config import AttentionConfig, ExpertsConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
-from pellucid.families.gguf import GGUF, common_keys, llama_rules
+from pellucid.families.gguf import GGUF, common_keys, has_bias, llama_rules
+from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys, one_or_many, rope, rope_to_hf
 from pellucid.families.rules import PermuteRope, Rule
 
@@ -126,10 +127,10 @@ WEIGHTS = (
 IGNORED = ("*.rotary_emb.inv_freq",)
 
 
-def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     return common_keys("llama", metadata, tensors) | {
-        "attention_bias": "blk.0.attn_q.bias" in tensors,
-        "mlp_bias": "blk.0.ffn_up.bias" in tensors,
+        "attention_bias": has_bias(tensors, "attn_q", "attn_k", "attn_v", "attn_output"),
+        "mlp_bias": has_bias(tensors, "ffn_gate", "ffn_up", "ffn_down"),
     }
 
 

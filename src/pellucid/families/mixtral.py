@@ -13,6 +13,7 @@ from pellucid.base.array import Array
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
 from pellucid.families import llama
 from pellucid.families.gguf import EXPERT_RULES, GGUF, common_keys, experts_keys, llama_rules
+from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys
 from pellucid.families.rules import Rule
 
@@ -50,13 +51,13 @@ WEIGHTS = (
 IGNORED = llama.IGNORED
 
 
-def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
-    experts = experts_keys("llama", metadata)
-    return (
-        common_keys("llama", metadata, tensors)
-        | experts
-        | {"model_type": "mixtral", "num_local_experts": experts.pop("num_experts")}
-    )
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    experts = experts_keys("llama", metadata, normalize=True)
+    return common_keys("llama", metadata, tensors) | {
+        "model_type": "mixtral",
+        "num_local_experts": experts["num_experts"],
+        "num_experts_per_tok": experts["num_experts_per_tok"],
+    }
 
 
 _RULES = tuple(rule for rule in llama_rules(q=(llama.Q_ROWS,), k=(llama.K_ROWS,)) if ".mlp." not in rule.ours)

@@ -12,6 +12,7 @@ from pellucid.base.errors import ConfigError
 from pellucid.config import ModelConfig
 from pellucid.families import llama
 from pellucid.families.gguf import GGUF, common_keys, llama_rules
+from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys
 
 
@@ -61,7 +62,7 @@ WEIGHTS = llama.WEIGHTS
 IGNORED = llama.IGNORED
 
 
-def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     return common_keys("qwen2", metadata, tensors)
 
 

@@ -19,15 +19,18 @@ from pellucid.families.gguf import (
     common_keys,
     expert_width,
     experts_keys,
-    key,
     llama_rules,
 )
+from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys
 from pellucid.families.rules import Rule
 
+# Without effect while use_sliding_window is false; the dense width where no layer is dense.
+HARMLESS = ("sliding_window", "max_window_layers", "intermediate_size")
+
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
-    keys = Keys(hf)
+    keys = Keys(hf, HARMLESS)
     keys.only("use_sliding_window", False)
     shared = MLPConfig(
         d_ff=keys.size("shared_expert_intermediate_size", 5632), activation=keys.activation("hidden_act", "silu")
@@ -64,15 +67,15 @@ WEIGHTS = (
 IGNORED = llama.IGNORED
 
 
-def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     return (
         common_keys("qwen2moe", metadata, tensors)
-        | experts_keys("qwen2moe", metadata)
+        | experts_keys("qwen2moe", metadata, normalize=False)
         | {
             "model_type": "qwen2_moe",
             "norm_topk_prob": False,
             "moe_intermediate_size": expert_width("qwen2moe", metadata, tensors),
-            "shared_expert_intermediate_size": key(metadata, "qwen2moe.expert_shared_feed_forward_length"),
+            "shared_expert_intermediate_size": metadata.needed("qwen2moe.expert_shared_feed_forward_length"),
         }
     )
 

@@ -8,7 +8,8 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.config import ModelConfig
 from pellucid.families import llama
-from pellucid.families.gguf import GGUF, common_keys, llama_rules
+from pellucid.families.gguf import GGUF, common_keys, has_bias, llama_rules
+from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys
 from pellucid.families.qwen2 import windows, windows_to_hf
 from pellucid.families.rules import Rule
@@ -37,8 +38,9 @@ WEIGHTS = (
 IGNORED = llama.IGNORED
 
 
-def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
-    return common_keys("qwen3", metadata, tensors)
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    biased = has_bias(tensors, "attn_q", "attn_k", "attn_v", "attn_output")
+    return common_keys("qwen3", metadata, tensors) | {"attention_bias": biased}
 
 
 GGUF = GGUF(architecture="qwen3", hf=gguf_hf, weights=llama_rules())

@@ -10,12 +10,16 @@ from pellucid.base.errors import ConfigError
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
 from pellucid.families import llama, qwen3
 from pellucid.families.gguf import EXPERT_RULES, GGUF, common_keys, expert_width, experts_keys
+from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys
 from pellucid.families.rules import Rule
 
+# The window, where it is switched on, is every layer's; the dense width means nothing where no layer is dense.
+HARMLESS = ("max_window_layers", "intermediate_size")
+
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
-    keys = Keys(hf)
+    keys = Keys(hf, HARMLESS)
     bias = bool(keys.get("attention_bias", False))
     window = keys.get("sliding_window", 4096)
     windows = (window if keys.get("use_sliding_window", False) else None,) * keys.num_layers("num_hidden_layers")
@@ -27,7 +31,7 @@ def experts(keys: Keys) -> ExpertsConfig:
     ``num_experts`` before.
     """
     return ExpertsConfig(
-        num_experts=keys.size("num_experts", keys.get("num_local_experts", 128)),
+        num_experts=keys.size("num_experts", keys.size("num_local_experts", 128)),
         experts_per_token=keys.size("num_experts_per_tok", 8),
         normalize=bool(keys.get("norm_topk_prob", False)),
     )
@@ -42,7 +46,7 @@ def mlps(keys: Keys, experts: ExpertsConfig) -> tuple[tuple[MLPConfig, ExpertsCo
     sparse = [i not in only and (i + 1) % step == 0 for i in range(num_layers)]
     expert = MLPConfig(d_ff=keys.size("moe_intermediate_size", 768), activation=activation)
     dense = expert if all(sparse) else MLPConfig(d_ff=keys.size("intermediate_size"), activation=activation)
-    return tuple((expert, experts) if its else (dense, None) for its in sparse)
+    return tuple((expert, experts) if is_sparse else (dense, None) for is_sparse in sparse)
 
 
 def mlps_to_hf(config: ModelConfig) -> dict[str, Any]:
@@ -92,13 +96,13 @@ WEIGHTS = (*qwen3.WEIGHTS, *EXPERTS)
 IGNORED = llama.IGNORED
 
 
-def gguf_hf(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
-    its = {
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    own = {
         "model_type": "qwen3_moe",
         "norm_topk_prob": True,
         "moe_intermediate_size": expert_width("qwen3moe", metadata, tensors),
     }
-    return common_keys("qwen3moe", metadata, tensors) | experts_keys("qwen3moe", metadata) | its
+    return common_keys("qwen3moe", metadata, tensors) | experts_keys("qwen3moe", metadata, normalize=True) | own
 
 
 GGUF = GGUF(architecture="qwen3moe", hf=gguf_hf, weights=(*qwen3.GGUF.weights, *EXPERT_RULES), experts=True)

@@ -75,7 +75,7 @@ class Unstack:
                 received=stack.shape[0],
                 remedy="check num_experts in config.json",
             )
-        return [stack.with_data(its) for its in stack.data]
+        return [stack.with_data(expert) for expert in stack.data]
 
     def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
         return [arrays[0].with_data(np.stack([array.data for array in arrays]))]
@@ -184,15 +184,15 @@ def matches(config: ModelConfig, rules: Iterable[Rule]) -> list[Match]:
     out.
     """
     needed = weight_shapes(config)
-    found = []
+    every = []
     for rule in rules:
         for theirs, ours, i in rule.places(config):
             if all(name in needed for name in ours):
-                found.append(Match(rule, theirs, ours, config.layers[i] if rule.by_layer else None))
-    covered = {name for match in found for name in match.ours}
+                every.append(Match(rule, theirs, ours, config.layers[i] if rule.by_layer else None))
+    covered = {name for match in every for name in match.ours}
     if uncovered := [name for name in needed if name not in covered]:
-        raise UnsupportedError(f"this format has no place for {_some(uncovered)}", where=config.model_type)
-    return found
+        raise UnsupportedError(f"this format has no place for {some(uncovered)}", where=config.model_type)
+    return every
 
 
 def to_ours(
@@ -203,13 +203,13 @@ def to_ours(
     Nothing is read or copied until a call is made. Shapes are checked in the call, against ``weight_shapes``.
     Raises: WeightsError naming what is missing and what is unexpected.
     """
-    found = matches(config, rules)
-    missing = [match.theirs for match in found if match.theirs not in arrays]
-    used = {match.theirs for match in found}
+    every = matches(config, rules)
+    missing = [match.theirs for match in every if match.theirs not in arrays]
+    used = {match.theirs for match in every}
     unexpected = [name for name in arrays if name not in used]
     if missing or unexpected:
         parts = [
-            f"{len(names)} {kind}: {_some(names)}"
+            f"{len(names)} {kind}: {some(names)}"
             for kind, names in (("missing", missing), ("unexpected", unexpected))
             if names
         ]
@@ -237,7 +237,7 @@ def to_ours(
                 )
         return dict(zip(match.ours, made, strict=True))
 
-    return {name: (lambda match=match: make(match)) for match in found for name in match.ours}
+    return {name: (lambda match=match: make(match)) for match in every for name in match.ours}
 
 
 def to_theirs(config: ModelConfig, rules: Iterable[Rule], arrays: Mapping[str, Array]) -> Iterable[tuple[str, Array]]:
@@ -246,5 +246,6 @@ def to_theirs(config: ModelConfig, rules: Iterable[Rule], arrays: Mapping[str, A
         yield match.theirs, match.rule.inverse([arrays[name] for name in match.ours], match.layer)
 
 
-def _some(names: list[str], most: int = 4) -> str:
+def some(names: list[str], most: int = 4) -> str:
+    """The first few names, and how many more there are."""
     return ", ".join(names[:most]) + (f", … ({len(names) - most} more)" if len(names) > most else "")

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pellucid.base.array import Array
 from pellucid.checkpoint.open import Checkpoint
 from pellucid.config import ModelConfig, weight_shapes
-from pellucid.families import family_of
-from pellucid.families.rules import Rule, matches
 
 BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
 PARTS = ("embeddings", "attention", "MLP", "norms", "output head")
@@ -41,31 +38,17 @@ class Weight:
 
 def weights_of(checkpoint: Checkpoint) -> list[Weight]:
     """Every weight, in the order of computation. Nothing but headers is read."""
-    config, shapes = checkpoint.config, weight_shapes(checkpoint.config)
-    made: dict[str, Weight] = {}
-    for match in matches(config, _rules(checkpoint)):
-        stored = _find(checkpoint.stored, match.theirs)
-        if stored is None:
-            continue  # a tied head, or one that another rule makes
-        whole = sum(math.prod(shapes[name]) for name in match.ours)
-        for name in match.ours:  # pieces of a fused weight: rows of one array, so bytes go with parameters
-            made[name] = Weight(name, shapes[name], stored.dtype, stored.nbytes * math.prod(shapes[name]) // whole)
-    return [made[name] for name in shapes if name in made]
+    shapes, names = weight_shapes(checkpoint.config), checkpoint.weights.stored_names
+    together: dict[str, int] = {}  # elements of the pieces that one stored array makes
+    for name, stored in names.items():
+        together[stored] = together.get(stored, 0) + math.prod(shapes[name])
 
+    def weight(name: str) -> Weight:
+        array = checkpoint.stored[names[name]]  # bytes of a fused array go with the parameters of its pieces
+        nbytes = array.nbytes * math.prod(shapes[name]) // together[names[name]]
+        return Weight(name, shapes[name], array.dtype, nbytes)
 
-def _rules(checkpoint: Checkpoint) -> Iterable[Rule]:
-    """The table that names the checkpoint's weights, by its format."""
-    if checkpoint.kind == "llama2c":
-        from pellucid.checkpoint import llama2c
-
-        return llama2c.WEIGHTS
-    family = family_of(checkpoint.config.model_type, checkpoint.path)
-    return family.GGUF.weights if checkpoint.kind == "gguf" else family.WEIGHTS
-
-
-def _find(stored: Mapping[str, Array], name: str) -> Array | None:
-    """A stored array by its full name, or without the first part of it (``transformer.``), which some files leave out."""
-    return stored.get(name) or stored.get(name.partition(".")[2])
+    return [weight(name) for name in shapes if name in names]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,437 @@
+"""Each key of config.json is interpreted, known to be harmless, reported, or, where it changes the numbers, refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from pellucid.base.errors import ConfigError, UnsupportedError
+from pellucid.checkpoint import open_config
+from pellucid.config import RopeScaling
+from pellucid.families import FAMILIES, chatglm, llama, unread_keys
+from pellucid.families.harmless import is_neutral
+from pellucid.model.position import inverse_frequencies
+
+# config.json of released models, as their makers (and old versions of transformers) wrote them.
+_OLD = {
+    "_num_labels": 1,
+    "architectures": ["GPT2LMHeadModel"],
+    "finetuning_task": None,
+    "id2label": {"0": "LABEL_0"},
+    "label2id": {"LABEL_0": 0},
+    "num_labels": 1,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "output_past": True,
+    "pruned_heads": {},
+    "torchscript": False,
+    "use_bfloat16": False,
+    "xla_device": None,
+    "is_decoder": False,
+    "do_sample": False,
+    "early_stopping": False,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "length_penalty": 1.0,
+    "max_length": 20,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "num_beam_groups": 1,
+    "num_return_sequences": 1,
+    "bad_words_ids": None,
+    "cross_attention_hidden_size": None,
+    "tie_encoder_decoder": False,
+    "sep_token_id": None,
+    "tokenizer_class": None,
+    "prefix": None,
+}
+_GPT2 = {
+    "model_type": "gpt2",
+    "activation_function": "gelu_new",
+    "attn_pdrop": 0.1,
+    "bos_token_id": 50256,
+    "embd_pdrop": 0.1,
+    "eos_token_id": 50256,
+    "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-05,
+    "n_ctx": 1024,
+    "n_embd": 768,
+    "n_head": 12,
+    "n_layer": 12,
+    "n_positions": 1024,
+    "resid_pdrop": 0.1,
+    "summary_activation": None,
+    "summary_first_dropout": 0.1,
+    "summary_proj_to_labels": True,
+    "summary_type": "cls_index",
+    "summary_use_proj": True,
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+    "vocab_size": 50257,
+}
+_LLAMA = {
+    "model_type": "llama",
+    "_name_or_path": "meta-llama/Llama-2-7b-hf",
+    "architectures": ["LlamaForCausalLM"],
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 11008,
+    "max_position_embeddings": 4096,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 32,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+    "transformers_version": "4.31.0.dev0",
+    "use_cache": True,
+    "vocab_size": 32000,
+}
+_QWEN2 = {
+    "model_type": "qwen2",
+    "architectures": ["Qwen2ForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "hidden_act": "silu",
+    "hidden_size": 896,
+    "initializer_range": 0.02,
+    "intermediate_size": 4864,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 21,
+    "num_attention_heads": 14,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.43.1",
+    "use_cache": True,
+    "use_mrope": False,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+_CHATGLM = {
+    "model_type": "chatglm",
+    "_name_or_path": "THUDM/chatglm3-6b",
+    "architectures": ["ChatGLMModel"],
+    "auto_map": {"AutoConfig": "configuration_chatglm.ChatGLMConfig"},
+    "add_bias_linear": False,
+    "add_qkv_bias": True,
+    "apply_query_key_layer_scaling": True,
+    "apply_residual_connection_post_layernorm": False,
+    "attention_dropout": 0.0,
+    "attention_softmax_in_fp32": True,
+    "bias_dropout_fusion": True,
+    "ffn_hidden_size": 13696,
+    "fp32_residual_connection": False,
+    "hidden_dropout": 0.0,
+    "hidden_size": 4096,
+    "kv_channels": 128,
+    "layernorm_epsilon": 1e-05,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "num_attention_heads": 32,
+    "num_layers": 28,
+    "original_rope": True,
+    "padded_vocab_size": 65024,
+    "post_layer_norm": True,
+    "quantization_bit": 0,
+    "rmsnorm": True,
+    "seq_length": 8192,
+    "use_cache": True,
+    "torch_dtype": "float16",
+    "transformers_version": "4.30.2",
+    "tie_word_embeddings": False,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+RELEASED: dict[str, dict[str, Any]] = {
+    "GPT-2": _GPT2,
+    "DistilGPT-2, transformers 2": _GPT2 | _OLD,
+    "Chinese GPT-2": _GPT2 | {"tokenizer_class": "BertTokenizer", "gradient_checkpointing": False},
+    "Llama 2": _LLAMA,
+    "Llama 1": {k: v for k, v in _LLAMA.items() if k not in ("rope_scaling", "num_key_value_heads")}
+    | {"max_sequence_length": 2048, "pad_token_id": 0},
+    "CodeLlama": _LLAMA | {"rope_theta": 1000000},
+    "Vicuna 16k": _LLAMA | {"rope_scaling": {"factor": 4.0, "type": "linear"}},
+    "Yarn-Llama-2": _LLAMA
+    | {
+        "rope_scaling": {"factor": 32.0, "original_max_position_embeddings": 4096, "type": "yarn", "finetuned": True},
+        "auto_map": {"AutoConfig": "configuration_llama.LlamaConfig"},
+    },
+    "Llama 3.2": _LLAMA
+    | {
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "head_dim": 64,
+        "mlp_bias": False,
+        "eos_token_id": [128001, 128008, 128009],
+        "rope_theta": 500000.0,
+        "rope_scaling": {
+            "factor": 32.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+    },
+    "SmolLM2": _LLAMA
+    | {
+        "is_llama_config": True,
+        "rope_interleaved": False,
+        "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16", "fp16": "float16"}},
+    },
+    "TinyLlama, by unsloth": _LLAMA | {"unsloth_fixed": True, "unsloth_version": "2024.9"},
+    "Qwen2.5": _QWEN2,
+    "Qwen2.5, 128k": _QWEN2
+    | {"rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"}},
+    "Qwen3": _QWEN2
+    | {"model_type": "qwen3", "attention_bias": False, "head_dim": 128, "sliding_window": None, "rope_scaling": None},
+    "Qwen1.5-MoE": _QWEN2
+    | {
+        "model_type": "qwen2_moe",
+        "decoder_sparse_step": 1,
+        "moe_intermediate_size": 1408,
+        "norm_topk_prob": False,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "output_router_logits": False,
+        "router_aux_loss_coef": 0.001,
+        "shared_expert_intermediate_size": 5632,
+    },
+    "Qwen3-MoE": _QWEN2
+    | {
+        "model_type": "qwen3_moe",
+        "attention_bias": False,
+        "head_dim": 128,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "output_router_logits": False,
+        "router_aux_loss_coef": 0.001,
+        "sliding_window": None,
+        "rope_scaling": None,
+    },
+    "Mixtral": _LLAMA
+    | {
+        "model_type": "mixtral",
+        "num_key_value_heads": 8,
+        "attention_dropout": 0.0,
+        "num_experts_per_tok": 2,
+        "num_local_experts": 8,
+        "output_router_logits": False,
+        "rope_theta": 1000000.0,
+        "router_aux_loss_coef": 0.02,
+        "sliding_window": None,
+    },
+    "ChatGLM3": _CHATGLM,
+    "ChatGLM2": _CHATGLM | {"_name_or_path": "THUDM/chatglm2-6b", "transformers_version": "4.27.1"},
+    "GLM-4": _CHATGLM | {"classifier_dropout": None, "rope_ratio": 500, "num_layers": 40, "num_hidden_layers": 40},
+}
+RELEASED["Mixtral"].pop("pretraining_tp")
+RELEASED["Mixtral"].pop("rope_scaling")
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_released_models_config_is_understood_to_the_last_key(name: str) -> None:
+    hf = RELEASED[name]
+    assert unread_keys(FAMILIES[hf["model_type"]].config(hf)) == []
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("chatglm", "vanilla")])
+def test_whatever_transformers_writes_of_a_family_is_understood(family: str) -> None:
+    assert unread_keys(FAMILIES[family].config(transformers.AutoConfig.for_model(family).to_dict())) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("logit_scale", 0.0625),
+        ("embedding_multiplier", 12.0),
+        ("residual_multiplier", 0.22),
+        ("attention_multiplier", 0.0078),
+        ("logits_scaling", 8.0),
+        ("final_logit_softcapping", 30.0),
+        ("attn_logit_softcapping", 50.0),
+        ("query_pre_attn_scalar", 256),
+        ("rope_interleaved", True),
+        ("partial_rotary_factor", 0.5),
+        ("rotary_pct", 0.25),
+        ("no_rope_layers", [1, 1, 1, 0]),
+        ("use_qk_norm", True),
+        ("lm_head_bias", True),
+        ("clip_qkv", 8.0),
+        ("num_local_experts", 16),
+        ("n_shared_experts", 1),
+        ("sliding_window", 4096),
+        ("layer_types", ["sliding_attention", "full_attention"]),
+        ("attention_sink", True),
+        ("pruned_heads", {"1": [0]}),
+        ("cross_attention_hidden_size", 32),
+        ("parallel_residual", True),
+        ("mup_scale_factor", 2.0),
+        ("quantization_bit", 4),
+    ],
+)
+def test_a_key_that_changes_the_numbers_is_refused_by_name(key: str, value: Any) -> None:
+    with pytest.raises(UnsupportedError, match=f"{key} = "):
+        llama.config(llama.TINY | {key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("logit_scale", 1.0),
+        ("final_logit_softcapping", None),
+        ("use_qk_norm", False),
+        ("sliding_window", 0),
+        ("clip_qkv", None),
+        ("layer_types", ["full_attention"] * 2),
+        ("partial_rotary_factor", 1.0),
+        ("num_experts", 0),
+    ],
+)
+def test_a_mechanism_that_is_switched_off_is_neither_refused_nor_reported(key: str, value: Any) -> None:
+    assert unread_keys(llama.config(llama.TINY | {key: value})) == []
+
+
+def test_true_is_not_a_factor_of_one() -> None:
+    assert not is_neutral("scale_embeddings", True)
+    assert is_neutral("logit_scale", 1)
+    assert not is_neutral("logit_scale", 0)
+
+
+def test_a_key_that_nobody_knows_is_reported_once_with_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hf = llama.TINY | {"a_key_of_tomorrow": 7, "temperature": 0.6, "use_cache": False}
+    (tmp_path / "config.json").write_text(json.dumps(hf))
+    assert unread_keys(open_config(tmp_path)) == ["a_key_of_tomorrow", "temperature"]
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'config.json'}: nothing here reads a_key_of_tomorrow, temperature" in said
+    open_config(tmp_path)
+    assert not capsys.readouterr().err
+
+
+# ---- rotary settings
+
+
+def transformers_frequencies(**changed: Any) -> tuple[torch.Tensor, float]:
+    config = transformers.AutoConfig.for_model(**(llama.TINY | changed))
+    rotary = transformers.LlamaForCausalLM(config).model.rotary_emb
+    return rotary.inv_freq, rotary.attention_scaling
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "yarn, lengths as floats": {
+        "max_position_embeddings": 64.0,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16.0},
+    },
+    "yarn without an original length": {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+    "yarn, truncated or not": {
+        "rope_scaling": {"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8, "truncate": False}
+    },
+    "the original length beside it": {
+        "original_max_position_embeddings": 32,
+        "rope_scaling": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16},
+    },
+    "llama3 without an original length": {
+        "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    },
+    "transformers 5": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 300.0}},
+    "a factor without a type": {"rope_scaling": {"factor": 4.0}},
+    "linear with what it does not read": {"rope_scaling": {"type": "linear", "factor": 4.0, "attention_factor": 3.0}},
+    "longrope, one list for every length": {
+        "rope_scaling": {
+            "rope_type": "longrope",
+            "factor": 2.0,
+            "attention_factor": 1.0,
+            "original_max_position_embeddings": 32.0,
+            "short_factor": [1.0, 1.5, 2.0, 3.0],
+            "long_factor": [1.0, 1.5, 2.0, 3.0],
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_rotary_settings_are_read_as_transformers_reads_them(case: str) -> None:
+    from pellucid.rotary import magnitude
+
+    rope = llama.config(llama.TINY | SETTINGS[case]).layers[0].mixer.rope
+    whole = {k: int(v) if isinstance(v, float) and k.startswith("max") else v for k, v in SETTINGS[case].items()}
+    frequencies, scale = transformers_frequencies(**json.loads(json.dumps(whole)))
+    torch.testing.assert_close(inverse_frequencies(rope), frequencies, rtol=1e-6, atol=0)
+    assert magnitude(rope) == pytest.approx(scale)
+
+
+@pytest.mark.parametrize("case", ["a factor without a type", "linear with what it does not read"])
+def test_what_a_kind_of_scaling_does_not_read_is_reported(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from pellucid.base import notice
+
+    notice._told.clear()
+    llama.config(llama.TINY | SETTINGS[case])
+    assert "they have no effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("scaling", "error", "says"),
+    [
+        ({"rope_type": "linear"}, ConfigError, "needs factor"),
+        ({"rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0}, ConfigError, "needs low_freq_factor"),
+        ({"rope_type": "dynamic", "factor": 2.0, "alpha": 1000.0}, UnsupportedError, "alpha"),
+        ({"type": "mrope", "mrope_section": [16, 24, 24]}, UnsupportedError, "mrope"),
+        ({"rope_type": "default", "mrope_section": [16, 24, 24]}, UnsupportedError, "mrope_section"),
+        ({"full_attention": {"rope_type": "default", "rope_theta": 1e6}}, UnsupportedError, "full_attention"),
+        ({"rope_type": "default", "partial_rotary_factor": 0.5}, UnsupportedError, "partial_rotary_factor"),
+        ([1], ConfigError, "must be an object"),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16.5}, ConfigError, "whole number"),
+    ],
+)
+def test_rotary_settings_that_cannot_be_followed_are_refused(scaling: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        llama.config(llama.TINY | {"rope_scaling": scaling})
+
+
+# ---- ChatGLM's rope_ratio
+
+
+@pytest.mark.parametrize(
+    ("changed", "divides"),
+    [
+        ({"_name_or_path": "THUDM/chatglm2-6b-32k", "transformers_version": "4.27.1"}, True),
+        ({"_name_or_path": "/models/ChatGLM2-6B-32K"}, True),
+        ({"_name_or_path": "", "transformers_version": "4.27.1"}, True),
+        ({"_name_or_path": "THUDM/chatglm3-6b-32k", "transformers_version": "4.30.2"}, False),
+        ({"_name_or_path": "THUDM/chatglm3-6b-32k", "transformers_version": "4.27.1"}, False),
+        ({"_name_or_path": "THUDM/glm-4-9b-chat", "transformers_version": "4.40.2"}, False),
+        ({}, False),
+    ],
+)
+def test_rope_ratio_divides_positions_in_chatglm2_and_multiplies_theta_since(
+    changed: dict[str, Any], divides: bool
+) -> None:
+    rope = chatglm.config(chatglm.TINY | {"rope_ratio": 16} | changed).layers[0].mixer.rope
+    assert rope is not None
+    if divides:
+        assert (rope.theta, rope.scaling) == (1e4, RopeScaling(kind="linear", factor=16, original_context_len=64))
+    else:
+        assert (rope.theta, rope.scaling) == (16e4, None)
