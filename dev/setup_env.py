@@ -21,6 +21,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -49,6 +50,9 @@ OFFLINE_SIGNS = (
     "ProxyError",
     "connection error",
 )
+
+
+DISK_SIGNS = ("No space left on device", "Disk quota exceeded")
 
 
 class SetupError(Exception):
@@ -221,14 +225,25 @@ class Step:
             sys.stderr.flush()
 
     def fail(self, output: str) -> "None":
-        if "No space left on device" in output:
+        if any(sign in output for sign in DISK_SIGNS):
             raise SetupError(
-                f"The disk is full ({self.title}). Pellucid's .venv takes about 1.5 GB, 8 GB with CUDA; free some and run this again."
+                f"The disk is full ({self.title}): {VENV}, or pip's temporary folder, {tempfile.gettempdir()}.\n"
+                "  Pellucid's .venv takes about 1.5 GB, 8 GB with CUDA; free some and run this again."
             )
-        if any(sign in output for sign in OFFLINE_SIGNS):
+        if is_offline(output):
             raise Offline(self.title)
         last = "\n".join("    " + line for line in output.strip().splitlines()[-12:])
         raise SetupError(f"This step failed: {self.title}\n{last}\n  All of it: {os.path.relpath(LOG)}")
+
+
+def is_offline(output: str) -> bool:
+    """Whether pip failed because no index answered. A try that was repeated with success is no reason."""
+    if not any(sign in output for sign in OFFLINE_SIGNS):
+        return False
+    errors = [line for line in output.splitlines() if line.startswith("ERROR:")]
+    # an index that does not answer has, for pip, no matching distribution
+    signs = (*OFFLINE_SIGNS, "No matching distribution", "Could not find a version", "HTTPSConnectionPool")
+    return not errors or any(sign in errors[-1] for sign in signs)
 
 
 def seconds(value: float) -> str:
@@ -279,7 +294,7 @@ def install_torch() -> None:
     version = cpu_build_version(*elsewhere, "--timeout", "5", "--retries", "0")
     if version:
         return Step(f"torch {version}, the CPU build").run(pip("install", "--no-deps", *elsewhere, TORCH))
-    say(f"  No CPU build of torch is within pip's reach ({TORCH_CPU_INDEX} does not answer).")
+    say(f"  No CPU build of torch is within pip's reach ({TORCH_CPU_INDEX} gave none).")
     say("  The build with CUDA does for this machine too, but is a download of about 3 GB. Ctrl-C stops it.")
     return Step(f"{TORCH} with CUDA").run(pip("install", TORCH))
 

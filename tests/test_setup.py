@@ -123,6 +123,25 @@ def test_a_failed_step_says_whether_it_was_the_network(setup_env: ModuleType) ->
     assert not isinstance(failed.value, setup_env.Offline)
 
 
+def test_a_failure_of_pips_own_after_a_repeated_try_is_not_called_the_networks(setup_env: ModuleType) -> None:
+    repeated = "WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError(...)': /simple/x/\n"
+    for own in (
+        "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.",
+        "ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: '/x'",
+        "ERROR: Failed to build 'pellucid' when getting requirements to build editable",
+    ):
+        with pytest.raises(setup_env.SetupError, match="This step failed") as failed:
+            setup_env.Step("something").fail(f"{repeated}Downloading x\n{own}")
+        assert own in str(failed.value)
+    with pytest.raises(setup_env.Offline):
+        setup_env.Step("something").fail(f"{repeated}ERROR: No matching distribution found for numpy==2.0")
+
+
+def test_a_full_disk_names_the_folders(setup_env: ModuleType) -> None:
+    with pytest.raises(setup_env.SetupError, match=r"(?s)full .*\.venv.*tmp"):
+        setup_env.Step("something").fail("ERROR: [Errno 122] Disk quota exceeded")
+
+
 def test_make_takes_a_prompt_as_it_is() -> None:
     prompt = """It's "5 $ 7" `or` $HOME \\ and $(shell false)"""
     probe = 'include Makefile\nprobe:\n\t@printf "%s" "$$PROMPT"\n'

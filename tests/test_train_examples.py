@@ -21,8 +21,9 @@ from pellucid.text.tokenizer import Tokenizer
 from pellucid.train.data.batch import IGNORED
 from pellucid.train.data.example_batches import ExampleBatches, rows_of, split_records
 from pellucid.train.data.example_store import Counts, Examples, Making, describe, tokenize_examples
-from pellucid.train.data.examples import Completion, Conversation, Example, Instruction, Pair, Text, read_examples
+from pellucid.train.data.examples import Completion, Conversation, Example, Instruction, Pair, Text
 from pellucid.train.data.masks import Masked, Masking
+from pellucid.train.data.records import read_examples
 from pellucid.train.data.sources import DataError, find_sources
 from pellucid.train.objectives.loss import language_loss
 
@@ -53,7 +54,8 @@ def read(path: Path, *records: Any, lines: bool = True) -> list[Example | None]:
 
 SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]
 PAIR = Pair(
-    Conversation([USER, ANSWER], given=1), Conversation([USER, {"role": "assistant", "content": "What?"}], given=1)
+    Conversation([USER, ANSWER], num_before=1),
+    Conversation([USER, {"role": "assistant", "content": "What?"}], num_before=1),
 )
 BAD = {"role": "assistant", "content": "What?"}
 
@@ -63,7 +65,7 @@ BAD = {"role": "assistant", "content": "What?"}
     [
         ({"text": "Once"}, Text("Once")),
         ({"prompt": "2+2=", "completion": "4"}, Completion("2+2=", "4")),
-        ({"prompt": [USER], "completion": [ANSWER]}, Conversation([USER, ANSWER], given=1)),
+        ({"prompt": [USER], "completion": [ANSWER]}, Conversation([USER, ANSWER], num_before=1)),
         ({"messages": [USER, ANSWER]}, Conversation([USER, ANSWER])),
         (
             {"messages": [USER, ANSWER], "tools": [TOOL]},
@@ -284,7 +286,7 @@ def test_thinking_is_learned_where_it_will_be_asked_for(qwen: Tokenizer) -> None
 def test_messages_that_are_given_are_not_learned(qwen: Tokenizer, shared: Path) -> None:
     plain = template(shared, "Qwen2.5")
     for its in (plain, with_marks(plain)):
-        (one,) = Masking(qwen, chat_template=its).tokens(Conversation(CHAT, given=3), "here")
+        (one,) = Masking(qwen, chat_template=its).tokens(Conversation(CHAT, num_before=3), "here")
         assert learned(qwen, one) == ["Bye, 你好.<|im_end|>"]
 
 
@@ -349,7 +351,7 @@ def test_every_conversation_of_the_real_data_has_its_answers_and_only_them(qwen:
             chat = chat.conversation() if isinstance(chat, Instruction) else chat
             assert isinstance(chat, Conversation)
             said = [stretch for its in made for stretch in learned(qwen, its)]
-            answers = [message for message in chat.messages[chat.given :] if message["role"] == "assistant"]
+            answers = [message for message in chat.messages[chat.num_before :] if message["role"] == "assistant"]
             assert len(said) == len(answers)
             for text, answer in zip(said, answers, strict=True):
                 assert text.endswith("<|im_end|>")

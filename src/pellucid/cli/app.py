@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from importlib import import_module
@@ -10,6 +11,7 @@ import click
 
 from pellucid import __version__
 from pellucid.base.errors import PellucidError
+from pellucid.cli.terminal.streams import drop_output, open_standard_streams, output_error, say
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses; 130 is the shell's for Ctrl-C
 COMMANDS = (
@@ -55,11 +57,18 @@ def app() -> None:
 
 def run() -> None:
     """Run the program and leave it: bad input is one message and status 2, Ctrl-C 130; a closed pipe is silent."""
+    open_standard_streams()
     try:
         status = app(prog_name="pellucid", standalone_mode=False)
+        if (failed := output_error()) is not None:
+            raise failed
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         status = error.exit_code
+    except BrokenPipeError:  # the reader has what it wanted
+        drop_output()
+        status = FAILED
     except click.Abort as error:
         status = INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else FAILED
     except (PellucidError, OSError) as error:  # of the system's: a full disk, a folder that may not be written to
@@ -70,6 +79,7 @@ def run() -> None:
             if isinstance(error, PellucidError)
             else f"{error.filename or 'the system says'}: {error.strerror or error}"
         )
+        output_error()  # what is left of the output fails once, not again at the end
         status = BAD_INPUT
     sys.exit(status)
 
@@ -78,4 +88,4 @@ def complain(message: str) -> None:
     """The message on stderr, its first line in red on a terminal."""
     first, *rest = message.splitlines() or [""]
     red = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    print(click.style(f"Error: {first}", fg="red") if red else f"Error: {first}", *rest, sep="\n", file=sys.stderr)
+    say("\n".join((click.style(f"Error: {first}", fg="red") if red else f"Error: {first}", *rest)))

@@ -28,10 +28,11 @@ class Backend(Batching):
     def __init__(self, config: Mapping[str, Any], where: object) -> None:
         self.where = where
         self.config = dict(config)  # tokenizer_config.json's content; unknown keys are kept and saved again
-        self.model_max_length = int(config.get("model_max_length") or UNLIMITED)
+        self.model_max_length = int(config.get("model_max_length") or config.get("max_len") or UNLIMITED)
         self.padding_side = checked_side(config.get("padding_side") or type(self).padding_side, "padding_side", where)
         self.truncation_side = checked_side(config.get("truncation_side") or "right", "truncation_side", where)
         self.clean_up_tokenization_spaces = bool(config.get("clean_up_tokenization_spaces"))
+        self._split_special_tokens = bool(config.get("split_special_tokens"))
         self.chat_template: str | dict[str, str] | None = copy.copy(config.get("chat_template"))
         if names := config.get("model_input_names"):
             self.model_input_names = tuple(names)
@@ -86,6 +87,53 @@ class Backend(Batching):
 
         ``from_template``: the text was rendered by a chat template, so every special token in it is meant as one.
         """
+
+    @property
+    def split_special_tokens(self) -> bool:
+        """Whether a special token in a text is ordinary characters; in what a chat template wrote it never is."""
+        return self._split_special_tokens
+
+    @split_special_tokens.setter
+    def split_special_tokens(self, value: bool) -> None:
+        self._split_special_tokens = bool(value)
+        self._special_tokens_changed()
+
+    def around(self) -> tuple[list[int], list[int]]:
+        """The ids that ``encode`` puts before a text and after it: ``[1], []`` with Llama's, ``[], []`` with Qwen's.
+
+        Who joins texts himself (scoring, packing) adds these, and no others.
+        """
+        encoded = self.encode_texts(["a"], None, add_special_tokens=True, details=True)[0]
+        own = [place for place, sequence in enumerate(encoded.sequence or []) if sequence is not None]
+        first, last = (own[0], own[-1] + 1) if own else (len(encoded.ids), len(encoded.ids))
+        return encoded.ids[:first], encoded.ids[last:]
+
+    @property
+    def add_bos_token(self) -> bool:
+        """Whether ``encode`` puts the beginning-of-sequence token before a text. It can be set."""
+        return self.bos_token_id is not None and self.bos_token_id in self.around()[0]
+
+    @add_bos_token.setter
+    def add_bos_token(self, value: bool) -> None:
+        self._add_ends(self._wanted_end("bos_token", value), self.add_eos_token)
+
+    @property
+    def add_eos_token(self) -> bool:
+        """Whether ``encode`` puts the end-of-sequence token after a text. It can be set."""
+        return self.eos_token_id is not None and self.eos_token_id in self.around()[1]
+
+    @add_eos_token.setter
+    def add_eos_token(self, value: bool) -> None:
+        self._add_ends(self.add_bos_token, self._wanted_end("eos_token", value))
+
+    def _wanted_end(self, name: str, value: bool) -> bool:
+        if value and self._named.get(name) is None:
+            raise TokenizerError(f"add_{name}: the tokenizer has no {name}", where=self.where)
+        return bool(value)
+
+    @abstractmethod
+    def _add_ends(self, bos: bool, eos: bool) -> None:
+        """Put the beginning- and end-of-sequence tokens, or none, around each text, and nothing else."""
 
     @abstractmethod
     def _spans(self, text: str) -> list[Span]:
@@ -149,7 +197,10 @@ class Backend(Batching):
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
         """Add tokens that the vocabulary lacks, at its end; returns how many. The model's embeddings must grow with it."""
         tokens = [new_tokens] if isinstance(new_tokens, (str, AddedToken, Mapping)) else list(new_tokens)
-        added = self._add_tokens([as_added_token(token, "add_tokens", special=special_tokens) for token in tokens])
+        checked = [as_added_token(token, "add_tokens", special=special_tokens) for token in tokens]
+        if any(not token.content for token in checked):
+            raise TokenizerError("a token needs at least one character", where="add_tokens")
+        added = self._add_tokens(checked)
         self._special_tokens_changed()
         return added
 
@@ -177,6 +228,8 @@ class Backend(Batching):
             saved.pop("additional_special_tokens", None)
         saved["model_max_length"] = self.model_max_length
         saved["padding_side"], saved["truncation_side"] = self.padding_side, self.truncation_side
+        if self.split_special_tokens or "split_special_tokens" in saved:
+            saved["split_special_tokens"] = self.split_special_tokens
         saved["clean_up_tokenization_spaces"] = self.clean_up_tokenization_spaces
         saved["added_tokens_decoder"] = {str(i): token.to_dict() for i, token in self.added_tokens_decoder.items()}
         saved.pop("chat_template", None)

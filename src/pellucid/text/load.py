@@ -5,24 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pellucid.base.errors import ModelNotFoundError, TokenizerError
+from pellucid.text.config_keys import name_overruled
+from pellucid.text.readers.tokenizer_class import BACKEND, CLASSES, class_of, shape, with_names
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.text.tokenizer_config import TOKENIZER_CONFIG_FILE, get_tokenizer_config, read_tokenizer_config
-from pellucid.text.tokenizer_files import read_bytes
+from pellucid.text.tokenizer_files import read_bytes, read_json
 
 __all__ = ["TOKENIZER_CONFIG_FILE", "TOKENIZER_FILES", "get_tokenizer_config", "load_tokenizer"]
 
+T = TypeVar("T", bound=Tokenizer)
 _MAX_MODEL_BYTES = 64 * 2**20
-# Pre-tokenizers of the classes that keep vocab.json + merges.txt; the other classes need their tokenizer.json.
-_BPE_CLASSES = {
-    "GPT2Tokenizer": "gpt-2",
-    "GPT2TokenizerFast": "gpt-2",
-    "Qwen2Tokenizer": "qwen2",
-    "Qwen2TokenizerFast": "qwen2",
-}
-_LEFT_PADDED = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")  # as transformers pads them
 
 
 def load_tokenizer(path: str | os.PathLike[str], *, vocab_size: int | None = None) -> Tokenizer:
@@ -65,15 +60,24 @@ def _load_folder(folder: Path, vocab_size: int | None) -> Tokenizer:
 
 def _config(folder: Path) -> dict[str, Any]:
     config = read_tokenizer_config(folder)
-    if "padding_side" not in config and str(config.get("tokenizer_class")).removesuffix("Fast") in _LEFT_PADDED:
+    kind = CLASSES.get(str(config.get("tokenizer_class")).removesuffix("Fast"), BACKEND)
+    if "padding_side" not in config and kind.padding_side == "left":
         config["padding_side"] = "left"
     return config
+
+
+def _model_config(folder: Path) -> dict[str, Any]:
+    """config.json, for the class that it may name; one that is broken is for whoever opens the model to refuse."""
+    try:
+        return read_json(folder / "config.json")
+    except TokenizerError:
+        return {}
 
 
 def _read_json(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     from pellucid.text.readers.tokenizer_json import JsonTokenizer
 
-    return JsonTokenizer.from_file(folder / "tokenizer.json", config)
+    return _told(JsonTokenizer.from_file(folder / "tokenizer.json", config, _model_config(folder)), config)
 
 
 def _read_model(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
@@ -91,7 +95,7 @@ def _read_model(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
         return Llama2cTokenizer(read_bytes(path, _MAX_MODEL_BYTES), config, path)
     from pellucid.text.readers.sentencepiece_model import SentencePieceTokenizer
 
-    return SentencePieceTokenizer(read_bytes(path, _MAX_MODEL_BYTES), config, path)
+    return _told(SentencePieceTokenizer(read_bytes(path, _MAX_MODEL_BYTES), config, path), config)
 
 
 def _read_vocab(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
@@ -99,24 +103,33 @@ def _read_vocab(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     from pellucid.text.readers.pre_tokenizers import PRE_TOKENIZERS
     from pellucid.text.readers.tokenizer_json import JsonTokenizer
 
-    kind = config.get("tokenizer_class") or "GPT2Tokenizer"
     path = folder / "vocab.json"
-    if kind not in _BPE_CLASSES:
+    kind = class_of(config, _model_config(folder)) if config.get("tokenizer_class") else CLASSES["GPT2Tokenizer"]
+    if kind.words is None:
         raise TokenizerError(
-            f"vocab.json and merges.txt do not say how {kind} cuts text into words",
+            f"vocab.json and merges.txt do not say how {config['tokenizer_class']} cuts text into words",
             where=folder,
-            expected=" or ".join(_BPE_CLASSES),
+            expected=" or ".join(name for name, known in CLASSES.items() if known.words),
             remedy="get the model's tokenizer.json, which does",
         )
     if not (folder / "merges.txt").is_file():
         raise TokenizerError("merges.txt is missing beside vocab.json", where=folder)
     vocab = read_vocab(path)
-    backend = build_bpe(vocab, read_merges(folder / "merges.txt"), PRE_TOKENIZERS[_BPE_CLASSES[kind]], path)
-    end = "<|endoftext|>"
-    defaults = (
-        {"bos_token": end, "eos_token": end, "unk_token": end} if kind.startswith("GPT2") and end in vocab else {}
+    backend = build_bpe(vocab, read_merges(folder / "merges.txt"), PRE_TOKENIZERS[kind.words], path)
+    shape(backend, kind, config)
+    tokenizer = JsonTokenizer(backend, with_names(config, kind, vocab), path, kind)
+    tokenizer._add_ends(
+        bool(config.get("add_bos_token")) and tokenizer.bos_token is not None,
+        bool(config.get("add_eos_token")) and tokenizer.eos_token is not None,
     )
-    return JsonTokenizer(backend, {**defaults, **config}, path)
+    return _told(tokenizer, config)
+
+
+def _told(tokenizer: T, config: Mapping[str, Any]) -> T:
+    """The tokenizer, after what the config asks of it in vain has been named."""
+    facts = {name: getattr(tokenizer, name) for name in ("add_bos_token", "add_eos_token", "add_prefix_space")}
+    name_overruled(config, tokenizer.where, facts)
+    return tokenizer
 
 
 def _llama2c(path: Path, vocab_size: int | None) -> Tokenizer:

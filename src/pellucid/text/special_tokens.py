@@ -22,8 +22,8 @@ class _ByName:
         return None if tokenizer is None else tokenizer._named.get(self.name)
 
     def __set__(self, tokenizer: SpecialTokens, value: str | AddedToken | None) -> None:
-        if value is not None and not isinstance(value, (str, AddedToken)):
-            raise TokenizerError(f"{self.name} must be a token", expected="a string or None", received=repr(value))
+        if value is not None and (not isinstance(value, (str, AddedToken)) or not str(value)):
+            raise TokenizerError(f"{self.name} must be a token", expected="a string or None", received=repr(value)[:80])
         tokenizer._name_token(self.name, None if value is None else str(value))
 
 
@@ -84,21 +84,22 @@ class SpecialTokens(ABC):
         Besides the seven standard names, any key that ends with ``_token`` and holds a token is one (a model's own
         ``image_token``), as in transformers 5.
         """
-        found: dict[str, AddedToken] = {}
+        named: dict[str, AddedToken] = {}
         for name, value in config.items():
             if (name in NAMES and value is not None) or (
                 name.endswith("_token") and name not in NAMES and isinstance(value, (str, Mapping))
             ):
-                found[name] = as_added_token(value, where, special=True)
+                named[name] = as_added_token(value, where, special=True)
         extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-        if isinstance(extra, Mapping):
-            found |= {name: as_added_token(value, where, special=True) for name, value in extra.items()}
-            extra = []
+        for own in (config.get("model_specific_special_tokens"), extra):
+            if isinstance(own, Mapping):
+                named |= {name: as_added_token(value, where, special=True) for name, value in own.items()}
+        extra = [] if isinstance(extra, Mapping) else extra
         additional = [as_added_token(value, where, special=True) for value in extra]
-        standard_first = sorted(found, key=lambda name: NAMES.index(name) if name in NAMES else len(NAMES))
-        self._named = {name: found[name].content for name in standard_first}
+        standard_first = sorted(named, key=lambda name: NAMES.index(name) if name in NAMES else len(NAMES))
+        self._named = {name: named[name].content for name in standard_first}
         self._additional = [token.content for token in additional]
-        return [*(found[name] for name in standard_first), *additional]
+        return [*(named[name] for name in standard_first), *additional]
 
     @property
     def special_tokens_map(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pellucid.base.errors import TokenizerError
 from pellucid.base.files import atomic_write, write_json
 from pellucid.text.added_tokens import AddedToken, as_added_token
 from pellucid.text.backend import Backend
+from pellucid.text.config_keys import name_unread_keys
 from pellucid.text.special_tokens import NAMES
 from pellucid.text.tokenizer_files import read_json, read_text
 
@@ -45,14 +46,16 @@ def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     Raises: TokenizerError where a file contradicts its format.
     """
     where = folder / TOKENIZER_CONFIG_FILE
-    config = get_tokenizer_config(folder)
+    config = _without_empty(get_tokenizer_config(folder))
     _check(config, where)
+    name_unread_keys(config, where)
     if "added_tokens_decoder" in config:
         config["added_tokens_decoder"] = _added_tokens(config["added_tokens_decoder"], where)
     else:
         if (folder / SPECIAL_TOKENS_MAP_FILE).is_file():
-            special = read_json(folder / SPECIAL_TOKENS_MAP_FILE)
+            special = _without_empty(read_json(folder / SPECIAL_TOKENS_MAP_FILE))
             _check(special, folder / SPECIAL_TOKENS_MAP_FILE)
+            name_unread_keys(special, folder / SPECIAL_TOKENS_MAP_FILE)
             config |= special
         if (folder / ADDED_TOKENS_FILE).is_file():
             config["added_tokens_decoder"] = _legacy_added_tokens(folder / ADDED_TOKENS_FILE, config)
@@ -62,12 +65,28 @@ def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def _without_empty(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without tokens that have no character: such a name means none, or the vocabulary's own."""
+
+    def empty(token: Any) -> bool:
+        return token == "" or (isinstance(token, Mapping) and token.get("content") == "")
+
+    kept = {name: value for name, value in config.items() if not (name.endswith("_token") and empty(value))}
+    for name in ("extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens"):
+        listed = kept.get(name)
+        if isinstance(listed, list):
+            kept[name] = [token for token in listed if not empty(token)]
+        elif isinstance(listed, dict):
+            kept[name] = {key: token for key, token in listed.items() if not empty(token)}
+    return kept
+
+
 def _check(config: Mapping[str, Any], where: Path) -> None:
     """Values of the wrong kind are found here, where the file can be named."""
     for name in NAMES:
         if config.get(name) is not None:
             as_added_token(config[name], where)
-    for name in ("extra_special_tokens", "additional_special_tokens"):
+    for name in ("extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens"):
         listed = config.get(name) or []
         if not isinstance(listed, (list, dict)):
             raise TokenizerError(f"{name} must be a list of tokens", where=where, received=repr(listed)[:80])
@@ -82,17 +101,19 @@ def _check(config: Mapping[str, Any], where: Path) -> None:
         listed = config.get(name) or []
         if not isinstance(listed, list) or not all(isinstance(one, kind) for one in listed):
             raise TokenizerError(f"{name} must be a list of {kind.__name__}", where=where, received=repr(listed)[:80])
-    length = config.get("model_max_length")
-    if length is not None and (
-        isinstance(length, bool) or not isinstance(length, (int, float)) or not 0 < length < float("inf")
-    ):
-        raise TokenizerError("model_max_length must be a positive number", where=where, received=repr(length)[:80])
+    for name in ("model_max_length", "max_len"):
+        length = config.get(name)
+        if length is not None and (
+            isinstance(length, bool) or not isinstance(length, (int, float)) or not 0 < length < float("inf")
+        ):
+            raise TokenizerError(f"{name} must be a positive number", where=where, received=repr(length)[:80])
 
 
 def _added_tokens(listed: Any, where: object) -> dict[int, AddedToken]:
     if not isinstance(listed, Mapping) or not all(str(i).isdecimal() for i in listed):
         raise TokenizerError("added_tokens_decoder must map ids to tokens", where=where, received=repr(listed)[:80])
-    return {int(i): as_added_token(token, where) for i, token in listed.items()}
+    tokens = {int(i): as_added_token(token, where) for i, token in listed.items()}
+    return {i: token for i, token in tokens.items() if token.content}
 
 
 def _legacy_added_tokens(path: Path, config: Mapping[str, Any]) -> dict[int, AddedToken]:
@@ -107,7 +128,7 @@ def _legacy_added_tokens(path: Path, config: Mapping[str, Any]) -> dict[int, Add
         for value in values
         if isinstance(value, (str, Mapping))
     }
-    return {i: as_added_token(token, path, special=token in special) for token, i in listed.items()}
+    return {i: as_added_token(token, path, special=token in special) for token, i in listed.items() if token}
 
 
 def _chat_template(folder: Path, configured: Any, where: object) -> str | dict[str, str] | None:

@@ -174,7 +174,7 @@ def _reference(checkpoint: Checkpoint, decoder: Decoder, measuring: Measuring) -
     if reference is None or (reference.dtype == decoder.dtype and not measuring.quantize):
         dtype = str(decoder.dtype).removeprefix("torch.")
         raise RequestError(
-            f"--against {against} is the model itself ({measuring.quantize or dtype}): their distance would be exactly 0",
+            f"--against {against} is the model itself ({measuring.quantize or dtype}): exactly 0 away from it",
             remedy="another --dtype or --quantize for one of the two",
         )
     return reference

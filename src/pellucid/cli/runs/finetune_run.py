@@ -1,4 +1,4 @@
-"""What ``pellucid finetune`` brings to a run: a model that can do something already, and examples of what it should do."""
+"""What ``pellucid finetune`` brings to a run: a model that can do something, and examples of what it should do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def finetune(
     from pellucid.auto import open_model, tokenizer_of
     from pellucid.cli.terminal.preview import show_batch
     from pellucid.train.data.example_store import describe
-    from pellucid.train.data.examples import SUFFIXES
+    from pellucid.train.data.records import SUFFIXES
     from pellucid.train.data.sources import find_sources
     from pellucid.train.runs.sizes import suggested_lr
 

@@ -293,7 +293,7 @@ def pieces_of(tokenizer: Tokenizer) -> Callable[[Sequence[int]], list[str]]:
 
 
 def loss_of(flags: Mapping[str, Any], model: Decoder) -> LossFunction:
-    """Cross-entropy of a model that was placed, with the z-loss, the dropout and the compilation that were asked for."""
+    """Cross-entropy of a model that was placed, with the z-loss, dropout and compilation that were asked for."""
     from functools import partial
 
     from pellucid.train.objectives.loss import language_loss

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pellucid.cli.terminal import streams
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -97,7 +99,7 @@ def _is_wide(character: str) -> bool:
 def notice(text: str) -> None:
     """A remark on stderr, dim on a terminal."""
     dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
-    print(f"{dim}{text}{plain}", file=sys.stderr, flush=True)
+    streams.say(f"{dim}{text}{plain}")
 
 
 @contextmanager
@@ -109,8 +111,7 @@ def status(text: str) -> Iterator[Callable[[str], None]]:
 
     def say(text: str) -> None:
         if sys.stderr.isatty():
-            sys.stderr.write(f"\x1b[K{text[:60]}\r")
-            sys.stderr.flush()
+            streams.say(f"\x1b[K{text[:60]}\r", end="")
 
     say(text)
     try:

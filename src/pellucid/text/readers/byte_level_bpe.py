@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pellucid.base.errors import TokenizerError
 from pellucid.text.readers.byte_level import to_chars
-from pellucid.text.readers.pre_tokenizers import PreTokenizer
+from pellucid.text.readers.pre_tokenizers import GPT2_WORDS, PreTokenizer
 from pellucid.text.readers.tokenizer_json import library_errors
 from pellucid.text.tokenizer_files import read_json, read_text
 
@@ -45,27 +45,16 @@ def build_bpe(
         )
         if pre.nfc:
             backend.normalizer = normalizers.NFC()
-        splits = [pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated") for pattern in pre.patterns]
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
+        # GPT-2's own pattern is ByteLevel's; within it, add_prefix_space is about the text and not about each word.
+        own = pre.patterns[-1] == GPT2_WORDS
+        splits = [
+            pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+            for pattern in (pre.patterns[:-1] if own else pre.patterns)
+        ]
+        spelling = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=own)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, spelling]) if splits else spelling
         backend.decoder = decoders.ByteLevel()
     return backend
-
-
-def add_template(backend: tokenizers.Tokenizer, prefix: Sequence[str], suffix: Sequence[str]) -> None:
-    """Make ``add_special_tokens=True`` put ``prefix`` before each text and ``suffix`` after it."""
-    from tokenizers import processors
-
-    def around(text: str, type_id: int) -> list[str]:
-        return [f"{part}:{type_id}" for part in (*prefix, text, *suffix)]
-
-    single = around("$A", 0)
-    backend.post_processor = processors.TemplateProcessing(
-        single=single,
-        pair=[*single, *around("$B", 1)],
-        special_tokens=[(token, backend.token_to_id(token)) for token in {*prefix, *suffix}],
-    )
 
 
 def read_vocab(path: Path) -> dict[str, int]:

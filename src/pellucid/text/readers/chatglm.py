@@ -63,6 +63,11 @@ class ChatGLMTokenizer(SentencePieceTokenizer, NativeChat):
         prefix = tuple(self._added[token] for token in PREFIX)
         return (*prefix, "text", "pair", self._added["</s>"]) if pair else (*prefix, "text")
 
+    def _add_ends(self, bos: bool, eos: bool) -> None:
+        raise TokenizerError(
+            "ChatGLM's prefix and end are its own", where=self.where, remedy="add_special_tokens=False"
+        )
+
     def text_stream(self, skip_special_tokens: bool) -> TextStream:
         return _SpacedStream(self._texts, self.special_ids, skip_special_tokens, strip_now=True)
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pellucid.base.errors import TokenizerError
 from pellucid.text.added_tokens import AddedToken
-from pellucid.text.readers.byte_level_bpe import Merge, add_template, build_bpe
+from pellucid.text.readers.byte_level_bpe import Merge, build_bpe
 from pellucid.text.readers.byte_tokens import TOKEN_OF_BYTE
 from pellucid.text.readers.pre_tokenizers import pre_tokenizer
 from pellucid.text.readers.sentencepiece_model import SentencePieceTokenizer
@@ -226,8 +226,9 @@ def _byte_level(reader: _Reader) -> JsonTokenizer:
     pre = pre_tokenizer(name, "tokenizer.ggml.pre")
     config = reader.config({}, add_bos=pre.add_bos)
     backend = build_bpe(reader.vocab, reader.merges(), pre, WHERE)
-    prefix = [config["bos_token"]] if config["add_bos_token"] and "bos_token" in config else []
-    suffix = [config["eos_token"]] if config["add_eos_token"] and "eos_token" in config else []
-    if prefix or suffix:
-        add_template(backend, prefix, suffix)
-    return JsonTokenizer(backend, config, WHERE)
+    tokenizer = JsonTokenizer(backend, config, WHERE)
+    tokenizer._add_ends(
+        config["add_bos_token"] and tokenizer.bos_token is not None,
+        config["add_eos_token"] and tokenizer.eos_token is not None,
+    )
+    return tokenizer

@@ -11,7 +11,7 @@ from pellucid.base.errors import TokenizerError
 
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
 _QWEN2 = _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -29,7 +29,7 @@ _DEEPSEEK3 = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"
     + _SPACES,
 )
-_DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")
+_DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", GPT2_WORDS, r"\p{N}+", r"[0-9][0-9][0-9]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,8 @@ class PreTokenizer:
 
 
 PRE_TOKENIZERS: dict[str, PreTokenizer] = {
-    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo"), PreTokenizer(patterns=(_GPT2,))),
-    **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell"), PreTokenizer(patterns=(r"\p{N}", _GPT2))),
+    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo"), PreTokenizer(patterns=(GPT2_WORDS,))),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell"), PreTokenizer(patterns=(r"\p{N}", GPT2_WORDS))),
     **dict.fromkeys(
         ("llama-bpe", "llama3", "llama-v3", "falcon3", "lfm2"),
         PreTokenizer(patterns=(_LLAMA3,), ignore_merges=True, add_bos=True),

@@ -50,8 +50,9 @@ class SentencePieceTokenizer(Tokenizer):
         self._added: dict[str, int] = {}
         self._added_tokens: dict[int, AddedToken] = {}
         self._legacy = bool(config.get("legacy", True))
-        probe = self._processor.encode("a", out_type=str)
-        self._adds_prefix = bool(probe) and probe[0].startswith(SPACE)
+        self._adds_prefix = _adds_prefix(self._processor)
+        if config.get("add_prefix_space") is not None:
+            self.add_prefix_space = bool(config["add_prefix_space"])
         defaults = {
             name: self._piece(getattr(self._processor, f"{name[:3]}_id")())
             for name in ("bos_token", "eos_token", "unk_token")
@@ -75,8 +76,9 @@ class SentencePieceTokenizer(Tokenizer):
 
     @property
     def serialized(self) -> bytes:
-        """The model as ``tokenizer.model`` holds it."""
-        return self._model
+        """The model as ``tokenizer.model`` holds it, and after it what the config changes."""
+        changed = _adds_prefix(_load(self._model, self.where)) != self._adds_prefix
+        return self._model + (normalizer_spec(add_dummy_prefix=self._adds_prefix) if changed else b"")
 
     def __len__(self) -> int:
         return max(self._size, 1 + max(self._added_tokens, default=-1))
@@ -137,13 +139,31 @@ class SentencePieceTokenizer(Tokenizer):
         template: Any = (*bos, "text", *eos, *((*bos, "pair", *eos) if pair else ()))
         return template
 
+    def _add_ends(self, bos: bool, eos: bool) -> None:
+        self._adds_bos, self._adds_eos = bos, eos
+
+    @property
+    def add_prefix_space(self) -> bool:
+        """Whether encoding puts a space before a text, and decoding drops it. It can be set."""
+        return self._adds_prefix
+
+    @add_prefix_space.setter
+    def add_prefix_space(self, value: bool) -> None:
+        if bool(value) != self._adds_prefix:
+            self.config["add_prefix_space"] = bool(value)
+            self._processor = _load(self._model + normalizer_spec(add_dummy_prefix=bool(value)), self.where)
+            self._adds_prefix = bool(value)
+            vars(self).pop("_without_prefix", None)
+
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         return sum(isinstance(part, int) for part in self._template(pair))
 
     @cached_property
     def _splitter(self) -> AddedTokenSplitter:
         return AddedTokenSplitter(
-            token for token in self._added_tokens.values() if token.content not in self._only_in_templates
+            token
+            for token in self._added_tokens.values()
+            if token.content not in self._only_in_templates and not (token.special and self.split_special_tokens)
         )
 
     @cached_property
@@ -334,6 +354,11 @@ class PieceStream:
 
 _EACH_BYTE = "pellucid.each-byte"
 codecs.register_error(_EACH_BYTE, lambda error: ("\ufffd" * (error.end - error.start), error.end))  # pyright: ignore
+
+
+def _adds_prefix(processor: sentencepiece.SentencePieceProcessor) -> bool:
+    probe = processor.encode("a", out_type=str)
+    return bool(probe) and probe[0].startswith(SPACE)
 
 
 def _load(model: bytes, where: object) -> sentencepiece.SentencePieceProcessor:

@@ -18,11 +18,22 @@ from pellucid.text.pieces import Span, byte_of_char
 from pellucid.text.readers.byte_level import to_bytes
 from pellucid.text.readers.byte_tokens import byte_of_token
 from pellucid.text.readers.decoders import StagedStream, stages
+from pellucid.text.readers.tokenizer_class import (
+    BACKEND,
+    TokenizerClass,
+    class_of,
+    is_byte_level,
+    parts_of,
+    shape,
+    with_names,
+)
 from pellucid.text.stream import TextStream
 from pellucid.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import tokenizers
+
+CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"  # transformers' name for it
 
 
 @contextmanager
@@ -40,30 +51,84 @@ def library_errors(what: str, where: object, remedy: str | None = None) -> Itera
         raise TokenizerError(f"{what}: it contradicts itself ({error})", where=where, remedy=remedy) from None
 
 
+def add_template(backend: tokenizers.Tokenizer, prefix: Sequence[str], suffix: Sequence[str]) -> None:
+    """Make ``add_special_tokens=True`` put ``prefix`` before each text and ``suffix`` after it."""
+    from tokenizers import processors
+
+    def around(text: str, type_id: int) -> list[str]:
+        return [f"{part}:{type_id}" for part in (*prefix, text, *suffix)]
+
+    single = around("$A", 0)
+    backend.post_processor = processors.TemplateProcessing(
+        single=single,
+        pair=[*single, *around("$B", 1)],
+        special_tokens=[(token, backend.token_to_id(token)) for token in {*prefix, *suffix}],
+    )
+
+
 class JsonTokenizer(Tokenizer):
     """A ``tokenizers.Tokenizer`` behind the common interface."""
 
     vocabulary_file = "tokenizer.json"
 
-    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], where: object) -> None:
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        config: Mapping[str, Any],
+        where: object,
+        kind: TokenizerClass = BACKEND,
+    ) -> None:
         super().__init__(config, where)
-        self._backend = backend
+        self._backend, self._kind = backend, kind
         backend.no_truncation()  # lengths are the caller's business, not the file's
         backend.no_padding()
-        self.cleans_up = type(backend.model).__name__ != "BPE"
+        self.cleans_up = type(backend.model).__name__ != "BPE" or bool(config.get(CLEAN_UP_BPE))
         listed = [token for _, token in sorted((config.get("added_tokens_decoder") or {}).items())]
         flags = {token.content: token for token in [*self.added_tokens_decoder.values(), *listed]}
         named = self._read_special_tokens(config, where)
         self._add_tokens([*listed, *(replace(flags.get(token.content, token), special=True) for token in named)])
 
     @classmethod
-    def from_file(cls, path: Path, config: Mapping[str, Any]) -> JsonTokenizer:
-        """Raises: TokenizerError where the file is no tokenizer.json."""
+    def from_file(cls, path: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> JsonTokenizer:
+        """``model`` is config.json's content, ``{}`` where there is none: it may say which class the tokenizer is of.
+
+        Raises: TokenizerError where the file is no tokenizer.json.
+        """
         import tokenizers
 
         with library_errors("not a tokenizer.json", path, "the file may be truncated; download it again"):
             backend = tokenizers.Tokenizer.from_file(str(path))
-        return cls(backend, config, path)
+            kind = class_of(config, model, byte_level=is_byte_level(backend))
+            shape(backend, kind, config)
+            config = with_names(config, kind, backend.get_vocab(with_added_tokens=True) if kind.names else {})
+        tokenizer = cls(backend, config, path, kind)
+        if kind.ends is not None:
+            tokenizer._add_ends(kind.ends[0] and tokenizer.bos_token is not None, kind.ends[1])
+        return tokenizer
+
+    @property
+    def add_prefix_space(self) -> bool:
+        """Whether encoding puts a space before a text. It can be set where the tokenizer's class allows it."""
+        return any(
+            part.get("add_prefix_space")
+            or part.get("prepend_scheme") in ("always", "first")
+            or part.get("type") == "Prepend"
+            for stage in (self._backend.normalizer, self._backend.pre_tokenizer)
+            for part in parts_of(stage)
+        )
+
+    @add_prefix_space.setter
+    def add_prefix_space(self, value: bool) -> None:
+        if self._kind.prefix_space is None and bool(value) != self.add_prefix_space:
+            raise TokenizerError(
+                "add_prefix_space has no effect: this class takes tokenizer.json as it is",
+                where=self.where,
+                remedy="put the space into the text",
+            )
+        self.config["add_prefix_space"] = bool(value)
+        shape(self._backend, self._kind, self.config)
+        for name in ("_decoder_spec", "_is_byte_level"):
+            vars(self).pop(name, None)
 
     def to_json(self) -> dict[str, Any]:
         """What tokenizer.json says of it."""
@@ -89,6 +154,10 @@ class JsonTokenizer(Tokenizer):
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         return self._backend.num_special_tokens_to_add(pair)
 
+    def _add_ends(self, bos: bool, eos: bool) -> None:
+        named = self._named
+        add_template(self._backend, [named["bos_token"]] if bos else [], [named["eos_token"]] if eos else [])
+
     def _add_tokens(self, tokens: list[AddedToken]) -> int:
         import tokenizers
 
@@ -105,7 +174,7 @@ class JsonTokenizer(Tokenizer):
             for token in tokens
         ]
         self._backend.add_tokens(theirs)  # one call: each builds the matcher of all added tokens again
-        vars(self).pop("special_ids", None)
+        self._special_tokens_changed()
         return len(self) - before
 
     def _token_of(self, token_id: int) -> str | None:
@@ -124,7 +193,8 @@ class JsonTokenizer(Tokenizer):
         from_template: bool = False,
     ) -> list[Encoded]:
         inputs: Any = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        encode = self._backend.encode_batch if details else self._backend.encode_batch_fast
+        backend = self._reader(from_template)
+        encode = backend.encode_batch if details else backend.encode_batch_fast
         with library_errors("the tokenizer failed", self.where):
             encodings = encode(inputs, add_special_tokens=add_special_tokens)
         if not details:
@@ -139,7 +209,7 @@ class JsonTokenizer(Tokenizer):
         before a word belongs to its token even where the file trims offsets. What a normalizer composed (NFC) belongs
         whole to its token.
         """
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        encoding = self._reader(False).encode(text, add_special_tokens=False)
         data, first_byte = text.encode("utf-8"), byte_of_char(text)
         added = self._backend.get_added_tokens_decoder()
         spans: list[Span] = []
@@ -179,7 +249,22 @@ class JsonTokenizer(Tokenizer):
         return frozenset(i for i, token in self._backend.get_added_tokens_decoder().items() if token.special)
 
     def _special_tokens_changed(self) -> None:
-        vars(self).pop("special_ids", None)
+        for name in ("special_ids", "_splitting"):
+            vars(self).pop(name, None)
+
+    def _reader(self, from_template: bool) -> tokenizers.Tokenizer:
+        """What encodes: special tokens in a text are text where they are to be split, but not those of a template."""
+        return self._splitting if self.split_special_tokens and not from_template else self._backend
+
+    @cached_property
+    def _splitting(self) -> tokenizers.Tokenizer:
+        import tokenizers
+
+        backend = tokenizers.Tokenizer.from_str(
+            self._backend.to_str()
+        )  # the flag is the backend's, and threads share it
+        backend.encode_special_tokens = True
+        return backend
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
         if self._backend.decoder is None or not tokens:

@@ -16,13 +16,14 @@ from typing import Literal, NoReturn
 import numpy as np
 
 from pellucid.base.files import atomic_write, file_sha256, read_json, write_json
-from pellucid.train.data.examples import Example, Pair, Read, read_examples
+from pellucid.train.data.examples import Conversation, Example, Pair, is_empty, is_unlearned
 from pellucid.train.data.masks import Masked, Masking
+from pellucid.train.data.records import Read, read_examples
 from pellucid.train.data.shards import tokenizer_hash
 from pellucid.train.data.sources import DataError
 
 MANIFEST, TOKENS, INDEX = "manifest.json", "tokens.bin", "examples.npy"
-VERSION = 1
+VERSION = 2
 LEARNED = np.uint32(2**31)
 OnTooLong = Literal["truncate", "skip", "stop"]
 
@@ -49,6 +50,15 @@ class Counts:
     num_truncated: int = 0
     num_too_long: int = 0  # left out
     num_marked_bad: int = 0  # left out
+    num_empty: int = 0  # left out
+    num_unlearned: int = 0  # left out
+    num_empty_answers: int = 0  # of conversations that stay, for what else is said in them
+    first: dict[str, str] = field(default_factory=dict)  # the name of a count → the place of the first one
+
+    def add(self, name: str, where: str, count: int = 1) -> None:
+        if count:
+            setattr(self, name, getattr(self, name) + count)
+            self.first.setdefault(name, where)
 
 
 @dataclass(frozen=True)
@@ -138,7 +148,9 @@ def tokenize_examples(
             expected="{{" + unused[0] + "}}",
         )
     if not index:
-        raise DataError("no example is left", where=", ".join(map(str, sources))[:200], received=describe(counts))
+        raise DataError(
+            "no example is left to learn from", where=", ".join(map(str, sources))[:200], received=describe(counts)
+        )
     with atomic_write(folder / INDEX) as file:
         np.save(file, np.asarray(index, np.int64), allow_pickle=False)
     write_json(folder / MANIFEST, made_of | {"counts": asdict(counts)})
@@ -160,8 +172,14 @@ class _Maker:
         for read in read_examples(source, self.making.fill, self.filled):
             formats[read.format] = formats.get(read.format, 0) + 1
             if read.example is None:
-                self.counts.num_marked_bad += 1
+                self.counts.add("num_marked_bad", read.where)
+            elif is_empty(read.example):
+                self.counts.add("num_empty", read.where)
+            elif is_unlearned(read.example):
+                self.counts.add("num_unlearned", read.where)
             else:
+                if isinstance(read.example, Conversation):
+                    self.counts.add("num_empty_answers", read.where, read.example.num_empty)
                 yield self._fitted(self._tokens(read.example, read), read.where)
 
     def _tokens(self, example: Example, read: Read) -> list[Masked]:
@@ -187,12 +205,12 @@ class _Maker:
             if (
                 self.making.on_too_long == "skip"
             ):  # of a conversation whose answers stand apart, some may fit; a pair is whole or absent
-                cut = [] if self.making.paired else [one for one, its in zip(cut, fits, strict=True) if its]
-                self.counts.num_too_long += 1 if self.making.paired else fits.count(False)
+                cut = [] if self.making.paired else [one for one, fit in zip(cut, fits, strict=True) if fit]
+                self.counts.add("num_too_long", where, 1 if self.making.paired else fits.count(False))
             elif self.making.on_too_long == "stop" or None in cut:
                 self._refuse(max(len(one.ids) for one in whole if one is not None), where, None in cut)
             else:
-                self.counts.num_truncated += fits.count(False)
+                self.counts.add("num_truncated", where, fits.count(False))
         return [one for one in cut if one is not None]
 
     def _refuse(self, length: int, where: str, nothing_left: bool) -> NoReturn:
@@ -220,10 +238,23 @@ def _trimmed(one: Masked, limit: int) -> Masked | None:
 def describe(counts: Counts) -> str:
     """``91 alpaca examples: 5,432 tokens, 2,816 learned; 3 cut at the context's end``."""
     formats = ", ".join(f"{number:,} {name}" for name, number in counts.formats.items())
-    text = f"{formats}: {counts.num_examples:,} sequences, {counts.num_tokens:,} tokens, {counts.num_learned:,} of them learned"
-    left_out: list[tuple[int, str]] = [
-        (counts.num_truncated, "cut at the context's end"),
-        (counts.num_too_long, "too long and left out"),
-        (counts.num_marked_bad, "left out, since their label says they are bad"),
-    ]
-    return "; ".join([text, *(f"{number:,} {what}" for number, what in left_out if number)])
+    text = (
+        f"{formats}: {counts.num_examples:,} sequences, {counts.num_tokens:,} tokens, "
+        f"{counts.num_learned:,} of them learned"
+    )
+    notes = [text]
+    for name, what in _LEFT_OUT.items():
+        if number := getattr(counts, name):
+            first = f" (first: {counts.first[name]})" if name in counts.first else ""
+            notes.append(f"{number:,} {what}{first}")
+    return "; ".join(notes)
+
+
+_LEFT_OUT = {
+    "num_truncated": "cut at the context's end",
+    "num_too_long": "too long and left out",
+    "num_marked_bad": "left out, since their label says they are bad",
+    "num_empty": "left out, since their answer is empty",
+    "num_unlearned": "left out, since their weights say that nothing in them is learned",
+    "num_empty_answers": "empty answers within conversations, not learned",
+}

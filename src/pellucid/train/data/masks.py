@@ -12,17 +12,17 @@ no single text holds all answers as the model will have to give them, and each a
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from pellucid.base.errors import PellucidError
 from pellucid.text.chat import ChatOptions, NativeChat, RenderedChat, choose_template, encode_chat, render_chats
-from pellucid.text.encoding import Encoded
 from pellucid.text.tokenizer import Tokenizer, check_text
 from pellucid.train.data.examples import Completion, Conversation, Example, Instruction, Message, Pair, Text
 from pellucid.train.data.sources import DataError
+from pellucid.train.data.written import CUT, Written, cut_quotations, texts_in, uncut
 
 # As transformers looks for it (utils/chat_template_utils.py).
 _MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
@@ -34,6 +34,9 @@ class Masked:
 
     ids: list[int]
     learned: list[bool]
+
+    def __iter__(self) -> Iterator[tuple[int, bool]]:
+        return zip(self.ids, self.learned, strict=True)
 
 
 class Masking:
@@ -49,6 +52,8 @@ class Masking:
     ) -> None:
         self.tokenizer, self.chat_template, self.template_kwargs = tokenizer, chat_template, template_kwargs
         self.stop_token_ids = {*stop_token_ids, *tokenizer.stop_token_ids}
+        texts = (tokenizer.decode([stop]).strip() for stop in self.stop_token_ids if stop < len(tokenizer))
+        self._stop_texts = sorted({text for text in texts if len(text) > 1}, key=len, reverse=True)
 
     @property
     def has_chat_format(self) -> bool:
@@ -99,7 +104,8 @@ class Masking:
         chosen, rejected = (self.tokens(ending, where) for ending in (pair.chosen, pair.rejected))
         if len(chosen) > 1 or len(rejected) > 1:
             raise DataError(
-                "the chat template writes these answers differently once another follows, so they cannot be compared as one ending",
+                "the chat template writes these answers differently once another follows, so they cannot be compared as"
+                " one ending",
                 where=where,
                 remedy="end the prompt before the last answer",
             )
@@ -134,40 +140,97 @@ class Masking:
     # --- conversations -----------------------------------------------------------------------------------------------
 
     def _conversation(self, chat: Conversation, where: str) -> list[Masked]:
-        first = max(chat.given, 1)  # what the assistant says before anybody asked cannot be asked for
-        answers = [
-            place for place, message in enumerate(chat.messages) if message["role"] == "assistant" and place >= first
-        ]
-        if not answers:
+        if not chat.assistant:
             raise DataError(
                 "the assistant says nothing in this conversation",
                 where=where,
                 expected='a message whose role is "assistant"',
             )
         template = choose_template(self.tokenizer, self.chat_template, bool(chat.tools))
+        chat = chat if template is None else self._with_quotations_cut(chat, where)
         if template is not None and _MARKS.search(template):
-            return [self._marked(chat)]
+            sequences = [self._marked(chat)]
+        else:
+            sequences = self._by_prefixes(chat, where)
+        self._check_said(sequences, chat, where)
+        return sequences
+
+    def _by_prefixes(self, chat: Conversation, where: str) -> list[Masked]:
         whole = self._write(chat.messages, chat.tools)
         together = Masked(whole.ids, [False] * len(whole.ids))
-        for place in answers:
+        for place in chat.answers:
             span = self._span_in(whole, chat, place)
             if span is None:
                 break
             together.learned[slice(*span)] = [True] * (span[1] - span[0])
         else:
             return [self._stopped(together)]
-        return [self._alone(chat, place, where) for place in answers]
+        return [self._alone(chat, place, where) for place in chat.answers]
 
     def _marked(self, chat: Conversation) -> Masked:
         """By ``{% generation %}``: the tokens that share a character with what its blocks wrote."""
         whole = self._render(chat.messages, chat.tools, assistant_mask=True)
-        if chat.given:
-            before = self._render(chat.messages[: chat.given], chat.tools, assistant_mask=True)
-            whole = RenderedChat(whole.text, list(whole.assistant_spans)[len(before.assistant_spans) :])
-        encoded, mask = encode_chat(self.tokenizer, whole, with_mask=True)
-        return Masked(encoded.ids, [bool(one) for one in mask])
+        spans = list(whole.assistant_spans)
+        every = [place for place, message in enumerate(chat.messages) if message["role"] == "assistant"]
+        for place in sorted({*every} - {*chat.answers}, reverse=True):  # the blocks of what is not learned
+            first, end = (
+                len(self._render(chat.messages[:stop], chat.tools, assistant_mask=True).assistant_spans)
+                for stop in (place, place + 1)
+            )
+            del spans[first:end]
+        whole, cuts = uncut(replace(whole, assistant_spans=spans))
+        written = Written(self.tokenizer, whole, cuts)
+        mask = encode_chat(self.tokenizer, replace(whole, encoded=written.encoded), with_mask=True)[1]
+        return Masked(written.ids, [bool(one) for one in mask])
 
-    def _span_in(self, whole: _Written, chat: Conversation, place: int) -> tuple[int, int] | None:
+    def _with_quotations_cut(self, chat: Conversation, where: str) -> Conversation:
+        """The answers that are learned, with a cut in each stop token's text that they quote: an answer that speaks of
+        ``<|im_end|>`` would else be learned up to there. At an answer's end it is what it says, an end.
+        """
+        messages = list(chat.messages)
+        for place in chat.answers:
+            message = messages[place]
+            content = message["content"]
+            if CUT in content:
+                raise DataError(f"the character U+{ord(CUT):X} has no place in a text", where=where)
+            messages[place] = {**message, "content": cut_quotations(content, self._stop_texts)}
+            for name, text in texts_in(message, but=("role", "content")):
+                if stop := next((stop for stop in self._stop_texts if stop in text), None):
+                    raise DataError(
+                        f"{name} quotes {stop}, which ends an answer: it would be learned up to there",
+                        where=f"{where}, message {place + 1}",
+                        remedy="leave the record out, or write the token otherwise",
+                    )
+        return replace(chat, messages=messages)
+
+    def _check_said(self, sequences: Sequence[Masked], chat: Conversation, where: str) -> None:
+        """Raises: DataError where the template leaves out what an answer says, or the tools that it calls."""
+        for one in sequences:
+            if any(one.learned) and {id for id, learned in one if learned} <= self.stop_token_ids:
+                raise DataError(
+                    "of what the assistant says here only its end is learned: the chat template does not write it",
+                    where=where,
+                    remedy="--chat-template FILE with one that does",
+                )
+        calls = [call["function"] for place in chat.answers for call in chat.messages[place].get("tool_calls", ())]
+        if not calls:
+            return
+        learned = self.tokenizer.decode([id for one in sequences for id, is_learned in one if is_learned])
+        for place in chat.answers:  # what is said beside a call may have its words by chance
+            learned = learned.replace(chat.messages[place]["content"].replace(CUT, "").strip() or "\0", "")
+        for call in calls:
+            arguments = call["arguments"] if isinstance(call["arguments"], Mapping) else {}
+            for name in (call["name"], *map(str, arguments)):
+                if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", learned) is None:
+                    raise DataError(
+                        f"the assistant calls {call['name']} here, and the chat template does not write the call",
+                        where=where,
+                        expected=f"{name!r} in what is learned",
+                        received=repr(learned[:80]),
+                        remedy="--chat-template FILE with one that writes tool_calls, or leave such records out",
+                    )
+
+    def _span_in(self, whole: Written, chat: Conversation, place: int) -> tuple[int, int] | None:
         """The tokens of the answer at ``place`` in the whole conversation; None where it is not written there as it
         will be asked for.
         """
@@ -194,10 +257,11 @@ class Masking:
         start = answered.after(asked)
         if start is None:
             raise DataError(
-                "the chat template writes this conversation differently when it asks for an answer and when it has it, so the answer's tokens"
-                " cannot be told from the question's",
+                "the chat template writes this conversation differently when it asks for an answer and when it has it,"
+                " so the answer's tokens cannot be told from the question's",
                 where=f"{where}, message {place + 1}",
-                remedy="--chat-template FILE with a template that marks answers with {% generation %}; or leave out the system message or tools",
+                remedy="--chat-template FILE with a template that marks answers with {% generation %};"
+                " or leave out the system message or tools",
             )
         stop = self._stop_in(answered.ids, start) or len(answered.ids)
         return self._stopped(Masked(answered.ids[:stop], [start <= index for index in range(stop)]))
@@ -213,8 +277,8 @@ class Masking:
             return masked
         return Masked([*masked.ids, eos], [*masked.learned, True])
 
-    def _write(self, messages: Sequence[Message], tools: list[Any] | None, *, ask: bool = False) -> _Written:
-        return _Written(self.tokenizer, self._render(messages, tools, ask=ask))
+    def _write(self, messages: Sequence[Message], tools: list[Any] | None, *, ask: bool = False) -> Written:
+        return Written(self.tokenizer, *uncut(self._render(messages, tools, ask=ask)))
 
     def _render(
         self, messages: Sequence[Message], tools: list[Any] | None, *, ask: bool = False, assistant_mask: bool = False
@@ -227,32 +291,3 @@ class Masking:
             template_kwargs=self.template_kwargs,
         )
         return render_chats(self.tokenizer, messages, options)[0][0]
-
-
-class _Written:
-    """A conversation as its format writes it: as text, or as ids where the format is the model's own."""
-
-    def __init__(self, tokenizer: Tokenizer, chat: RenderedChat) -> None:
-        self.tokenizer, self.chat = tokenizer, chat
-        self._encoded: Encoded | None = chat.encoded
-
-    @property
-    def encoded(self) -> Encoded:
-        if self._encoded is None:
-            self._encoded = encode_chat(self.tokenizer, self.chat, with_mask=True)[0]
-        return self._encoded
-
-    @property
-    def ids(self) -> list[int]:
-        return self.encoded.ids
-
-    def after(self, beginning: _Written) -> int | None:
-        """The first token that is not all of ``beginning``; None where this begins otherwise."""
-        if self.chat.encoded is not None:
-            length = len(beginning.ids)
-            return length if self.ids[:length] == beginning.ids else None
-        length = len(beginning.chat.text)
-        if not self.chat.text.startswith(beginning.chat.text):
-            return None
-        offsets = self.encoded.offsets or []
-        return next((index for index, (_, end) in enumerate(offsets) if end > length), len(offsets))

@@ -61,7 +61,8 @@ def reference_log_probs(
         some = missing[first : first + batch_size]
         found[first : first + len(some)] = _log_probs(model, examples, some, autocast)
         progress(
-            f"what the reference makes of {min(first + num_ranks * batch_size, len(missing)):,} of {len(missing):,} pairs"
+            f"what the reference makes of {min(first + num_ranks * batch_size, len(missing)):,}"
+            f" of {len(missing):,} pairs"
         )
     if num_ranks > 1:
         torch.distributed.all_reduce(found)

@@ -200,7 +200,8 @@ class Run:
             raise TrainingError(
                 trouble + (f"; first not finite: {where}" if where else ""),
                 where=f"step {self.num_done + 1}, samples {first} to {first + self.settings.batch_size - 1}",
-                remedy=f"the batch is in {saved}; a lower --lr or longer --warmup-steps helps most; --on-trouble skip leaves such steps out",
+                remedy=f"the batch is in {saved}; a lower --lr or longer --warmup-steps helps most;"
+                " --on-trouble skip leaves such steps out",
             )
 
     # --- many steps --------------------------------------------------------------------------------------------------
