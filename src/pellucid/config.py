@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pellucid.base.errors import ConfigError
+from pellucid.base.typed import check_fields, shown
 
 MAX_SIZE = 2**31 - 1  # a width or a vocabulary beyond this is a damaged or hostile file
 MAX_LAYERS = 4096
@@ -23,7 +24,10 @@ def _check_size(owner: str, **sizes: int) -> None:
     for name, value in sizes.items():
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_SIZE:
             raise ConfigError(
-                f"{name} must be a positive whole number", where=owner, received=repr(value), remedy="check config.json"
+                f"{name} must be a positive whole number",
+                where=owner,
+                received=shown(value),
+                remedy="check config.json",
             )
 
 
@@ -31,13 +35,13 @@ def _check_number(owner: str, **numbers: float) -> None:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
             raise ConfigError(
-                f"{name} must be a positive number", where=owner, received=repr(value), remedy="check config.json"
+                f"{name} must be a positive number", where=owner, received=shown(value), remedy="check config.json"
             )
 
 
 def _check_choice(owner: str, name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} is unknown", where=owner, expected=" or ".join(choices), received=repr(value))
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"{name} is unknown", where=owner, expected=" or ".join(choices), received=shown(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +58,9 @@ class NormConfig:
     offset: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self, "norm")
         _check_choice("norm", "kind", self.kind, ("layer", "rms"))
         _check_number("norm", eps=self.eps)
-        if isinstance(self.offset, bool) or not isinstance(self.offset, (int, float)) or not math.isfinite(self.offset):
-            raise ConfigError("offset must be a finite number", where="norm", received=repr(self.offset))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +88,26 @@ class RopeScaling:
     long_factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self, "rope scaling")
         _check_choice("rope scaling", "kind", self.kind, ("linear", "dynamic", "llama3", "yarn", "longrope", "factors"))
         _check_number("rope scaling", factor=self.factor)
+        _check_number("rope scaling", beta_fast=self.beta_fast, beta_slow=self.beta_slow)
+        for name in ("attention_factor", "mscale", "mscale_all_dim"):
+            if (value := getattr(self, name)) is not None and not (
+                value > 0 or (value == 0 and name != "attention_factor")
+            ):
+                raise ConfigError(f"{name} must be a positive number", where="rope scaling", received=value)
         if self.kind in ("dynamic", "llama3", "yarn", "longrope"):
             _check_size("rope scaling", original_context_len=self.original_context_len or 0)
+        if self.kind == "longrope" and self.original_context_len == 1:
+            raise ConfigError("an original context of 1 has no logarithm to divide by", where="rope scaling")
+        if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
+            raise ConfigError(
+                "the ramp of llama3's scaling goes from its low to its high factor",
+                where="rope scaling",
+                expected="0 < low_freq_factor < high_freq_factor",
+                received=f"{self.low_freq_factor} and {self.high_freq_factor}",
+            )
 
     @property
     def by_length(self) -> bool:
@@ -110,6 +129,7 @@ class RopeConfig:
     scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, "rope")
         _check_size("rope", dim=self.dim)
         _check_number("rope", theta=self.theta)
         _check_choice("rope", "layout", self.layout, ("half", "interleaved"))
@@ -118,6 +138,10 @@ class RopeConfig:
                 "rope rotates pairs of dimensions", where="rope", expected="an even dim", received=self.dim
             )
         scaling = self.scaling
+        if scaling and scaling.kind == "yarn" and self.theta == 1:
+            raise ConfigError("yarn divides by the logarithm of theta", where="rope", received="theta = 1")
+        if scaling and scaling.kind == "dynamic" and self.dim == 2:
+            raise ConfigError("dynamic scaling raises to the power dim / (dim − 2)", where="rope", received="dim = 2")
         lists = {"longrope": ("short_factors", "long_factors"), "factors": ("short_factors",)}
         for name in lists.get(scaling.kind, ()) if scaling else ():
             factors = getattr(scaling, name)
@@ -147,6 +171,7 @@ class AttentionConfig:
     softcap: float | None = None  # scores become softcap · tanh(scores / softcap)
 
     def __post_init__(self) -> None:
+        check_fields(self, "attention")
         _check_size("attention", num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim)
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
@@ -193,6 +218,7 @@ class MLPConfig:
     bias: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self, "mlp")
         _check_size("mlp", d_ff=self.d_ff)
         _check_choice("mlp", "activation", self.activation, ("silu", "gelu", "gelu_tanh", "relu"))
 
@@ -214,6 +240,7 @@ class ExpertsConfig:
     shared_gated: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self, "experts")
         _check_size("experts", num_experts=self.num_experts, experts_per_token=self.experts_per_token)
         if self.experts_per_token > self.num_experts:
             raise ConfigError(
@@ -239,6 +266,9 @@ class PartNorms:
     after: NormConfig | None = None
     sum: NormConfig | None = None
 
+    def __post_init__(self) -> None:
+        check_fields(self, "norms")
+
 
 Mixer = AttentionConfig  # what moves information between positions; other kinds join here
 
@@ -259,6 +289,7 @@ class LayerConfig:
     parallel: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self, "layer")
         if self.parallel and (self.mixer_norms.sum or self.mlp_norms.sum):
             raise ConfigError("parts that are added together have no sums of their own to norm", where="layer")
 
@@ -297,6 +328,7 @@ class ModelConfig:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # config.json's keys that we do not interpret
 
     def __post_init__(self) -> None:
+        check_fields(self, "model")
         _check_size(self.model_type, vocab_size=self.vocab_size, d_model=self.d_model, context_len=self.context_len)
         _check_number(self.model_type, embedding_scale=self.embedding_scale)
         _check_choice(self.model_type, "position", self.position, ("none", "learned", "sinusoidal"))
