@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pellucid.base.errors import NotFiniteError, RequestError
+from pellucid.base.typed import is_real, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +60,11 @@ class SamplingParams:
             _check_whole("seed", self.seed, "None takes a fresh one")
         for token, bias in self.logit_bias.items():
             _check_whole("logit_bias", token, "its keys are token ids")
-            number = _as_float(bias)
-            if math.isnan(number) or number == math.inf:
+            if not is_real(bias) and bias != -math.inf:
                 raise RequestError(
                     f"logit_bias of token {token} is out of range",
                     expected="a number below infinity",
-                    received=_shown(bias),
+                    received=shown(bias),
                 )
 
     @property
@@ -84,7 +84,7 @@ class SamplingParams:
 
 
 def _check_range(name: str, value: float, low: float, high: float, remedy: str | None = None) -> None:
-    if not low <= (number := _as_float(value)) <= high or math.isinf(number):
+    if not is_real(value) or not low <= value <= high:
         bounds = (
             f"a number from {low:g} to {high:g}"
             if high < math.inf
@@ -92,31 +92,13 @@ def _check_range(name: str, value: float, low: float, high: float, remedy: str |
             if low > 0
             else "a number of at least 0"
         )
-        raise RequestError(f"{name} is out of range", expected=bounds, received=_shown(value), remedy=remedy)
-
-
-def _as_float(value: object) -> float:
-    """NaN for what is no number; infinity for a whole number too large for a float."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
-
-
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no whole number of more than 4300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= 60 else f"{text[:60]}…"
+        raise RequestError(f"{name} is out of range", expected=bounds, received=shown(value), remedy=remedy)
 
 
 def _check_whole(name: str, value: int, remedy: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise RequestError(
-            f"{name} is out of range", expected="a whole number of at least 0", received=_shown(value), remedy=remedy
+            f"{name} is out of range", expected="a whole number of at least 0", received=shown(value), remedy=remedy
         )
 
 

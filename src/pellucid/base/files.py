@@ -6,6 +6,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import IO, Any
 from pellucid.base.errors import CheckpointError
 
 MAX_JSON_BYTES = 256 * 2**20  # the largest tokenizer.json in use is about 40 MB
+MAX_JSON_DEPTH = 128  # containers within each other; what models and data sets are described by has about ten
 
 
 def read_text(path: str | os.PathLike[str], max_bytes: int = MAX_JSON_BYTES) -> str:
@@ -36,14 +38,38 @@ def read_text(path: str | os.PathLike[str], max_bytes: int = MAX_JSON_BYTES) -> 
 
 
 def parse_json(text: str | bytes, where: object) -> Any:
-    """Parsed JSON. Raises: CheckpointError that names the place."""
+    """Parsed JSON, at most ``MAX_JSON_DEPTH`` deep and of valid Unicode, so that whoever walks through it or writes it
+    again need not think of either. Raises: CheckpointError that names the place.
+    """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        _check_depth(value)
+        if re.search(rb"\\u[dD]" if isinstance(text, bytes) else r"\\u[dD]", text):  # pyright: ignore  # half a pair?
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        if isinstance(error, UnicodeEncodeError):
+            reason = "half of a surrogate pair, which no Unicode text can hold"
         raise CheckpointError(
             f"not valid JSON: {reason}", where=where, remedy="the file may be truncated; download it again"
         ) from None
+
+
+def _check_depth(value: Any) -> None:
+    """Raises: RecursionError for more than ``MAX_JSON_DEPTH`` containers within each other."""
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return
+    raise RecursionError
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

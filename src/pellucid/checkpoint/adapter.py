@@ -18,6 +18,7 @@ import numpy as np
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError, ConfigError, UnsupportedError, WeightsError
 from pellucid.base.files import read_json
+from pellucid.base.typed import shown
 from pellucid.checkpoint.lora import ALL_LINEAR, HEAD, LoraSettings, Projection, Update, is_number, projections
 from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.checkpoint.safetensors_write import MAX_SHARD_BYTES, stage_safetensors
@@ -130,7 +131,7 @@ def _settings(described: Mapping[str, Any], where: Path) -> LoraSettings:
     if not isinstance(targets, str) and not (
         isinstance(targets, list) and all(isinstance(target, str) for target in targets)
     ):
-        raise CheckpointError("target_modules must be names", where=where, received=repr(targets)[:200])
+        raise CheckpointError("target_modules must be names", where=where, received=shown(targets))
     try:
         return LoraSettings(
             rank=described.get("r", 8),
@@ -203,7 +204,7 @@ def _pattern(described: Mapping[str, Any], key: str, where: Path) -> Mapping[str
     """``rank_pattern`` or ``alpha_pattern``: a module's name or its last parts → its own number."""
     given = described.get(key) or {}
     if not isinstance(given, dict) or not all(is_number(value) and 0 < value <= 2**31 for value in given.values()):
-        raise CheckpointError(f"{key} must map names to positive numbers", where=where, received=repr(given)[:200])
+        raise CheckpointError(f"{key} must map names to positive numbers", where=where, received=shown(given))
     for name in given:  # PEFT takes a name as a regular expression; we run none that a file holds
         if not all(sign.isalnum() or sign in "._-" for sign in name.removeprefix("^").replace("\\.", ".")):
             raise UnsupportedError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, UnsupportedError
+from pellucid.base.typed import is_real, shown
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.families import family_of
 from pellucid.families.rules import Match, Rule, Transpose, matches
@@ -43,13 +44,13 @@ class LoraSettings:
                 "the rank must be a positive whole number",
                 where="LoRA",
                 expected=f"1 to {MAX_RANK}",
-                received=repr(self.rank),
+                received=shown(self.rank),
             )
         if not is_number(self.alpha) or not 0 < self.alpha < math.inf:
-            raise ConfigError("alpha must be a positive number", where="LoRA", received=repr(self.alpha))
+            raise ConfigError("alpha must be a positive number", where="LoRA", received=shown(self.alpha))
         if not is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise ConfigError(
-                "dropout must be a fraction", where="LoRA", expected="at least 0, below 1", received=repr(self.dropout)
+                "dropout must be a fraction", where="LoRA", expected="at least 0, below 1", received=shown(self.dropout)
             )
         if not self.targets:
             raise ConfigError(
@@ -155,5 +156,4 @@ def _refuse_target(config: ModelConfig, target: str, known: set[str]) -> None:
     )
 
 
-def is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+is_number = is_real

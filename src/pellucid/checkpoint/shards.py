@@ -10,8 +10,11 @@ from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError, WeightsError
 from pellucid.base.files import read_json
 from pellucid.base.notice import notice
+from pellucid.base.typed import shown
 from pellucid.checkpoint.lazy import Lazy
 from pellucid.families.rules import some
+
+MAX_NAME = 255  # bytes of a file's name, in every file system in use
 
 
 def joined(parts: Iterable[Mapping[str, Array]], where: object) -> Lazy:
@@ -79,12 +82,13 @@ def inside(folder: Path, name: str, where: object) -> Path:
 
     Raises: CheckpointError for any other name, link, or a file that is not there.
     """
-    if name != Path(name).name or name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
+    is_plain = name == Path(name).name and name not in ("", ".", "..") and not any(sign in name for sign in "/\\:\0")
+    if not is_plain or len(name.encode()) > MAX_NAME:
         raise CheckpointError(
             "the index names a file outside its folder",
             where=where,
             expected="a plain file name",
-            received=repr(name),
+            received=shown(name),
             remedy="do not trust it",
         )
     path = folder / name

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pellucid.base.errors import TokenizerError
 from pellucid.base.files import atomic_write, write_json
+from pellucid.base.typed import is_real, is_whole, shown
 from pellucid.text.added_tokens import AddedToken, as_added_token
 from pellucid.text.backend import Backend
 from pellucid.text.config_keys import name_unread_keys
@@ -95,32 +96,45 @@ def _check(config: Mapping[str, Any], where: Path) -> None:
     for name in ("padding_side", "truncation_side"):
         if config.get(name) not in (None, "left", "right"):
             raise TokenizerError(
-                f"{name} is unknown", where=where, expected="left or right", received=repr(config[name])[:80]
+                f"{name} is unknown", where=where, expected="left or right", received=shown(config[name])
             )
-    for name, kind in (("model_input_names", str), ("stop_token_ids", int)):
+    kind = config.get("tokenizer_class")
+    if kind is not None and not isinstance(kind, str):
+        raise TokenizerError("tokenizer_class must be a name", where=where, received=shown(kind))
+    lists: tuple[tuple[str, Callable[[object], bool], str], ...] = (
+        ("model_input_names", lambda one: isinstance(one, str), "names"),
+        ("stop_token_ids", is_whole, "token ids"),
+    )
+    for name, test, words in lists:
         listed = config.get(name) or []
-        if not isinstance(listed, list) or not all(isinstance(one, kind) for one in listed):
-            raise TokenizerError(f"{name} must be a list of {kind.__name__}", where=where, received=repr(listed)[:80])
-    for name in ("model_max_length", "max_len"):
+        if not isinstance(listed, list) or not all(map(test, listed)):
+            raise TokenizerError(f"{name} must be a list of {words}", where=where, received=shown(listed))
+    for name in ("model_max_length", "max_len"):  # transformers writes 10^30 for "no limit", as a whole number
         length = config.get(name)
-        if length is not None and (
-            isinstance(length, bool) or not isinstance(length, (int, float)) or not 0 < length < float("inf")
-        ):
-            raise TokenizerError(f"{name} must be a positive number", where=where, received=repr(length)[:80])
+        if length is not None and not (is_real(length) and length > 0):
+            raise TokenizerError(f"{name} must be a positive number", where=where, received=shown(length))
 
 
 def _added_tokens(listed: Any, where: object) -> dict[int, AddedToken]:
     if not isinstance(listed, Mapping) or not all(str(i).isdecimal() for i in listed):
-        raise TokenizerError("added_tokens_decoder must map ids to tokens", where=where, received=repr(listed)[:80])
-    tokens = {int(i): as_added_token(token, where) for i, token in listed.items()}
+        raise TokenizerError("added_tokens_decoder must map ids to tokens", where=where, received=shown(listed))
+    tokens = {_token_id(int(i[:20]), where): as_added_token(token, where) for i, token in listed.items()}
     return {i: token for i, token in tokens.items() if token.content}
+
+
+def _token_id(token_id: object, where: object) -> int:
+    if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < 2**31:
+        raise TokenizerError(
+            "added tokens must map to ids", where=where, expected="whole numbers below 2^31", received=shown(token_id)
+        )
+    return token_id
 
 
 def _legacy_added_tokens(path: Path, config: Mapping[str, Any]) -> dict[int, AddedToken]:
     """added_tokens.json: token → id; those that the config names are special."""
     listed = read_json(path)
-    if not all(isinstance(i, int) and i >= 0 for i in listed.values()):
-        raise TokenizerError("added tokens must map to ids", where=path)
+    for token_id in listed.values():
+        _token_id(token_id, path)
     values = [value for name, value in config.items() if name.endswith("_token")]
     values += list(config.get("extra_special_tokens") or config.get("additional_special_tokens") or [])
     special = {

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
+
 from pellucid.base.errors import TokenizerError
+from pellucid.base.typed import is_whole, scalar, shown
 from pellucid.text.added_tokens import AddedToken
 from pellucid.text.readers.byte_level_bpe import Merge, build_bpe
 from pellucid.text.readers.byte_tokens import TOKEN_OF_BYTE
@@ -43,7 +46,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     unknown.
     """
     reader = _Reader(metadata)
-    model = metadata.get("tokenizer.ggml.model")
+    model = scalar(metadata, "tokenizer.ggml.model", str, where=WHERE, error=TokenizerError)
     if model == "llama":
         return _sentencepiece(reader)
     if model == "gpt2":
@@ -73,6 +76,13 @@ class _Reader:
     def get(self, key: str, default: Any = None) -> Any:
         return self.metadata.get(f"tokenizer.ggml.{key}", default)
 
+    def flag(self, key: str, default: bool) -> bool:
+        """A key that is true or false; 0 and 1 are in use as well."""
+        value = self.get(key, default)
+        if not isinstance(value, bool) and not (is_whole(value) and value in (0, 1)):
+            raise TokenizerError("neither true nor false", where=f"tokenizer.ggml.{key}", received=shown(value))
+        return bool(value)
+
     def _strings(self, key: str) -> list[str]:
         values = self.get(key)
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
@@ -80,7 +90,7 @@ class _Reader:
                 "the list is missing",
                 where=f"tokenizer.ggml.{key}",
                 expected="a list of strings",
-                received=repr(values)[:80],
+                received=shown(values),
             )
         values = list(values)
         if not values or not all(isinstance(value, str) for value in values):
@@ -95,12 +105,12 @@ class _Reader:
             return default
         if values is None or not hasattr(values, "__len__") or len(values) != len(self.tokens):
             raise TokenizerError(
-                "not as many as tokens", where=where, expected=len(self.tokens), received=repr(values)[:80]
+                "not as many as tokens", where=where, expected=len(self.tokens), received=shown(values)
             )
         try:
             return [number(value) for value in (values.tolist() if hasattr(values, "tolist") else values)]
         except (TypeError, ValueError, OverflowError):
-            raise TokenizerError("not a list of numbers", where=where, received=repr(values)[:80]) from None
+            raise TokenizerError("not a list of numbers", where=where, received=shown(values)) from None
 
     def scores(self) -> list[float]:
         scores = self._numbers("scores", float)
@@ -113,7 +123,7 @@ class _Reader:
         for place, merge in enumerate(merges):
             if len(merge) != 2 or not merge[0] or not merge[1]:
                 raise TokenizerError(
-                    "a merge must be two tokens", where=f"tokenizer.ggml.merges, {place}", received=repr(merge)[:80]
+                    "a merge must be two tokens", where=f"tokenizer.ggml.merges, {place}", received=shown(merge)
                 )
         return merges  # pyright: ignore[reportReturnType]  # each of two, as just checked
 
@@ -129,7 +139,7 @@ class _Reader:
             return None
         expected = f"0 to {len(self.tokens) - 1}"
         raise TokenizerError(
-            "no token has this id", where=f"tokenizer.ggml.{key}", expected=expected, received=repr(token_id)[:80]
+            "no token has this id", where=f"tokenizer.ggml.{key}", expected=expected, received=shown(token_id)
         )
 
     def added_tokens(self) -> dict[int, AddedToken]:
@@ -155,8 +165,8 @@ class _Reader:
         context = _whole(self.metadata.get(f"{self.metadata.get('general.architecture')}.context_length"))
         return {
             **{name: token for name, token in names.items() if token is not None},
-            "add_bos_token": bool(self.get("add_bos_token", add_bos)),
-            "add_eos_token": bool(self.get("add_eos_token", False)),
+            "add_bos_token": self.flag("add_bos_token", add_bos),
+            "add_eos_token": self.flag("add_eos_token", False),
             "added_tokens_decoder": self.added_tokens(),
             "chat_template": self._chat_template(),
             "stop_token_ids": self.stop_token_ids(),
@@ -178,8 +188,8 @@ class _Reader:
 
 
 def _whole(value: Any) -> int | None:
-    """A whole number as Python's or numpy's; None for anything else."""
-    return int(value) if hasattr(value, "__index__") and not isinstance(value, bool) else None
+    """A whole number as Python's or numpy's; None for anything else, an array of one number included."""
+    return int(value) if hasattr(value, "__index__") and not isinstance(value, (bool, np.ndarray)) else None
 
 
 def _sentencepiece(reader: _Reader) -> SentencePieceTokenizer:
@@ -210,7 +220,7 @@ def _sentencepiece(reader: _Reader) -> SentencePieceTokenizer:
         bos_piece=config.get("bos_token", "<s>"),
         eos_piece=config.get("eos_token", "</s>"),
         byte_fallback=bool(present),
-        add_dummy_prefix=bool(reader.get("add_space_prefix", True)),
+        add_dummy_prefix=reader.flag("add_space_prefix", True),
     )
     return SentencePieceTokenizer(model, {"padding_side": "left", **config}, WHERE)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import sentencepiece
 
 SPACE = "▁"
+MAX_GAP = 2**20  # ids beyond the pieces; models have some thousands there, padding included
 
 # A stretch of text in characters, [start, end), with its ids where they are settled: those of an added token.
 Segment = tuple[int, int, tuple[int, ...] | None]
@@ -105,7 +106,7 @@ class SentencePieceTokenizer(Tokenizer):
         """Where a model's own code appends tokens to the pieces, they are placed here."""
 
     def _place(self, token: AddedToken, token_id: int) -> None:
-        if token_id < 0 or token_id > len(self) + 2**20:  # far beyond any vocabulary: a damaged file
+        if not 0 <= token_id <= self._size + MAX_GAP:  # the same for all: a row is kept for every id below the last
             raise TokenizerError(
                 f"the added token {token.content!r} has an impossible id", where=self.where, received=token_id
             )
@@ -369,6 +370,9 @@ def _load(model: bytes, where: object) -> sentencepiece.SentencePieceProcessor:
         if not model or not processor.LoadFromSerializedProto(model):
             raise RuntimeError("no pieces")
         size = processor.get_piece_size()
+        processor.id_to_piece(
+            list(range(size))
+        )  # each is decoded: what is not UTF-8 is found here, where it can be said
     except Exception as error:
         raise TokenizerError(
             f"not a SentencePiece model: {error}", where=where, remedy="the file may be truncated; download it again"

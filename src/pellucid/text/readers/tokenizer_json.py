@@ -18,6 +18,7 @@ from pellucid.text.pieces import Span, byte_of_char
 from pellucid.text.readers.byte_level import to_bytes
 from pellucid.text.readers.byte_tokens import byte_of_token
 from pellucid.text.readers.decoders import StagedStream, stages
+from pellucid.text.readers.growth import check_growth
 from pellucid.text.readers.tokenizer_class import (
     BACKEND,
     TokenizerClass,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"  # transformers' name for it
+MAX_GAP = 2**20  # ids that no token has; models have some thousands such
 
 
 @contextmanager
@@ -98,6 +100,10 @@ class JsonTokenizer(Tokenizer):
 
         with library_errors("not a tokenizer.json", path, "the file may be truncated; download it again"):
             backend = tokenizers.Tokenizer.from_file(str(path))
+        for part in ("normalizer", "decoder"):  # so far nothing has been run
+            if (built := getattr(backend, part)) is not None:
+                check_growth(part, json.loads(built.__getstate__()), path)
+        with library_errors("not a tokenizer.json", path):
             kind = class_of(config, model, byte_level=is_byte_level(backend))
             shape(backend, kind, config)
             config = with_names(config, kind, backend.get_vocab(with_added_tokens=True) if kind.names else {})
@@ -132,7 +138,19 @@ class JsonTokenizer(Tokenizer):
 
     def to_json(self) -> dict[str, Any]:
         """What tokenizer.json says of it."""
-        return json.loads(self._backend.to_str())
+        return json.loads(self._serialized())
+
+    def _serialized(self, pretty: bool = False) -> str:
+        """tokenizer.json, for which the library makes room for every id up to the last.
+
+        Raises: TokenizerError for ids that leave out more than ``MAX_GAP``.
+        """
+        last = max(self.get_vocab().values(), default=0)
+        if last > len(self) + MAX_GAP:
+            raise TokenizerError(
+                "a token has an impossible id", where=self.where, expected=f"about {len(self)} at most", received=last
+            )
+        return self._backend.to_str(pretty=pretty)
 
     @property
     def vocab_size(self) -> int:
@@ -290,5 +308,5 @@ class JsonTokenizer(Tokenizer):
     def _save_vocabulary(self, folder: Path) -> list[Path]:
         path = folder / self.vocabulary_file
         with atomic_write(path, "w") as file:
-            file.write(self._backend.to_str(pretty=True))
+            file.write(self._serialized(pretty=True))
         return [path]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.errors import CheckpointError
+from pellucid.base.files import parse_json
 from pellucid.train.data.examples import Conversation, Message
 from pellucid.train.data.sources import DataError
 
@@ -164,6 +165,6 @@ def of_type(kind: type, value: Any, name: str, where: str) -> Any:
 
 def from_json(text: Any, name: str, where: str) -> Any:
     try:
-        return json.loads(of_type(str, text, name, where))
-    except (ValueError, RecursionError):
+        return parse_json(of_type(str, text, name, where), where)
+    except CheckpointError:
         raise DataError(f"{name} must be JSON", where=where, received=text[:200]) from None

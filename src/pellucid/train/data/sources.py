@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pellucid.base.errors import PellucidError
-from pellucid.base.files import read_text
+from pellucid.base.errors import CheckpointError, PellucidError
+from pellucid.base.files import parse_json, read_text
 from pellucid.train.data.hub_datasets import PREFIX, fetch_dataset
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".json")
@@ -78,10 +78,9 @@ def _begins_with(path: Path, first: bytes) -> bool:
 
 def _parsed(text: str | bytes, where: object, expected: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise DataError(f"not valid JSON: {reason}", where=where, expected=expected) from None
+        return parse_json(text, where)
+    except CheckpointError as error:
+        raise DataError(error.what, where=where, expected=expected) from None
 
 
 def documents(path: Path, fields: Sequence[str] = ("text",), separator: str | None = None) -> Iterator[Iterator[str]]:
