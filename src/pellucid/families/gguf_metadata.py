@@ -37,7 +37,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "rope.scaling.alpha": (0,),
     "attn_logit_softcapping": (50,),
     "final_logit_softcapping": (30,),
-    "attention.causal": (True,),
+    "rescale_every_n_layers": (0,),
     "expert_gating_func": (1,),
     "expert_group_count": (1,),
     "expert_group_used_count": (1,),
@@ -125,6 +125,8 @@ class Metadata(Mapping[str, Any]):
 
     def _is_neutral(self, own: str, name: str, value: Any, architecture: str) -> bool:
         values = value.tolist() if isinstance(value, np.ndarray) else [value]
+        if own == "attention.causal":
+            return all(item is True for item in values)
         if own == "attention.sliding_window":  # one that is no shorter than the context never acts
             context = self._raw.get(f"{architecture}.context_length", 0)
             return all(item == 0 or item >= context for item in values)

@@ -1,0 +1,383 @@
+"""GGUF's metadata read as llama.cpp reads them: rotary scaling, lists of one value a layer, biases that may be absent.
+
+The logits are held to transformers' of the same weights, with the settings that llama.cpp makes of the metadata.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+import transformers
+from reference import tiny
+
+from pellucid.base.array import Array
+from pellucid.base.errors import ConfigError, UnsupportedError, WeightsError
+from pellucid.checkpoint import open_checkpoint, open_config
+from pellucid.checkpoint.gguf import read_metadata
+from pellucid.families import FAMILIES, chatglm
+from pellucid.families.rules import to_ours, to_theirs
+from pellucid.model.context import Context
+from pellucid.model.load import load_decoder, to_tensor, weights_of
+
+IDS = torch.tensor([[1, 5, 9, 2, 7, 30, 4, 61, 13, 8, 90, 3, 22, 47, 5, 19, 33, 71, 80, 6, 2]])
+
+
+def reference(family: str = "llama", **changed: Any) -> transformers.PreTrainedModel:
+    hf = FAMILIES[family].TINY | {"tie_word_embeddings": False, "initializer_range": 0.5} | changed
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(**hf)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, 0.0, 0.5)
+    return model.requires_grad_(False)
+
+
+def write(
+    path: Path,
+    model: transformers.PreTrainedModel,
+    architecture: str = "llama",
+    without: tuple[str, ...] = (),
+    **keys: Any,
+) -> Path:
+    """The model's own weights as llama.cpp's converter writes them, with the gguf package, and ``keys`` of the
+    architecture's metadata: ``rope__scaling__type="yarn"``.
+    """
+    hf = model.config.to_dict()
+    family = FAMILIES[hf["model_type"]]
+    config = family.config(hf)
+    stored = {name: Array.from_numpy(tensor.numpy()) for name, tensor in model.state_dict().items()}
+    ours = {name: make()[name] for name, make in to_ours(config, family.WEIGHTS, stored, "here").items()}
+    attention, mlp = config.layers[0].mixer, config.layers[0].mlp
+    written: dict[str, Any] = {
+        "block_count": config.num_layers,
+        "context_length": config.context_len,
+        "embedding_length": config.d_model,
+        "feed_forward_length": mlp.d_ff,
+        "attention__head_count": attention.num_heads,
+        "attention__head_count_kv": attention.num_kv_heads,
+        "attention__key_length": attention.head_dim,
+        "attention__layer_norm_rms_epsilon": config.final_norm.eps if config.final_norm else 0.0,
+    } | keys
+    writer = gguf.GGUFWriter(path, architecture)
+    for name, value in written.items():
+        key = f"{architecture}.{name.replace('__', '.')}"
+        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        if value is not None:
+            (writer.add_array if isinstance(value, list) else add[type(value)])(key, value)
+    for name, array in to_theirs(config, family.GGUF.weights, ours):
+        if name not in without:
+            writer.add_tensor(name, np.ascontiguousarray(array.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def assert_logits(path: Path, model: transformers.PreTrainedModel) -> None:
+    checkpoint, theirs = open_checkpoint(path), model(IDS).logits
+    decoder = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu")
+    with torch.no_grad():
+        ours = decoder(IDS, Context(positions=torch.arange(IDS.shape[1])[None]))
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+# ---- rotary scaling
+
+LINEAR = {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+# metadata -> what it is in transformers' words
+SCALINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "none of it": ({}, {}),
+    "a base": ({"rope__freq_base": 500.0}, {"rope_theta": 500.0}),
+    "linear": ({"rope__scaling__type": "linear", "rope__scaling__factor": 4.0}, LINEAR),
+    "the factor's old name": ({"rope__scale_linear": 4.0}, LINEAR),
+    "a factor without a type is linear": ({"rope__scaling__factor": 4.0}, LINEAR),
+    "the new name counts": ({"rope__scale_linear": 2.0, "rope__scaling__factor": 4.0}, LINEAR),
+    "a factor of 0 does not scale": ({"rope__scaling__type": "linear", "rope__scaling__factor": 0.0}, {}),
+    "a yarn of factor 0 does not scale": ({"rope__scaling__type": "yarn", "rope__scaling__factor": 0.0}, {}),
+    "type none does not scale": ({"rope__scaling__type": "none", "rope__scaling__factor": 4.0}, {}),
+    "yarn": (
+        {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0, "rope__scaling__original_context_length": 16},
+        {"rope_scaling": YARN},
+    ),
+    "yarn without an original length": (
+        {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0},
+        {"rope_scaling": YARN | {"original_max_position_embeddings": 64}},
+    ),
+    "yarn's attn_factor of 1 changes nothing": (
+        {
+            "rope__scaling__type": "yarn",
+            "rope__scaling__factor": 4.0,
+            "rope__scaling__original_context_length": 16,
+            "rope__scaling__attn_factor": 1.0,
+        },
+        {"rope_scaling": YARN},
+    ),
+    "yarn's attn_factor multiplies": (
+        {
+            "rope__scaling__type": "yarn",
+            "rope__scaling__factor": 4.0,
+            "rope__scaling__original_context_length": 16,
+            "rope__scaling__attn_factor": 0.75,
+        },
+        {"rope_scaling": YARN | {"attention_factor": 0.75 * (0.1 * float(np.log(4.0)) + 1.0)}},
+    ),
+    "yarn's betas": (
+        {
+            "rope__scaling__type": "yarn",
+            "rope__scaling__factor": 4.0,
+            "rope__scaling__original_context_length": 16,
+            "rope__scaling__yarn_beta_fast": 2.0,
+            "rope__scaling__yarn_beta_slow": 0.5,
+            "rope__scaling__yarn_ext_factor": 1.0,
+            "rope__scaling__yarn_log_multiplier": 0.0,
+        },
+        {"rope_scaling": YARN | {"beta_fast": 2.0, "beta_slow": 0.5}},
+    ),
+    "the whole of a head turns": ({"rope__dimension_count": 8}, {}),
+}
+
+
+@pytest.mark.parametrize("case", SCALINGS)
+def test_rotary_metadata_give_the_logits_of_what_llama_cpp_makes_of_them(case: str, tmp_path: Path) -> None:
+    keys, changed = SCALINGS[case]
+    model = reference(**changed)
+    assert_logits(write(tmp_path / "x.gguf", model, **keys), model)
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "rope.dimension_count": {"rope__dimension_count": 4},
+    "rope.scaling.type": {"rope__scaling__type": "longrope", "rope__scaling__factor": 4.0},
+    "rope.scaling.attn_factor": {"rope__scaling__attn_factor": 1.2},
+    "rope.scaling.yarn_ext_factor": {
+        "rope__scaling__type": "yarn",
+        "rope__scaling__factor": 4.0,
+        "rope__scaling__yarn_ext_factor": 0.5,
+    },
+    "rope.scaling.yarn_log_multiplier": {
+        "rope__scaling__type": "yarn",
+        "rope__scaling__factor": 4.0,
+        "rope__scaling__yarn_log_multiplier": 0.1,
+    },
+    "rope.scaling.yarn_attn_factor": {"rope__scaling__yarn_attn_factor": 2.0},
+    "rope.scaling.alpha": {"rope__scaling__alpha": 1000.0},
+    "rope.freq_base_swa": {"rope__freq_base_swa": 10000.0},
+    "rope.dimension_sections": {"rope__dimension_sections": [2, 1, 1, 0]},
+    "attention.scale": {"attention__scale": 0.1},
+    "attention.value_length": {"attention__value_length": 16},
+    "attention.sliding_window": {"attention__sliding_window": 8},
+    "attention.clamp_kqv": {"attention__clamp_kqv": 8.0},
+    "attention.max_alibi_bias": {"attention__max_alibi_bias": 8.0},
+    "attention.causal": {"attention__causal": False},
+    "attention.kv_lora_rank": {"attention__kv_lora_rank": 512},
+    "final_logit_softcapping": {"final_logit_softcapping": 20.0},
+    "logit_scale": {"logit_scale": 0.5},
+    "residual_scale": {"residual_scale": 0.22},
+    "embedding_scale": {"embedding_scale": 12.0},
+    "use_parallel_residual": {"use_parallel_residual": True},
+    "expert_shared_count": {"expert_shared_count": 1},
+    "ssm.inner_size": {"ssm__inner_size": 64},
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_a_key_that_changes_the_numbers_and_is_not_followed_is_refused_by_name(key: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.gguf", reference(), **REFUSED[key])
+    for opens in (open_checkpoint, open_config):
+        with pytest.raises(UnsupportedError, match=rf"llama\.{key}"):
+            opens(path)
+
+
+def test_a_key_that_nobody_knows_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = reference()
+    path = write(tmp_path / "x.gguf", model, key_of_tomorrow=3, vocab_size=96, attention__sliding_window=64)
+    assert_logits(path, model)
+    assert capsys.readouterr().err.strip().endswith("nothing here reads llama.key_of_tomorrow; they have no effect")
+
+
+def test_what_llama_cpps_own_saver_writes_of_every_model_is_understood(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Source: llama.cpp, llama-model-saver.cpp, add_kv_from_model; its structs' defaults where a model has no value."""
+    model = reference()
+    saved: dict[str, Any] = {
+        "vocab_size": 96,
+        "leading_dense_block_count": 0,
+        "expert_feed_forward_length": 0,
+        "expert_shared_feed_forward_length": 0,
+        "use_parallel_residual": False,
+        "expert_count": 0,
+        "expert_used_count": 0,
+        "expert_shared_count": 0,
+        "expert_weights_scale": 0.0,
+        "pooling_type": 0,
+        "logit_scale": 0.0,
+        "decoder_start_token_id": 2**32 - 1,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "swin_norm": False,
+        "rescale_every_n_layers": 0,
+        "time_mix_extra_dim": 0,
+        "time_decay_extra_dim": 0,
+        "residual_scale": 0.0,
+        "embedding_scale": 0.0,
+        "attention__max_alibi_bias": 0.0,
+        "attention__clamp_kqv": 0.0,
+        "attention__value_length": 8,
+        "attention__layer_norm_epsilon": 0.0,
+        "attention__causal": True,
+        "attention__q_lora_rank": 0,
+        "attention__kv_lora_rank": 0,
+        "attention__relative_buckets_count": 0,
+        "attention__sliding_window": 0,
+        "attention__scale": 0.0,
+        "rope__dimension_count": 8,
+        "rope__freq_base": 10000.0,
+        "rope__scaling__type": "linear",
+        "rope__scaling__factor": 0.0,
+        "rope__scaling__attn_factor": 1.0,
+        "rope__scaling__original_context_length": 64,
+        "rope__scaling__finetuned": False,
+        "rope__scaling__yarn_log_multiplier": 0.0,
+        "ssm__inner_size": 0,
+        "ssm__conv_kernel": 0,
+        "ssm__state_size": 0,
+        "ssm__time_step_rank": 0,
+        "ssm__dt_b_c_rms": False,
+        "wkv__head_size": 0,
+    }
+    path = write(tmp_path / "x.gguf", model, **saved)
+    assert_logits(path, model)
+    assert not capsys.readouterr().err
+
+
+def test_a_token_that_llama_cpp_has_not_is_no_end(tmp_path: Path) -> None:
+    from pellucid.families.gguf import special_tokens
+    from pellucid.families.gguf_metadata import Metadata
+
+    ids = {"bos": 1, "eos": 2, "eot": 2**32 - 1, "eom": 7, "padding": 2**32 - 1}
+    metadata = Metadata({f"tokenizer.ggml.{name}_token_id": np.uint32(id) for name, id in ids.items()})
+    assert special_tokens(metadata) == {"bos_token_id": 1, "eos_token_id": [2, 7]}
+
+
+# ---- one value a layer
+
+
+def test_lists_of_one_value_a_layer_are_read(tmp_path: Path) -> None:
+    model = reference()
+    keys = {"attention__head_count": [4, 4], "attention__head_count_kv": [2, 2], "feed_forward_length": [48, 48]}
+    assert_logits(write(tmp_path / "x.gguf", model, **keys), model)
+
+
+@pytest.mark.parametrize("key", ["attention__head_count", "attention__head_count_kv", "feed_forward_length"])
+def test_layers_that_differ_are_named(key: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.gguf", reference(), **{key: [4, 2]})
+    with pytest.raises(UnsupportedError, match=rf"llama\.{key.replace('__', '.')} differs from layer to layer"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("key", ["block_count", "context_length", "attention__layer_norm_rms_epsilon"])
+def test_what_llama_cpp_needs_is_needed(key: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.gguf", reference(), **{key: None})
+    with pytest.raises(ConfigError, match=rf"llama\.{key.replace('__', '.')} is missing"):
+        open_checkpoint(path)
+
+
+# ---- biases
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        ("attn_output",),
+        ("attn_k",),
+        ("attn_q", "attn_v"),
+        ("ffn_gate",),
+        ("ffn_down", "attn_output"),
+        ("attn_q", "attn_k", "attn_v", "attn_output"),
+    ],
+)
+def test_each_bias_may_be_absent_and_is_then_zero(absent: tuple[str, ...], tmp_path: Path) -> None:
+    model = reference(attention_bias=True, mlp_bias=True)
+    theirs = {"attn_q": "q_proj", "attn_k": "k_proj", "attn_v": "v_proj", "attn_output": "o_proj"}
+    theirs |= {"ffn_gate": "gate_proj", "ffn_down": "down_proj"}
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") and name.split(".")[-2] in {theirs[part] for part in absent}:
+            parameter.zero_()
+    without = tuple(f"blk.{i}.{part}.bias" for part in absent for i in range(2))
+    assert_logits(write(tmp_path / "x.gguf", model, without=without), model)
+
+
+def test_one_layer_may_have_biases_and_another_none(tmp_path: Path) -> None:
+    model = reference(attention_bias=True)
+    for name, parameter in model.named_parameters():
+        if name.startswith("model.layers.0.") and name.endswith("bias"):
+            parameter.zero_()
+    without = tuple(f"blk.0.attn_{part}.bias" for part in ("q", "k", "v", "output"))
+    assert_logits(write(tmp_path / "x.gguf", model, without=without), model)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_a_relative_reads_the_same_metadata(family: str, tmp_path: Path) -> None:
+    biased = {"attention_bias": True} if family == "qwen3" else {}
+    model = reference(family, use_sliding_window=False, **biased, **LINEAR)
+    keys = {"rope__scaling__factor": 4.0, "attention__value_length": model.config.to_dict().get("head_dim", 8)}
+    assert_logits(write(tmp_path / "x.gguf", model, family, **keys), model)
+
+
+# ---- ChatGLM
+
+
+@pytest.mark.parametrize("rotated", [4, 2, 8, None])
+def test_chatglm_turns_as_much_of_a_head_as_the_metadata_say(rotated: int | None, tmp_path: Path) -> None:
+    decoder, path = tiny("chatglm"), tmp_path / "x.gguf"
+    writer = gguf.GGUFWriter(path, "chatglm")
+    for name, value in {
+        "block_count": 2,
+        "context_length": 64,
+        "embedding_length": 32,
+        "feed_forward_length": 48,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 2,
+        "rope.dimension_count": rotated,
+    }.items():
+        if value is not None:
+            writer.add_uint32(f"chatglm.{name}", value)
+    writer.add_float32("chatglm.attention.layer_norm_rms_epsilon", 1e-5)
+    writer.add_float32("chatglm.rope.freq_base", 500e4)
+    for name, array in to_theirs(decoder.config, chatglm.GGUF.weights, dict(weights_of(decoder))):
+        writer.add_tensor(name, to_tensor(array).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    rope = open_checkpoint(path).config.layers[0].mixer.rope
+    assert rope is not None
+    assert (rope.dim, rope.theta) == (rotated or 8, 500e4)  # absent: all of it, as llama.cpp takes it
+
+
+# ---- architectures without a family
+
+
+def test_a_file_of_an_unknown_architecture_still_gives_its_metadata(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.gguf", reference())
+    data = path.read_bytes().replace(b"llama", b"mamba")
+    path.write_bytes(data)
+    with pytest.raises(UnsupportedError, match="'mamba'"):
+        open_checkpoint(path)
+    assert read_metadata(path)["mamba.block_count"] == 2
+
+
+def test_a_tensor_that_is_no_part_of_the_model_is_an_error_as_in_llama_cpp(tmp_path: Path) -> None:
+    model = reference(attention_bias=True)
+    path = write(tmp_path / "x.gguf", model)
+    path.write_bytes(path.read_bytes().replace(b"blk.1.attn_q.bias", b"blk.1.attn_x.bias"))
+    with pytest.raises(WeightsError, match=r"1 unexpected: blk\.1\.attn_x\.bias"):
+        open_checkpoint(path)
