@@ -37,7 +37,8 @@ def test_the_notes_example_value_for_value(glm: Tokenizer):
     assert glm.tokenize(TEXT) == ["▁Using", "▁a", "▁Trans", "former", "▁network", "▁is", "▁simple"]
     assert glm(TEXT) == {"input_ids": IDS, "attention_mask": [1] * 9, "position_ids": [0, 1, 2, 3, 4, 5, 6, 7, 8]}
     assert str(glm(TEXT)) == (
-        "{'input_ids': [64790, 64792, 6316, 260, 3107, 17639, 2804, 323, 2718], 'attention_mask': [1, 1, 1, 1, 1, 1, 1, 1, 1], "
+        "{'input_ids': [64790, 64792, 6316, 260, 3107, 17639, 2804, 323, 2718], "
+        "'attention_mask': [1, 1, 1, 1, 1, 1, 1, 1, 1], "
         "'position_ids': [0, 1, 2, 3, 4, 5, 6, 7, 8]}"
     )
     assert glm.decode(IDS) == "[gMASK] sop Using a Transformer network is simple"
@@ -239,7 +240,10 @@ def test_glm4_has_its_prefix_and_left_padding(tmp_path: Path, shared: Path):
 
     tokenizer = load_tokenizer(glm4_folder(tmp_path, shared))
     size = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+        r"\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
     from tiktoken.load import load_tiktoken_bpe
 
     reference = tiktoken.Encoding(

@@ -1,4 +1,4 @@
-"""What tokenizer_config.json asks for: each key done as transformers does it, known to be harmless, or named on stderr."""
+"""What tokenizer_config.json asks for: each key done as transformers does it, known to be harmless, or named."""
 
 from __future__ import annotations
 

@@ -342,9 +342,13 @@ def test_broken_vocabularies_are_refused(tmp_path: Path, vocab: str, merges: str
         load_tokenizer(tmp_path)
 
 
-KEYS = ["bos_token", "image_token", "additional_special_tokens", "extra_special_tokens", "padding_side", "model_max_length", "chat_template",
-        "added_tokens_decoder", "model_input_names", "tokenizer_class", "add_bos_token", "legacy", "stop_token_ids", "clean_up_tokenization_spaces",
-        "encode_special_tokens"]  # fmt: skip
+KEYS = [
+    "bos_token", "image_token", "additional_special_tokens", "extra_special_tokens", "padding_side", "model_max_length",
+    "chat_template", "added_tokens_decoder", "model_input_names", "tokenizer_class", "add_bos_token", "legacy",
+    "stop_token_ids", "clean_up_tokenization_spaces", "encode_special_tokens", "add_eos_token", "add_prefix_space",
+    "split_special_tokens", "max_len", "model_specific_special_tokens", "sp_model_kwargs", "errors",
+    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", "nobody_knows",
+]  # fmt: skip
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-2, 2**70), st.floats(), st.text(max_size=3)),
     lambda inner: st.one_of(

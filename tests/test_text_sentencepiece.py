@@ -94,7 +94,7 @@ def _transformers(path: Path):
 
 
 def test_runs_of_spaces_are_sentencepiece_s(llama: Tokenizer, reference: sentencepiece.SentencePieceProcessor):
-    """transformers 5 merges in the order of ids and drops one leading space; Llama was trained by scores and on both."""
+    """transformers 5 merges in the order of ids, and drops one leading space; Llama was trained by scores, on both."""
     for text in [" a", "  a  b ", "x  y   z    ", "\n    def f():\n        return 1"]:
         assert llama.encode(text, add_special_tokens=False) == reference.encode(text)
     assert llama.tokenize("x  y") == ["▁x", "▁", "▁y"]

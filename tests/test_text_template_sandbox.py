@@ -1,4 +1,4 @@
-"""The sandbox of chat templates: errors name the line, private things stay private, and no template eats the machine."""
+"""The sandbox of chat templates: errors name the line, private things stay private, no template eats the machine."""
 
 from __future__ import annotations
 
@@ -92,7 +92,10 @@ def test_what_changes_data_or_leaves_text_is_not_offered(expression: str) -> Non
 
 # -- The budget
 
-GROW = "{% set ns = namespace(a=START, b=START) %}{% for i in range(60) %}{% set ns.a = STEP %}{% set ns.b = ns.a %}{% endfor %}"
+GROW = (
+    "{% set ns = namespace(a=START, b=START) %}{% for i in range(60) %}{% set ns.a = STEP %}"
+    "{% set ns.b = ns.a %}{% endfor %}"
+)
 SHARED = (
     GROW.replace("START", "[1]").replace("STEP", "[ns.a, ns.a]")
     + "{% set b = ns.a %}"
@@ -109,13 +112,25 @@ ATTACKS = {
     "a huge range": "{% for i in range(10**9) %}{% endfor %}",
     "a huge range as a list": "{{ range(10**9)|list }}",
     "nested loops": FOREVER.replace("BODY", ""),
-    "nested loops that filter everything out": "{% for i in range(99999) %}{% for j in range(99999) if false %}{% endfor %}{% endfor %}",
-    "lengths of filtered loops": "{% for i in range(99999) %}{% for j in range(99999) if true %}{{ loop.length }}{% break %}{% endfor %}{% endfor %}",
-    "filters in a loop": "{% set b = range(99999)|list %}{% for i in range(99999) %}{% set c = b|reject|list %}{% endfor %}",
+    "nested loops that filter everything out": (
+        "{% for i in range(99999) %}{% for j in range(99999) if false %}{% endfor %}{% endfor %}"
+    ),
+    "lengths of filtered loops": (
+        "{% for i in range(99999) %}{% for j in range(99999) if true %}{{ loop.length }}{% break %}"
+        "{% endfor %}{% endfor %}"
+    ),
+    "filters in a loop": (
+        "{% set b = range(99999)|list %}{% for i in range(99999) %}{% set c = b|reject|list %}{% endfor %}"
+    ),
     "sorting in a loop": "{% set b = range(99999)|list %}{% for i in range(99999) %}{% set c = b|sort %}{% endfor %}",
-    "arguments unpacked in a loop": "{% macro m() %}{% endmacro %}{% set b = range(99999)|list %}{% for i in range(99999) %}{{ m(*b) }}{% endfor %}",
+    "arguments unpacked in a loop": (
+        "{% macro m() %}{% endmacro %}{% set b = range(99999)|list %}{% for i in range(99999) %}{{ m(*b) }}"
+        "{% endfor %}"
+    ),
     "a macro that calls itself": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "a macro that calls itself twice": "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+    "a macro that calls itself twice": (
+        "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}"
+    ),
     "a recursive loop": "{% for x in [1, 1] recursive %}{{ loop([1, 1]) if loop.depth < 60 }}{% endfor %}",
     "an endless recursive loop": "{% for x in [1] recursive %}{{ loop([x]) }}{% endfor %}",
     "a number looked for in a range": FOREVER.replace("BODY", "{{ 1.5 in range(99999) }}"),
@@ -152,9 +167,15 @@ ATTACKS = {
     "doubling by join": GROW.replace("START", "'aa'").replace("STEP", "[ns.a, ns.a]|join"),
     "doubling by replace": GROW.replace("START", "'aa'").replace("STEP", "ns.a.replace('a', 'aa')"),
     "doubling by a list": GROW.replace("START", "[1]").replace("STEP", "ns.a + ns.a"),
-    "doubling by a macro": "{% macro m(s) %}{{ s }}{{ s }}{% endmacro %}" + GROW.replace("START", "'aa'").replace("STEP", "m(ns.a)"),
+    "doubling by a macro": (
+        "{% macro m(s) %}{{ s }}{{ s }}{% endmacro %}" + GROW.replace("START", "'aa'").replace("STEP", "m(ns.a)")
+    ),
     "doubling by a set block": GROW.replace("START", "'aa'").replace("{% set ns.a = STEP %}", TWICE),
-    "growing by escapes": GROW.replace("range(60)", "range(99999)").replace("START", "'&'|safe").replace("STEP", "ns.a + '&' * 9999"),
+    "growing by escapes": (
+        GROW.replace("range(60)", "range(99999)")
+        .replace("START", "'&'|safe")
+        .replace("STEP", "ns.a + '&' * 9999")
+    ),
     "replacing nothing": "{% set b = 'x' * 1000000 %}{{ b.replace('', b) }}",
     "the replace filter": "{% set b = 'x' * 1000000 %}{{ b|replace('', b) }}",
     "a joined text": "{% set b = 'x' * 1000000 %}{{ b.join(b) }}",
@@ -166,7 +187,10 @@ ATTACKS = {
     "slices": "{{ [1]|slice(9999999999)|list }}",
     "sums of lists": "{{ ([[1] * 100] * 90000)|sum(start=[]) }}",
     "dates": "{{ strftime_now('%Y' * 1000000) }}",
-    "quadratic searches": "{% set a = 'a' * 2000000 %}{% set b = 'aab' + 'a' * 1000000 %}{{ a.rfind(b) }}{{ a.rsplit(b)|length }}",
+    "quadratic searches": (
+        "{% set a = 'a' * 2000000 %}{% set b = 'aab' + 'a' * 1000000 %}{{ a.rfind(b) }}"
+        "{{ a.rsplit(b)|length }}"
+    ),
     "a quadratic strip": "{% set a = 'a' * 2000000 %}{{ a.strip('b' * 2000000 + 'a') }}",
     "long comparisons": LONG + "{% set b = 'a' * 3999999 ~ 'a' %}" + FOREVER.replace("BODY", "{{ long == b }}"),
     "much output": FOREVER.replace("BODY", "some text that is written again and again"),
@@ -196,8 +220,14 @@ ATTACKS = {
     "shared parts made unique": SHARED_TUPLES + "{{ [ns.a]|unique|list }}",
     "shared namespaces": GROW.replace("START", "1").replace("STEP", "namespace(x=ns.a, y=ns.a)") + "{{ ns.a }}",
     "a namespace in itself": "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns }}",
-    "deep lists": "{% set ns = namespace(s=[]) %}{% for i in range(90000) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s }}",
-    "deep tuples": "{% set ns = namespace(s=()) %}{% for i in range(90000) %}{% set ns.s = (ns.s,) %}{% endfor %}{{ {}.get(ns.s) }}",
+    "deep lists": (
+        "{% set ns = namespace(s=[]) %}{% for i in range(90000) %}{% set ns.s = [ns.s] %}{% endfor %}"
+        "{{ ns.s }}"
+    ),
+    "deep tuples": (
+        "{% set ns = namespace(s=()) %}{% for i in range(90000) %}{% set ns.s = (ns.s,) %}{% endfor %}"
+        "{{ {}.get(ns.s) }}"
+    ),
     # compiling
     "nested ifs": "{% if a %}" * 5000 + "{% endif %}" * 5000,
     "nested loops by the thousand": "{% for a in b %}" * 5000 + "{% endfor %}" * 5000,
@@ -243,7 +273,8 @@ def main_attack() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
 def test_no_template_takes_the_machine() -> None:
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_text_template_sandbox as t; t.main_attack(); print('done')"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_text_template_sandbox as t; "
+    code += "t.main_attack(); print('done')"
     result = subprocess.run(
         [sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True, timeout=300
     )
@@ -252,8 +283,8 @@ def test_no_template_takes_the_machine() -> None:
 
 
 KEPT = [
-    "ns.s|map('abs')", "cycler(ns.s)", "[ns.s].foo", "joiner(ns.s)", "(ns.s,)", "[ns.s]", "{'a': ns.s}", "{'a': ns.s}.values()", "[ns.s].index",
-    "namespace(s=ns.s)",
+    "ns.s|map('abs')", "cycler(ns.s)", "[ns.s].foo", "joiner(ns.s)", "(ns.s,)", "[ns.s]", "{'a': ns.s}",
+    "{'a': ns.s}.values()", "[ns.s].index", "namespace(s=ns.s)",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""``Backend``: a vocabulary and what its config says of it; the bottom of the room, which ``Tokenizer`` makes a face of.
+"""``Backend``: a vocabulary and what its config says of it; the bottom of the room, to which ``Tokenizer`` is the face.
 
 What a kind of vocabulary must provide is abstract here; what can be said once for all of them is said here or in
 ``tokenizer``. In between (``chat``, ``tokenizer_config``) stands what works on any backend.
@@ -151,7 +151,7 @@ class Backend(Batching):
 
     vocabulary_file: str  # the file that _save_vocabulary writes
 
-    # --- tokens and ids --------------------------------------------------------------------------------------------------
+    # --- tokens and ids -----------------------------------------------------------------------------------------------
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
         """The token of an id, or the tokens of ids; None for an id beyond the vocabulary, as in transformers.
@@ -187,7 +187,7 @@ class Backend(Batching):
 
     @property
     def stop_token_ids(self) -> list[int]:
-        """Ids after which an answer is over: the generation config's or the GGUF's, else the end-of-sequence token's."""
+        """Ids after which an answer is over: the ones generation config or GGUF name, else the EOS token's."""
         if named := self.config.get("stop_token_ids"):
             return list(named)
         return [] if self.eos_token_id is None else [self.eos_token_id]
@@ -195,7 +195,7 @@ class Backend(Batching):
     # --- added tokens ------------------------------------------------------------------------------------------------
 
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
-        """Add tokens that the vocabulary lacks, at its end; returns how many. The model's embeddings must grow with it."""
+        """Add tokens that the vocabulary lacks, at its end; returns how many. The model's embeddings must grow, too."""
         tokens = [new_tokens] if isinstance(new_tokens, (str, AddedToken, Mapping)) else list(new_tokens)
         checked = [as_added_token(token, "add_tokens", special=special_tokens) for token in tokens]
         if any(not token.content for token in checked):
@@ -212,7 +212,7 @@ class Backend(Batching):
     def get_added_vocab(self) -> dict[str, int]:
         return self.added_tokens_encoder
 
-    # --- saving --------------------------------------------------------------------------------------------------------
+    # --- saving -------------------------------------------------------------------------------------------------------
 
     def saved_config(self) -> dict[str, Any]:
         """tokenizer_config.json as it should be read back."""
@@ -237,7 +237,7 @@ class Backend(Batching):
 
 
 def check_ids(ids: Any, where: object = None) -> list[int]:
-    """The ids as ints. An id beyond the vocabulary is one: a model's output layer is often padded, and has no text there.
+    """The ids as ints. One beyond the vocabulary is an id, too: a model's output layer is often padded.
 
     Raises: TokenizerError for what is no whole number, negative, or larger than any vocabulary (2³² and more).
     """

@@ -108,7 +108,8 @@ class Batching(SpecialTokens):
             raise TokenizerError(
                 "asked to pad, but there is no padding token",
                 where=self.where,
-                remedy="set one: tokenizer.pad_token = tokenizer.eos_token, or tokenizer.add_special_tokens({'pad_token': '[PAD]'})",
+                remedy="set one: tokenizer.pad_token = tokenizer.eos_token, or "
+                "tokenizer.add_special_tokens({'pad_token': '[PAD]'})",
             )
         length = max(len(row) for row in rows["input_ids"]) if strategy == "longest" else int(max_length or 0)
         if multiple:

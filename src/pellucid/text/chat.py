@@ -1,4 +1,4 @@
-"""From a conversation to ids: choose the template, render it, encode what it wrote without adding special tokens twice."""
+"""From a conversation to ids: choose the template, render it, encode what it wrote and add no special token twice."""
 
 from __future__ import annotations
 

@@ -25,10 +25,11 @@ READ = {
 HARMLESS = {
     "name_or_path", "auto_map", "backend", "is_local", "local_files_only", "processor_class", "transformers_version",
     "tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file", "added_tokens_file", "files_loaded",
-    "fast_tokenizer_files", "use_fast", "from_slow", "init_inputs", "tokenizer_type", "verbose", "device_map", "cache_dir",
-    "use_default_system_prompt", "spaces_between_special_tokens", "trim_offsets", "pad_token_type_id",
-    "pad_to_multiple_of", "max_length", "stride", "truncation_strategy", "truncation", "padding", "return_token_type_ids",
-    "response_template", "response_schema", "chat_control_tokens", "fix_mistral_regex", "additional_special_tokens_ids",
+    "fast_tokenizer_files", "use_fast", "from_slow", "init_inputs", "tokenizer_type", "verbose", "device_map",
+    "cache_dir", "use_default_system_prompt", "spaces_between_special_tokens", "trim_offsets", "pad_token_type_id",
+    "pad_to_multiple_of", "max_length", "stride", "truncation_strategy", "truncation", "padding",
+    "return_token_type_ids", "response_template", "response_schema", "chat_control_tokens", "fix_mistral_regex",
+    "additional_special_tokens_ids",
     "vocab_size", "is_fast", "model_type", "num_additional_tokens", "_commit_hash", "trust_remote_code", "tags",
     "do_lower_case", "remove_space", "keep_accents", "strip_accents", "tokenize_chinese_chars", "do_basic_tokenize",
     "never_split", "sp_model_kwargs", "errors",
@@ -55,7 +56,7 @@ def _is_known(key: str, value: Any) -> bool:
 
 
 def name_overruled(config: Mapping[str, Any], where: object, facts: Mapping[str, bool | None]) -> None:
-    """Say which wishes of the config the vocabulary's own file decides otherwise. ``facts``: what it does; None: unknown."""
+    """Say which wishes of the config the vocabulary's own file decides otherwise. ``facts``: what it does, if known."""
     for key, fact in facts.items():
         wish = config.get(key)
         if isinstance(wish, bool) and fact is not None and wish != fact:

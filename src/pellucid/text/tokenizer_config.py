@@ -200,10 +200,10 @@ def refuse_rivals(folder: Path, tokenizer: Backend) -> None:
     """
     rivals = ["tokenizer.json"] if tokenizer.vocabulary_file != "tokenizer.json" else []
     rivals += [CHAT_TEMPLATE_FILE] if tokenizer.chat_template is None else []
-    found = [name for name in rivals if (folder / name).exists()]
-    if found:
+    present = [name for name in rivals if (folder / name).exists()]
+    if present:
         raise TokenizerError(
-            f"{', '.join(found)} of another tokenizer is there and would be read instead",
+            f"{', '.join(present)} of another tokenizer is there and would be read instead",
             where=folder,
             remedy="save to an empty folder, or remove it first",
         )

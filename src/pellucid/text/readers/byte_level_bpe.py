@@ -80,7 +80,7 @@ def read_merges(path: Path) -> list[Merge]:
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
-    """tiktoken's file: a token in base64 and its rank on each line. Raises: TokenizerError where it is something else."""
+    """tiktoken's file: a token in base64 and its rank on each line. Raises: TokenizerError where it is no such file."""
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line:

@@ -139,7 +139,7 @@ class _SpacedStream(PieceStream):
 
 
 class ChatGLM4Tokenizer(JsonTokenizer):
-    """GLM-4's: tiktoken ranks, special tokens from the config, ``[gMASK]<sop>`` before each text, padding on the left."""
+    """GLM-4's: tiktoken ranks, special tokens from the config, ``[gMASK]<sop>`` before a text, padding on the left."""
 
     model_input_names = ("input_ids", "attention_mask", "position_ids")
     padding_side = "left"

@@ -137,7 +137,7 @@ class HoldAll:
 
 
 def stages(spec: Mapping[str, Any] | None, decode: Callable[[list[str]], str]) -> list[Stage]:
-    """The chain for tokenizer.json's ``decoder`` object; ``decode`` is the library's own, for what cannot be streamed."""
+    """The chain for tokenizer.json's ``decoder``; ``decode`` is the library's own, for what cannot be streamed."""
     if spec is None:
         return [EachToken(lambda index, token: token if index == 0 else " " + token)]
     parts = spec.get("decoders", []) if spec.get("type") == "Sequence" else [spec]

@@ -35,8 +35,10 @@ _NAMES = {
 }
 _NEEDED = ("bos_token_id", "eos_token_id", "unknown_token_id")
 # Tokens that end an answer under whatever name a file has them: it rarely says which do.
-_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<|end_of_text|>",
-         "<｜end▁of▁sentence｜>", "<|user|>", "<|observation|>")  # fmt: skip
+_ENDS = (
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>",
+    "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<|user|>", "<|observation|>",
+)  # fmt: skip
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:

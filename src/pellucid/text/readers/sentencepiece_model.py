@@ -99,8 +99,8 @@ class SentencePieceTokenizer(Tokenizer):
     def _id_of(self, token: str) -> int | None:
         if token in self._added:
             return self._added[token]
-        found = self._processor.piece_to_id(token)
-        return found if self._piece(found) == token else None
+        token_id = self._processor.piece_to_id(token)
+        return token_id if self._piece(token_id) == token else None
 
     def _place_model_tokens(self) -> None:
         """Where a model's own code appends tokens to the pieces, they are placed here."""
@@ -211,7 +211,7 @@ class SentencePieceTokenizer(Tokenizer):
         return spans
 
     def _spread_bytes(self, pieces: list[Span]) -> Iterator[Span]:
-        """SentencePiece gives a character that fell back to bytes to its last byte's piece; give each piece its byte."""
+        """SentencePiece gives a character that fell back to bytes to its last byte's piece; each piece gets its own."""
         waiting: list[Span] = []
         for piece in pieces:
             token_id, first, last = piece

@@ -99,8 +99,8 @@ def read_model(data: bytes) -> SentencePieceModel:
     try:
         for field, value in _fields(data):
             if field == _PIECES:
-                its = dict(_fields(value))
-                pieces.append((its[1], struct.unpack("<f", its.get(2, bytes(4)))[0], its.get(3, NORMAL)))
+                piece = dict(_fields(value))
+                pieces.append((piece[1], struct.unpack("<f", piece.get(2, bytes(4)))[0], piece.get(3, NORMAL)))
             elif field == _TRAINER_SPEC:
                 trainer |= _fields(value)
             elif field == _NORMALIZER_SPEC:

@@ -1,10 +1,10 @@
-"""What a tokenizer's class says beside its files: how ``add_prefix_space`` acts, whose rule the ends are, default names.
+"""What a tokenizer's class says beside its files: how ``add_prefix_space`` acts, whose rule the ends are, its names.
 
 transformers builds the pipeline of some classes anew from the config, and takes others from tokenizer.json as it is.
 What a config sets is set here on the pipeline that the file has; a file that cuts words otherwise than its class would
 (SmolLM's digits under ``GPT2Tokenizer``) keeps its own way, with which the model was trained.
 
-Source: transformers 5, ``models/auto/tokenization_auto.py`` (which class), ``models/*/tokenization_*.py`` (what it does).
+Source: transformers 5, ``models/auto/tokenization_auto.py`` (which class), ``models/*/tokenization_*.py`` (its doings).
 """
 
 from __future__ import annotations

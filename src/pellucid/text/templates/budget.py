@@ -160,5 +160,5 @@ def _parts(value: Any) -> Iterator[Any]:
     if isinstance(value, Lazy):
         return iter(value.items)
     if isinstance(value, Namespace):
-        return iter(value._Namespace__attrs.values())  # pyright: ignore[reportAttributeAccessIssue]  # the one name it lets through
+        return iter(value._Namespace__attrs.values())  # pyright: ignore  # its one name
     return iter(value)

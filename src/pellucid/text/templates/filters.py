@@ -184,10 +184,10 @@ def _reverse(context: Context, value: Any) -> Any:
 @pass_context
 def _unique(context: Context, value: Any, case_sensitive: bool = False, attribute: Any = None) -> Lazy:
     key_of = make_attrgetter(context.environment, attribute, postprocess=None if case_sensitive else ignore_case)
-    budget, found = budget_of(context), {}
+    budget, first = budget_of(context), {}
     for item in budget.each(value):
-        found.setdefault(values.check_key(budget, key_of(item)), item)
-    return Lazy(found.values())
+        first.setdefault(values.check_key(budget, key_of(item)), item)
+    return Lazy(first.values())
 
 
 @pass_context

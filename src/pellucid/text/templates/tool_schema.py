@@ -94,8 +94,8 @@ def _parameters(function: Callable[..., Any], name: str) -> dict[str, Any]:
     receiver = next(iter(signature), None)
     if receiver not in ("self", "cls") or signature[receiver].annotation is not inspect.Parameter.empty:
         receiver = None
-    taken = [parameter for parameter in signature.values() if parameter.name != receiver]
-    for parameter in taken:
+    arguments = [parameter for parameter in signature.values() if parameter.name != receiver]
+    for parameter in arguments:
         if parameter.annotation is inspect.Parameter.empty:
             raise _error(name, f"its argument {parameter.name!r} has no type hint", "add one")
     properties = {}
@@ -110,7 +110,7 @@ def _parameters(function: Callable[..., Any], name: str) -> dict[str, Any]:
                     "use str, int, float, bool, list, dict, Literal …",
                 ) from None
     schema: dict[str, Any] = {"type": "object", "properties": properties}
-    if required := [parameter.name for parameter in taken if parameter.default is inspect.Parameter.empty]:
+    if required := [parameter.name for parameter in arguments if parameter.default is inspect.Parameter.empty]:
         schema["required"] = required
     return schema
 

@@ -223,9 +223,9 @@ def _expandtabs(budget: Budget, text: str, tabsize: Any = 8) -> None:
 def _replace(budget: Budget, text: str, old: Any, new: Any, count: Any = -1) -> None:
     _search(budget, text, old)
     if isinstance(old, str) and isinstance(new, str):
-        found = text.count(old)
-        found = min(found, count) if isinstance(count, int) and count >= 0 else found
-        budget.charge_text(len(text) + found * max(len(new) - len(old), 0), _growth(text))
+        times = text.count(old)
+        times = min(times, count) if isinstance(count, int) and count >= 0 else times
+        budget.charge_text(len(text) + times * max(len(new) - len(old), 0), _growth(text))
 
 
 _PAYMENTS: dict[str, Callable[..., None]] = {
