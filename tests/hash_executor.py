@@ -65,6 +65,8 @@ class HashLogits:
 class HashExecutor:
     """``before_step`` may raise in the executor's stead, or look at what it is given."""
 
+    rollback: int | None = None
+
     def __init__(
         self, context_len: int = 64, bos_token_id: int | None = None, max_slots: int = 1000, splits_matter: bool = True
     ) -> None:
@@ -125,6 +127,9 @@ class HashExecutor:
         self.slots[copy] = self._cut(self.slots[slot], self.length(slot) if length is None else length)
         assert self.length(copy) <= capacity
         return copy
+
+    def reaches(self, slot: int, length: int) -> bool:
+        return length <= self.length(slot)
 
     def truncate(self, slot: int, length: int) -> None:
         self.slots[slot] = self._cut(self.slots[slot], length)

@@ -52,7 +52,7 @@ def test_a_window_cache_takes_back_as_many_tokens_as_may_be_guessed(window: int,
 
 
 def test_a_step_that_is_interrupted_leaves_its_slots_as_they_were_or_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    for family, left in (("llama", 20), ("qwen2", 0)):  # the second with a window, which may have moved
+    for family, left in (("llama", 20), ("qwen2", 20)):  # the second with a window, which holds enough to go back
         executor = TorchExecutor(tiny(family))
         slot, other = executor.allocate(40), executor.allocate(40)
         executor.step([StepInput(slot, list(range(20)), ()), StepInput(other, list(range(20)), ())])
@@ -69,6 +69,54 @@ def test_a_step_that_is_interrupted_leaves_its_slots_as_they_were_or_empty(monke
             executor.step([StepInput(slot, rest, ())])
         again = executor.step([StepInput(slot, [5], (0,)), StepInput(other, [5], (0,))]).numpy()
         assert (again[0] == again[1]).all()
+
+
+def test_a_step_that_is_interrupted_beyond_what_a_window_can_take_back_leaves_the_slot_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    executor = TorchExecutor(tiny("qwen2"))
+    slot = executor.allocate(200)
+    executor.step([StepInput(slot, list(range(60)), ())])
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executor.decoder.layers[-1], "think", interrupt)  # after the windowed layer's attention
+        with pytest.raises(KeyboardInterrupt):
+            executor.step([StepInput(slot, [1] * 60, ())])
+    assert executor.length(slot) == 0
+
+
+def test_a_window_interrupted_while_it_moves_reaches_nothing_until_it_is_cleared() -> None:
+    config = AttentionConfig(num_heads=1, num_kv_heads=1, head_dim=1, window=4)
+    cache = WindowCache(config, 1, torch.float32, torch.device("cpu"))
+    new = torch.zeros(1, 1, cache.k.shape[2], 1)
+    cache.append(new, new)
+
+    class Interrupted:
+        def __getitem__(self, _: object) -> None:
+            raise KeyboardInterrupt
+
+    whole, cache.v = cache.v, Interrupted()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        cache.append(new[:, :, :1], new[:, :, :1])
+    cache.v = whole
+    assert not any(cache.reaches(length) for length in range(cache.length + 1))
+    cache.clear()
+    assert cache.reaches(0)
+
+
+def test_a_truncation_that_one_layer_refuses_changes_no_layer() -> None:
+    executor = TorchExecutor(tiny("qwen2"))
+    slot = executor.allocate(60)
+    executor.step([StepInput(slot, list(range(1, 50)), ())])
+    assert not executor.reaches(slot, 10)
+    with pytest.raises(UnsupportedError, match=r"layers\.1"):
+        executor.truncate(slot, 10)
+    assert [state.length for state in executor._caches[slot].layers] == [49, 49]
+    executor.truncate(slot, 0)
+    assert [state.length for state in executor._caches[slot].layers] == [0, 0]
 
 
 def test_a_window_cache_refuses_to_go_back_beyond_what_it_kept() -> None:

@@ -128,7 +128,7 @@ def test_factors_of_a_gguf_file_survive_a_save_for_transformers() -> None:
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_a_request_past_the_original_length_is_the_same_alone_and_beside_others(kind: str) -> None:
-    """The table is chosen by the request's own length, never by the batch's longest; a long prompt is computed whole."""
+    """The table follows the request's own length, never the batch's longest; a long prompt is computed whole."""
     config = llama.config(
         llama.TINY
         | {"max_position_embeddings": 64, "rope_scaling": SCALINGS[kind] | {"original_max_position_embeddings": 16}}

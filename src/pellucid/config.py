@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pellucid.base.errors import ConfigError
 from pellucid.base.typed import check_fields, shown
@@ -158,6 +158,8 @@ class RopeConfig:
 class AttentionConfig:
     """softmax(q kᵀ · scale + mask) v, by head; ``num_heads / num_kv_heads`` query heads share a key-value head."""
 
+    name: ClassVar[str] = "attention"  # of the mixer in its weights' names
+
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -203,6 +205,17 @@ class AttentionConfig:
     @property
     def softmax_scale(self) -> float:
         return self.head_dim**-0.5 if self.scale is None else self.scale
+
+    def weight_shapes(self, prefix: str, d_model: int) -> dict[str, tuple[int, ...]]:
+        """Its weights: ``{"layers.0.attention.q_proj.weight": (576, 576), …}`` for ``layers.0.attention.``."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for part, width in (("q", self.q_dim), ("k", self.kv_dim), ("v", self.kv_dim)):
+            shapes |= _linear_shapes(f"{prefix}{part}_proj", width, d_model, self.qkv_bias)
+        if self.qk_norm:
+            for part, width in (("q", self.q_dim), ("k", self.kv_dim)):
+                over = self.head_dim if self.qk_norm_over == "head" else width
+                shapes |= _norm_shapes(f"{prefix}{part}_norm", over, self.qk_norm)
+        return shapes | _linear_shapes(f"{prefix}o_proj", d_model, self.q_dim, self.o_bias)
 
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
@@ -270,7 +283,9 @@ class PartNorms:
         check_fields(self, "norms")
 
 
-Mixer = AttentionConfig  # what moves information between positions; other kinds join here
+# What moves information between positions; other kinds join here. Each has a ``name``, its ``weight_shapes``, and
+# ``rope`` where it rotates.
+Mixer = AttentionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,8 +394,12 @@ class ModelConfig:
     @property
     def rotates_by_length(self) -> bool:
         """Whether rotary frequencies depend on how long a request has become (dynamic and longrope scalings)."""
-        ropes = (layer.mixer.rope for layer in self.layers)
-        return any(rope.scaling.by_length for rope in ropes if rope and rope.scaling)
+        return any(rope.scaling.by_length for rope in self.ropes if rope.scaling)
+
+    @property
+    def ropes(self) -> tuple[RopeConfig, ...]:
+        """The rotations there are, each once, in the order of the layers that first use them."""
+        return tuple(dict.fromkeys(rope for layer in self.layers if (rope := getattr(layer.mixer, "rope", None))))
 
     def num_parameters(self) -> int:
         """Parameters, each shared one counted once."""
@@ -409,62 +428,49 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
     This is the contract between checkpoints and executors. A tied ``lm_head.weight`` is not listed.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
     d = config.d_model
-
-    def linear(name: str, out: int, into: int, bias: bool) -> None:
-        shapes[f"{name}.weight"] = (out, into)
-        if bias:
-            shapes[f"{name}.bias"] = (out,)
-
-    def norm(name: str, width: int, norm: NormConfig) -> None:
-        shapes[f"{name}.weight"] = (width,)
-        if norm.bias:
-            shapes[f"{name}.bias"] = (width,)
-
-    shapes["embed.weight"] = (config.vocab_size, d)
+    shapes: dict[str, tuple[int, ...]] = {"embed.weight": (config.vocab_size, d)}
     if config.position == "learned":
         shapes["pos_embed.weight"] = (config.context_len, d)
     for i, layer in enumerate(config.layers):
-        at, attention, mlp, norms = f"layers.{i}", layer.mixer, layer.mlp, layer.norms
+        at, mlp, norms = f"layers.{i}", layer.mlp, layer.norms
         for name in (name for name in norms if name.startswith("attention")):
-            norm(f"{at}.{name}", d, norms[name])
-        linear(f"{at}.attention.q_proj", attention.q_dim, d, attention.qkv_bias)
-        linear(f"{at}.attention.k_proj", attention.kv_dim, d, attention.qkv_bias)
-        linear(f"{at}.attention.v_proj", attention.kv_dim, d, attention.qkv_bias)
-        if attention.qk_norm:
-            for part, width in (("q", attention.q_dim), ("k", attention.kv_dim)):
-                over = attention.head_dim if attention.qk_norm_over == "head" else width
-                norm(f"{at}.attention.{part}_norm", over, attention.qk_norm)
-        linear(f"{at}.attention.o_proj", d, attention.q_dim, attention.o_bias)
+            shapes |= _norm_shapes(f"{at}.{name}", d, norms[name])
+        shapes |= layer.mixer.weight_shapes(f"{at}.{layer.mixer.name}.", d)
         for name in (name for name in norms if name.startswith("mlp")):
-            norm(f"{at}.{name}", d, norms[name])
+            shapes |= _norm_shapes(f"{at}.{name}", d, norms[name])
         if (experts := layer.experts) is None:
             shapes |= mlp_shapes(f"{at}.mlp.", d, mlp)
             continue
-        linear(f"{at}.mlp.router", experts.num_experts, d, False)
+        shapes |= _linear_shapes(f"{at}.mlp.router", experts.num_experts, d, False)
         for e in range(experts.num_experts):
             shapes |= mlp_shapes(f"{at}.mlp.experts.{e}.", d, mlp)
         if experts.shared:
             shapes |= mlp_shapes(f"{at}.mlp.shared.", d, experts.shared)
         if experts.shared_gated:
-            linear(f"{at}.mlp.shared_gate", 1, d, False)
+            shapes |= _linear_shapes(f"{at}.mlp.shared_gate", 1, d, False)
     if config.final_norm:
-        norm("final_norm", d, config.final_norm)
+        shapes |= _norm_shapes("final_norm", d, config.final_norm)
     if not config.tie_embeddings:
-        linear("lm_head", config.vocab_size, d, False)
+        shapes |= _linear_shapes("lm_head", config.vocab_size, d, False)
     return shapes
 
 
+def _linear_shapes(name: str, out: int, into: int, bias: bool) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (out, into)} | ({f"{name}.bias": (out,)} if bias else {})
+
+
+def _norm_shapes(name: str, width: int, norm: NormConfig) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,)} | ({f"{name}.bias": (width,)} if norm.bias else {})
+
+
 def mlp_shapes(prefix: str, d_model: int, mlp: MLPConfig) -> dict[str, tuple[int, ...]]:
-    """The weights of one MLP: ``{"layers.0.mlp.gate_proj.weight": (1536, 576), …}`` for the prefix ``layers.0.mlp.``."""
+    """The weights of one MLP: ``{"layers.0.mlp.gate_proj.weight": (1536, 576), …}`` for ``layers.0.mlp.``."""
     wide, back = (mlp.d_ff, d_model), (d_model, mlp.d_ff)
     maps = (
         {"gate_proj": wide, "up_proj": wide, "down_proj": back} if mlp.gated else {"up_proj": wide, "down_proj": back}
     )
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, shape in maps.items():
-        shapes[f"{prefix}{name}.weight"] = shape
-        if mlp.bias:
-            shapes[f"{prefix}{name}.bias"] = shape[:1]
+    for name, (out, into) in maps.items():
+        shapes |= _linear_shapes(f"{prefix}{name}", out, into, mlp.bias)
     return shapes

@@ -58,6 +58,20 @@ class Executor(Protocol):
         """
         ...
 
+    @property
+    def rollback(self) -> int | None:
+        """Tokens that every slot can take back at any time, as for wrong guesses; None: as many as there are.
+
+        0 where a layer's state is a sum over all tokens.
+        """
+        ...
+
+    def reaches(self, slot: int, length: int) -> bool:
+        """Whether the slot can be cut back to its first ``length`` tokens, or be copied so; to none and all it always
+        can.
+        """
+        ...
+
     def allocate(self, capacity: int) -> int:
         """A new slot with room for ``capacity`` tokens, allocated once. Returns its number."""
         ...

@@ -37,6 +37,13 @@ class DraftModel:
 
     def __init__(self, executor: Executor, most: int = 7, *, max_slots: int = 16) -> None:
         self.executor, self.most, self.max_slots = executor, check_most(most), max_slots
+        if executor.rollback is not None:
+            self.most = min(most, executor.rollback)
+        if not self.most:
+            raise ConfigError(
+                "this model cannot guess for another: a layer's state cannot take a wrong guess back",
+                where=executor.config.model_type,
+            )
         self.context_len, self.vocab_size = executor.config.longest_context, executor.config.vocab_size
         self._slots = Slots(executor, self.context_len, chunk=None)
         self._drafts: dict[Sequence, _Draft] = {}

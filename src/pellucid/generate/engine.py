@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pellucid.base.errors import NotFiniteError, RequestError
+from pellucid.base.errors import ConfigError, NotFiniteError, RequestError
 from pellucid.base.notice import notice
 from pellucid.defaults import AnswerDefaults
 from pellucid.executor import Executor, Logits, StepInput
@@ -90,6 +90,12 @@ class Engine:
             prefill_chunk = 128 if executor.splits_matter else 512
         if speculate is not None:
             speculate.check(config)
+            if executor.rollback == 0:
+                raise ConfigError(
+                    "answers cannot be guessed ahead: a layer's state cannot take a wrong guess back",
+                    where=executor.config.model_type,
+                    remedy="run it without prompt lookup and without a draft model",
+                )
         least = (max_batch if speculate is None else max(max_batch, GUESSING_ROWS)) + prefill_chunk
         _check("max_batch", max_batch, 1)
         _check("prefill_chunk", prefill_chunk, 1)
@@ -204,6 +210,8 @@ class Engine:
             return
         decoding = [sequence for sequence in self._scheduler.running if not sequence.in_prefill]
         share = min(GUESSING_ROWS // max(len(decoding), 1) - 1, self._speculate.most)
+        if self.executor.rollback is not None:
+            share = min(share, self.executor.rollback)
         wanted = {sequence: min(sequence.pace.next(), share, sequence.room_for_guesses) for sequence in decoding}
         guesses = self._speculate.guess({sequence: most for sequence, most in wanted.items() if most > 0})
         for sequence in decoding:
@@ -240,7 +248,10 @@ class Engine:
         if guess:
             sequence.pace.adapt(len(guess), right)
         if right < len(guess) and sequence.slot is not None:
-            self.executor.truncate(sequence.slot, sequence.computed)
+            try:
+                self.executor.truncate(sequence.slot, sequence.computed)
+            except Exception as error:  # an executor that cannot keep its word (``rollback``) costs this answer alone
+                self._drop(sequence, "error", error)
 
     def _choose_one(self, sequence: Sequence, row: int, rows: np.ndarray | None, best: Best | None) -> int | None:
         """Choose a token by its row of logits, or their argmax. A sequence that fails (say, in its detokenizer) fails

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pellucid.base.errors import UnsupportedError
 from pellucid.executor import Executor
 
 
@@ -48,7 +47,7 @@ class Slots:
                 return self._continue(kept, length, capacity), length
             self._kept.append(kept)
             return self.fork(kept.slot, capacity, length), length
-        except Exception:  # a window that has moved on, or no memory for a copy: a new slot will do, or says why not
+        except Exception:  # no memory for a copy, say: a new slot will do, or says why not
             return self._note(self._new(capacity), capacity), 0
 
     def fork(self, slot: int, capacity: int, length: int | None = None) -> int:
@@ -60,10 +59,10 @@ class Slots:
         of it.
         """
         capacity = self._capacity.pop(slot)
-        try:
-            length = min(len(token_ids), self.executor.length(slot))
+        length = min(len(token_ids), self.executor.length(slot))
+        if self.executor.reaches(slot, length):
             self.executor.truncate(slot, length)
-        except UnsupportedError:
+        else:
             length = 0
         reusable = length if self.chunk is None else min(reusable, length) // self.chunk * self.chunk
         if reusable:
@@ -82,11 +81,12 @@ class Slots:
             self.executor.free(self._kept.pop(0).slot)
 
     def _common(self, kept: _Kept, ids: np.ndarray) -> int:
-        """Tokens of a prompt that a kept slot has and that may be used."""
+        """Tokens of a prompt that a kept slot has, that may be used, and to which it can be cut back."""
         most = min(kept.reusable, len(ids) - 1)
         different = np.flatnonzero(kept.token_ids[:most] != ids[:most])
         length = int(different[0]) if len(different) else most
-        return length if self.chunk is None else length // self.chunk * self.chunk
+        length = length if self.chunk is None else length // self.chunk * self.chunk
+        return length if self.executor.reaches(kept.slot, length) else 0
 
     def _continue(self, kept: _Kept, length: int, capacity: int) -> int:
         """A kept slot cut back to ``length``; where it is too small, a copy with room to grow, so that a conversation

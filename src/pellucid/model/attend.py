@@ -6,16 +6,21 @@ and return z = softmax(q kᵀ · scale + mask) v of shape (B, H, T, E).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from pellucid.model.attention import Attention
-    from pellucid.model.context import Context
+from pellucid.config import AttentionConfig
+from pellucid.model.context import Context
+from pellucid.model.keys_values import FullCache, WindowCache
+
+
+class Attends(nn.Module):
+    """What a way to attend knows of the module it serves: its description, and the layer whose state it adds to."""
+
+    config: AttentionConfig
+    layer: int
 
 
 def visible(
@@ -34,8 +39,11 @@ def visible(
     return seen & (key_mask[:, None, None, :] | (distance == 0))  # (B, 1, T, S)
 
 
-def sdpa(attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
-    """The fused kernel (FlashAttention-like: the scores are never in memory as a whole)."""
+def sdpa(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
+    """The fused kernel (FlashAttention-like: the scores are never in memory as a whole).
+
+    A query whose scores are all NaN gets zeros from it: see ``Context.sums``.
+    """
     config, (batch, num_heads, num_queries, head_dim) = attention.config, q.shape
     if config.softcap is not None:
         return explicit(attention, q, k, v, ctx)
@@ -47,17 +55,17 @@ def sdpa(attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context) ->
     mask = None if implied else _mask(attention, num_queries, num_keys, start, first, ctx)
     if (
         num_queries == 1 and groups > 1
-    ):  # one query: the heads that share a key-value head stand in as its rows; nothing is repeated
-        q = q.view(batch, k.shape[1], groups, head_dim)
+    ):  # the heads that share a key-value head stand in as its rows: nothing is repeated
+        q = q.reshape(batch, k.shape[1], groups, head_dim)
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=config.softmax_scale)
-        return z.view(batch, num_heads, 1, head_dim)
+        return z.reshape(batch, num_heads, 1, head_dim)  # on a GPU it may come by other strides
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     causal = implied and num_queries > 1
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=config.softmax_scale)
 
 
-def explicit(attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
+def explicit(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
     """The equation as written; taps ``scores`` (scaled, capped, masked) and ``pattern``."""
     config = attention.config
     k, v, start, first = _with_cached(attention, k, v, ctx)
@@ -72,22 +80,19 @@ def explicit(attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context
     return pattern @ v  # (B, H, T, E)
 
 
-def _with_cached(attention: Attention, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, int, int]:
-    """All keys and values, cached ones first; the place in the sequence of the first new one, and of the first of all."""
+def _with_cached(attention: Attends, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, int, int]:
+    """All keys and values, cached ones first; the places in the sequence of the first new one and the first of all."""
     if ctx.cache is None:
         return k, v, 0, 0
-    added = k.shape[2]
-    k, v, first = ctx.cache.layers[attention.layer].append(k, v)
+    added, state = k.shape[2], ctx.cache.layers[attention.layer]
+    assert isinstance(state, FullCache | WindowCache)
+    k, v, first = state.append(k, v)
     return k, v, first + k.shape[2] - added, first
 
 
-def _mask(attention: Attention, num_queries: int, num_keys: int, start: int, first: int, ctx: Context) -> Tensor:
+def _mask(attention: Attends, num_queries: int, num_keys: int, start: int, first: int, ctx: Context) -> Tensor:
     device = ctx.positions.device
     queries = torch.arange(start, start + num_queries, device=device)
     keys = torch.arange(first, first + num_keys, device=device)
-    return visible(
-        queries,
-        keys,
-        attention.config.window,
-        None if ctx.key_mask is None else ctx.key_mask[:, first : first + num_keys],
-    )
+    key_mask = None if ctx.key_mask is None else ctx.key_mask[:, first : first + num_keys]
+    return visible(queries, keys, attention.config.window, key_mask)

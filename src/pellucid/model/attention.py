@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.config import AttentionConfig
+from pellucid.model.attend import Attends, sdpa
 from pellucid.model.context import Context
 from pellucid.model.linear import Linear, for_products
 from pellucid.model.norm import optional_norm
 from pellucid.model.position import rotate
 
 
-class Attention(nn.Module):
+class Attention(Attends):
     """z = softmax(q kᵀ · scale + mask) v by head, then z W_o (+ b). Source: Vaswani et al. 2017; GQA: Ainslie et al.
     2023.
     """
@@ -34,16 +36,20 @@ class Attention(nn.Module):
         k = ctx.tap(self, "k", self._by_head(self.k_proj(x, ctx)))  # (B, K, T, E)
         v = ctx.tap(self, "v", self._by_head(self.v_proj(x, ctx)))  # (B, K, T, E)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = (
-                ctx.tap(self, "q_norm", self._normed(self.q_norm, q)),
-                ctx.tap(self, "k_norm", self._normed(self.k_norm, k)),
-            )
+            q = ctx.tap(self, "q_norm", self._normed(self.q_norm, q))
+            k = ctx.tap(self, "k_norm", self._normed(self.k_norm, k))
         if (rope := self.config.rope) is not None:
             cos, sin = ctx.rotations[rope]
             q = ctx.tap(self, "q_rot", rotate(q, cos, sin, rope.layout))
             k = ctx.tap(self, "k_rot", rotate(k, cos, sin, rope.layout))
-        z = ctx.tap(self, "z", ctx.attend(self, q, k, v, ctx))  # (B, H, T, E)
+        if ctx.sums is not None:
+            ctx.sums += (x.sum((0, 1, 3), dtype=torch.float32) for x in (q, k))
+        z = ctx.tap(self, "z", ctx.by_request(self.mix, q, k, v))  # (B, H, T, E)
         return self.o_proj(z.transpose(1, 2).flatten(2), ctx)
+
+    def mix(self, ctx: Context, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T E"]:
+        """One request's tokens, or a batch's of one length, by the pass's way to attend."""
+        return (ctx.attend or sdpa)(self, q, k, v, ctx)
 
     def _normed(self, norm: nn.Module, x: Float[Tensor, "B H T E"]) -> Float[Tensor, "B H T E"]:
         """Each head by itself, or all heads of a position as one vector."""

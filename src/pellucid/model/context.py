@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pellucid.config import RopeConfig
-from pellucid.model.attend import sdpa
-
-if TYPE_CHECKING:
-    from pellucid.model.attention import Attention
-    from pellucid.model.cache import Cache
+from pellucid.model.cache import Cache
 
 
 class Recorder(Protocol):
@@ -23,8 +19,17 @@ class Recorder(Protocol):
     def record(self, module: nn.Module, name: str, value: Tensor) -> Tensor: ...
 
 
-# (attention, q (B,H,T,E), k (B,K,T,E), v (B,K,T,E), context) -> z (B,H,T,E)
-Attend = Callable[["Attention", Tensor, Tensor, Tensor, "Context"], Tensor]
+# (attention's module, q (B,H,T,E), k (B,K,T,E), v (B,K,T,E), context) -> z (B,H,T,E)
+Attend = Callable[[Any, Tensor, Tensor, Tensor, "Context"], Tensor]
+
+
+@dataclass
+class Part:
+    """Tokens ``start`` to ``stop`` of a pass are one request's, and their context holds that request's cache."""
+
+    start: int
+    stop: int
+    ctx: Context
 
 
 @dataclass
@@ -33,17 +38,35 @@ class Context:
 
     positions: Int[Tensor, "B T"]
     cache: Cache | None = None
-    attend: Attend = sdpa
+    attend: Attend | None = None  # None: the fused kernel (``attend.sdpa``)
     recorder: Recorder | None = None
     key_mask: Bool[Tensor, "B S"] | None = None  # False for padding; over all keys, cached ones included
-    lengths: Int[Tensor, "B T"] | None = (
-        None  # tokens of each token's own request so far; None: the row's last position + 1
-    )
-    rows_invariant: bool = (
-        False  # a row's numbers must not depend on the rows beside it (float32 on a CPU; see model/invariant.py)
-    )
+    lengths: Int[Tensor, "B T"] | None = None  # of each token's own request so far; None: the row's last position + 1
+    rows_invariant: bool = False  # no number depends on other rows (float32 on a CPU; see ``invariant``)
+    parts: Sequence[Part] = ()  # of a batch of 1 whose tokens are several requests', end to end, and perhaps padding
+    sums: list[Tensor] | None = None  # at each of T places, of what may hold a NaN that a fused kernel hides
     rotations: dict[RopeConfig, tuple[Float[Tensor, "B 1 T R"], Float[Tensor, "B 1 T R"]]] = field(default_factory=dict)
 
     def tap(self, module: nn.Module, name: str, value: Tensor) -> Tensor:
         """Show a value to the recorder, by its tap name; without one, this is the identity."""
         return value if self.recorder is None else self.recorder.record(module, name, value)
+
+    def by_request(self, mix: Callable[..., Tensor], *values: Tensor) -> Tensor:
+        """What ``mix(ctx, *values)`` makes of each request's tokens by themselves, end to end again; padding gives
+        zeros.
+
+        The tokens are along the last axis but one, of the values and of the result.
+        """
+        if not self.parts:
+            return mix(self, *values)
+        count = values[0].shape[-2]
+        if len(self.parts) == 1 and (self.parts[0].start, self.parts[0].stop) == (0, count):
+            return mix(self.parts[0].ctx, *values)
+        mixed: Tensor | None = None
+        for part in self.parts:
+            y = mix(part.ctx, *(value[..., part.start : part.stop, :] for value in values))
+            if mixed is None:
+                mixed = y.new_zeros(*y.shape[:-2], count, y.shape[-1])
+            mixed[..., part.start : part.stop, :] = y
+        assert mixed is not None
+        return mixed

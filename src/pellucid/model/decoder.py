@@ -16,6 +16,7 @@ from pellucid.model.attention import Attention
 from pellucid.model.context import Context
 from pellucid.model.invariant import rows_invariant_linear
 from pellucid.model.linear import Embedding, Linear
+from pellucid.model.mixers import make_mixer
 from pellucid.model.mlp import MLP
 from pellucid.model.moe import MoE
 from pellucid.model.norm import LayerNorm, RMSNorm, make_norm, normed, optional_norm
@@ -23,13 +24,15 @@ from pellucid.model.position import rotation, sinusoidal_table
 
 
 class Layer(nn.Module):
-    """x + attention(x), then x + mlp(x), or both at once (``parallel``), with norms where the description has them."""
+    """x + mixer(x), then x + mlp(x), or both at once (``parallel``), with norms where the description has them."""
+
+    attention: Attention  # the mixer, by the name of its kind
 
     def __init__(self, d_model: int, config: LayerConfig, layer: int) -> None:
         super().__init__()
-        self.parallel = config.parallel
+        self.parallel, self.kind = config.parallel, config.mixer.name
         self.attention_norm = optional_norm(d_model, config.mixer_norms.before)
-        self.attention = Attention(d_model, config.mixer, layer)
+        self.add_module(self.kind, make_mixer(d_model, config.mixer, layer))
         self.attention_post_norm = optional_norm(d_model, config.mixer_norms.after)
         self.attention_sum_norm = optional_norm(d_model, config.mixer_norms.sum)
         self.mlp_norm = optional_norm(d_model, config.mlp_norms.before)
@@ -47,8 +50,8 @@ class Layer(nn.Module):
         return ctx.tap(self, "resid_post", normed(self.mlp_sum_norm, x + self.think(normed(self.mlp_norm, x), ctx)))
 
     def attend(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
-        """What attention adds to the stream."""
-        o = self.attention(x, ctx)
+        """What the mixer adds to the stream."""
+        o = getattr(self, self.kind)(x, ctx)
         if self.attention_post_norm is not None:
             o = self.attention_post_norm(ctx.tap(self, "attn_proj", o))
         return ctx.tap(self, "attn_out", o)
@@ -101,8 +104,7 @@ class Decoder(nn.Module):
         lengths = (
             ctx.positions.amax(1, keepdim=True).add(1).expand_as(ctx.positions) if ctx.lengths is None else ctx.lengths
         )
-        ropes = {layer.mixer.rope for layer in self.config.layers if layer.mixer.rope}
-        ctx.rotations = {rope: rotation(rope, ctx.positions, lengths, x.dtype) for rope in ropes}
+        ctx.rotations = {rope: rotation(rope, ctx.positions, lengths, x.dtype) for rope in self.config.ropes}
         for layer in self.layers:
             x = layer(x, ctx)
         if ctx.cache is not None:

@@ -1,7 +1,7 @@
 """Executor 1: the torch decoder behind the executor protocol.
 
 A step is one forward of batch size 1 over the new tokens of all slots, laid end to end: every linear map sees one
-matrix, nothing is padded to the longest request, and only attention knows which tokens belong together (``Ragged``).
+matrix, nothing is padded to the longest request, and only mixers know which tokens belong together (``Context.parts``).
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from torch import Tensor
 from pellucid.base.errors import ContextLengthError, NotFiniteError, RequestError
 from pellucid.config import ModelConfig
 from pellucid.executor import StepInput
-from pellucid.model.attend import sdpa
-from pellucid.model.attention import Attention
 from pellucid.model.cache import Cache
-from pellucid.model.context import Context
+from pellucid.model.context import Context, Part
 from pellucid.model.decoder import Decoder
+from pellucid.model.finite import first_not_finite
 from pellucid.model.invariant import padded_rows
 
 MAX_SEARCHED = 2048  # tokens whose every value is looked at for one that is not finite: scores grow with the square
@@ -43,21 +42,6 @@ class TorchLogits:
         return self.tensor.amax(-1).float().cpu().numpy()
 
 
-@dataclass
-class Ragged:
-    """Attends each request to its own cache: ``parts`` are (start, stop, context) over the tokens of the step."""
-
-    parts: Sequence[tuple[int, int, Context]]
-
-    def __call__(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
-        if len(self.parts) == 1 and self.parts[0][1] == q.shape[2]:
-            return sdpa(attention, q, k, v, self.parts[0][2])
-        z = torch.zeros_like(q)  # rows of padding stay zero
-        for start, stop, its in self.parts:
-            z[:, :, start:stop] = sdpa(attention, q[:, :, start:stop], k[:, :, start:stop], v[:, :, start:stop], its)
-        return z
-
-
 class TorchExecutor:
     """Runs a decoder for an engine; see ``pellucid.executor.Executor``."""
 
@@ -65,6 +49,8 @@ class TorchExecutor:
         self.decoder = decoder
         self._caches: dict[int, Cache] = {}
         self._next_slot = 0
+        self._hidden: dict[int, Tensor] = {}  # slot → 0 or NaN, found in a step that wanted no logits: see _revealed
+        self._rollback = Cache(decoder.config, 1, 1, decoder.dtype, "meta").rollback
 
     @property
     def config(self) -> ModelConfig:
@@ -91,8 +77,16 @@ class TorchExecutor:
     def truncate(self, slot: int, length: int) -> None:
         self._caches[slot].truncate(length)
 
+    @property
+    def rollback(self) -> int | None:
+        return self._rollback
+
+    def reaches(self, slot: int, length: int) -> bool:
+        return self._caches[slot].reaches(length)
+
     def free(self, slot: int) -> None:
         del self._caches[slot]
+        self._hidden.pop(slot, None)
 
     @torch.inference_mode()
     def step(self, inputs: Sequence[StepInput]) -> TorchLogits:
@@ -102,47 +96,79 @@ class TorchExecutor:
         ``rows_invariant``. Raises: RequestError for an empty step or an id out of range, ContextLengthError where a
         slot is full; both before any slot has changed.
         """
-        if not inputs or any(not given.token_ids for given in inputs):
+        if not inputs or any(not entry.token_ids for entry in inputs):
             raise RequestError("a step needs at least one token for each of its slots")
-        for given in inputs:
-            self._caches[given.slot].reserve(len(given.token_ids))
-        device = self.decoder.device
-        ids, positions, lengths, wanted, parts = [], [], [], [], []
-        for given in inputs:
-            cache, start, count = self._caches[given.slot], len(ids), len(given.token_ids)
-            wanted += [start + i for i in given.wanted]
-            ids += given.token_ids
-            positions += range(cache.length, cache.length + count)
-            its = Context(positions=torch.empty(0, device=device), cache=cache)
-            if given.one_by_one:
-                lengths += range(cache.length + 1, cache.length + count + 1)
-                parts += [(row, row + 1, its) for row in range(start, start + count)]
-            else:
-                lengths += [cache.length + count] * count
-                parts.append((start, start + count, its))
+        for entry in inputs:
+            self._caches[entry.slot].reserve(len(entry.token_ids))
+        ids: list[int] = []
+        positions: list[int] = []
+        lengths: list[int] = []
+        wanted: list[int] = []
+        for entry in inputs:
+            length, count = self._caches[entry.slot].length, len(entry.token_ids)
+            wanted += [len(ids) + i for i in entry.wanted]
+            ids += entry.token_ids
+            positions += range(length, length + count)
+            lengths += range(length + 1, length + count + 1) if entry.one_by_one else [length + count] * count
         invariant = self.rows_invariant
         padding = padded_rows(len(ids)) - len(ids) if invariant else 0  # here, once, rather than in every linear map
+        device = self.decoder.device
         ctx = Context(
             positions=torch.tensor([positions + [0] * padding], device=device),
             lengths=torch.tensor([lengths + [1] * padding], device=device),
-            attend=Ragged(parts),
             rows_invariant=invariant,
+            sums=[] if self._may_hide(inputs) else None,
         )
+        ctx.parts = self._parts(inputs, ctx)
         try:
             hidden = self.decoder.hidden(torch.tensor([ids + [0] * padding], device=device), ctx)[0]  # (rows, D)
         except (RequestError, ContextLengthError):  # found before the first layer
             raise
         except BaseException:
-            for given in inputs:
-                self._caches[given.slot].undo()
+            for entry in inputs:
+                self._caches[entry.slot].undo()
             raise
-        for given in inputs:
-            self._caches[given.slot].advance(len(given.token_ids))
-        return TorchLogits(self.decoder.logits(hidden[wanted], ctx))
+        for entry in inputs:
+            self._caches[entry.slot].advance(len(entry.token_ids))
+        return TorchLogits(self._revealed(self.decoder.logits(hidden[wanted], ctx), inputs, ctx))
+
+    def _parts(self, inputs: Sequence[StepInput], ctx: Context) -> list[Part]:
+        """Each slot's tokens with its cache; token by token where they are to be computed ``one_by_one``."""
+        parts, start = [], 0
+        for entry in inputs:
+            stop = start + len(entry.token_ids)
+            alone = Context(ctx.positions[:, start:stop], self._caches[entry.slot], rows_invariant=ctx.rows_invariant)
+            if entry.one_by_one:
+                parts += [Part(place, place + 1, alone) for place in range(start, stop)]
+            else:
+                parts.append(Part(start, stop, alone))
+            start = stop
+        return parts
+
+    def _may_hide(self, inputs: Sequence[StepInput]) -> bool:
+        """Whether a fused kernel may hide a NaN in this step: one of the weights' shows as a slot begins; one that
+        overflow makes, at any time, but in float16 alone.
+        """
+        return self.decoder.dtype == torch.float16 or any(not self._caches[entry.slot].length for entry in inputs)
+
+    def _revealed(self, logits: Tensor, inputs: Sequence[StepInput], ctx: Context) -> Tensor:
+        """The logits, or NaN where a slot's queries or keys were not finite: the fused kernel may have hidden it."""
+        hidden = torch.stack(ctx.sums).sum(0) * 0 if ctx.sums else None  # (T,), 0 or NaN: the device is not waited for
+        start = row = 0
+        for entry in inputs:
+            stop, end = start + len(entry.token_ids), row + len(entry.wanted)
+            earlier = self._hidden.pop(entry.slot, None)
+            sums = [
+                value for value in (earlier, None if hidden is None else hidden[start:stop].sum()) if value is not None
+            ]
+            if sums and entry.wanted:
+                logits[row:end] += sum(sums)
+            elif sums:
+                self._hidden[entry.slot] = sum(sums, torch.zeros_like(sums[0]))
+            start, row = stop, end
+        return logits
 
     def why_not_finite(self, token_ids: Sequence[int]) -> NotFiniteError:
-        from pellucid.model.finite import first_not_finite
-
         place = first_not_finite(self.decoder, token_ids[:MAX_SEARCHED])
         return NotFiniteError("the model's logits are not finite") if place is None else place.error()
 

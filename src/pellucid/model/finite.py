@@ -47,19 +47,26 @@ class NotFinite:
 
 
 def first_not_finite(
-    decoder: Decoder, token_ids: Tensor | Sequence[int] | None = None, ctx: Context | None = None
+    decoder: Decoder,
+    token_ids: Tensor | Sequence[int] | None = None,
+    ctx: Context | None = None,
+    *,
+    weights: bool = True,
 ) -> NotFinite | None:
     """The first weight that is not finite, else, given token ids, the first tap; None where all is well.
 
-    ``token_ids``: (T,) or (B, T). ``ctx``: the pass to look at, its cache included, which then holds these tokens; None: a plain causal one.
+    ``token_ids``: (T,) or (B, T). ``ctx``: the pass to look at, its cache included, which then may hold these tokens;
+    None: a plain causal one. ``weights``: whether to look at them at all.
     """
-    if (weight := first_weight_not_finite(decoder)) is not None or token_ids is None:
+    if weights and (weight := first_weight_not_finite(decoder)) is not None:
         return weight
+    if token_ids is None:
+        return None
     ids = torch.atleast_2d(torch.as_tensor(token_ids, dtype=torch.long, device=decoder.device))
     if ctx is None:
         ctx = Context(torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
     watch = _FirstTap(decoder)
-    ctx = replace(ctx, recorder=watch, attend=explicit if ctx.attend is sdpa else ctx.attend)
+    ctx = replace(ctx, recorder=watch, attend=explicit if ctx.attend in (None, sdpa) else ctx.attend)
     with torch.no_grad():
         try:
             decoder.logits(decoder.hidden(ids, ctx), ctx)

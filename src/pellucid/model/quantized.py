@@ -79,7 +79,7 @@ class _Frozen(torch.autograd.Function):
 
 
 def decode(blocks: UInt8[Tensor, "N bytes"], format: str, shape: tuple[int, ...]) -> Float[Tensor, "N K"]:
-    """float32 values, bit-equal to ``quant.dequantize``, which does it on a CPU: it is quicker and takes less memory."""
+    """float32 values, bit-equal to ``quant.dequantize``, which does it on a CPU: quicker, and in less memory."""
     if blocks.device.type == "cpu":
         out = torch.empty(shape)
         dequantize_into(Array(format, shape, blocks.numpy()), out.numpy())

@@ -29,7 +29,7 @@ from pellucid.executor import StepInput
 from pellucid.native import build, pack
 from pellucid.native.cache import NativeError, folder
 from pellucid.native.layout import plan
-from pellucid.native.program import CHUNK, KV_CACHES, MAX_ROWS, kept_as, ring_of, source, supports
+from pellucid.native.program import CHUNK, KV_CACHES, MAX_ROWS, TAKE_BACK, kept_as, ring_of, source, supports
 
 _ERRORS = {1: "the parameters file cannot be opened", 2: "the parameters file is not the one this program was made for"}
 
@@ -57,9 +57,12 @@ class _Slot:
     length: int = 0
     least: int = 0  # tokens that it can be cut back to, but for none: what windows that end earlier held is gone
 
+    def reaches(self, length: int) -> bool:
+        return length == 0 or self.least <= length <= self.length
+
     def check(self, length: int) -> None:
         """Raises: UnsupportedError where it cannot be cut back to ``length`` tokens."""
-        if 0 < length < self.least:
+        if not self.reaches(length):
             raise UnsupportedError(
                 "a sliding-window cache has dropped what this truncation needs",
                 expected=f"at least {self.least} tokens",
@@ -127,6 +130,14 @@ class NativeExecutor:
             layer.mixer.rope and layer.mixer.rope.scaling and layer.mixer.rope.scaling.by_length
             for layer in self.config.layers
         )
+
+    @property
+    def rollback(self) -> int | None:
+        """A window's ring holds so many positions more than the window and a step (see ``program.ring_of``)."""
+        return TAKE_BACK if self._windows else None
+
+    def reaches(self, slot: int, length: int) -> bool:
+        return self._slots[slot].reaches(length)
 
     def fork(self, slot: int, capacity: int, length: int | None = None) -> int:
         its = self._slots[slot]

@@ -1,0 +1,21 @@
+"""The kinds of mixers: which module runs a layer's ``mixer``. What each keeps of a sequence: see ``cache.STATES``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from pellucid.config import AttentionConfig, Mixer
+from pellucid.model.attention import Attention
+
+# The mixer's description → a module for (d_model, description, number of the layer), called with (x, ctx).
+#
+# ``x`` (B, T, D) may hold several requests' tokens end to end: ``ctx.by_request`` takes them apart where tokens meet. A
+# kind that does not attend refuses a pass whose ``attend`` or ``key_mask`` says which tokens may meet, until it obeys.
+MIXERS: dict[type, Callable[[int, Any, int], nn.Module]] = {AttentionConfig: Attention}
+
+
+def make_mixer(d_model: int, config: Mixer, layer: int) -> nn.Module:
+    return MIXERS[type(config)](d_model, config, layer)
