@@ -386,10 +386,9 @@ class ModelConfig:
         without a scaling, or positions come from a table, ``context_len`` it is. Source: vLLM's
         ``_get_and_verify_max_len``; transformers' modeling_rope_utils ("don't update max_position_embeddings").
         """
-        ropes = [rope for layer in self.layers if (rope := layer.mixer.rope) is not None]
-        if self.position != "none" or not ropes:
+        if self.position != "none" or not self.ropes:
             return self.context_len
-        return max(self.context_len, min(_stretched(rope.scaling) or self.context_len for rope in ropes))
+        return max(self.context_len, min(_stretched(rope.scaling) or self.context_len for rope in self.ropes))
 
     @property
     def rotates_by_length(self) -> bool:
