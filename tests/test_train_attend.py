@@ -18,7 +18,7 @@ from pellucid.model.attention import Attention
 from pellucid.model.context import Context
 from pellucid.train import attend
 
-CONFIG: AttentionConfig = FAMILIES["llama"].config(FAMILIES["llama"].TINY).layers[0].attention
+CONFIG: AttentionConfig = FAMILIES["llama"].config(FAMILIES["llama"].TINY).layers[0].mixer
 HEADS, KV_HEADS, LENGTH = 4, 2, 24
 
 
