@@ -47,6 +47,7 @@ def command(
     from pellucid.checkpoint.distributed import is_distributed
     from pellucid.cli.terminal.numbers import size
 
+    options.refuse_idle(kv_cache=(two_files, "is of --two-files"), quiet=(two_files, "is of --two-files"))
     if not two_files:
         path = locate(model, offline=offline)
         if quantize or not (is_adapter(path) or is_distributed(path)):

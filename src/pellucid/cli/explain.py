@@ -154,6 +154,25 @@ def command(
 
     if cell is not None and step is None:
         raise RequestError("--cell is a number of one step", remedy="name it: --step layers.3.z --cell 0,5,3")
+    run, page = text is not None and is_run(text), html is not None or open_page
+    printed = not (page or run)
+    walk = printed and step is None and layer is None
+    pinned = html is not None and not open_page and cell is not None
+    options.refuse_idle(
+        prompt=(text is None or run, "stands for PROMPT, which is there"),
+        chat=(not run, "is about a prompt"),
+        system=(not run, "is about a prompt"),
+        layer=(printed and step is None, "is printed where neither --step nor the page is asked for"),
+        step=(printed or pinned, "is printed, or with --cell pinned to the page that --html writes"),
+        cell=(printed or pinned, "is printed, or pinned to the page that --html writes"),
+        position=(printed and cell is None, "is where the walk, a layer or a step is printed from"),
+        target=(walk, "is of the walk"),
+        max_size=(html is not None, "bounds the page that --html writes"),
+        beside=(open_page and not run, "is of --open"),
+        port=(open_page or (run and html is None), "is of --open"),
+        open_page=(not (run and html is not None), "and --html exclude each other for a training run"),
+        as_json=(printed, "is of what is printed"),
+    )
     folder = Path(html or ".").absolute().parent
     if html is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):  # said before the work, not after it
         raise RequestError(
@@ -161,7 +180,7 @@ def command(
             where=html,
             expected="a file in a folder that exists and can be written to",
         )
-    if text is not None and is_run(text):
+    if text is not None and run:
         explain_run(
             Path(text), prompt, lambda name: _subject(name, flags), html=html, max_size=max_size, port=port, say=notice
         )

@@ -60,6 +60,8 @@ def command(
 
     if prompt is not None and prompts is not None:
         raise RequestError("--prompt and --prompts exclude each other", remedy="put all prompts into the file")
+    if not chat and (system is not None or chat_template is not None) and options.is_typed("chat"):
+        raise RequestError("--raw continues a text, which has no system message and no template")
     asked = [prompt or ""] if prompts is None else read_prompts(prompts)
     template = read_template(chat_template)
     chat = chat or system is not None or template is not None

@@ -32,6 +32,7 @@ def command(name: str | None, model: str, context_len: int | None, offline: bool
     """
     from pellucid.auto import open_model
 
+    options.refuse_idle(model=(name is None, "stands for MODEL, which is there"))
     facts = Facts(open_model(name or model, offline=offline), context_len)
     if as_json:
         print(json.dumps(facts.as_dict(), indent=2, ensure_ascii=False))

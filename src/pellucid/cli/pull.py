@@ -21,6 +21,12 @@ def command(name: str, verify: bool, offline: bool, quiet: bool) -> None:
 
     MODEL is a name from `pellucid list`, or org/name[@revision] on the hub.
     """
+    from pellucid.checkpoint.catalogue import find_entry
+
+    catalogued = find_entry(name) is not None
+    options.refuse_idle(
+        verify=(catalogued, "hashes the models of `pellucid list`; the hub's own client checks its cache")
+    )
     path = pull(name, verify=verify, offline=offline, quiet=quiet)
     if not quiet:
         print(path)

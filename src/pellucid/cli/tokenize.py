@@ -56,9 +56,15 @@ def command(
     from pellucid.cli.terminal.console import results
     from pellucid.cli.terminal.prompts import chat_messages, read_stdin, read_template
 
+    in_template = chat or system is not None or chat_template is not None
+    options.refuse_idle(
+        prompt=(text is None, "stands for TEXT, which is there"),
+        special=(not in_template, "is of a plain text: a template writes every special token itself"),
+        ids_only=(not as_json, "and --json exclude each other"),
+    )
     text = text if text is not None else prompt if prompt is not None else read_stdin()
     tokenizer = AutoTokenizer.from_pretrained(model, offline=offline)
-    if chat or system is not None or chat_template is not None:
+    if in_template:
         pieces = _chat_pieces(tokenizer, chat_messages(text, system), read_template(chat_template))
     else:
         pieces = tokenizer.pieces(text, add_special_tokens=special)

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from pellucid.base.errors import RequestError
+
 DEFAULT_MODEL = "smollm2"
 NAMING = "a folder, .gguf or .bin file, catalogue name, or org/name[@revision]"
 
@@ -54,6 +56,26 @@ def command(name: str) -> Callable[[Callable[..., None]], Command]:
 
 def option(*flags: str, **settings: Any) -> Decorator[Any]:
     return click.option(*flags, cls=Option, **settings)
+
+
+def refuse_idle(**effective: tuple[bool, str]) -> None:
+    """Refuse options that were typed and would do nothing. Parameter's name → (whether it does something here, when it
+    would). Raises: RequestError.
+    """
+    for parameter in click.get_current_context().command.params:
+        does, when = effective.get(parameter.name or "", (True, ""))
+        if not does and is_typed(parameter.name or ""):
+            raise RequestError(f"{_typed(parameter)} has no effect here", expected=f"it {when}")
+
+
+def is_typed(name: str) -> bool:
+    """Whether the parameter comes from the command line, rather than from a default or a file."""
+    return click.get_current_context().get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+
+
+def _typed(parameter: click.Parameter) -> str:
+    """The parameter as a person types it: its long flag, or the metavar of an argument."""
+    return parameter.opts[-1] if isinstance(parameter, click.Option) else str(parameter.metavar)
 
 
 def together(options: Iterable[Decorator[Any]]) -> Decorator[Any]:

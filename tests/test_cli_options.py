@@ -1,0 +1,421 @@
+"""Every option of every command reaches what it names, or is refused: a probe for each, and none without one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+from option_walk import Walk, commands, make_model, options_of
+from tokenizers import processors
+
+from pellucid.base.errors import ModelNotFoundError
+
+Probe = Callable[[Walk], object]
+PROBES: dict[str, dict[str, Probe]] = {}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return make_model(folder / "model", 1), make_model(folder / "other", 2)
+
+
+@pytest.fixture
+def walk(models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Walk:
+    monkeypatch.chdir(tmp_path)
+    return Walk(tmp_path, *models, monkeypatch)
+
+
+def test_no_option_is_without_a_probe_and_no_probe_without_an_option() -> None:
+    assert PROBES.keys() == commands().keys() - {"pretrain", "finetune", "evaluate"}
+    for name in PROBES:
+        assert set(PROBES[name]) == set(options_of(commands()[name])), name
+
+
+def cases(probes: dict[str, dict[str, Probe]]) -> list[Any]:
+    return [
+        pytest.param(probe, id=f"{command} {option}")
+        for command, options in probes.items()
+        for option, probe in options.items()
+    ]
+
+
+# --- what answers: generate and chat ------------------------------------------------------------------------------
+
+
+class Answering:
+    """``generate`` or ``chat``, with one short answer by torch."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __call__(self, walk: Walk, *words: object, fails: bool = False, **settings: Any) -> Any:
+        base: list[object] = [self.command, "-p", "abcabcabc", "--temperature", "0", "-n", "6", "--executor", "torch"]
+        model = [] if {"-m", "--model"} & set(words) else ["-m", walk.model]
+        return walk(*base, *model, *words, fails=fails, **settings)
+
+    def probes(self) -> dict[str, Probe]:
+        go = self
+        return {
+            "--model": lambda walk: differ(go(walk), go(walk, "-m", walk.other)),
+            "--ctx-size": lambda walk: same(go(walk, "-c", "50").seen["context_len"], [50]),
+            "--dtype": lambda walk: same(go(walk, "--dtype", "float16").seen["executor"][0]["dtype"], "torch.float16"),
+            "--device": lambda walk: has(go(walk, "--device", "cuda:99", fails=True), "the device 'cuda:99' cannot"),
+            "--threads": self.threads,
+            "--executor": lambda walk: same(go(walk, "--executor", "native").seen["executor"][0]["kind"], "native"),
+            "--kv-cache": self.kv_cache,
+            "--offline": lambda walk: offline(walk, self.command, "-p", "x"),
+            "--prompt": lambda walk: differ(prompt_of(go(walk)), prompt_of(go(walk, "-p", "z"))),
+            "--system": lambda walk: differ(prompt_of(go(walk)), prompt_of(go(walk, "-sys", "x"))),
+            "--chat-template": self.chat_template,
+            "--max-new-tokens": lambda walk: same(go(walk, "-n", "3").seen["max_new_tokens"], [3]),
+            "--temperature": lambda walk: same(self.sampled(walk, "--temperature", "0.5").temperature, 0.5),
+            "--top-k": lambda walk: same(self.sampled(walk, "--top-k", "7").top_k, 7),
+            "--top-p": lambda walk: same(self.sampled(walk, "--top-p", "0.25").top_p, 0.25),
+            "--min-p": lambda walk: same(self.sampled(walk, "--min-p", "0.25").min_p, 0.25),
+            "--repeat-penalty": lambda walk: same(self.sampled(walk, "--repeat-penalty", "2").repetition_penalty, 2),
+            "--seed": lambda walk: same(self.sampled(walk, "--seed", "41").seed, 41),
+            "--stop": self.stop,
+            "--draft": lambda walk: has(go(walk, "--draft", walk.model, "-n", "12"), "guesses right"),
+            "--prompt-lookup": self.prompt_lookup,
+            "--quiet": lambda walk: (differ(go(walk).stderr, ""), same(go(walk, "-q").stderr, "")),
+        }
+
+    def threads(self, walk: Walk) -> None:
+        for executor in ("torch", "native"):
+            outcome = self(walk, "--executor", executor, "-t", "1")
+            assert outcome.seen["executor"][0]["threads"] == 1
+        outcome = self(walk, "-t", "2")
+        assert outcome.seen["executor"][0]["threads"] == 2
+
+    def kv_cache(self, walk: Walk) -> None:
+        outcome = self(walk, "--executor", "native", "--kv-cache", "int8")
+        assert outcome.seen["executor"][0]["kv_cache"] == "int8"
+        has(self(walk, "--kv-cache", "int8", fails=True), "--executor native")
+
+    def sampled(self, walk: Walk, *words: str) -> Any:
+        """The parameters that the answer was drawn with."""
+        (params,) = self(walk, *words).seen["sampling"]
+        return params
+
+    def chat_template(self, walk: Walk) -> None:
+        (walk.folder / "t.jinja").write_text("{{ 'q' * 40 }}{{ messages[-1].content }}")
+        outcome = self(walk, "--chat-template", walk.folder / "t.jinja")
+        assert "prompt 49 tokens" in outcome.stderr
+
+    def stop(self, walk: Walk) -> None:
+        whole = self(walk, "-q", "-n", "12").stdout.strip("\n")
+        assert len(whole) > 4
+        assert self(walk, "-q", "-n", "12", "--stop", whole[2:4]).stdout.strip("\n") == whole[: whole.index(whole[2:4])]
+
+    def prompt_lookup(self, walk: Walk) -> None:
+        has(
+            self(walk, "--prompt-lookup", "3", "-p", "abcabcabcabc", "-n", "20", "--repeat-penalty", "0.1"),
+            "guesses right",
+        )
+
+
+def same(received: object, expected: object) -> None:
+    assert received == expected
+
+
+def prompt_of(outcome: Any) -> str:
+    """``prompt 12 tokens``, as the figures have it."""
+    match = re.search(r"prompt \d+ tokens", outcome.stderr)
+    assert match is not None
+    return match[0]
+
+
+def differ(one: Any, other: Any) -> None:
+    texts = [getattr(outcome, "stdout", outcome) for outcome in (one, other)]
+    assert texts[0] != texts[1]
+
+
+def has(outcome: Any, text: str) -> None:
+    assert text in outcome.stdout + outcome.error
+
+
+def offline(walk: Walk, *words: object, by: str = "-m", then: tuple[str, ...] = ()) -> None:
+    """Without it the hub is asked; with it nothing is."""
+    from huggingface_hub import constants
+
+    from pellucid.checkpoint import hub
+
+    def asked(*_: object) -> Path:
+        raise ModelNotFoundError("the hub was asked")
+
+    walk.patch.setattr(hub, "_download", asked)
+    walk.patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    model = [by, "org/none", *then] if by else ["org/none", *then]
+    has(walk(*words, *model, fails=True), "the hub was asked")
+    has(walk(*words, *model, "--offline", fails=True), "offline was asked for")
+
+
+PROBES["chat"] = Answering("chat").probes()
+_generate = Answering("generate")
+
+
+def _prompts(walk: Walk) -> None:
+    (walk.folder / "p.txt").write_text("abc\nxyz\n")
+    arguments = ("generate", "-m", walk.model, "--executor", "torch", "--temperature", "0", "-n", "2", "--json")
+    answers = walk(*arguments, "--prompts", walk.folder / "p.txt").stdout.splitlines()
+    assert [json.loads(line)["prompt"] for line in answers] == ["abc", "xyz"]
+
+
+PROBES["generate"] = _generate.probes() | {
+    "--prompts": _prompts,
+    "--chat": lambda walk: has(_generate(walk, "--chat"), "prompt 12 tokens"),  # 9 letters, and three of the template
+    "--json": lambda walk: same(_generate(walk, "--json").json["prompt"], "abcabcabc"),
+}
+
+
+def test_chat_reads_lines_and_leaves(walk: Walk) -> None:
+    outcome = walk("chat", "-m", walk.model, "--executor", "torch", "-n", "2", stdin="hello\n/exit\nnever\n")
+    assert outcome.stderr.count("answer 2 tokens") == 1
+
+
+# --- what looks: tokenize, inspect, explain -----------------------------------------------------------------------
+
+
+def _tokenize(walk: Walk, *words: object, **settings: Any) -> Any:
+    return walk("tokenize", "-m", walk.model, *words, **settings)
+
+
+def _eight(walk: Walk) -> None:
+    (walk.folder / "t.jinja").write_text("{{ 'q' * 8 }}")
+    same(
+        _tokenize(walk, "x", "--chat-template", walk.folder / "t.jinja", "--ids").stdout.split(), 8 * [id_of(walk, "q")]
+    )
+
+
+def id_of(walk: Walk, text: str) -> str:
+    return _tokenize(walk, text, "--ids").stdout.strip()
+
+
+def _adds(walk: Walk) -> None:
+    """A tokenizer that puts a token before each text."""
+    backend = tokenizers.Tokenizer.from_file(str(walk.model / "tokenizer.json"))
+    first = ("<|user|>", backend.token_to_id("<|user|>"))
+    backend.post_processor = processors.TemplateProcessing(single="<|user|> $A", special_tokens=[first])
+    backend.save(str(walk.folder / "tokenizer.json"))
+    texts = [walk("tokenize", "-m", walk.folder, "x", "--ids", *more).stdout for more in ((), ("--no-special",))]
+    assert [len(text.split()) for text in texts] == [2, 1]
+    has(_tokenize(walk, "x", "--chat", "--no-special", fails=True), "--special has no effect")
+
+
+PROBES["tokenize"] = {
+    "text": lambda walk: differ(_tokenize(walk, "a"), _tokenize(walk, "b")),
+    "--model": lambda walk: differ(_tokenize(walk, "hello"), walk("tokenize", "-m", "tiny", "hello")),
+    "--offline": lambda walk: offline(walk, "tokenize", "x"),
+    "--prompt": lambda walk: (
+        same(_tokenize(walk, "-p", "a").stdout, _tokenize(walk, "a").stdout),
+        has(_tokenize(walk, "a", "-p", "b", fails=True), "--prompt has no effect"),
+    ),
+    "--chat": lambda walk: same(len(_tokenize(walk, "a", "--chat", "--ids").stdout.split()), 4),
+    "--system": lambda walk: same(len(_tokenize(walk, "a", "-sys", "b", "--ids").stdout.split()), 7),
+    "--chat-template": _eight,
+    "--no-special": _adds,
+    "--ids": lambda walk: same(_tokenize(walk, "aa", "--ids").stdout.split(), 2 * [id_of(walk, "a")]),
+    "--json": lambda walk: same([piece["text"] for piece in _tokenize(walk, "ab", "--json").json], ["a", "b"]),
+}
+PROBES["inspect"] = {
+    "name": lambda walk: same(walk("inspect", walk.other, "--json").json["path"], str(walk.other)),
+    "--model": lambda walk: (
+        same(walk("inspect", "-m", walk.other, "--json").json["path"], str(walk.other)),
+        has(walk("inspect", walk.model, "-m", walk.other, fails=True), "--model has no effect"),
+    ),
+    "--ctx-size": lambda walk: same(
+        walk("inspect", walk.model, "-c", "77", "--json").json["memory"]["context_len"], 77
+    ),
+    "--offline": lambda walk: offline(walk, "inspect", by=""),
+    "--json": lambda walk: differ(walk("inspect", walk.model), walk("inspect", walk.model, "--json")),
+}
+
+
+def _explain(walk: Walk, *words: object, **settings: Any) -> Any:
+    text = () if "-p" in words or "--prompt" in words else ("abc",)
+    return walk("explain", *text, "-m", walk.model, *words, **settings)
+
+
+def _native(walk: Walk) -> None:
+    """What the traced program would be made with: to compile it takes ten seconds, and test_explain_native does."""
+    from pellucid.explain import native
+
+    def make(*_: object, **settings: Any) -> None:
+        raise ModelNotFoundError(
+            f"native was asked for, quantize {settings['quantize']}, threads {settings['threads']}"
+        )
+
+    walk.patch.setattr(native, "Native", make)
+    outcome = _explain(walk, "--executor", "native", "--quantize", "q8", "-t", "1", fails=True)
+    has(outcome, "native was asked for, quantize q8, threads 1")
+    has(_explain(walk, "--executor", "native", fails=True), "native was asked for, quantize None, threads None")
+    has(_explain(walk, "--executor", "native", "--dtype", "float32", fails=True), "--dtype and --device are torch's")
+    has(_explain(walk, "--quantize", "q8", fails=True), "add --executor native")
+
+
+def _threads(walk: Walk) -> None:
+    import torch
+
+    counts: list[int] = []
+    walk.patch.setattr(torch, "set_num_threads", counts.append)
+    _explain(walk, "-t", "1", "--step", "logits")
+    assert 1 in counts
+
+
+def _dtype(walk: Walk) -> None:
+    differ(*(_explain(walk, "--step", "logits", "--dtype", dtype, "--json") for dtype in ("float32", "bfloat16")))
+
+
+def _html(walk: Walk, *words: object, **settings: Any) -> Any:
+    outcome = _explain(walk, "--html", walk.folder / "page.html", *words, **settings)
+    assert settings.get("fails") or (walk.folder / "page.html").stat().st_size > 10_000
+    return outcome
+
+
+def _served(walk: Walk, *words: object) -> dict[str, Any]:
+    """What the server would have been started with."""
+    from pellucid.explain.show import server
+
+    calls: list[dict[str, Any]] = []
+
+    def serve(view: Any, port: int = 0, **settings: Any) -> None:
+        calls.append({"view": view, "port": port, **settings})
+
+    walk.patch.setattr(server, "serve_page", serve)
+    _explain(walk, "--open", *words)
+    (call,) = calls
+    return call
+
+
+def _beside(walk: Walk) -> None:
+    view = _served(walk, "--beside", walk.other)["view"]
+    assert str(walk.other) in repr(vars(view)) or any(walk.other.name in str(name) for name in view.others)
+    has(_explain(walk, "--beside", walk.other, fails=True), "--beside has no effect")
+
+
+PROBES["explain"] = {
+    "text": lambda walk: differ(walk("explain", "abc", "-m", walk.model), walk("explain", "xyz", "-m", walk.model)),
+    "--model": lambda walk: differ(_explain(walk), walk("explain", "abc", "-m", walk.other)),
+    "--dtype": _dtype,
+    "--device": lambda walk: has(_explain(walk, "--device", "cuda:99", fails=True), "CUDA"),
+    "--threads": _threads,
+    "--executor": _native,
+    "--quantize": _native,
+    "--offline": lambda walk: offline(walk, "explain", "x"),
+    "--prompt": lambda walk: (
+        same(_explain(walk, "-p", "abc").stdout, _explain(walk).stdout),
+        has(walk("explain", "a", "-p", "b", "-m", walk.model, fails=True), "--prompt has no effect"),
+    ),
+    "--chat": lambda walk: has(_explain(walk, "--chat"), "assistant"),
+    "--system": lambda walk: has(_explain(walk, "-sys", "be kind"), "system"),
+    "--layer": lambda walk: differ(_explain(walk), _explain(walk, "--layer", "1")),
+    "--step": lambda walk: has(_explain(walk, "--step", "layers.1.pattern"), "layers.1.pattern"),
+    "--cell": lambda walk: differ(
+        _explain(walk, "--step", "layers.1.z"), _explain(walk, "--step", "layers.1.z", "--cell", "0,1,2")
+    ),
+    "--position": lambda walk: differ(_explain(walk), _explain(walk, "--position", "0")),
+    "--target": lambda walk: differ(_explain(walk), _explain(walk, "--target", "q")),
+    "--html": lambda walk: has(_html(walk), "page.html"),
+    "--max-size": lambda walk: (
+        _html(walk, "--max-size", "0.001", fails=True),
+        has(_explain(walk, "--max-size", "1", fails=True), "--max-size has no effect"),
+    ),
+    "--open": lambda walk: same(_served(walk)["port"], 0),
+    "--beside": _beside,
+    "--port": lambda walk: (
+        same(_served(walk, "--port", "4321")["port"], 4321),
+        has(_explain(walk, "--port", "1", fails=True), "--port has no effect"),
+    ),
+    "--json": lambda walk: _explain(walk, "--json").json,
+}
+
+
+# --- models and tokenizers ------------------------------------------------------------------------------------------
+
+
+def _two_files(walk: Walk, *words: object, **settings: Any) -> Any:
+    outcome = walk("convert", walk.model, walk.folder / "out", "--two-files", *words, **settings)
+    assert "-q" in words or "run.c" in outcome.stderr
+    return outcome, (walk.folder / "out" / "parameters").stat().st_size, (walk.folder / "out" / "run.c").read_text()
+
+
+def _adapter(walk: Walk) -> None:
+    has(walk("convert", walk.model, walk.folder / "out", fails=True), "there is nothing to convert to")
+    has(walk("convert", walk.model, walk.folder / "out", "--kv-cache", "f16", fails=True), "--kv-cache has no effect")
+
+
+PROBES["convert"] = {
+    "model": lambda walk: has(walk("convert", "nowhere/at/all", walk.folder, fails=True), "nowhere/at/all"),
+    "out": lambda walk: same((_two_files(walk), sorted(f.name for f in (walk.folder / "out").iterdir()))[1], FILES),
+    "--two-files": lambda walk: _adapter(walk),
+    "--quantize": lambda walk: same(_two_files(walk, "--quantize", "q8")[1] < _two_files(walk)[1], True),
+    "--kv-cache": lambda walk: has_bits(_two_files(walk, "--kv-cache", "int8")[2], 8),
+    "--offline": lambda walk: offline(walk, "convert", by="", then=("o", "--two-files")),
+    "--quiet": lambda walk: same(_two_files(walk, "-q")[0].stderr, ""),
+}
+FILES = ["parameters", "run.c"]
+
+
+def has_bits(program: str, bits: int) -> None:
+    assert re.search(rf"#define CACHE_BITS {bits}\b", program)
+
+
+def _pull(walk: Walk) -> None:
+    from pellucid.checkpoint import catalogue
+
+    calls: list[dict[str, Any]] = []
+
+    def fetch(entry: Any, **settings: Any) -> Path:
+        calls.append(settings)
+        return walk.folder
+
+    walk.patch.setattr(catalogue, "fetch_entry", fetch)
+    walk("pull", "smollm2", "--verify")
+    walk("pull", "smollm2")
+    assert [call["verify"] for call in calls] == [True, False]
+    has(walk("pull", "org/none", "--verify", fails=True), "--verify has no effect")
+
+
+PROBES["pull"] = {
+    "name": lambda walk: same(walk("pull", walk.model).stdout.strip(), str(walk.model)),
+    "--verify": _pull,
+    "--offline": lambda walk: offline(walk, "pull", by=""),
+    "--quiet": lambda walk: same(walk("pull", "tiny", "-q").stdout, ""),
+}
+PROBES["list"] = {"--json": lambda walk: same("tiny" in {row["name"] for row in walk("list", "--json").json}, True)}
+
+
+def _train(walk: Walk, *words: object, text: str = "the cat sat on the mat. " * 40, **settings: Any) -> Any:
+    data = () if "-d" in words else ("-d", walk.folder / "t.txt")
+    (walk.folder / "t.txt").write_text(text)
+    outcome = walk("tokenizer", "train", *data, "-o", walk.folder / "tok", "--vocab-size", "270", *words, **settings)
+    return outcome, json.loads((walk.folder / "tok" / "tokenizer.json").read_text())["model"]
+
+
+def _of_records(walk: Walk, *words: object) -> Any:
+    (walk.folder / "t.jsonl").write_text(json.dumps({"text": "aaaa bbbb", "body": "ccxcc ddxdd " * 9}) + "\n")
+    return _train(walk, "-d", walk.folder / "t.jsonl", *words)[1]
+
+
+PROBES["tokenizer train"] = {
+    "--data": lambda walk: differ(_train(walk)[1], _of_records(walk)),
+    "--text-field": lambda walk: differ(_of_records(walk), _of_records(walk, "--text-field", "body")),
+    "--separator": lambda walk: differ(
+        *(_train(walk, *more, text="ab\n---\n" * 50)[1] for more in ((), ("--separator", "---")))
+    ),
+    "--kind": lambda walk: differ(_train(walk)[1], _train(walk, "--kind", "char")[1]),
+    "--vocab-size": lambda walk: differ(_train(walk)[1], _train(walk, "--vocab-size", "260")[1]),
+    "--out": lambda walk: same((_train(walk), (walk.folder / "tok" / "tokenizer.json").is_file())[1], True),
+    "--quiet": lambda walk: (differ(_train(walk)[0].stderr, ""), same(_train(walk, "-q")[0].stderr, "")),
+}
+
+
+@pytest.mark.parametrize("probe", cases(PROBES))
+def test_the_option_reaches_what_it_names(probe: Probe, walk: Walk) -> None:
+    probe(walk)
