@@ -219,7 +219,7 @@ PROBES["tokenize"] = {
     "--chat": lambda walk: same(len(_tokenize(walk, "a", "--chat", "--ids").stdout.split()), 4),
     "--system": lambda walk: same(len(_tokenize(walk, "a", "-sys", "b", "--ids").stdout.split()), 7),
     "--chat-template": _eight,
-    "--no-special": _adds,
+    "--special": _adds,
     "--ids": lambda walk: same(_tokenize(walk, "aa", "--ids").stdout.split(), 2 * [id_of(walk, "a")]),
     "--json": lambda walk: same([piece["text"] for piece in _tokenize(walk, "ab", "--json").json], ["a", "b"]),
 }
