@@ -309,6 +309,11 @@ class LayerConfig:
             raise ConfigError("parts that are added together have no sums of their own to norm", where="layer")
 
     @property
+    def attention(self) -> AttentionConfig | None:
+        """The mixer, where it attends; None where it is of another kind."""
+        return self.mixer if isinstance(self.mixer, AttentionConfig) else None
+
+    @property
     def norms(self) -> dict[str, NormConfig]:
         """The layer's norms over the stream's width, by their weights' names, in the order of computation."""
         named = {

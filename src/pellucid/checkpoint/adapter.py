@@ -179,7 +179,7 @@ def _updates(
             if array.dtype not in FLOATS:
                 raise WeightsError(f"{name} is no floating-point tensor", where=where, received=array.dtype)
         scale = settings.scale(int(rank), _matching(alphas, projection.theirs, settings.alpha))
-        for name, part in zip(projection.ours, projection.rows.forward(b, projection.match.layer), strict=True):
+        for name, part in zip(projection.ours, projection.rows.forward(b, projection.match.place), strict=True):
             updates[name] = Update(a, part, scale)
     if unread:
         _refuse_tensors(sorted(unread), config, where)
@@ -302,7 +302,7 @@ def _joined(projection: Projection, updates: Mapping[str, Update], config: Model
         else first.b.with_data(np.zeros((shapes[f"{name}.weight"][0], first.rank), first.b.data.dtype))
         for name, update in zip(projection.ours, its, strict=True)
     ]
-    return first.a, projection.rows.inverse(rows, projection.match.layer)
+    return first.a, projection.rows.inverse(rows, projection.match.place)
 
 
 def _target_modules(config: ModelConfig, adapted: Sequence[str]) -> list[str]:

@@ -115,7 +115,7 @@ def _put_together(folder: Path, config: ModelConfig, rules: tuple[Rule, ...]) ->
     weights = model_weights(tensors)
 
     def stored(match: Match) -> Array:
-        return match.rule.inverse([weights[name] for name in match.ours], match.layer)
+        return match.rule.inverse([weights[name] for name in match.ours], match.place)
 
     there = [match for match in matches(config, rules) if all(name in weights for name in match.ours)]
     return Lazy({match.theirs: partial(stored, match) for match in there}), [

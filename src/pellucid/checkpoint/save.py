@@ -52,7 +52,7 @@ def save_checkpoint(
         return convert(array, dtype) if dtype else array
 
     def theirs(match: Match) -> Callable[[], Array]:
-        return lambda: match.rule.inverse([ours(name) for name in match.ours], match.layer)
+        return lambda: match.rule.inverse([ours(name) for name in match.ours], match.place)
 
     place = {name: number for number, name in enumerate(shapes)}
     in_order = sorted(

@@ -15,7 +15,7 @@ from typing import Any
 
 from pellucid.base.errors import UnsupportedError
 from pellucid.config import ModelConfig
-from pellucid.families import chatglm, gpt2, llama, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, vanilla
+from pellucid.families import chatglm, gemma3, gpt2, llama, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, vanilla
 from pellucid.families.harmless import to_report
 
 FAMILIES: dict[str, ModuleType] = {
@@ -26,6 +26,7 @@ FAMILIES: dict[str, ModuleType] = {
     "mixtral": mixtral,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
+    "gemma3_text": gemma3,
     "chatglm": chatglm,
     "vanilla": vanilla,
 }

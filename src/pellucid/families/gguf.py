@@ -14,9 +14,8 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, UnsupportedError
-from pellucid.config import LayerConfig
 from pellucid.families.gguf_metadata import NO_TOKEN, Metadata
-from pellucid.families.rules import Rule, Transform, Unstack
+from pellucid.families.rules import Place, Rule, Transform, Unstack
 
 
 @dataclass(frozen=True)
@@ -215,10 +214,10 @@ def expert_width(architecture: str, metadata: Metadata, tensors: Mapping[str, Ar
 class OneRow:
     """A vector (D,) as a matrix of one row (1, D); the converter writes the shared expert's gate either way."""
 
-    def forward(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
         return [array.with_data(array.data.reshape(1, -1)) for array in arrays]
 
-    def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
         return [array.with_data(array.data.reshape(-1)) for array in arrays]
 
 

@@ -2,7 +2,7 @@
 
 A ``Rule`` pairs *their* names with *ours*; ``{i}`` stands for the layer, ``{e}`` for the expert of a sparse one.
 Transforms turn the arrays under their names into the arrays under ours, and back. All are moves of whole rows, or
-transposes: the values never change.
+transposes: the values never change, but for a norm's where a file means γ by another offset (``NormOffset``).
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ import numpy as np
 from pellucid.base.array import Array
 from pellucid.base.errors import UnsupportedError, WeightsError
 from pellucid.config import AttentionConfig, LayerConfig, ModelConfig, weight_shapes
+from pellucid.quant import dequantize
+
+Place = LayerConfig | ModelConfig  # what a weight belongs to: a layer, or the model as a whole
 
 
 class Transform(Protocol):
-    def forward(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]: ...
-    def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]: ...
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]: ...
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]: ...
 
 
 class Transpose:
     """(in, out) ↔ (out, in): GPT-2 stores its projections as ``Conv1D``."""
 
-    def forward(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
         if any(array.is_blocks for array in arrays):
             raise UnsupportedError("a block-quantized weight cannot be transposed")
         return [array.with_data(np.ascontiguousarray(array.data.T)) for array in arrays]
@@ -41,10 +44,10 @@ class Split:
 
     sizes: Callable[[LayerConfig], tuple[int, ...]]
 
-    def forward(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
         (whole,) = arrays
-        assert layer is not None
-        sizes = self.sizes(layer)
+        assert isinstance(place, LayerConfig)
+        sizes = self.sizes(place)
         if whole.shape[0] != sum(sizes):
             raise WeightsError(
                 "a fused weight has the wrong number of rows",
@@ -55,7 +58,7 @@ class Split:
         edges = np.cumsum((0, *sizes))
         return [whole.with_data(whole.data[start:stop]) for start, stop in pairwise(edges)]
 
-    def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
         return [arrays[0].with_data(np.concatenate([array.data for array in arrays]))]
 
 
@@ -64,21 +67,48 @@ class Unstack:
     ours.
     """
 
-    def forward(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
         (stack,) = arrays
-        assert layer is not None
-        assert layer.experts is not None
-        if stack.shape[0] != layer.experts.num_experts:
+        assert isinstance(place, LayerConfig)
+        assert place.experts is not None
+        if stack.shape[0] != place.experts.num_experts:
             raise WeightsError(
                 "a stack of experts has the wrong number of them",
-                expected=layer.experts.num_experts,
+                expected=place.experts.num_experts,
                 received=stack.shape[0],
                 remedy="check num_experts in config.json",
             )
         return [stack.with_data(expert) for expert in stack.data]
 
-    def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
         return [arrays[0].with_data(np.stack([array.data for array in arrays]))]
+
+
+@dataclass(frozen=True)
+class NormOffset:
+    """A norm's weight in files whose γ is ``offset`` + the weight, for a description whose norms may have another offset.
+
+    Where the offsets are the same nothing changes; else the weight is computed anew, in float32: a GGUF file of Gemma
+    holds γ, its folder what γ has beyond 1.
+    """
+
+    offset: float
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        return self._moved(arrays, self.offset - _offset_of(place))
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        return self._moved(arrays, _offset_of(place) - self.offset)
+
+    def _moved(self, arrays: list[Array], by: float) -> list[Array]:
+        if by == 0:
+            return arrays
+        return [Array.from_numpy(dequantize(array).astype(np.float32) + np.float32(by)) for array in arrays]
+
+
+def _offset_of(place: Place) -> float:
+    norm = place.final_norm if isinstance(place, ModelConfig) else next(iter(place.norms.values()), None)
+    return norm.offset if norm else 0.0
 
 
 # Rows of a projection that holds q, k and v in one.
@@ -99,25 +129,25 @@ class PermuteRope:
 
     heads: Callable[[AttentionConfig], int]
 
-    def _heads_of(self, array: Array, layer: LayerConfig | None) -> int:
-        assert layer is not None
-        heads = self.heads(layer.mixer)
+    def _heads_of(self, array: Array, place: Place) -> int:
+        assert isinstance(place, LayerConfig)
+        heads = self.heads(place.mixer)
         if array.shape[0] % (2 * heads):
             raise WeightsError(
                 "rows do not divide into heads", expected=f"a multiple of {2 * heads}", received=array.shape[0]
             )
         return heads
 
-    def forward(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
         (array,) = arrays
         rows, rest = array.data.shape[0], array.data.shape[1:]
-        pairs = array.data.reshape(self._heads_of(array, layer), -1, 2, *rest)
+        pairs = array.data.reshape(self._heads_of(array, place), -1, 2, *rest)
         return [array.with_data(pairs.swapaxes(1, 2).reshape(rows, *rest))]
 
-    def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> list[Array]:
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
         (array,) = arrays
         rows, rest = array.data.shape[0], array.data.shape[1:]
-        halves = array.data.reshape(self._heads_of(array, layer), 2, -1, *rest)
+        halves = array.data.reshape(self._heads_of(array, place), 2, -1, *rest)
         return [array.with_data(halves.swapaxes(1, 2).reshape(rows, *rest))]
 
 
@@ -156,15 +186,15 @@ class Rule:
             elif experts:
                 yield theirs, tuple(name.replace("{e}", e) for e in experts for name in names), i
 
-    def forward(self, array: Array, layer: LayerConfig | None) -> list[Array]:
+    def forward(self, array: Array, place: Place) -> list[Array]:
         arrays = [array]
         for transform in self.transforms:
-            arrays = transform.forward(arrays, layer)
+            arrays = transform.forward(arrays, place)
         return arrays
 
-    def inverse(self, arrays: list[Array], layer: LayerConfig | None) -> Array:
+    def inverse(self, arrays: list[Array], place: Place) -> Array:
         for transform in reversed(self.transforms):
-            arrays = transform.inverse(arrays, layer)
+            arrays = transform.inverse(arrays, place)
         (array,) = arrays
         return array
 
@@ -176,7 +206,7 @@ class Match:
     rule: Rule
     theirs: str
     ours: tuple[str, ...]
-    layer: LayerConfig | None
+    place: Place
 
 
 def matches(config: ModelConfig, rules: Iterable[Rule]) -> list[Match]:
@@ -188,7 +218,7 @@ def matches(config: ModelConfig, rules: Iterable[Rule]) -> list[Match]:
     for rule in rules:
         for theirs, ours, i in rule.places(config):
             if all(name in needed for name in ours):
-                every.append(Match(rule, theirs, ours, config.layers[i] if rule.by_layer else None))
+                every.append(Match(rule, theirs, ours, config.layers[i] if rule.by_layer else config))
     covered = {name for match in every for name in match.ours}
     if uncovered := [name for name in needed if name not in covered]:
         raise UnsupportedError(f"this format has no place for {some(uncovered)}", where=config.model_type)
@@ -222,7 +252,7 @@ def to_ours(
 
     def make(match: Match) -> dict[str, Array]:
         try:
-            made = match.rule.forward(arrays[match.theirs], match.layer)
+            made = match.rule.forward(arrays[match.theirs], match.place)
         except WeightsError as error:
             error.args = (f"{match.theirs}: {error}",)
             raise
@@ -243,7 +273,7 @@ def to_ours(
 def to_theirs(config: ModelConfig, rules: Iterable[Rule], arrays: Mapping[str, Array]) -> Iterable[tuple[str, Array]]:
     """Our arrays under their names, one at a time (only a fused or transposed weight is copied)."""
     for match in matches(config, rules):
-        yield match.theirs, match.rule.inverse([arrays[name] for name in match.ours], match.layer)
+        yield match.theirs, match.rule.inverse([arrays[name] for name in match.ours], match.place)
 
 
 def some(names: list[str], most: int = 4) -> str:
