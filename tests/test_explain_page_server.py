@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -33,17 +36,14 @@ def view(stories: Path) -> View:
 
 @pytest.fixture(scope="module")
 def server(view: View) -> Iterator[PageServer]:
-    with PageServer(view) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    with serving(view) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def ask(
-    server: PageServer, path: str, method: str = "GET", body: object = None, **headers: str
+    server: PageServer, path: str, method: str = "GET", body: object = None, token: str | None = None, **headers: str
 ) -> tuple[http.client.HTTPResponse, bytes]:
+    """``path`` within the page, whose address has the token in it; ``token``: another."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
     data = None if body is None else json.dumps(body)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -52,7 +52,8 @@ def ask(
         **({"Content-Type": "application/json"} if data else {}),
         **named,
     }
-    connection.putrequest(method, path, skip_host=True)
+    whole = f"/{server.token if token is None else token}{path}" if path.startswith("/") else path
+    connection.putrequest(method, whole, skip_host=True)
     for name, value in sent.items():
         connection.putheader(name, value)
     if data is not None:
@@ -66,7 +67,63 @@ def ask(
 
 def test_it_listens_on_this_machine_alone(server: PageServer) -> None:
     assert server.server_address[0] == "127.0.0.1"
-    assert server.url.startswith("http://127.0.0.1:")
+    assert server.url == f"http://127.0.0.1:{server.server_address[1]}/{server.token}/"
+
+
+@pytest.mark.parametrize("token", ["", "x", "%00", "..", "x" * 500])
+def test_who_does_not_know_the_token_is_refused(server: PageServer, token: str) -> None:
+    """Others on this machine, and pages that guess the port."""
+    for path in ("/", "/index.html", "/main.js", "/api/model", f"/x/{server.token}/api/model"):
+        assert ask(server, path, token=token)[0].status == 403
+    assert ask(server, "/api/trace", "POST", {"text": "x"}, token=token)[0].status == 403
+
+
+def test_the_token_is_another_for_each_server_and_long(view: View, server: PageServer) -> None:
+    with PageServer(view) as other:
+        assert other.token != server.token
+        assert len(other.token) >= 20
+
+
+def test_a_request_without_the_token_in_its_path_is_refused(server: PageServer) -> None:
+    for path in ("*", "http://evil.example/", "?", f"?{server.token}"):
+        assert ask(server, path)[0].status == 403
+
+
+def test_a_silent_connection_is_closed(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pellucid.explain.show.server._Handler.timeout", 0.2)
+    with serving(view) as server, socket.create_connection(server.server_address[:2], timeout=20) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost:")
+        assert connection.recv(1) == b""
+
+
+def test_connections_are_bounded_and_a_place_is_free_again_when_one_ends(
+    view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pellucid.explain.show.server.MAX_CONNECTIONS", 3)
+    with serving(view) as server:
+        held = [socket.create_connection(server.server_address[:2], timeout=20) for _ in range(3)]
+        with socket.create_connection(server.server_address[:2], timeout=20) as one_more:
+            assert one_more.recv(1) == b""
+        for connection in held:
+            connection.close()
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                if ask(server, "/main.js")[0].status == 200:
+                    return
+            except OSError:  # the server has not seen the others end yet
+                time.sleep(0.05)
+        raise AssertionError("no place became free")
+
+
+@contextmanager
+def serving(view: View) -> Iterator[PageServer]:
+    with PageServer(view) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1:1", "evil.example:80", ""])

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -540,7 +541,8 @@ def test_a_run_is_watched_while_it_goes_on(browser: Any, tmp_path: Path) -> None
 
 
 def test_the_watching_server_answers_its_own_page_alone(watched: str) -> None:
-    port = int(watched.rsplit(":", 1)[1].strip("/"))
+    address = urlsplit(watched)
+    port, page = address.port, address.path.rstrip("/")
     for headers, path, status in (
         ({"Host": "evil.example"}, "/api/training/state", 403),
         ({"Host": f"127.0.0.1:{port}", "Origin": "http://evil.example"}, "/api/training/state", 403),
@@ -551,7 +553,7 @@ def test_the_watching_server_answers_its_own_page_alone(watched: str) -> None:
         ({"Host": f"127.0.0.1:{port}"}, "/api/tile/layers.0.pattern", 400),
     ):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.putrequest("GET", path, skip_host=True)
+        connection.putrequest("GET", page + path, skip_host=True)
         for name, value in headers.items():
             connection.putheader(name, value)
         connection.endheaders()

@@ -54,7 +54,7 @@ export class Live extends Source {
   live = true;
 
   async ask(path, options) {
-    const response = await fetch(`/api/${path}`, options);
+    const response = await fetch(`api/${path}`, options);
     if (!response.ok) throw new Error((await response.json().catch(() => ({ error: response.statusText }))).error);
     return response;
   }
