@@ -48,17 +48,22 @@ def use_weights(checkpoint: Any) -> None:
 
 
 def use_model(checkpoint: Any) -> None:
-    """Two tokens after three, by the torch executor; and the description written again."""
+    """Two tokens after three, by the torch executor; the native one's program and parameters; the description again."""
     from pellucid.families import family_of
     from pellucid.generate.generate import generate
     from pellucid.model.executor import TorchExecutor
     from pellucid.model.load import load_decoder
-    from pellucid.native.program import supports
+    from pellucid.native import pack
+    from pellucid.native.layout import plan as plan_layout
+    from pellucid.native.program import source, supports
 
     config: ModelConfig = checkpoint.config
     use_weights(checkpoint)
     family_of(config.model_type, "fuzz").to_hf(config)
-    supports(config)
+    if not supports(config):
+        layout = plan_layout(config, pack.formats_of(config, checkpoint.weights, None))
+        pack.write_parameters(io.BytesIO(), config, layout, checkpoint.weights)
+        source(config, layout, kv_cache="f16")
     executor = TorchExecutor(load_decoder(config, checkpoint.weights, "float32", "cpu"))
     generate(executor, [[1, 2, 3]], max_new_tokens=2)
 

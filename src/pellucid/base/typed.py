@@ -65,9 +65,13 @@ def scalar(
 
 
 def check_fields(described: Any, where: object, error: type[PellucidError] = ConfigError) -> None:
-    """Hold a dataclass's values to the annotations of its fields. Raises: ``error`` naming the first that is not."""
+    """Hold a dataclass's values to the annotations of its fields; a whole number in a float's place becomes one, so
+    that none is later too large for whoever takes it. Raises: ``error`` naming the first that is not what it must be.
+    """
     for name, test, words in _tests(type(described)):
         value = getattr(described, name)
+        if test is is_real and isinstance(value, int) and is_real(value):
+            object.__setattr__(described, name, float(value))  # the class may be frozen; it is being made
         if not test(value):
             raise error(
                 f"{name} is not what it must be",

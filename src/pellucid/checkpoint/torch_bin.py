@@ -16,6 +16,8 @@ from pellucid.base.errors import CheckpointError, UnsupportedError
 
 ZIP = b"PK\x03\x04"  # torch ≥ 1.6 writes a zip archive, which can be mapped; before, a bare pickle
 
+REPEATED = 2**20  # bytes that a tensor may come to by strides of 0, as some buffers do
+
 
 def open_torch_bin(path: str | Path) -> dict[str, Array]:
     """Name → Array, views of the mapped file where it is a zip archive.
@@ -63,5 +65,14 @@ def _array(name: str, tensor: Any, where: Path) -> Array:
             f"{name} is a {tensor.layout} tensor of {dtype} on {tensor.device}", where=where, expected="a plain one"
         )
     tensor = tensor.detach()
+    held = tensor.untyped_storage().nbytes()
+    if tensor.nbytes > max(held, REPEATED):  # strides of 0: terabytes out of four bytes
+        raise CheckpointError(
+            f"{name} repeats what little it holds",
+            where=where,
+            expected=f"{tensor.nbytes} bytes for {list(tensor.shape)}",
+            received=f"{held} bytes",
+            remedy="save the model's state_dict with its tensors contiguous, or take its safetensors",
+        )
     data: np.ndarray = tensor.view(torch.int16).numpy().view(np.uint16) if dtype == "bfloat16" else tensor.numpy()
     return Array(dtype, tuple(tensor.shape), data)

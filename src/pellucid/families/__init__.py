@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from pellucid.base.errors import UnsupportedError
+from pellucid.base.typed import scalar
 from pellucid.config import ModelConfig
 from pellucid.families import chatglm, gemma3, gpt2, llama, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, vanilla
 from pellucid.families.harmless import to_report
@@ -52,7 +53,7 @@ def family_of_gguf(metadata: Mapping[str, Any], where: object) -> ModuleType:
     """
     readable = {(family.GGUF.architecture, family.GGUF.experts): family for family in FAMILIES.values() if family.GGUF}
     architecture = metadata.get("general.architecture")
-    experts = bool(metadata.get(f"{architecture}.expert_count"))
+    experts = bool(scalar(metadata, f"{architecture}.expert_count", int, where=where))
     if isinstance(architecture, str) and (architecture, experts) in readable:
         return readable[architecture, experts]
     names = ", ".join(dict.fromkeys(name for name, _ in readable))

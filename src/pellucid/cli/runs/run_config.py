@@ -22,8 +22,9 @@ def read_yaml(path: str) -> dict[str, Any]:
 
     try:
         value = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {error}", where=path) from None
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"not valid YAML: {reason}", where=path) from None
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=path) from None
     if not isinstance(value, dict):

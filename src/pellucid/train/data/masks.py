@@ -273,7 +273,7 @@ class Masking:
     def _stopped(self, masked: Masked) -> Masked:
         """With an end-of-sequence token to be learned, where the conversation ends in an answer that nothing stops."""
         eos = self.tokenizer.eos_token_id
-        if eos is None or not masked.learned[-1] or masked.ids[-1] in self.stop_token_ids:
+        if eos is None or not masked.ids or not masked.learned[-1] or masked.ids[-1] in self.stop_token_ids:
             return masked
         return Masked([*masked.ids, eos], [*masked.learned, True])
 
