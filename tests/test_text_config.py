@@ -19,6 +19,7 @@ from pellucid.text.load import load_tokenizer
 from pellucid.text.readers.byte_level import CHAR_OF_BYTE
 from pellucid.text.readers.byte_tokens import TOKEN_OF_BYTE
 from pellucid.text.readers.sentencepiece_proto import BYTE, CONTROL, NORMAL, UNKNOWN, build_model
+from pellucid.text.readers.tokenizer_json import JsonTokenizer
 
 TEXTS = ["hello", "hello w 12", "</s>hello</s> hello\n", " two  spaces", ""]
 NAMED = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -196,6 +197,20 @@ def test_a_class_s_own_special_tokens_hold_where_the_config_names_none(
     assert load_tokenizer(path).eos_token is None
 
 
+def test_what_is_put_around_a_text_is_told_apart_in_any_vocabulary():
+    """Even where no text of the probe is in it."""
+    for tokens in (["<s>", "</s>", "z"], ["<s>", "</s>"]):
+        backend = tokenizers.Tokenizer(
+            models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>")
+        )
+        backend.add_special_tokens(["<s>", "</s>"])
+        backend.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+            single="<s> $A </s>", pair="<s> $A $B </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+        around = JsonTokenizer(backend, {"bos_token": "<s>", "eos_token": "</s>"}, "test").around()
+        assert around == (([0], [1]) if "z" in tokens else ([0, 1], []))
+
+
 # --- vocab.json and merges.txt ---------------------------------------------------------------------------------------
 
 
@@ -363,8 +378,8 @@ def test_a_key_that_nobody_reads_is_named_once(tmp_path: Path, capsys: pytest.Ca
     byte_level(path, "byte level", bos=False)
     (line,) = told(path, capsys)
     assert line.startswith("pellucid: ")
-    assert "tokenizer_config.json: not read: add_foo_token, errors='strict', " in line
-    assert line.endswith("rope_of_text, sp_model_kwargs={'enable_sampling': True}")
+    assert "tokenizer_config.json: nothing here reads add_foo_token, errors='strict', " in line
+    assert line.endswith("rope_of_text, sp_model_kwargs={'enable_sampling': True}; they have no effect")
     assert told(path, capsys) == []
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import pellucid
+from pellucid.base import notice
 from pellucid.base.errors import TokenizerError
 from pellucid.checkpoint.gguf import GGUFFile
 from pellucid.text.load import load_tokenizer
@@ -342,3 +343,30 @@ def test_any_part_of_a_split_model_has_the_first_part_s_tokenizer(tmp_path: Path
     second.close()
     tokenizer = pellucid.AutoTokenizer.from_pretrained(tmp_path / "m-00002-of-00002.gguf")
     assert tokenizer("ab").input_ids == [256]
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_of_the_tokenizer_that_nobody_reads_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(notice, "_told", set())
+    metadata = GGUFFile(vocabulary_only(tmp_path / "v.gguf", "llama")).metadata
+    tokenizer_from_gguf({**metadata, "tokenizer.ggml.fim_pre_token_id": 5, "tokenizer.ggml.add_sep_token": False})
+    assert capsys.readouterr() == ("", "")
+    more = {"tokenizer.ggml.add_space_prefix": True, "tokenizer.ggml.casefold": True, "tokenizer.foo": 1}
+    tokenizer_from_gguf({**metadata, **more})
+    assert capsys.readouterr().err == (
+        "pellucid: GGUF metadata: nothing here reads tokenizer.foo, tokenizer.ggml.add_space_prefix, "
+        "tokenizer.ggml.casefold; they have no effect\n"
+    )
+
+
+def test_real_files_are_read_without_a_word(
+    shared: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(notice, "_told", set())
+    for name in VOCABULARIES:
+        tokenizer_from_gguf(metadata_of(shared, name))
+    assert capsys.readouterr() == ("", "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -103,10 +104,16 @@ class Backend(Batching):
 
         Who joins texts himself (scoring, packing) adds these, and no others.
         """
-        encoded = self.encode_texts(["a"], None, add_special_tokens=True, details=True)[0]
-        own = [place for place, sequence in enumerate(encoded.sequence or []) if sequence is not None]
-        first, last = (own[0], own[-1] + 1) if own else (len(encoded.ids), len(encoded.ids))
-        return encoded.ids[:first], encoded.ids[last:]
+        ordinary = (i for i in range(min(len(self), 64)) if i not in self.special_ids)
+        for text in chain(("a", "0"), (self._decode([i], False) for i in ordinary)):  # a vocabulary may lack "a"
+            try:
+                encoded = self.encode_texts([text], None, add_special_tokens=True, details=True)[0]
+            except TokenizerError:
+                continue  # no token for it, not even an unknown one
+            own = [place for place, sequence in enumerate(encoded.sequence or []) if sequence is not None]
+            if own:
+                return encoded.ids[: own[0]], encoded.ids[own[-1] + 1 :]
+        return self.encode_texts([""], None, add_special_tokens=True, details=False)[0].ids, []
 
     @property
     def add_bos_token(self) -> bool:

@@ -46,7 +46,7 @@ def name_unread_keys(config: Mapping[str, Any], where: Path) -> None:
     unread = [key for key, value in config.items() if not _is_known(key, value)]
     unread += [f"{key}={config[key]!r}"[:60] for key, fine in _ONLY_AT.items() if config.get(key) not in fine]
     if unread:
-        notice(f"{where}: not read: {', '.join(sorted(unread))}")
+        notice(f"{where}: nothing here reads {', '.join(sorted(unread))}; they have no effect")
 
 
 def _is_known(key: str, value: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pellucid.base.errors import TokenizerError
+from pellucid.base.notice import notice
 from pellucid.base.typed import is_whole, scalar, shown
 from pellucid.text.added_tokens import AddedToken
 from pellucid.text.readers.byte_level_bpe import Merge, build_bpe
@@ -41,6 +42,31 @@ _ENDS = (
 )  # fmt: skip
 
 
+# Keys under ``tokenizer.`` that are read, or that change no id and no text: infilling's tokens, copies of the whole.
+_READ = {
+    *_NAMES.values(), "model", "pre", "tokens", "token_type", "scores", "merges", "eot_token_id", "eom_token_id",
+    "add_bos_token", "add_eos_token", "add_space_prefix", "token_type_count", "prefix_token_id", "suffix_token_id",
+    "middle_token_id", "separator_token_id",
+}  # fmt: skip
+_HARMLESS = ("tokenizer.chat_template", "tokenizer.ggml.fim_", "tokenizer.huggingface.json")
+
+
+def _name_unread(metadata: Mapping[str, Any], model: object) -> None:
+    """Say which keys of the tokenizer are not read, where they ask for something."""
+    unread = [
+        key
+        for key, value in metadata.items()
+        if key.startswith("tokenizer.")
+        and not key.startswith(_HARMLESS)
+        and not (key.startswith("tokenizer.ggml.") and key.removeprefix("tokenizer.ggml.") in _READ)
+        and value is not False
+    ]
+    if model == "gpt2" and metadata.get("tokenizer.ggml.add_space_prefix") is True:
+        unread.append("tokenizer.ggml.add_space_prefix")  # llama.cpp, too, has it for SentencePiece alone
+    if unread:
+        notice(f"{WHERE}: nothing here reads {', '.join(sorted(unread))}; they have no effect")
+
+
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that a GGUF file's metadata describes.
 
@@ -49,6 +75,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     """
     reader = _Reader(metadata)
     model = scalar(metadata, "tokenizer.ggml.model", str, where=WHERE, error=TokenizerError)
+    _name_unread(metadata, model)
     if model == "llama":
         return _sentencepiece(reader)
     if model == "gpt2":

@@ -1,9 +1,9 @@
 """How much longer a tokenizer.json can make a text, told before the library is asked to.
 
 A file of some kB can tell the library to write a text of terabytes: eight replacements of "a" by twenty of them are
-20⁸ for every "a". The library does that inside one call that nothing can interrupt, so files whose replacements together
-could lengthen a text more than ``MOST`` times are refused. Unicode's own normal forms, which lengthen some characters,
-are known and bounded, and applied twice they change nothing more.
+20⁸ for every "a". The library does that inside one call that nothing can interrupt, so files whose replacements
+together could lengthen a text more than ``MOST`` times are refused. Unicode's own normal forms, which lengthen some
+characters, are known and bounded, and applied twice they change nothing more.
 
 Its regular expressions (Oniguruma) end by themselves: a search that tries too often is an error.
 """
@@ -21,8 +21,8 @@ MOST_ADDED = 2**16  # characters put before or after a text, whatever its length
 
 
 def check_growth(part: str, described: Any, where: object) -> None:
-    """Raises: TokenizerError for a part (``normalizer``, ``decoder``), as tokenizer.json describes it, that could make a
-    text more than ``MOST`` times longer.
+    """Raises: TokenizerError for a part (``normalizer``, ``decoder``), as tokenizer.json describes it, that could make
+    a text more than ``MOST`` times longer.
     """
     growth, added = 1.0, 0.0
     for step in steps(described):

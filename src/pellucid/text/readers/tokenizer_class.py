@@ -33,15 +33,15 @@ class TokenizerClass:
 _LLAMA_NAMES = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 _END = "<|endoftext|>"
 _GPT2_NAMES = {"unk_token": _END, "bos_token": _END, "eos_token": _END}
-_QWEN = TokenizerClass(
-    prefix_space="byte level", names={"unk_token": _END, "eos_token": _END, "pad_token": _END}, words="qwen2"
-)
+_QWEN_NAMES = {"unk_token": _END, "eos_token": _END, "pad_token": _END}
 # From the file alone: what is not listed below, and these names for it.
 BACKEND = TokenizerClass()
 CLASSES: dict[str, TokenizerClass] = {
     **dict.fromkeys(("PreTrainedTokenizer", "PythonBackend", "TokenizersBackend"), BACKEND),
     "GPT2Tokenizer": TokenizerClass(prefix_space="byte level", names=_GPT2_NAMES, words="gpt-2"),
-    "Qwen2Tokenizer": _QWEN,
+    "Qwen2Tokenizer": TokenizerClass(prefix_space="byte level", names=_QWEN_NAMES, words="qwen2"),
+    "Qwen3_5Tokenizer": TokenizerClass(prefix_space="byte level", names=_QWEN_NAMES),
+    "CohereTokenizer": TokenizerClass(prefix_space="byte level", padding_side="left"),
     "GPTNeoXTokenizer": TokenizerClass(
         prefix_space="byte level", names={**_GPT2_NAMES, "pad_token": "<|padding|>"}, ends=(False, False)
     ),
@@ -68,6 +68,8 @@ _OF_MODEL = {
     **dict.fromkeys(
         ("qwen2", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_vl"), "Qwen2Tokenizer"
     ),
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text"), "Qwen3_5Tokenizer"),
+    **dict.fromkeys(("cohere", "cohere2"), "CohereTokenizer"),
     **dict.fromkeys(
         ("gpt_neox", "falcon_mamba", "mamba", "mamba2", "mpt", "olmo", "olmoe", "rwkv", "xlstm"), "GPTNeoXTokenizer"
     ),
@@ -79,7 +81,12 @@ _OF_MODEL = {
         "",
     ),
 }  # fmt: skip
-_OVERRULED = ("qwen2",)  # model types under which folders name a wrong class
+_OVERRULED = (
+    "qwen2",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_5_moe_text",
+)  # model types under which folders name a wrong class
 
 
 def class_of(config: Mapping[str, Any], model: Mapping[str, Any], *, byte_level: bool = False) -> TokenizerClass:
