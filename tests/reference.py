@@ -136,7 +136,7 @@ def _as_glm(decoder: Decoder, theirs: dict[str, Tensor]) -> tuple:
 
 
 def _add_biases(model: nn.Module, decoder: Decoder) -> None:
-    """``add_bias_linear`` of ChatGLM's own code: every linear map of a layer has a bias; ``glm`` has none to switch on."""
+    """``add_bias_linear`` of ChatGLM's own code: a bias on every linear map of a layer; ``glm`` has no such switch."""
     if decoder.config.layers[0].mlp.bias:
         for name, module in list(model.named_modules()):
             if isinstance(module, nn.Linear) and ".layers." in name:

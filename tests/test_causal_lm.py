@@ -4,6 +4,7 @@ saves.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from reference import reference_model, tiny
 
 import pellucid
 from pellucid import AutoConfig, AutoModelForCausalLM
-from pellucid.base.errors import ConfigError, ContextLengthError, RequestError
+from pellucid.base.errors import ConfigError, ContextLengthError, NotFiniteError, RequestError
 from pellucid.families import FAMILIES
 
 
@@ -131,3 +132,27 @@ def test_errors_say_what_was_expected() -> None:
         model.generate(
             IDS, attention_mask=torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])
         )  # right padding has no place to continue
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_number_that_is_not_finite_is_named_and_not_returned(grad: bool) -> None:
+    model = AutoModelForCausalLM.from_config(FAMILIES["qwen2"].TINY, seed=0, device="cpu").eval()
+    ids = torch.tensor([[5, 9, 2, 7]])
+    with torch.set_grad_enabled(grad):
+        assert bool(model(ids).logits.isfinite().all())
+        with torch.no_grad():
+            model.get_parameter("layers.1.attention.k_proj.bias").fill_(math.nan)  # which torch's fused kernel hides
+        with pytest.raises(NotFiniteError, match=r"layers\.1\.attention\.k_proj\.bias: nan at \(0,\)"):
+            model(ids, attention_mask=torch.tensor([[0, 1, 1, 1]]))
+    with pytest.raises(NotFiniteError, match=r"layers\.1\.attention\.k_proj\.bias"):
+        model.generate(ids, max_new_tokens=2)
+
+
+def test_a_value_that_outgrows_float16_is_named_by_its_tap() -> None:
+    model = AutoModelForCausalLM.from_config(FAMILIES["llama"].TINY, seed=0, device="cpu").eval()
+    with torch.no_grad():
+        model.get_parameter("layers.1.mlp.down_proj.weight").fill_(6e4)
+        model.get_parameter("layers.1.mlp.up_proj.weight").fill_(6e3)
+        model.get_parameter("layers.1.mlp.gate_proj.weight").fill_(6e3)
+    with pytest.raises(NotFiniteError, match=r"layers\.1\.mlp_\w+: -?(inf|nan).*float16"):
+        model.half()(torch.tensor([[5, 9, 2, 7]]))

@@ -32,7 +32,7 @@ IDS = torch.tensor([[5, 9, 2, 7, 5, 11, 40, 3], [1, 2, 3, 4, 50, 60, 70, 80]])
 
 
 def theirs_of(family: str, seed: int = 0, **changed: Any) -> Any:
-    """transformers' model with random weights of its own, larger than a fresh model's so that routers choose clearly."""
+    """transformers' model with random weights of its own, larger than a fresh model's: routers choose clearly."""
     import transformers
 
     torch.manual_seed(seed)

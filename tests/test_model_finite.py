@@ -51,8 +51,8 @@ def test_any_weight_is_named_with_the_place_of_its_first_number_that_is_not_fini
 
 
 def test_blocks_of_a_few_bits_are_weights_too() -> None:
-    its = FAMILIES["llama"]
-    whole = Decoder(its.config(its.TINY | {"intermediate_size": 64})).initialize(torch.Generator().manual_seed(0))
+    llama = FAMILIES["llama"]
+    whole = Decoder(llama.config(llama.TINY | {"intermediate_size": 64})).initialize(torch.Generator().manual_seed(0))
     model = load_decoder(whole.config, dict(weights_of(whole)), "float32", "cpu", quantize="q8")
     assert first_not_finite(model, IDS) is None
     packed = model.get_submodule("layers.1.mlp.down_proj")

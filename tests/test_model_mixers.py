@@ -19,7 +19,7 @@ from reference import tiny
 from torch import Tensor, nn
 
 from pellucid.base.errors import ConfigError, NotFiniteError, UnsupportedError
-from pellucid.config import ModelConfig
+from pellucid.config import AttentionConfig, ModelConfig
 from pellucid.executor import StepInput
 from pellucid.generate import DraftModel, Engine, PromptLookup, Request
 from pellucid.model import cache as caches
@@ -32,10 +32,13 @@ from pellucid.sampling import GREEDY
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecurrentConfig:
-    """h_t = decay · h_{t−1} + x_t W; the output is h_t."""
+class RecurrentConfig(AttentionConfig):
+    """h_t = decay · h_{t−1} + x_t W; the output is h_t. (It inherits because ``config.Mixer`` names one kind today.)"""
 
     name: ClassVar[str] = "recurrence"
+    num_heads: int = 1
+    num_kv_heads: int = 1
+    head_dim: int = 1
     decay: float = 0.5
 
     def weight_shapes(self, prefix: str, d_model: int) -> dict[str, tuple[int, ...]]:
@@ -106,8 +109,7 @@ def hybrid(family: str = "llama", seed: int = 0) -> Decoder:
     """Attention in one layer, the recurrence in another."""
     config: ModelConfig = tiny(family).config
     first, *others = config.layers
-    mixer: Any = RecurrentConfig()
-    decoder = Decoder(replace(config, layers=(first, replace(others[0], mixer=mixer))))
+    decoder = Decoder(replace(config, layers=(first, replace(others[0], mixer=RecurrentConfig()))))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():

@@ -26,15 +26,15 @@ from pellucid.model.quantized import QuantizedLinear
 from pellucid.native.program import supports
 from pellucid.train.lora import LoraSettings, attach_lora, load_adapter, lora_layers, merge, save_adapter
 
-SPARSE = [name for name, its in FAMILIES.items() if any(layer.experts for layer in its.config(its.TINY).layers)]
+SPARSE = [name for name in FAMILIES if any(layer.experts for layer in tiny(name).config.layers)]
 EVERY = pytest.mark.parametrize("family", SPARSE)
 IDS = torch.tensor([[5, 9, 2, 7, 5, 11, 40, 3]])
 
 
 def moe(family: str) -> MoE:
-    its = next(layer.mlp for layer in tiny(family).layers if isinstance(layer.mlp, MoE))
-    assert isinstance(its, MoE)
-    return its
+    sparse = next(layer.mlp for layer in tiny(family).layers if isinstance(layer.mlp, MoE))
+    assert isinstance(sparse, MoE)
+    return sparse
 
 
 def context(rows: int, rows_invariant: bool = False) -> Context:
@@ -57,12 +57,12 @@ def test_a_token_is_sent_to_its_best_experts_by_worked_example() -> None:
 
 @EVERY
 def test_the_result_is_the_weighted_sum_of_every_expert_run_on_every_row(family: str) -> None:
-    its, x = moe(family), torch.randn(2, 5, 32)
-    weights = its.route(its.router(x, context(5)))
-    expected = sum(weights[..., e, None] * expert(x, context(5)) for e, expert in enumerate(its.experts))
-    if its.shared is not None and its.shared_gate is not None:
-        expected = expected + torch.sigmoid(its.shared_gate(x, context(5))) * its.shared(x, context(5))
-    torch.testing.assert_close(its(x, context(5)), expected, rtol=1e-4, atol=1e-4)
+    sparse, x = moe(family), torch.randn(2, 5, 32)
+    weights = sparse.route(sparse.router(x, context(5)))
+    expected = sum(weights[..., e, None] * expert(x, context(5)) for e, expert in enumerate(sparse.experts))
+    if sparse.shared is not None and sparse.shared_gate is not None:
+        expected = expected + torch.sigmoid(sparse.shared_gate(x, context(5))) * sparse.shared(x, context(5))
+    torch.testing.assert_close(sparse(x, context(5)), expected, rtol=1e-4, atol=1e-4)
 
 
 @EVERY
@@ -71,12 +71,12 @@ def test_the_result_is_the_weighted_sum_of_every_expert_run_on_every_row(family:
 @torch.inference_mode()
 def test_a_row_is_the_same_bit_for_bit_alone_and_beside_any_others(family: str, count: int, seed: int) -> None:
     """As the executor calls it: rows padded up to a size that it chooses."""
-    its = moe(family)
+    sparse = moe(family)
     x = torch.randn(count, 32, generator=torch.Generator().manual_seed(seed))
 
     def run(rows: torch.Tensor) -> torch.Tensor:
         padded = torch.cat((rows, rows.new_zeros(padded_rows(len(rows)) - len(rows), 32)))
-        return its(padded[None], context(len(padded), rows_invariant=True))[0, : len(rows)]
+        return sparse(padded[None], context(len(padded), rows_invariant=True))[0, : len(rows)]
 
     together = run(x)
     for row in {0, count // 2, count - 1}:
@@ -86,14 +86,14 @@ def test_a_row_is_the_same_bit_for_bit_alone_and_beside_any_others(family: str, 
 
 
 def test_where_gradients_are_wanted_an_expert_that_no_token_chose_has_one_of_zeros() -> None:
-    its = copy.deepcopy(moe("mixtral")).requires_grad_()
+    sparse = copy.deepcopy(moe("mixtral")).requires_grad_()
     x = torch.randn(1, 1, 32)
-    its(x, context(1)).sum().backward()
-    chosen = its.route(its.router(x, context(1)))[0, 0] > 0
-    for expert, its_turn in zip(its.experts, chosen, strict=True):
+    sparse(x, context(1)).sum().backward()
+    chosen = sparse.route(sparse.router(x, context(1)))[0, 0] > 0
+    for expert, met in zip(sparse.experts, chosen, strict=True):
         gradients = [parameter.grad for parameter in expert.parameters()]
         assert all(gradient is not None for gradient in gradients)
-        assert any(bool(gradient.any()) for gradient in gradients if gradient is not None) == bool(its_turn)
+        assert any(bool(gradient.any()) for gradient in gradients if gradient is not None) == bool(met)
 
 
 @pytest.mark.parametrize("wrong", [{"experts_per_token": 5}, {"num_experts": 0}, {"shared_gated": True}])
@@ -143,8 +143,10 @@ def test_lora_over_experts_is_saved_loaded_and_merged(family: str, tmp_path: Pat
 
 
 def test_experts_stay_in_blocks_when_asked_and_learn_through_lora(tmp_path: Path) -> None:
-    its = FAMILIES["mixtral"]
-    model = AutoModelForCausalLM.from_config(its.config(its.TINY | {"intermediate_size": 64}), seed=0, device="cpu")
+    mixtral = FAMILIES["mixtral"]
+    model = AutoModelForCausalLM.from_config(
+        mixtral.config(mixtral.TINY | {"intermediate_size": 64}), seed=0, device="cpu"
+    )
     model.save_pretrained(tmp_path)
     packed = AutoModelForCausalLM.from_pretrained(tmp_path, quantize="q8", dtype="float32", device="cpu")
     assert isinstance(packed.get_submodule("layers.1.mlp.experts.7.down_proj"), QuantizedLinear)

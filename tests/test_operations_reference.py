@@ -78,13 +78,14 @@ def normed(config: ModelConfig, mixer_norms: PartNorms, mlp_norms: PartNorms, pa
     return replace(config, layers=tuple(layers))
 
 
-RMS, LAYER = NormConfig(offset=1.0), NormConfig(kind="layer", bias=True)
+RMS, LAYER, BIASED = NormConfig(offset=1.0), NormConfig(kind="layer", bias=True), NormConfig(bias=True)
 EVERYWHERE = PartNorms(before=LAYER, after=RMS, sum=LAYER)
 LLAMA, GPT2, MOE = (tiny(name).config for name in ("llama", "gpt2", "qwen2_moe"))
 DIM = LLAMA.layers[0].mixer.head_dim
 DESCRIPTIONS = {
     "sandwich": normed(LLAMA, PartNorms(before=RMS, after=RMS), PartNorms(before=RMS, after=RMS)),
     "after alone": normed(GPT2, PartNorms(after=LAYER), PartNorms(after=LAYER)),
+    "RMS norms with a bias": normed(LLAMA, PartNorms(before=BIASED), PartNorms(before=BIASED)),
     "all three": normed(GPT2, EVERYWHERE, EVERYWHERE),
     "none": replace(normed(GPT2, PartNorms(), PartNorms()), final_norm=None),
     "parallel": normed(LLAMA, PartNorms(before=RMS), PartNorms(before=LAYER), parallel=True),

@@ -23,6 +23,7 @@ from pellucid.generate import DraftModel, PromptLookup, Speculator, Streamer, ap
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.model.executor import TorchExecutor
+from pellucid.model.finite import require_finite
 from pellucid.model.load import choose_device, choose_dtype, load_weights, weights_of
 from pellucid.model.quantized import QUANTIZED
 
@@ -48,14 +49,16 @@ class CausalLM(Decoder):
         """Logits of every position; with ``labels`` (−100: not counted), the mean cross-entropy of each next token.
 
         ``labels`` are shifted here: position t is scored on labels[t + 1], as in transformers. Rows may be padded on
-        either side.
+        either side. Raises: NotFiniteError where a number is NaN or infinite, naming layer and tensor.
         """
         mask = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
         if position_ids is None:
             counted = torch.ones_like(input_ids) if mask is None else mask
             position_ids = (counted.cumsum(1) - 1).clamp(min=0)
-        ctx = Context(position_ids, key_mask=mask)
+        ctx = Context(position_ids, key_mask=mask, sums=[])
         logits = self.logits(self.hidden(input_ids, ctx), ctx)
+        if not torch.compiler.is_compiling() and not logits.is_meta:
+            require_finite(self, logits, input_ids, ctx)
         if labels is None:
             return CausalLMOutput(logits)
         return CausalLMOutput(logits, F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()))

@@ -43,7 +43,7 @@ class Attention(Attends):
             q = ctx.tap(self, "q_rot", rotate(q, cos, sin, rope.layout))
             k = ctx.tap(self, "k_rot", rotate(k, cos, sin, rope.layout))
         if ctx.sums is not None:
-            ctx.sums += (x.sum((0, 1, 3), dtype=torch.float32) for x in (q, k))
+            ctx.sums += (x.detach().sum((0, 1, 3), dtype=torch.float32) for x in (q, k))
         z = ctx.tap(self, "z", ctx.by_request(self.mix, q, k, v))  # (B, H, T, E)
         return self.o_proj(z.transpose(1, 2).flatten(2), ctx)
 

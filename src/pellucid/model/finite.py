@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from pellucid.base.errors import NotFiniteError
@@ -73,6 +74,20 @@ def first_not_finite(
         except _Stop:
             return watch.first
     return None
+
+
+@torch.no_grad()
+def require_finite(decoder: Decoder, logits: Tensor, token_ids: Int[Tensor, "B T"], ctx: Context) -> None:
+    """Raises: NotFiniteError where the logits of a pass, or what its fused kernel may hide (``ctx.sums``), are not."""
+    if bool(
+        torch.stack([logits.sum(dtype=torch.float32), *(value.sum() for value in ctx.sums or ())]).isfinite().all()
+    ):
+        return
+    looked_at = replace(ctx, sums=None, cache=None)
+    if (first := first_not_finite(decoder, token_ids, looked_at)) is not None:
+        raise first.error()
+    if not bool(logits.isfinite().all()):
+        raise NotFiniteError("the model's logits are not finite", remedy="try dtype='float32'")
 
 
 @torch.no_grad()

@@ -66,7 +66,7 @@ def to_tensor(array: Array, dtype: torch.dtype | None = None) -> torch.Tensor:
     """The array as a CPU tensor; a view of its bits where ``dtype`` is its own (or None, for a plain array), else one
     copy.
     """
-    name = next((name for name, its in DTYPES.items() if its is dtype), None)
+    name = next((name for name, known in DTYPES.items() if known is dtype), None)
     if array.dtype in STORAGE and (dtype is None or name == array.dtype):
         data = array.data if array.data.flags.writeable else array.data.copy()
         tensor = torch.from_numpy(np.ascontiguousarray(data).reshape(data.shape))  # numpy makes a scalar (1,) there
@@ -122,23 +122,23 @@ def load_weights(
     such; those whose rows are no whole blocks stay as they are. Shapes are the mapping's to check
     (``families.rules.to_ours`` does). The decoder is then in eval mode and needs no gradients.
     """
-    its_device = choose_device(device)
-    its_dtype = choose_dtype(dtype, stored_dtype(weights), its_device)
+    target = choose_device(device)
+    precision = choose_dtype(dtype, stored_dtype(weights), target)
     modules: dict[str, nn.Module] = dict(decoder.named_modules())
     for name in weight_shapes(decoder.config):
         array = weights[name]
         path, _, leaf = name.rpartition(".")
         is_matrix = path.endswith("_proj") and leaf == "weight"
         if quantize is not None and is_matrix and (blocks := in_blocks(array, quantize)) is not None:
-            modules[path] = QuantizedLinear(blocks, its_dtype, its_device)
+            modules[path] = QuantizedLinear(blocks, precision, target)
             decoder.set_submodule(path, modules[path])
             continue
-        tensor = to_tensor(array, its_dtype).to(its_device)
-        if array.dtype != str(its_dtype).removeprefix("torch.") or its_device.type != "cpu":
+        tensor = to_tensor(array, precision).to(target)
+        if array.dtype != str(precision).removeprefix("torch.") or target.type != "cpu":
             release(array)  # converted: the file's pages need not stay in memory beside the copy
         setattr(modules[path], leaf, nn.Parameter(tensor, requires_grad=False))
     for name, buffer in list(decoder.named_buffers(recurse=False)):
-        decoder.register_buffer(name, buffer.to(its_device, its_dtype), persistent=False)
+        decoder.register_buffer(name, buffer.to(target, precision), persistent=False)
     decoder.eval()
 
 

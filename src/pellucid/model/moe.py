@@ -65,13 +65,13 @@ class MoE(nn.Module):
         runs, on no rows if need be: its gradient is then zero and not absent, which optimizers, and processes that add
         theirs up, rely on.
         """
-        taken = (weights != 0).T  # (E, N)
-        rows = taken.nonzero()[:, 1]  # by expert, then in order
-        groups = x.index_select(0, rows).split(taken.sum(1).tolist())
+        chosen = (weights != 0).T  # (E, N)
+        rows = chosen.nonzero()[:, 1]  # by expert, then in order
+        groups = x.index_select(0, rows).split(chosen.sum(1).tolist())
         made = [
             expert(group, ctx)
             for expert, group in zip(self.experts, groups, strict=True)
             if len(group) or torch.is_grad_enabled()
         ]
-        weighted = torch.cat(made) * weights.T.masked_select(taken)[:, None]
+        weighted = torch.cat(made) * weights.T.masked_select(chosen)[:, None]
         return torch.zeros_like(x).index_add(0, rows, weighted.to(x.dtype))

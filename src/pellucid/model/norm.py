@@ -25,19 +25,26 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / √(mean(x²) + eps) · γ, over the last axis, in float32 at least. Source: Zhang & Sennrich 2019."""
+    """x / √(mean(x²) + eps) · γ (+ β), over the last axis, in float32 at least; γ = offset + weight.
+
+    Without an offset x̂ is rounded to its dtype before γ multiplies it, as Llama's code has it; with one, after it, as
+    Gemma's has. Source: Zhang & Sennrich 2019.
+    """
 
     def __init__(self, width: int, config: NormConfig) -> None:
         super().__init__()
         self.eps, self.offset = config.eps, config.offset
         self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if config.bias else None
 
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         hat = wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + self.eps)
-        if self.offset:  # in 16 bits the sum would lose most of the weight: γ stays wide, as it does in Gemma's code
-            return (hat * (self.weight.to(hat.dtype) + self.offset)).to(x.dtype)
-        return hat.to(x.dtype) * self.weight
+        if self.offset:  # in 16 bits the sum would lose most of the weight
+            y = (hat * (self.weight.to(hat.dtype) + self.offset)).to(x.dtype)
+        else:
+            y = hat.to(x.dtype) * self.weight
+        return y if self.bias is None else y + self.bias
 
 
 def make_norm(width: int, config: NormConfig) -> LayerNorm | RMSNorm:
