@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pellucid.executor import StepInput
+from pellucid.families import FAMILIES
 from pellucid.model.attend import explicit
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
@@ -70,7 +72,7 @@ def reference(model: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
                 with sdpa_kernel(kernel):
                     ways.append(torch_transformer(decoder, token_ids))
             return ways[0], ways[1]
-        theirs = reference_model(decoder_in(model, torch.float32))
+        theirs: Any = reference_model(decoder_in(model, torch.float32))
         kept = {name: buffer.clone() for name, buffer in theirs.named_buffers()}
         theirs.to(dtype)
         for name, buffer in kept.items():  # as from_pretrained(dtype=…): frequencies stay in float32
@@ -99,7 +101,7 @@ def test_each_way_to_attend_is_as_near_the_references_as_these_are_to_each_other
     assert divergence(fused, decoder(token_ids, Context(positions))) <= MARGIN * bound
 
 
-@EVERY
+@pytest.mark.parametrize("model", FAMILIES)
 @HALVES
 def test_decoding_one_by_one_is_as_near_as_the_references_two_ways_twice(model: str, dtype: torch.dtype) -> None:
     """One query a call has a kernel of its own, as each row count of a matrix product has: a third way to round."""

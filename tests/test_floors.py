@@ -82,7 +82,7 @@ def test_a_room_imports_only_from_floors_below() -> None:
 
 
 # Rooms whose files still import each other in a circle. The list only gets shorter: empty, it goes.
-CIRCLES = {"model", "explain", "cli", "pellucid"}
+CIRCLES = {"explain", "cli", "pellucid"}
 
 
 def test_no_import_circles() -> None:
