@@ -184,10 +184,9 @@ def throughput(names: list[str], dtype: str, its: argparse.Namespace) -> dict[st
     """tokens/s and MFU of each system: medians over rounds in which all take turns."""
     config = sizes.describe(
         "gpt2",
-        depth=LARGE["depth"],
-        d_model=LARGE["d-model"],
-        num_heads=LARGE["heads"],
-        context_len=LARGE["context"],
+        sizes.Sizes(
+            depth=LARGE["depth"], d_model=LARGE["d-model"], num_heads=LARGE["heads"], context_len=LARGE["context"]
+        ),
         vocab_size=its.vocab,
     )
     tokens = LARGE["rows"] * LARGE["context"]

@@ -58,7 +58,7 @@ def pellucid(its: argparse.Namespace, *, compiled: bool) -> Steps:
     from pellucid.train.runs import sizes
     from pellucid.train.runs.compile import compiled_forward
     from pellucid.train.runs.optim import OptimSettings, make_optimizers
-    from pellucid.train.runs.run import Run, RunSettings
+    from pellucid.train.runs.run import Run, RunSettings, Training
     from pellucid.train.runs.schedule import Schedule
 
     class Noise:
@@ -68,24 +68,21 @@ def pellucid(its: argparse.Namespace, *, compiled: bool) -> Steps:
 
     config = sizes.describe(
         its.family,
-        depth=its.depth,
-        d_model=its.d_model,
-        num_heads=its.heads,
-        context_len=its.context,
+        sizes.Sizes(depth=its.depth, d_model=its.d_model, num_heads=its.heads, context_len=its.context),
         vocab_size=its.vocab,
         tie_embeddings=True,
     )
     model = Decoder(config).initialize(torch.Generator().manual_seed(0)).train()
-    run = Run(
-        Path(tempfile.mkdtemp()),
-        model,
-        Noise(),
-        make_optimizers(model, OptimSettings(lr=1e-3)),
-        Schedule(kind="constant", num_steps=10**9, warmup_steps=0),
-        RunSettings(num_steps=10**9, batch_size=its.rows, autocast=torch.bfloat16 if its.bf16 else None),
-        partial(language_loss, forward=compiled_forward(model) if compiled else None),
-        lambda folder, weights: None,
+    training = Training(
+        model=model,
+        samples=Noise(),
+        optimizers=make_optimizers(model, OptimSettings(lr=1e-3)),
+        schedule=Schedule(kind="constant", num_steps=10**9, warmup_steps=0),
+        loss_function=partial(language_loss, forward=compiled_forward(model) if compiled else None),
+        write_model=lambda folder, weights: None,
     )
+    settings = RunSettings(num_steps=10**9, batch_size=its.rows, autocast=torch.bfloat16 if its.bf16 else None)
+    run = Run(Path(tempfile.mkdtemp()), training, settings)
     return lambda count: [run.step().loss for _ in range(count)][-1]
 
 

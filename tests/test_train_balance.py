@@ -25,7 +25,7 @@ from pellucid.train.data.batch import IGNORED, Batch
 from pellucid.train.objectives.balance import DEFAULT, balance_loss, default_balance
 from pellucid.train.objectives.loss import language_loss
 from pellucid.train.runs.loop import accumulate, checkpoint_activations
-from pellucid.train.runs.sizes import describe, flops_per_token
+from pellucid.train.runs.sizes import Sizes, describe, flops_per_token
 
 
 def model(family: str = "mixtral") -> Decoder:
@@ -159,13 +159,13 @@ def test_the_weight_is_the_models_own_where_it_says_one() -> None:
 
 
 def test_sizes_of_a_mixture_and_work_by_active_parameters() -> None:
-    sizes = {"depth": 2, "vocab_size": 100, "context_len": 32, "d_model": 64, "d_ff": 96}
-    few, many = (describe("mixtral", **sizes, num_experts=count, experts_per_token=2) for count in (2, 16))  # type: ignore[arg-type]
+    sizes = Sizes(depth=2, context_len=32, d_model=64, d_ff=96, experts_per_token=2)
+    few, many = (describe("mixtral", replace(sizes, num_experts=count), vocab_size=100) for count in (2, 16))
     assert many.num_parameters() > 3 * few.num_parameters()
     routers = 6 * 2 * 64 * (16 - 2)
     assert flops_per_token(many, 32) - flops_per_token(few, 32) == routers
     with pytest.raises(ConfigError, match="no experts"):
-        describe("llama", **sizes, num_experts=4)  # type: ignore[arg-type]
+        describe("llama", replace(sizes, num_experts=4), vocab_size=100)
 
 
 def test_pretrain_makes_a_small_mixture_says_its_balance_and_resumes(tmp_path: Path) -> None:

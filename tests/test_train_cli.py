@@ -19,7 +19,7 @@ from pellucid.base.errors import ConfigError, PellucidError, RequestError
 from pellucid.cli.app import app
 from pellucid.cli.runs.run_config import read_yaml
 from pellucid.families import FAMILIES
-from pellucid.train.runs.sizes import describe
+from pellucid.train.runs.sizes import Sizes, describe
 
 TEXT = "To be, or not to be: that is the question.\n" * 60
 SMALL = [
@@ -138,9 +138,8 @@ def test_tokenizer_train_makes_a_folder_that_loads(book: Path, tmp_path: Path) -
 def test_every_family_can_be_described_by_its_depth(family: str) -> None:
     config = describe(
         family,
-        depth=3,
+        Sizes(depth=3, context_len=32),
         vocab_size=100,
-        context_len=32,
         tie_embeddings=FAMILIES[family].config(FAMILIES[family].TINY).tie_embeddings,
     )
     assert (config.num_layers, config.d_model, config.vocab_size) == (3, 192, 100)
@@ -149,7 +148,7 @@ def test_every_family_can_be_described_by_its_depth(family: str) -> None:
 
 def test_sizes_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(PellucidError, match="multiple of num_heads"):
-        describe(depth=2, vocab_size=100, context_len=32, d_model=100, num_heads=3)
+        describe("llama", Sizes(depth=2, context_len=32, d_model=100, num_heads=3), vocab_size=100)
 
 
 def torchrun(*words: object, **settings: Any) -> subprocess.Popen[str]:

@@ -52,7 +52,7 @@ from pellucid.train.objectives.preference import PreferenceBatch, preference_los
 from pellucid.train.runs.checkpoint import TENSORS
 from pellucid.train.runs.loop import accumulate
 from pellucid.train.runs.optim import OptimSettings, make_optimizers
-from pellucid.train.runs.run import Run, RunSettings
+from pellucid.train.runs.run import Run, RunSettings, Training
 from pellucid.train.runs.schedule import Schedule
 
 IDS = torch.randint(0, 96, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -328,19 +328,19 @@ def lora_run(folder: Path, family: str, method: str) -> Run:
     torch.manual_seed(0)
     model, settings = fresh(family), LoraSettings(rank=4, dropout=0.1)
     attach_lora(model, settings, torch.Generator().manual_seed(0))
-    return Run(
-        folder,
-        model,
-        Noise() if method == "lora" else Pairs(),
-        make_optimizers(model, OptimSettings(lr=1e-2)),
-        Schedule(num_steps=8, warmup_steps=2),
-        RunSettings(
-            num_steps=8, batch_size=4, micro_batch_size=2, lr=1e-2, save_every=4, eval_every=0, spike=0.0, keep=0
-        ),
-        language_loss if method == "lora" else preference_loss,
-        partial(write_lora, model=model, settings=settings, base="somewhere"),
+    training = Training(
+        model=model,
+        samples=Noise() if method == "lora" else Pairs(),
+        optimizers=make_optimizers(model, OptimSettings(lr=1e-2)),
+        schedule=Schedule(num_steps=8, warmup_steps=2),
+        loss_function=language_loss if method == "lora" else preference_loss,
+        write_model=partial(write_lora, model=model, settings=settings, base="somewhere"),
         read_model=read_lora,
     )
+    steps = RunSettings(
+        num_steps=8, batch_size=4, micro_batch_size=2, lr=1e-2, save_every=4, eval_every=0, spike=0.0, keep=0
+    )
+    return Run(folder, training, steps)
 
 
 @pytest.mark.parametrize("method", ["lora", "dpo"])

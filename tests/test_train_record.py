@@ -32,6 +32,7 @@ from pellucid.train.runs.record import (
     METRICS,
     SNAPSHOTS,
     WEIGHTS,
+    RecordSettings,
     RunRecord,
     snapshot_steps,
     suggested_every,
@@ -42,7 +43,7 @@ from pellucid.train.runs.tensorboard import EventFiles
 
 def recorded_run(folder: Path, every: int = 4, **changes: Any) -> Run:
     run = small_run(folder, optimizer=changes.pop("optimizer", "adamw"), **changes)
-    run.record = RunRecord.of(folder, run.model, run.settings.num_steps, Noise(), every=every)
+    run.record = RunRecord.of(folder, run.model, run.settings.num_steps, Noise(), settings=RecordSettings(every=every))
     return run
 
 

@@ -23,7 +23,7 @@ from pellucid.train.runs import checkpoint, distributed
 from pellucid.train.runs.compile import compiled_forward
 from pellucid.train.runs.optim import OptimSettings, make_optimizers
 from pellucid.train.runs.parallel import Processes
-from pellucid.train.runs.run import Run, RunSettings
+from pellucid.train.runs.run import Run, RunSettings, Training
 from pellucid.train.runs.schedule import Schedule
 
 STEPS = 24
@@ -43,7 +43,7 @@ def small_run(folder: Path, optimizer: str = "muon", processes: Processes | None
     config, seeded = FAMILIES["llama"].config(FAMILIES["llama"].TINY), torch.Generator().manual_seed(0)
     model = processes.fresh(config, seeded) if processes else Decoder(config).initialize(seeded)
     torch.manual_seed(processes.rank if processes else 0)
-    its = {
+    settings = {
         "num_steps": STEPS,
         "batch_size": 4,
         "micro_batch_size": 2,
@@ -53,20 +53,18 @@ def small_run(folder: Path, optimizer: str = "muon", processes: Processes | None
         "spike": 0.0,
         **changes,
     }
-    return Run(
-        folder,
-        model,
-        Noise(),
-        make_optimizers(model, OptimSettings(optimizer=optimizer, lr=3e-3)),  # type: ignore[arg-type]
-        Schedule(num_steps=STEPS, warmup_steps=4),
-        RunSettings(**its),  # type: ignore[arg-type]
-        partial(language_loss, recorder=Dropout(0.1)),
-        partial(checkpoint.write_model, config=model.config),
+    training = Training(
+        model=model,
+        samples=Noise(),
+        optimizers=make_optimizers(model, OptimSettings(optimizer=optimizer, lr=3e-3)),  # type: ignore[arg-type]
+        schedule=Schedule(num_steps=STEPS, warmup_steps=4),
+        loss_function=partial(language_loss, recorder=Dropout(0.1)),
+        write_model=partial(checkpoint.write_model, config=model.config),
         write_description=partial(checkpoint.write_description, config=model.config),
         validation=lambda: [Noise().shuffled(10_000, 4)],
-        rank=processes.rank if processes else 0,
-        num_ranks=processes.count if processes else 1,
     )
+    rank, num_ranks = (processes.rank, processes.count) if processes else (0, 1)
+    return Run(folder, training, RunSettings(**settings), rank=rank, num_ranks=num_ranks)  # type: ignore[arg-type]
 
 
 def main() -> None:

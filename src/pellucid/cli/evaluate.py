@@ -9,7 +9,7 @@ import click
 
 from pellucid.cli.runs import options
 from pellucid.cli.runs.run_config import config
-from pellucid.cli.runs.training_flags import COUNT, under
+from pellucid.cli.runs.training_flags import COUNT, THREADS, under
 
 _what, _data, _model = under("What"), under("Data"), under("Model")
 FILE = click.Path(dir_okay=False)
@@ -56,7 +56,7 @@ FILE = click.Path(dir_okay=False)
     "--quantize", type=click.Choice(options.QUANTIZED), metavar="NAME", help="q8 or q4: the layers' matrices in blocks."
 )
 @_model("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps.")
-@_model("-t", "--threads", type=COUNT, metavar="N", help="CPU threads.")
+@_model("-t", "--threads", type=THREADS, metavar="N", help="CPU threads.")
 @options.offline
 @config
 @options.as_json

@@ -8,7 +8,7 @@ import click
 
 from pellucid.cli.runs import options
 from pellucid.cli.runs.run_config import config
-from pellucid.cli.runs.training_flags import COUNT, FRACTION, run_flags, training_flags, under
+from pellucid.cli.runs.training_flags import FRACTION, POSITIVE, SIZE, run_flags, training_flags, under
 
 _data, _method = under("Data"), under("Method")
 data = options.together(
@@ -34,7 +34,7 @@ data = options.together(
         ),
         _data(
             "--context-len",
-            type=COUNT,
+            type=SIZE,
             metavar="N",
             help="Tokens of an example.  [default: 1024, or the model's context]",
         ),
@@ -64,10 +64,10 @@ method = options.together(
             metavar="NAME",
             help="lora, full; from preferences dpo (LoRA) or dpo-full.  [default: lora]",
         ),
-        _method("--lora-rank", type=COUNT, default=16, metavar="N", help="Of each update.  [default: 16]"),
+        _method("--lora-rank", type=SIZE, default=16, metavar="N", help="Of each update.  [default: 16]"),
         _method(
             "--lora-alpha",
-            type=click.FloatRange(min=0, min_open=True),
+            type=POSITIVE,
             metavar="X",
             help="Updates count alpha / rank.  [default: 2 × rank]",
         ),
@@ -89,14 +89,14 @@ method = options.together(
         ),
         _method(
             "--beta",
-            type=click.FloatRange(min=0, min_open=True),
+            type=POSITIVE,
             default=0.1,
             metavar="X",
             help="DPO: how near to stay.  [default: 0.1]",
         ),
         _method(
             "--epochs",
-            type=click.FloatRange(min=0, min_open=True),
+            type=POSITIVE,
             default=3.0,
             metavar="X",
             help="Times over the data.  [default: 3]",

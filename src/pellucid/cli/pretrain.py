@@ -8,7 +8,16 @@ import click
 
 from pellucid.cli.runs import options
 from pellucid.cli.runs.run_config import config
-from pellucid.cli.runs.training_flags import COUNT, FRACTION, run_flags, training_flags, under
+from pellucid.cli.runs.training_flags import (
+    EXPERTS,
+    FRACTION,
+    LAYERS,
+    NOT_NEGATIVE,
+    SIZE,
+    run_flags,
+    training_flags,
+    under,
+)
 
 _data, _model = under("Data"), under("Model")
 data = options.together(
@@ -28,7 +37,7 @@ data = options.together(
         ),
         _data(
             "--vocab-size",
-            type=COUNT,
+            type=SIZE,
             default=4096,
             metavar="N",
             help="Of a tokenizer that is learned.  [default: 4096]",
@@ -53,29 +62,29 @@ data = options.together(
 model = options.together(
     [
         _model(
-            "--depth", type=COUNT, default=4, metavar="N", help="Layers; all other sizes follow from it.  [default: 4]"
+            "--depth", type=LAYERS, default=4, metavar="N", help="Layers; all other sizes follow from it.  [default: 4]"
         ),
         _model("--model-type", metavar="NAME", help="Family, as config.json names it."),
-        _model("--d-model", type=COUNT, metavar="N", help="Width.  [default: 64 × depth]"),
-        _model("--num-heads", type=COUNT, metavar="N", help="Attention heads.  [default: d_model / 64]"),
-        _model("--num-kv-heads", type=COUNT, metavar="N", help="Key-value heads.  [default: as many]"),
-        _model("--d-ff", type=COUNT, metavar="N", help="Width of the MLP, or of each expert."),
+        _model("--d-model", type=SIZE, metavar="N", help="Width.  [default: 64 × depth]"),
+        _model("--num-heads", type=SIZE, metavar="N", help="Attention heads.  [default: d_model / 64]"),
+        _model("--num-kv-heads", type=SIZE, metavar="N", help="Key-value heads.  [default: as many]"),
+        _model("--d-ff", type=SIZE, metavar="N", help="Width of the MLP, or of each expert."),
         _model(
             "--num-experts",
-            type=COUNT,
+            type=EXPERTS,
             metavar="N",
             help="Of a mixture of experts (--model-type mixtral).  [default: the family's]",
         ),
         _model(
-            "--experts-per-token", type=COUNT, metavar="N", help="That a token goes through.  [default: the family's]"
+            "--experts-per-token", type=EXPERTS, metavar="N", help="That a token goes through.  [default: the family's]"
         ),
         _model(
             "--balance",
-            type=click.FloatRange(min=0),
+            type=NOT_NEGATIVE,
             metavar="X",
             help="Weight of the loss that evens experts out.  [default: 0.01]",
         ),
-        _model("--context-len", type=COUNT, default=256, metavar="N", help="Context in tokens.  [default: 256]"),
+        _model("--context-len", type=SIZE, default=256, metavar="N", help="Context in tokens.  [default: 256]"),
         _model("--tie/--untie", default=True, help="Whether embeddings serve as the output head.  [default: tie]"),
     ]
 )

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pellucid.base.errors import RequestError
-from pellucid.cli.runs.training import FolderRun, autocast_of, forward_settings, loss_of, open_run, write_answer
+from pellucid.cli.runs.evaluate_run import block_formats
+from pellucid.cli.runs.parts import autocast_of, forward_settings, loss_of, write_answer
+from pellucid.cli.runs.training import FolderRun, Task, open_run
 from pellucid.cli.terminal.numbers import count
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pellucid.train.data.masks import Masking
     from pellucid.train.runs.checkpoint import ReadModel, WriteModel
     from pellucid.train.runs.loop import LossFunction
+    from pellucid.train.runs.origins import Origins
 
 USUAL_CONTEXT = 1024
 
@@ -39,13 +42,17 @@ def finetune(
 
     if not flags["data"]:
         raise RequestError("there is nothing to learn from", remedy="-d FILE, JSON lines of messages for one")
-    sources = find_sources(flags["data"], SUFFIXES)
+    sources = find_sources(flags["data"], SUFFIXES, but_in=folder)
     checkpoint = open_model(flags["model"], offline=flags["offline"])
     flags = {**flags, "data": [str(source) for source in sources], "fill": list(flags["fill"])}
     flags["context_len"] = flags["context_len"] or min(USUAL_CONTEXT, checkpoint.config.context_len)
     _check(checkpoint, flags)
     with open_run(folder, flags, quiet=quiet, overwrite=overwrite and not preview) as run:
         tokenizer = tokenizer_of(checkpoint)
+        if not preview:
+            run.begin(_origins(sources, tokenizer, checkpoint, flags))
+        if flags["quantize"] and (formats := block_formats(checkpoint)):
+            run.say(f"the model's matrices are in blocks already ({', '.join(formats)}), and stay as they are")
         masking, examples = _tokenized(run, sources, tokenizer, checkpoint, flags)
         run.say(describe(examples.counts))
         samples, held_back = _split(examples, tokenizer, flags)
@@ -61,8 +68,7 @@ def finetune(
         if examples.paired:
             samples, held_back = _with_reference(run, learning.model, samples, held_back, checkpoint, flags)
         model = run.place(learning.model, flags)
-        finished = run.train(
-            flags | {"spike": 0.0},  # of few examples, some are much harder than others
+        task = Task(
             model=model,
             samples=samples,
             loss_function=_preference_loss_of(flags, model) if examples.paired else loss_of(flags, model),
@@ -79,7 +85,8 @@ def finetune(
             row_flops=_row_flops(model, samples),
             about=f"{_learned(model)}, {len(samples):,} {'pairs' if examples.paired else 'rows'} an epoch",
         )
-        if finished and run.processes.first:
+        # No check for spikes: of few examples, some are much harder than others.
+        if run.train(flags | {"spike": 0.0}, task) and run.processes.first:
             if not _whole(flags) and flags["merge"]:
                 _merge(folder)
             run.say(f"done: pellucid {'chat' if masking.has_chat_format else 'generate'} -m {folder}")
@@ -136,6 +143,17 @@ def _check(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> None:
         raise RequestError("--fill takes a name and what takes its place", expected="NAME=TEXT", received=malformed)
 
 
+def _origins(sources: list[Path], tokenizer: Tokenizer, checkpoint: Checkpoint, flags: Mapping[str, Any]) -> Origins:
+    """The records, and what they teach: the base model, its tokenizer, and the words that the chat format puts around."""
+    from pellucid.cli.terminal.prompts import read_template
+    from pellucid.train.data.shards import tokenizer_hash
+    from pellucid.train.runs.origins import Origins, base_of, text_hash
+
+    template = tokenizer.chat_template if flags["chat_template"] is None else read_template(flags["chat_template"])
+    base = {**base_of(checkpoint), "the tokenizer": tokenizer_hash(tokenizer)}
+    return Origins.of(sources, base if template is None else {**base, "the chat template": text_hash(repr(template))})
+
+
 def _tokenized(
     run: FolderRun, sources: list[Path], tokenizer: Tokenizer, checkpoint: Checkpoint, flags: Mapping[str, Any]
 ) -> tuple[Masking, Examples]:
@@ -178,15 +196,17 @@ def _split(
 def _all_weights(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Learning:
     """All weights learn."""
     from pellucid.model.load import load_decoder
+    from pellucid.train.measure.finite import check_weights
     from pellucid.train.runs.checkpoint import write_description, write_model
 
     model = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu").requires_grad_()
-    its: dict[str, Any] = {
+    check_weights(model)
+    about: dict[str, Any] = {
         "config": checkpoint.config,
         "tokenizer": tokenizer,
         "generation_config": checkpoint.generation_config,
     }
-    return Learning(model, partial(write_model, **its), write_description=partial(write_description, **its))
+    return Learning(model, partial(write_model, **about), write_description=partial(write_description, **about))
 
 
 def _lora(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Learning:
@@ -196,8 +216,10 @@ def _lora(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]
     from pellucid.checkpoint.adapted import fingerprint
     from pellucid.model.load import load_decoder
     from pellucid.train.lora import LoraSettings, attach_lora, read_lora, write_lora
+    from pellucid.train.measure.finite import check_weights
 
     model = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu", flags["quantize"])
+    check_weights(model)
     targets = tuple(flags["lora_targets"].replace(",", " ").split())
     settings = LoraSettings(
         flags["lora_rank"], flags["lora_alpha"] or 2 * flags["lora_rank"], targets, flags["lora_dropout"]
@@ -238,9 +260,9 @@ def _with_reference(
     flags: Mapping[str, Any],
 ) -> tuple[ExampleBatches, ExampleBatches | None]:
     """The pairs, and what the model makes of each that the run will ask for before it learns anything."""
-    from pellucid.checkpoint.adapted import fingerprint
     from pellucid.cli.terminal.console import status
     from pellucid.train.objectives.reference import reference_log_probs
+    from pellucid.train.runs.origins import base_of, text_hash
 
     pairs = samples.pairs(samples.drawn(flags["steps"] * flags["batch_size"]))
     pairs += [] if held_back is None else held_back.pairs(held_back.chosen(flags["eval_rows"]))
@@ -250,7 +272,7 @@ def _with_reference(
             model.to(run.processes.device),
             samples.examples,
             pairs,
-            identity=f"{fingerprint(checkpoint.stored)} {flags['quantize'] or 'as stored'}",
+            identity=f"{text_hash(repr(base_of(checkpoint)))} {flags['quantize'] or 'as stored'}",
             batch_size=flags["micro_batch_size"] or flags["batch_size"],
             autocast=autocast_of(flags),
             rank=run.processes.rank,

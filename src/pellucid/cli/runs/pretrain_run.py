@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pellucid.base.errors import RequestError
-from pellucid.cli.runs.training import FolderRun, loss_of, open_run, write_sample
+from pellucid.base.errors import ConfigError, RequestError
+from pellucid.cli.runs.parts import loss_of, write_sample
+from pellucid.cli.runs.training import FolderRun, Task, open_run
 from pellucid.cli.terminal.numbers import count
 from pellucid.cli.terminal.words import parameters
 
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
     from pellucid.text.tokenizer import Tokenizer
     from pellucid.train.data.shards import Shards
     from pellucid.train.data.windows import Windows
+    from pellucid.train.runs.origins import Origins
+    from pellucid.train.runs.parallel import Processes
 
+LEARNED_TOKENIZERS = ("bpe", "char")
 SIZES = ("depth", "context_len", "d_model", "num_heads", "num_kv_heads", "d_ff", "num_experts", "experts_per_token")
 
 
@@ -34,11 +39,14 @@ def pretrain(
 
     if not flags["data"]:
         raise RequestError("there is no text to learn from", remedy="-d FILE_OR_FOLDER")
-    sources = find_sources(flags["data"])
+    sources = find_sources(flags["data"], but_in=folder)
     flags = {**flags, "data": [str(source) for source in sources], "text_field": list(flags["text_field"] or ("text",))}
     with open_run(folder, flags, quiet=quiet, overwrite=overwrite and not preview) as run:
+        if not preview:
+            run.begin(_origins(sources, flags))
         tokenizer, shards = _tokenized(run, sources, flags)
         config = _describe(tokenizer, flags)
+        check_memory(config, run.processes)
         samples, held_back = _windows(shards, flags)
         if preview:
             show_batch(samples.shuffled(0, flags["batch_size"]), tokenizer)
@@ -48,8 +56,7 @@ def pretrain(
         flags["balance"] = default_balance(config) if flags["balance"] is None else flags["balance"]
         run.settle(flags)
         model = run.place(_fresh(run, config, flags["seed"]), flags)
-        finished = run.train(
-            flags,
+        task = Task(
             model=model,
             samples=samples,
             loss_function=loss_of(flags, model),
@@ -62,7 +69,7 @@ def pretrain(
             row_flops=flags["context_len"] * sizes.flops_per_token(config, flags["context_len"]),
             about=f"{parameters(config)}, {count(len(samples.stream))} tokens of text",
         )
-        if finished:
+        if run.train(flags, task):
             run.say(f"done: pellucid generate -m {folder}")
 
 
@@ -88,7 +95,7 @@ def _tokenizer(folder: Path, sources: list[Path], flags: Mapping[str, Any], say:
     from pellucid.text.load import load_tokenizer
     from pellucid.train.data.tokenizer import save_tokenizer, train_bpe, train_characters
 
-    if flags["tokenizer"] not in ("bpe", "char"):
+    if flags["tokenizer"] not in LEARNED_TOKENIZERS:
         return AutoTokenizer.from_pretrained(flags["tokenizer"])
     if not (folder / "tokenizer.json").is_file():
         say(f"learning a tokenizer from {len(sources)} texts …")
@@ -106,10 +113,37 @@ def _describe(tokenizer: Tokenizer, flags: Mapping[str, Any]) -> ModelConfig:
 
     return sizes.describe(
         flags["model_type"] or sizes.DEFAULT_FAMILY,
+        sizes.Sizes(**{name: flags[name] for name in SIZES}),
         vocab_size=len(tokenizer),
         ids={name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
         tie_embeddings=flags["tie"],
-        **{name: flags[name] for name in SIZES},
+    )
+
+
+def check_memory(config: ModelConfig, processes: Processes) -> None:
+    """Raises: ConfigError for a model whose weights, gradients and AdamW's two moments are more than a CPU's memory."""
+    if processes.count > 1 or processes.device.type != "cpu" or not hasattr(os, "sysconf"):
+        return
+    needed, there = 16 * config.num_parameters(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigError(
+            "the model is too large to be trained here",
+            expected=f"at most {there / 2**30:.1f} GiB of weights, gradients and optimizer state, this machine's memory",
+            received=f"{needed / 2**30:.1f} GiB, of {parameters(config)}",
+            remedy="a smaller --depth, or --d-model",
+        )
+
+
+def _origins(sources: list[Path], flags: Mapping[str, Any]) -> Origins:
+    """The texts; and the tokenizer, where it is not learned from them."""
+    from pellucid.auto import AutoTokenizer
+    from pellucid.train.data.shards import tokenizer_hash
+    from pellucid.train.runs.origins import Origins
+
+    name = flags["tokenizer"]
+    is_learned = name in LEARNED_TOKENIZERS
+    return Origins.of(
+        sources, {} if is_learned else {"the tokenizer": tokenizer_hash(AutoTokenizer.from_pretrained(name))}
     )
 
 

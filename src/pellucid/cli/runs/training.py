@@ -4,43 +4,40 @@ A command brings what is its own (model, samples, loss), and this module the res
 
     with open_run(folder, flags, quiet=quiet, overwrite=overwrite) as run:
         …                                        # texts, tokenizer; the first process before the others
+        run.begin(origins)                       # the same data and base as before, or refused
         flags = run.resolve(flags, steps=suggested_steps, lr=suggested_lr)
         run.settle(flags)
         model = run.place(model, flags)
-        finished = run.train(flags, model=model, samples=…, loss_function=loss_of(flags, model), write_model=…, …)
+        finished = run.train(flags, Task(model=model, samples=…, loss_function=loss_of(flags, model), …))
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from pellucid.base.errors import ConfigError
-from pellucid.cli.runs.run_config import read_yaml, write_yaml
+from pellucid.cli.runs.parts import optimizers_of, record_of, schedule_of, settings_of
+from pellucid.cli.runs.run_config import read_flags, read_yaml, write_yaml
 from pellucid.cli.terminal.console import notice
 from pellucid.cli.terminal.progress import TrainingProgress
 
 if TYPE_CHECKING:
-    import torch
-    from torch.optim import Optimizer
-
-    from pellucid.model.context import Recorder
     from pellucid.model.decoder import Decoder
-    from pellucid.sampling import SamplingParams
     from pellucid.text.tokenizer import Tokenizer
     from pellucid.train.data.batch import Batch
-    from pellucid.train.objectives.loss import Forward
     from pellucid.train.runs.checkpoint import ReadModel, WriteModel
     from pellucid.train.runs.loop import LossFunction
+    from pellucid.train.runs.origins import Origins
     from pellucid.train.runs.parallel import Processes
-    from pellucid.train.runs.record import RunRecord
     from pellucid.train.runs.run import Judge, RunSettings, Samples, Step
-    from pellucid.train.runs.schedule import Schedule
     from pellucid.train.runs.tensorboard import EventFiles
 
 RUN_FILE, SAMPLES_FILE = "run.yaml", "samples.jsonl"
@@ -58,17 +55,23 @@ FREE = {
     "on_trouble",
 }
 FREE |= {"watch", "tensorboard", "record_every"}
-SAMPLE_TOKENS = 200
+MAX_PLACES = 2**27  # tokens of a step: 3 GB of ids, targets and positions
+# What a run's folder holds before it is a run: what a preview or an interrupted start leaves.
+_BEGINNINGS = {"data", "examples", "tokenizer", ".lock"}
 
 
 @contextmanager
 def open_run(
     folder: Path, flags: Mapping[str, Any], *, quiet: bool = False, overwrite: bool = False
 ) -> Iterator[FolderRun]:
-    """The run of a folder, over the processes that torchrun started; one, where it started none."""
+    """The run of a folder, over the processes that torchrun started; one, where it started none.
+
+    Raises: BusyError where another run is going on there; ConfigError.
+    """
     import torch
 
     from pellucid.model.load import choose_device
+    from pellucid.train.runs.lock import locked
     from pellucid.train.runs.parallel import Processes
 
     if flags["threads"]:
@@ -84,9 +87,57 @@ def open_run(
                 expected=f"--batch-size a multiple of {processes.count} processes",
                 received=flags["batch_size"],
             )
-        if overwrite and processes.first:
-            shutil.rmtree(folder, ignore_errors=True)
-        yield FolderRun(folder, processes, quiet or not processes.first)
+        if (places := flags["batch_size"] * flags["context_len"]) > MAX_PLACES:
+            raise ConfigError(
+                "the rows of a step are more than any memory holds",
+                expected=f"--batch-size times --context-len at most {MAX_PLACES:,}",
+                received=f"{places:,}",
+            )
+        with locked(folder) if processes.first else nullcontext():
+            if overwrite and processes.first:
+                empty(folder)
+            yield FolderRun(folder, processes, quiet or not processes.first)
+
+
+def empty(folder: Path) -> None:
+    """Remove all of a run. Raises: ConfigError where the folder holds something else, which nobody asked to lose."""
+    entries = sorted(folder.iterdir())
+    others = [entry.name for entry in entries if entry.name not in _BEGINNINGS]
+    if others and not (folder / RUN_FILE).is_file():
+        raise ConfigError(
+            "--overwrite begins a run anew, and the folder holds none",
+            where=folder,
+            received=", ".join(others)[:200],
+            remedy="name another --out, or remove what is there",
+        )
+    for entry in entries:
+        if entry.name != ".lock":  # this process holds it
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a command brings to its run. ``model`` is one that was placed.
+
+    ``write_model`` puts parameters by name into a checkpoint's folder, ``read_model`` takes them back (None: a whole
+    model's). ``write_description``, ``judge``: see ``train.runs.run.Training``. ``write_text`` gives a sample.
+    ``tokenizer``, ``row_tokens`` and ``row_flops`` (of a sample, on average), and ``about``, the model and the data in
+    a few words, are for the eye alone.
+    """
+
+    model: Decoder
+    samples: Samples
+    loss_function: LossFunction
+    write_model: WriteModel
+    read_model: ReadModel | None = None
+    write_description: Callable[[Path], None] | None = None
+    validation: Callable[[], Iterable[Batch]] | None = None
+    judge: Judge | None = None
+    write_text: Callable[[], str] | None = None
+    tokenizer: Tokenizer | None = None
+    row_tokens: int
+    row_flops: float
+    about: str
 
 
 @dataclass(frozen=True)
@@ -109,13 +160,23 @@ class FolderRun:
         warmup = min(steps // 50, 1000) if flags["warmup_steps"] is None else flags["warmup_steps"]
         return {**flags, "steps": steps, "warmup_steps": warmup, "lr": flags["lr"] or lr}
 
+    def begin(self, origins: Origins) -> None:
+        """Say what the run is made of, before anything is made of it.
+
+        Raises: ConfigError where the folder holds a run that was begun with other data, or another model.
+        """
+        if self.processes.first:
+            if (self.folder / RUN_FILE).is_file():
+                origins.check(self.folder)
+            origins.keep(self.folder)
+
     def settle(self, flags: Mapping[str, Any]) -> None:
         """Keep the resolved flags in the folder, as a file for ``--config``.
 
         Raises: ConfigError where the folder holds a run that was begun with others.
         """
         path, resolved = self.folder / RUN_FILE, json.loads(json.dumps(dict(flags)))
-        before = read_yaml(str(path)) if path.is_file() else resolved
+        before = _flags_of(path) if path.is_file() else resolved
         for name, value in resolved.items():
             if (
                 name not in FREE and before.get(name, value) != value
@@ -145,67 +206,44 @@ class FolderRun:
         torch.manual_seed(flags["seed"] + self.processes.rank)  # dropout differs between processes
         return model
 
-    def train(
-        self,
-        flags: Mapping[str, Any],
-        *,
-        model: Decoder,
-        samples: Samples,
-        loss_function: LossFunction,
-        write_model: WriteModel,
-        read_model: ReadModel | None = None,
-        write_description: Callable[[Path], None] | None = None,
-        validation: Callable[[], Iterable[Batch]] | None = None,
-        judge: Judge | None = None,
-        write_text: Callable[[], str] | None = None,
-        tokenizer: Tokenizer | None = None,
-        row_tokens: int,
-        row_flops: float,
-        about: str,
-    ) -> bool:
+    def train(self, flags: Mapping[str, Any], task: Task) -> bool:
         """Train to the end, or until something stops it; True at the end, and then the model is in the folder itself.
 
-        ``model`` is one that was placed, and ``flags`` are resolved. ``write_model`` puts parameters by name into a
-        checkpoint's folder, ``read_model`` takes them back (None: a whole model's). ``write_description``, ``judge``:
-        see ``Run``. ``write_text`` gives a sample. ``tokenizer``, ``row_tokens`` and ``row_flops`` (of a sample, on
-        average), and ``about``, the model and the data in a few words, are for the eye alone.
+        ``flags`` are resolved.
         """
         from pellucid.train.runs.checkpoint import read_model as read_whole_model
-        from pellucid.train.runs.run import Run
+        from pellucid.train.runs.run import Run, Training
 
-        steps, settings = flags["steps"], settings_of(flags)
-        run = Run(
-            self.folder,
-            model,
-            samples,
-            optimizers_of(flags, model),
-            schedule_of(flags),
-            settings,
-            loss_function,
-            write_model,
-            read_model=read_model or read_whole_model,
-            write_description=write_description,
-            validation=validation,
-            judge=judge,
-            record=record_of(flags, self, model, samples, validation, tokenizer, settings),
-            rank=self.processes.rank,
-            num_ranks=self.processes.count,
+        steps, settings, rank = flags["steps"], settings_of(flags), self.processes.rank
+        training = Training(
+            model=task.model,
+            samples=task.samples,
+            optimizers=optimizers_of(flags, task.model),
+            schedule=schedule_of(flags),
+            loss_function=task.loss_function,
+            write_model=task.write_model,
+            read_model=task.read_model or read_whole_model,
+            write_description=task.write_description,
+            validation=task.validation,
+            judge=task.judge,
+            record=record_of(flags, self.folder, task.model, task.samples, task.validation, task.tokenizer, rank),
         )
+        run = Run(self.folder, training, settings, rank=rank, num_ranks=self.processes.count)
         resumed = run.resume(self.say)
-        tokens = flags["batch_size"] * row_tokens
+        tokens = flags["batch_size"] * task.row_tokens
         self.say(
-            f"{about}, {steps} steps of {tokens:,} tokens"
+            f"{task.about}, {steps} steps of {tokens:,} tokens"
             + (f"; going on after step {run.num_done}" if resumed else "")
         )
-        flops, peak = flags["batch_size"] * row_flops, 0.0 if self.quiet else self.matrix_peak(settings)
+        flops, peak = flags["batch_size"] * task.row_flops, 0.0 if self.quiet else self.matrix_peak(settings)
         with (
             self.watched(flags, run.num_done) as events,
             TrainingProgress(steps, run.num_done, flops, peak=peak, quiet=self.quiet) as progress,
         ):
 
             def sample(step: int) -> None:
-                if write_text is not None and self.processes.count == 1:
-                    text = write_text()
+                if task.write_text is not None and self.processes.count == 1:
+                    text = task.write_text()
                     with open(self.folder / SAMPLES_FILE, "a", encoding="utf-8") as file:
                         file.write(json.dumps({"step": step, "text": text}, ensure_ascii=False) + "\n")
                     progress.say(f"--- step {step} ---\n{text}\n---")
@@ -253,157 +291,7 @@ class FolderRun:
             yield events
 
 
-def record_of(
-    flags: Mapping[str, Any],
-    run: FolderRun,
-    model: Decoder,
-    samples: Samples,
-    validation: Callable[[], Iterable[Batch]] | None,
-    tokenizer: Tokenizer | None,
-    settings: RunSettings,
-) -> RunRecord | None:
-    """What is kept for looking; None where that was not wanted."""
-    from pellucid.train.runs.record import RunRecord
-
-    if flags.get("record_every") == 0:
-        return None
-    held_back = None if validation is None else next(iter(validation()), None)
-    its: dict[str, Any] = {} if tokenizer is None else {"pieces": pieces_of(tokenizer)}
-    return RunRecord.of(
-        run.folder,
-        model,
-        settings.num_steps,
-        samples,
-        held_back,
-        every=flags.get("record_every"),
-        autocast=settings.autocast,
-        rank=run.processes.rank,
-        **its,
-    )
-
-
-def pieces_of(tokenizer: Tokenizer) -> Callable[[Sequence[int]], list[str]]:
-    """How tokens read, each looked up once."""
-    from functools import cache
-
-    from pellucid.explain.prompt import piece_of
-
-    read = cache(lambda i: piece_of(tokenizer, i))
-    return lambda ids: [read(i) for i in ids]
-
-
-def loss_of(flags: Mapping[str, Any], model: Decoder) -> LossFunction:
-    """Cross-entropy of a model that was placed, with the z-loss, dropout and compilation that were asked for."""
-    from functools import partial
-
-    from pellucid.train.objectives.loss import language_loss
-
-    return partial(
-        language_loss, z_loss=flags["z_loss"], balance=flags.get("balance") or 0.0, **forward_settings(flags, model)
-    )
-
-
-def forward_settings(flags: Mapping[str, Any], model: Decoder) -> dict[str, Any]:
-    """What every loss takes about its forward pass: the dropout and the compilation that were asked for."""
-    return {
-        "recorder": dropout_of(flags),
-        "attention_dropout": flags["attention_dropout"],
-        "forward": forward_of(flags, model),
-    }
-
-
-def forward_of(flags: Mapping[str, Any], model: Decoder) -> Forward | None:
-    """What stands in for ``model.hidden`` where it is compiled; None where it is not."""
-    if not flags["compiled"]:
-        return None
-    from pellucid.train.runs.compile import compiled_forward
-
-    return compiled_forward(model)
-
-
-def dropout_of(flags: Mapping[str, Any]) -> Recorder | None:
-    """A recorder for each forward pass of training; None without dropout."""
-    from pellucid.train.dropout import Dropout
-
-    return Dropout(flags["dropout"]) if flags["dropout"] else None
-
-
-def autocast_of(flags: Mapping[str, Any]) -> torch.dtype | None:
-    """The dtype of training's matrix products, where it is not that of the weights."""
-    import torch
-
-    return torch.bfloat16 if flags["bf16"] else None
-
-
-def optimizers_of(flags: Mapping[str, Any], model: Decoder) -> list[Optimizer]:
-    from pellucid.train.runs.optim import OptimSettings, make_optimizers
-
-    return make_optimizers(
-        model, OptimSettings(**{name: flags[name] for name in ("optimizer", "lr", "weight_decay", "beta1", "beta2")})
-    )
-
-
-def schedule_of(flags: Mapping[str, Any]) -> Schedule:
-    from pellucid.train.runs.schedule import Schedule
-
-    its = {name: flags[name] for name in ("warmup_steps", "final_fraction")}
-    return Schedule(kind=flags["schedule"], num_steps=flags["steps"], **its)
-
-
-def settings_of(flags: Mapping[str, Any]) -> RunSettings:
-    from pellucid.train.runs.run import RunSettings
-
-    its = (
-        "batch_size",
-        "micro_batch_size",
-        "lr",
-        "max_grad_norm",
-        "on_trouble",
-        "eval_every",
-        "save_every",
-        "keep",
-        "sample_every",
-    )
-    return RunSettings(
-        num_steps=flags["steps"],
-        autocast=autocast_of(flags),
-        max_seconds=60 * flags["max_minutes"],
-        spike=flags.get("spike", RunSettings.spike),
-        **{name: flags[name] for name in its},
-    )
-
-
-def write_sample(
-    model: Decoder, tokenizer: Tokenizer, prompt: str, *, seed: int = 0, max_new_tokens: int = SAMPLE_TOKENS
-) -> str:
-    """A text that the model continues, or begins itself."""
-    from pellucid.sampling import SamplingParams
-
-    ids = tokenizer.encode(prompt, add_special_tokens=False) if prompt else []
-    return prompt + _written(
-        model, tokenizer, ids, max_new_tokens, SamplingParams(do_sample=True, temperature=0.8, top_k=50, seed=seed)
-    )
-
-
-def write_answer(
-    model: Decoder, tokenizer: Tokenizer, prompt_ids: Sequence[int], stop_token_ids: Collection[int]
-) -> str:
-    """What the model finds likeliest to follow, until one of the stop tokens."""
-    from pellucid.sampling import SamplingParams
-
-    return _written(
-        model, tokenizer, prompt_ids, SAMPLE_TOKENS, SamplingParams(do_sample=False), stop_token_ids=stop_token_ids
-    )
-
-
-def _written(
-    model: Decoder, tokenizer: Tokenizer, ids: Sequence[int], max_new_tokens: int, sampling: SamplingParams, **stop: Any
-) -> str:
-    from pellucid.generate.engine import Engine
-    from pellucid.generate.request import Request
-    from pellucid.model.executor import TorchExecutor
-
-    engine = Engine(TorchExecutor(model), tokenizer)
-    room = model.config.context_len - max(len(ids), 1)
-    request = Request(prompt_ids=ids, max_new_tokens=max(min(max_new_tokens, room), 1), sampling=sampling, **stop)
-    return "".join(event.text for event in engine.stream(request))
+def _flags_of(path: Path) -> dict[str, Any]:
+    """The flags that a run was begun with, checked by the command's own. Raises: ConfigError."""
+    ctx = click.get_current_context(silent=True)
+    return read_yaml(str(path)) if ctx is None else read_flags(str(path), ctx.command)

@@ -15,7 +15,7 @@ from typing import Literal, NoReturn
 
 import numpy as np
 
-from pellucid.base.files import atomic_write, file_sha256, read_json, write_json
+from pellucid.base.files import atomic_write, content_hash, read_json, write_json
 from pellucid.train.data.examples import Conversation, Example, Pair, is_empty, is_unlearned
 from pellucid.train.data.masks import Masked, Masking
 from pellucid.train.data.records import Read, read_examples
@@ -117,7 +117,7 @@ def tokenize_examples(
     """
     made_of = {
         "version": VERSION,
-        "sources": [[str(source), file_sha256(source)] for source in sources],
+        "sources": [[str(source), content_hash(source)] for source in sources],
         "tokenizer_sha256": tokenizer_hash(masking.tokenizer),
         "chat_template": masking.chat_template or masking.tokenizer.chat_template,
         "stop_token_ids": sorted(masking.stop_token_ids),

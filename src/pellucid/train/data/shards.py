@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pellucid.base.files import atomic_write, file_sha256, read_json, write_json
+from pellucid.base.files import atomic_write, content_hash, read_json, write_json
 from pellucid.train.data.sources import DataError, documents
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def make_shards(
     known = _known(folder, making)
     done: list[Shard] = []
     for number, source in enumerate(sources):
-        identity = {"source": str(source), "source_bytes": source.stat().st_size, "source_sha256": file_sha256(source)}
+        identity = {"source": str(source), "source_bytes": source.stat().st_size, "source_sha256": content_hash(source)}
         if number < len(known) and identity == {name: getattr(known[number], name) for name in identity}:
             done.append(known[number])
             continue

@@ -23,13 +23,14 @@ class DataError(PellucidError, ValueError):
     """A text that is absent, empty, not UTF-8, or lacks the field that was asked for."""
 
 
-def find_sources(names: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+def find_sources(names: Sequence[str], suffixes: Sequence[str] = SUFFIXES, *, but_in: Path | None = None) -> list[Path]:
     """The files behind paths, folders (all their files with ``suffixes``) and globs, in sorted order within each; none
-    twice.
+    twice. What lies in the folder ``but_in`` is left out: a run's own files are no text to learn from.
 
     Raises: DataError for a name behind which there is nothing.
     """
-    found: dict[Path, None] = {}
+    own = None if but_in is None else but_in.expanduser().resolve()
+    sources: dict[Path, None] = {}
     for name in names:
         path = Path(name).expanduser()
         if name.startswith(PREFIX):
@@ -40,14 +41,15 @@ def find_sources(names: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> li
             files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in suffixes)
         else:
             files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
+        files = [path for path in (file.resolve() for file in files) if own is None or own not in path.parents]
         if not files:
             raise DataError(
                 "there is no text here",
                 where=name,
                 expected="a file, a folder with " + ", ".join(suffixes) + " files, or a glob",
             )
-        found |= dict.fromkeys(file.resolve() for file in files)
-    return list(found)
+        sources |= dict.fromkeys(files)
+    return list(sources)
 
 
 def records(path: Path) -> Iterator[tuple[Any, str]]:

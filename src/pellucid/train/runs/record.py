@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -59,6 +60,16 @@ def snapshot_steps(num_steps: int, count: int = NUM_SNAPSHOTS) -> list[int]:
     return sorted({0, num_steps, *(round(math.exp(ratio * i)) for i in range(count - 1))})
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordSettings:
+    """``every``: steps between looks at each weight; 0: never, None: what suits the run. ``pieces``: how tokens read."""
+
+    every: int | None = None
+    pieces: Pieces = lambda ids: [str(i) for i in ids]
+    autocast: torch.dtype | None = None
+    rank: int = 0
+
+
 class RunRecord:
     """Keeps the record of one run. All processes call it alike; the first one writes."""
 
@@ -70,21 +81,12 @@ class RunRecord:
         *,
         text: Sequence[int],
         tokens: Sequence[int],
-        pieces: Pieces = lambda ids: [str(i) for i in ids],
-        every: int | None = None,
-        autocast: torch.dtype | None = None,
-        rank: int = 0,
+        settings: RecordSettings = RecordSettings(),
     ) -> None:
         """``text`` is what snapshots look at; ``tokens`` are those whose embeddings are followed, the commonest first."""
-        self.folder, self.model, self.num_steps, self.pieces, self.autocast, self.rank = (
-            folder,
-            model,
-            num_steps,
-            pieces,
-            autocast,
-            rank,
-        )
-        self.every = suggested_every(num_steps) if every is None else every
+        self.folder, self.model, self.num_steps = folder, model, num_steps
+        self.pieces, self.autocast, self.rank = settings.pieces, settings.autocast, settings.rank
+        self.every = suggested_every(num_steps) if settings.every is None else settings.every
         heads = sum(layer.mixer.num_heads for layer in model.config.layers)
         self.text = list(text)[: min(max(math.isqrt(MAX_CELLS // heads), 8), MAX_TEXT, model.config.context_len)]
         self.tokens = list(tokens)[: min(MAX_TOKENS, max(MAX_TABLE // model.config.d_model, 2))]
@@ -102,7 +104,7 @@ class RunRecord:
         num_steps: int,
         samples: Samples,
         held_back: Batch | None = None,
-        **settings: object,
+        settings: RecordSettings = RecordSettings(),
     ) -> RunRecord:
         """A record whose text is the first held-back row (else the first of training), and whose tokens are the
         commonest of 64 samples.
@@ -111,7 +113,7 @@ class RunRecord:
         counts = torch.bincount(first.token_ids.flatten().cpu())
         tokens = [i for i in counts.argsort(descending=True, stable=True)[:MAX_TOKENS].tolist() if counts[i]]
         text = (first if held_back is None else held_back).token_ids[0].tolist()
-        return cls(folder, model, num_steps, text=text, tokens=tokens, **settings)  # type: ignore[arg-type]
+        return cls(folder, model, num_steps, text=text, tokens=tokens, settings=settings)
 
     def begin(self, num_done: int) -> None:
         """Before the first step of this process: say what is recorded; of a new run, keep how it began."""
@@ -162,9 +164,9 @@ class RunRecord:
         if step not in self.steps:
             return
         began = time.perf_counter()
-        found = take_snapshot(self.model, self.text, self.tokens)
+        snapshot = take_snapshot(self.model, self.text, self.tokens)
         if self.rank == 0:
-            save_safetensors(self.folder / SNAPSHOTS / f"step-{step:08d}.safetensors", found)
+            save_safetensors(self.folder / SNAPSHOTS / f"step-{step:08d}.safetensors", snapshot)
         self._spent += time.perf_counter() - began
 
     def _look_at(self, step: int, batch: Batch) -> None:
@@ -180,10 +182,10 @@ class RunRecord:
         ids = part.token_ids.tolist()
         row = {
             "ids": ids,
-            "pieces": [self.pieces(its) for its in ids],
+            "pieces": [self.pieces(one) for one in ids],
             "targets": part.targets.tolist(),
-            "target_pieces": [self.pieces([max(i, 0) for i in its]) for its in part.targets.tolist()],
-            "loss": [_short(its) for its in losses],
+            "target_pieces": [self.pieces([max(i, 0) for i in one]) for one in part.targets.tolist()],
+            "loss": [_short(one) for one in losses],
             "counts": (part.targets != IGNORED).tolist(),
             "segments": None if segments is None else segments.tolist(),
         }

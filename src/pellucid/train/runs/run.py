@@ -15,7 +15,6 @@ from types import FrameType
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import nn
 
 from pellucid.checkpoint.distributed import MODEL, DistributedTensors, is_distributed, model_weights
 from pellucid.checkpoint.safetensors_write import save_safetensors
@@ -26,6 +25,7 @@ from pellucid.train.measure.evaluate import mean_loss
 from pellucid.train.runs.checkpoint import (
     TENSORS,
     Checkpoints,
+    ReadModel,
     WriteModel,
     read_model,
     restore_distributed,
@@ -96,8 +96,9 @@ class Step:
 Judge = Callable[[Decoder, Iterable[Batch]], Mapping[str, float]]
 
 
-class Run:
-    """Trains a model. One ``step()`` is all there is to see; ``run()`` repeats it, logs, saves, and stops when told to.
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a run trains, on what, and how it is kept.
 
     ``write_model`` saves the parameters that learn (and a tokenizer) into a folder, ``read_model`` takes them back from
     it. ``write_description`` saves what there is but the parameters, which several processes keep in parts (None: the
@@ -105,36 +106,37 @@ class Run:
     (None: the mean loss); ``record`` keeps what there is to look at besides the metrics.
     """
 
+    model: Decoder
+    samples: Samples
+    optimizers: Sequence[torch.optim.Optimizer]
+    schedule: Schedule
+    loss_function: LossFunction
+    write_model: WriteModel
+    read_model: ReadModel = read_model
+    write_description: Callable[[Path], None] | None = None
+    validation: Callable[[], Iterable[Batch]] | None = None
+    judge: Judge | None = None
+    record: RunRecord | None = None
+
+
+class Run:
+    """Trains a model. One ``step()`` is all there is to see; ``run()`` repeats it, logs, saves, and stops when told to."""
+
     def __init__(
-        self,
-        folder: Path,
-        model: Decoder,
-        samples: Samples,
-        optimizers: Sequence[torch.optim.Optimizer],
-        schedule: Schedule,
-        settings: RunSettings,
-        loss_function: LossFunction,
-        write_model: WriteModel,
-        *,
-        read_model: Callable[[Path, nn.Module], None] = read_model,
-        write_description: Callable[[Path], None] | None = None,
-        validation: Callable[[], Iterable[Batch]] | None = None,
-        judge: Judge | None = None,
-        record: RunRecord | None = None,
-        rank: int = 0,
-        num_ranks: int = 1,
+        self, folder: Path, training: Training, settings: RunSettings, *, rank: int = 0, num_ranks: int = 1
     ) -> None:
-        self.folder, self.model, self.samples, self.optimizers = folder, model, samples, list(optimizers)
-        self.schedule, self.settings, self.loss_function = schedule, settings, loss_function
-        self.write_model, self.read_model, self.write_description = write_model, read_model, write_description
-        self.validation, self.judge, self.record = validation, judge, record
-        self.rank, self.num_ranks = rank, num_ranks
+        self.folder, self.settings, self.rank, self.num_ranks = folder, settings, rank, num_ranks
+        self.model, self.samples, self.loss_function = training.model, training.samples, training.loss_function
+        self.optimizers, self.schedule = list(training.optimizers), training.schedule
+        self.write_model, self.read_model = training.write_model, training.read_model
+        self.write_description = training.write_description
+        self.validation, self.judge, self.record = training.validation, training.judge, training.record
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=settings.keep, rank=rank, num_ranks=num_ranks)
         self.num_done = 0
         self.mean_loss = math.nan  # running, for spikes
         self.num_skipped = 0  # steps in a row, until now
         self.stop_asked: str | None = None
-        if model.device.type == "cpu":
+        if self.model.device.type == "cpu":
             keep_freed_memory()
 
     # --- one step ----------------------------------------------------------------------------------------------------

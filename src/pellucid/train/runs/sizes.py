@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pellucid.base.errors import ConfigError
 from pellucid.config import LayerConfig, ModelConfig, weight_shapes
@@ -14,25 +14,33 @@ DEFAULT_FAMILY = next(iter(FAMILIES))
 WIDTH_OF_DEPTH = 64  # d_model = 64 · depth, as nanochat has it
 TOKENS_OF_PARAMETER = 20  # Hoffmann et al. 2022 (Chinchilla): about 20 tokens for each parameter
 MAX_EPOCHS = 10
+MAX_PARTS = 2**20  # layers, or experts in all of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The sizes that are asked for; None: as follows from the depth."""
+
+    depth: int
+    context_len: int
+    d_model: int | None = None
+    num_heads: int | None = None
+    num_kv_heads: int | None = None
+    d_ff: int | None = None
+    num_experts: int | None = None
+    experts_per_token: int | None = None
 
 
 def describe(
-    model_type: str = DEFAULT_FAMILY,
+    model_type: str,
+    sizes: Sizes,
     *,
-    depth: int,
     vocab_size: int,
-    context_len: int,
-    d_model: int | None = None,
-    num_heads: int | None = None,
-    num_kv_heads: int | None = None,
-    d_ff: int | None = None,
-    num_experts: int | None = None,
-    experts_per_token: int | None = None,
     tie_embeddings: bool = True,
     dtype: str = "float32",
     ids: Mapping[str, int | None] | None = None,
 ) -> ModelConfig:
-    """A model of a family, in the sizes asked for; what is not said follows from the depth.
+    """A model of a family, in the sizes asked for.
 
     ``ids``: ``bos_token_id``, ``eos_token_id``, ``pad_token_id``. The family's small test model gives its mechanisms,
     and the sizes are put in.
@@ -41,8 +49,11 @@ def describe(
     """
     family = family_of(model_type, "--model-type")
     small: ModelConfig = family.config(family.TINY)
-    d_model = d_model or (WIDTH_OF_DEPTH * depth if num_heads is None else WIDTH_OF_DEPTH * num_heads)
-    num_heads = num_heads or max(d_model // 64, 1)
+    depth = sizes.depth
+    if depth * (sizes.num_experts or 1) > MAX_PARTS:
+        raise ConfigError("too many experts in all layers together", expected=f"at most {MAX_PARTS:,}")
+    d_model = sizes.d_model or WIDTH_OF_DEPTH * (sizes.num_heads or depth)
+    num_heads = sizes.num_heads or max(d_model // 64, 1)
     if d_model % num_heads:
         raise ConfigError(
             "d_model must divide evenly over heads", expected=f"a multiple of num_heads = {num_heads}", received=d_model
@@ -55,20 +66,20 @@ def describe(
     attention = replace(
         layer.mixer,
         num_heads=num_heads,
-        num_kv_heads=num_kv_heads or num_heads,
+        num_kv_heads=sizes.num_kv_heads or num_heads,
         head_dim=head_dim,
         rope=rope,
         scale=None,
     )
-    mlp, experts = replace(layer.mlp, d_ff=d_ff or _d_ff(layer, d_model)), layer.experts
+    mlp, experts = replace(layer.mlp, d_ff=sizes.d_ff or _d_ff(layer, d_model)), layer.experts
     if experts is not None:
         chosen = {
-            "num_experts": num_experts or experts.num_experts,
-            "experts_per_token": experts_per_token or experts.experts_per_token,
+            "num_experts": sizes.num_experts or experts.num_experts,
+            "experts_per_token": sizes.experts_per_token or experts.experts_per_token,
         }
         experts = replace(experts, **chosen, shared=replace(experts.shared, d_ff=mlp.d_ff) if experts.shared else None)
-    elif num_experts or experts_per_token:
-        sparse = ", ".join(name for name, its in FAMILIES.items() if its.config(its.TINY).layers[0].experts)
+    elif sizes.num_experts or sizes.experts_per_token:
+        sparse = ", ".join(name for name, one in FAMILIES.items() if one.config(one.TINY).layers[0].experts)
         raise ConfigError(
             f"a {model_type} has no experts",
             expected=f"--model-type {sparse}",
@@ -80,7 +91,7 @@ def describe(
         small,
         vocab_size=vocab_size,
         d_model=d_model,
-        context_len=context_len,
+        context_len=sizes.context_len,
         layers=(replace(layer, mixer=attention, mlp=mlp, experts=experts),) * depth,
         embedding_scale=1.0 if small.embedding_scale == 1.0 else math.sqrt(d_model),
         tie_embeddings=tie_embeddings,
