@@ -55,9 +55,10 @@ class CausalLM(Decoder):
         if position_ids is None:
             counted = torch.ones_like(input_ids) if mask is None else mask
             position_ids = (counted.cumsum(1) - 1).clamp(min=0)
-        ctx = Context(position_ids, key_mask=mask, sums=[])
+        looked_at = not torch.compiler.is_compiling() and not input_ids.is_meta
+        ctx = Context(position_ids, key_mask=mask, sums=[] if looked_at else None)
         logits = self.logits(self.hidden(input_ids, ctx), ctx)
-        if not torch.compiler.is_compiling() and not logits.is_meta:
+        if looked_at:
             require_finite(self, logits, input_ids, ctx)
         if labels is None:
             return CausalLMOutput(logits)
