@@ -153,7 +153,9 @@ def test_what_cannot_be_done_ends_clearly(folder: Path) -> None:
         (("-5",), "parameters", "out of range"),
         (("1 2 x",), "parameters", "token ids"),
         ((" ",), "parameters", "empty"),
-        (("1", "-n", "100"), "parameters", "the context is full"),  # 64 learned positions
+        (("1", "-n", "100"), "parameters", "a prompt of 1 tokens and -n 100 are more than the context of 64"),
+        (("1", "-n", "64"), "parameters", "more than the context of 64"),
+        (("1", "-n", "9999999"), "parameters", "more than the context of 64"),
         (("1", "-t", "0"), "parameters", "out of range"),
         (("1 " * 65,), "parameters", "too long: 65 tokens, where the model has room for 64"),
         (("1", "-n"), "parameters", "-n takes a number"),
@@ -167,6 +169,21 @@ def test_what_cannot_be_done_ends_clearly(folder: Path) -> None:
     for arguments, parameters, message in cases:
         done = run(program, *arguments, parameters=parameters)
         assert (done.returncode, message in done.stderr) == (1, True), (arguments, done.stderr)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_program_writes_up_to_the_end_of_the_context_and_no_further(name: str, folder: Path) -> None:
+    """Learned positions and rotary ones alike; without -n as many as there is room for."""
+    target = written(name, folder)
+    program = build(target, "sanitized", ("cc", *SANITIZED))
+    prompt = "1 " * 60
+    asked = run(program, prompt, "-n", "4")
+    assert asked.returncode == 0
+    assert len(asked.stdout.split()) <= 4
+    assert run(program, prompt, "-n", "5").returncode == 1
+    assert run(program, prompt).stdout == asked.stdout
+    assert run(program, "1 " * 64).stdout.strip() == ""
+    assert "too long: 65 tokens" in run(program, "1 " * 65).stderr
 
 
 def test_damaged_numbers_give_wrong_answers_and_nothing_worse(folder: Path) -> None:

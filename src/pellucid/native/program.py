@@ -174,6 +174,7 @@ enum {{
     NUM_KV_HEADS = {a.num_kv_heads},
     HEAD_DIM = {a.head_dim},
     D_FF = {layer.mlp.d_ff},
+    CONTEXT_LEN = {config.context_len}, // what the model was made for
     MAX_POSITIONS = {config.context_len if config.position != "none" else 2**31 - 1},
     ROTARY_PAIRS = {pairs}, // pair j is a head's dimensions {f"j and j + {pairs}" if half else "2j and 2j + 1"}
     ROTARY_APART = {pairs if half else 1},

@@ -53,14 +53,14 @@ static bool is_option(const char *a) {
 
 int main(int count, char **given) {
     const char *path = NULL, *prompt = NULL;
-    long tokens = 256, threads = sysconf(_SC_NPROCESSORS_ONLN);
+    long tokens = 256, asked = -1, threads = sysconf(_SC_NPROCESSORS_ONLN);
     float temperature = 0;
     bool tokenize = false;
     random_state = 42;
     for (int i = 1; i < count; i++) {
         const char *a = given[i], *value = i + 1 < count ? given[i + 1] : NULL;
         if (!strcmp(a, "--tokenize")) tokenize = true;
-        else if (!strcmp(a, "-n")) tokens = (long)number_of(a, value), i++;
+        else if (!strcmp(a, "-n")) tokens = asked = (long)number_of(a, value), i++;
         else if (!strcmp(a, "-t")) threads = (long)number_of(a, value), i++;
         else if (!strcmp(a, "-T")) temperature = (float)number_of(a, value), i++;
         else if (!strcmp(a, "-s")) random_state = (uint64_t)fabs(number_of(a, value)) * 2 + 1, i++;
@@ -93,12 +93,18 @@ int main(int count, char **given) {
         return 0;
     }
     if (!ids.count) fail("the prompt is empty");
-    if (ids.count > INT32_MAX / 2 || ids.count > MAX_POSITIONS) {
-        fprintf(stderr, "run: the prompt is too long: %zu tokens, where the model has room for %d\n", ids.count, MAX_POSITIONS);
+    if (ids.count > CONTEXT_LEN) {
+        fprintf(stderr, "run: the prompt is too long: %zu tokens, where the model has room for %d\n", ids.count, CONTEXT_LEN);
         return 1;
     }
+    const long room = CONTEXT_LEN - (long)ids.count;
+    if (asked > room) {
+        fprintf(stderr, "run: a prompt of %zu tokens and -n %ld are more than the context of %d\n", ids.count, asked, CONTEXT_LEN);
+        return 1;
+    }
+    if (tokens > room) tokens = room;
 
-    Slot *slot = pellucid_slot((int)ids.count + (int)tokens);
+    Slot *slot = pellucid_slot((int)(ids.count + (size_t)tokens)); // at most CONTEXT_LEN, which is an int
     float *logits = malloc(VOCAB_SIZE * sizeof *logits);
     if (!slot || !logits) fail(message(NO_MEMORY));
     int32_t row_ids[MAX_ROWS], positions[MAX_ROWS], lengths[MAX_ROWS], wanted, position = 0;
