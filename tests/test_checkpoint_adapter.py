@@ -320,3 +320,42 @@ def test_any_damage_is_an_answer_or_an_error_that_says_why(name: str, data: st.D
 
     opener: Callable[[], Any] = read
     opens_or_says_why(opener)
+
+
+# ---- keys of adapter_config.json
+
+
+def rewrite(folder: Path, **keys: Any) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def test_whatever_peft_writes_of_a_plain_adapter_is_understood(
+    folder: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from peft import LoraConfig
+
+    written = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM").to_dict()
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in written.items()}
+    settings = read_adapter(folder, open_checkpoint(base).config).settings
+    rewrite(folder, **{key: value for key, value in plain.items() if key != "base_model_name_or_path"})
+    capsys.readouterr()
+    assert read_adapter(folder, open_checkpoint(base).config).settings.rank == settings.rank
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "key", ["use_tomorrows_dora", "b_scaling", "lora_b_bias", "tomorrow_config", "ensure_weight_tying"]
+)
+def test_a_key_of_a_later_peft_that_changes_the_result_is_refused(key: str, folder: Path, base: Path) -> None:
+    rewrite(folder, **{key: True})
+    with pytest.raises(UnsupportedError, match=f"{key} = 'True' is not implemented"):
+        read_adapter(folder, open_checkpoint(base).config)
+    rewrite(folder, **{key: False})
+    read_adapter(folder, open_checkpoint(base).config)
+
+
+def test_a_key_that_nobody_knows_is_reported(folder: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite(folder, made_on="a Tuesday")
+    read_adapter(folder, open_checkpoint(base).config)
+    assert "nothing here reads made_on" in capsys.readouterr().err

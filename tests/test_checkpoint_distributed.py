@@ -27,7 +27,7 @@ from pellucid.families import FAMILIES
 
 
 def write_parts(folder: Path, arrays: dict[str, np.ndarray], count: int) -> None:
-    """As ``count`` processes would: rows cut as evenly as they can be, the first ones with more; a scalar by the first."""
+    """As ``count`` processes would: rows cut as evenly as can be, the first with more; a scalar by the first."""
     parts: list[dict[str, Array]] = [{} for _ in range(count)]
     spread = {}
     for name, data in arrays.items():

@@ -1,4 +1,4 @@
-"""The hub: the real huggingface_hub client against a hub of our own on this machine; only what is needed is asked for."""
+"""The hub: the real huggingface_hub client against a hub of our own; only what is needed is asked for."""
 
 from __future__ import annotations
 

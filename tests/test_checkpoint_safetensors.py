@@ -120,7 +120,8 @@ DAMAGED = {
     "not UTF-8": b'{"\xff": 1}',
     "no object": [1],
     "nested too deeply": b'{"a":' + b"[" * 100_000,
-    "a key twice": b'{"a": {"dtype":"F32","shape":[1],"data_offsets":[0,4]}, "a": {"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+    "a key twice": b'{"a": {"dtype":"F32","shape":[1],"data_offsets":[0,4]}, '
+    b'"a": {"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
     "half a surrogate in a name": b'{"\\ud800": {"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
     "a terminal's escape in a name": b'{"\\u001b[2J": {"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
     "metadata of numbers": {"__metadata__": {"a": 1}, "a": entry("F32", [1], 0, 4)},

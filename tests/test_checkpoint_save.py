@@ -7,14 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from reference import MODELS, tiny_hf
 
 from pellucid.base.array import Array
-from pellucid.base.errors import CheckpointError, WeightsError
+from pellucid.base.errors import CheckpointError, UnsupportedError, WeightsError
 from pellucid.checkpoint import SafetensorsFile, open_checkpoint, save_checkpoint, save_safetensors
 from pellucid.checkpoint.staging import Staging
 from pellucid.config import ModelConfig, weight_shapes
@@ -207,3 +209,33 @@ def test_a_crash_between_renames_never_mixes_two_saves(tmp_path: Path, monkeypat
 def test_an_empty_set_of_arrays_is_a_valid_file(tmp_path: Path):
     save_safetensors(tmp_path / "x.safetensors", {})
     assert len(SafetensorsFile(tmp_path / "x.safetensors")) == 0
+
+
+# ---- what config.json has no words for
+
+
+def with_mixer(config: ModelConfig, **changed: Any) -> ModelConfig:
+    first, *others = config.layers
+    return replace(config, layers=(replace(first, mixer=replace(first.mixer, **changed)), *others))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("scale", 0.5), ("softcap", 30.0), ("window", 8), ("o_bias", True), ("num_kv_heads", 4)]
+)
+def test_a_model_that_its_familys_config_cannot_describe_is_not_saved_as_another(
+    field: str, value: Any, tmp_path: Path
+) -> None:
+    config = with_mixer(llama.config(llama.TINY), **{field: value})
+    with pytest.raises(UnsupportedError, match=rf"cannot say this model's layers\.\d\.mixer\.{field} = "):
+        save_checkpoint(tmp_path / "model", config, random_weights(config))
+    assert not (tmp_path / "model").exists() or not list((tmp_path / "model").iterdir())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_optional_part_of_a_family_can_be_saved_and_comes_back(model: str, tmp_path: Path) -> None:
+    config = FAMILIES[model.partition("/")[0]].config(tiny_hf(model))
+    weights = random_weights(config)
+    save_checkpoint(tmp_path, config, weights)
+    back = open_checkpoint(tmp_path)
+    assert back.config.layers == config.layers
+    assert all(np.array_equal(back.weights[name].data, array.data) for name, array in weights.items())

@@ -114,7 +114,8 @@ def test_opening_other_formats_never_imports_torch(stories: Path):
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from pellucid.checkpoint import open_checkpoint\n"
-        f"print(len(open_checkpoint({str(stories / 'hf')!r}).weights), len(open_checkpoint({str(stories / 'stories260K.bin')!r}).weights))"
+        f"print(len(open_checkpoint({str(stories / 'hf')!r}).weights), "
+        f"len(open_checkpoint({str(stories / 'stories260K.bin')!r}).weights))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.stdout.split() == ["47", "47"], result.stderr

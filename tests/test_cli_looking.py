@@ -277,3 +277,15 @@ def test_numbers_read_well() -> None:
     assert [duration(s) for s in (0.1234, 12.3, 200)] == ["0.12 s", "12 s", "3 min 20 s"]
     assert ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"
     assert ranges([]) == ""
+
+
+def test_inspect_names_the_keys_that_nothing_reads(tmp_path: Path, stories: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in (stories / "hf").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    hf = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(hf | {"a_key_of_tomorrow": 7}))
+    assert json.loads(invoke("inspect", folder, "--json").stdout)["unread_keys"] == ["a_key_of_tomorrow"]
+    assert "a_key_of_tomorrow" in invoke("inspect", folder).stdout
+    assert json.loads(invoke("inspect", stories / "hf", "--json").stdout)["unread_keys"] == []

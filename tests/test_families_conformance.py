@@ -1,4 +1,4 @@
-"""Every family, held to an implementation that no one here wrote, and to itself: alone or together, fast or explained."""
+"""Every family, held to an implementation that no one here wrote, and to itself: alone or together, fast or slow."""
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ def open_adapted(folder: Path, *, offline: bool = False) -> Checkpoint:
             "the base is not the model that was adapted: its weights are others",
             where=base.path,
             expected=f"fingerprint {adapter.base_sha256[:12]}…",
-            remedy=f"name the right one in {folder / CONFIG}; in Python, load_adapter(model, folder) takes any model of the same shapes",
+            remedy=f"name the right one in {folder / CONFIG}; "
+            "in Python, load_adapter(model, folder) takes any model of the same shapes",
         )
     tensors = tensors_of(folder)
     own_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))

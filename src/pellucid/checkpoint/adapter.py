@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError, ConfigError, UnsupportedError, WeightsError
 from pellucid.base.files import read_json
+from pellucid.base.notice import notice
 from pellucid.base.typed import shown
 from pellucid.checkpoint.lora import ALL_LINEAR, HEAD, LoraSettings, Projection, Update, is_number, projections
 from pellucid.checkpoint.safetensors import SafetensorsFile
@@ -27,6 +29,7 @@ from pellucid.checkpoint.staging import Staging
 from pellucid.checkpoint.torch_bin import open_torch_bin
 from pellucid.checkpoint.weights import FLOATS
 from pellucid.config import ModelConfig, weight_shapes
+from pellucid.families.rules import some
 
 CONFIG, TENSORS, TORCH_BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 BASE_SHA256 = "base_sha256"  # in the safetensors file's metadata: the fingerprint of the model that was adapted
@@ -99,6 +102,36 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "init_lora_weights": (True, "gaussian", "eva", "orthogonal"),
 }
 
+# Keys that the computation does not depend on: which maps were chosen (the tensors say so), how A and B began, how PEFT
+# runs, and who wrote the file. Source: peft.LoraConfig, 0.4 to 0.21.
+_READ = (
+    *("peft_type", "base_model_name_or_path", "revision", "target_modules", "r", "lora_alpha", "lora_dropout"),
+    *("use_rslora", "rank_pattern", "alpha_pattern"),
+)
+_HARMLESS = (
+    *("task_type", "auto_mapping", "peft_version", "inference_mode", "fan_in_fan_out", "exclude_modules"),
+    *("layers_to_transform", "layers_pattern", "megatron_config", "megatron_core", "loftq_config", "eva_config"),
+    *("corda_config", "lora_ga_config", "qalora_group_size", "runtime_config", "enable_lora", "merge_weights"),
+)
+# In keys of a PEFT later than this: names of ways to compute something else.
+_CHANGES = (
+    *("use_*", "*_config", "*scal*", "*bias*", "*norm*", "*alpha*", "*rank*", "*pattern*", "*init*", "*tying*"),
+    *("*module*", "*layer*", "*target*", "*expert*", "*router*", "*head*", "*dora*", "*lora*"),
+)
+
+
+def _check_unread(described: Mapping[str, Any], where: Path) -> None:
+    """A key that nobody reads is reported. Raises: UnsupportedError for one that, by its name, changes the result."""
+    known = {*_READ, *_HARMLESS, *_PLAIN}
+    unread = {key: value for key, value in described.items() if key not in known and value}
+    for key, value in unread.items():
+        if any(fnmatchcase(key, pattern) for pattern in _CHANGES):
+            raise UnsupportedError(
+                f"{key[:80]} = {str(value)[:80]!r} is not implemented", where=where, remedy=MERGE_WITH_PEFT
+            )
+    if unread:
+        notice(f"{where}: nothing here reads {some(list(unread), 12)}; they have no effect")
+
 
 def read_base_name(folder: str | Path) -> tuple[str | None, str | None]:
     """The base that an adapter names, and its revision. Raises: CheckpointError for a file that is damaged."""
@@ -127,6 +160,7 @@ def _settings(described: Mapping[str, Any], where: Path) -> LoraSettings:
             raise UnsupportedError(
                 f"{key} = {str(value)[:80]!r} is not implemented", where=where, remedy=MERGE_WITH_PEFT
             )
+    _check_unread(described, where)
     targets = described.get("target_modules") or ALL_LINEAR
     if not isinstance(targets, str) and not (
         isinstance(targets, list) and all(isinstance(target, str) for target in targets)
@@ -202,22 +236,22 @@ def _refuse_tensors(names: list[str], config: ModelConfig, where: Path) -> None:
 
 def _pattern(described: Mapping[str, Any], key: str, where: Path) -> Mapping[str, float]:
     """``rank_pattern`` or ``alpha_pattern``: a module's name or its last parts → its own number."""
-    given = described.get(key) or {}
-    if not isinstance(given, dict) or not all(is_number(value) and 0 < value <= 2**31 for value in given.values()):
-        raise CheckpointError(f"{key} must map names to positive numbers", where=where, received=shown(given))
-    for name in given:  # PEFT takes a name as a regular expression; we run none that a file holds
+    pattern = described.get(key) or {}
+    if not isinstance(pattern, dict) or not all(is_number(value) and 0 < value <= 2**31 for value in pattern.values()):
+        raise CheckpointError(f"{key} must map names to positive numbers", where=where, received=shown(pattern))
+    for name in pattern:  # PEFT takes a name as a regular expression; we run none that a file holds
         if not all(sign.isalnum() or sign in "._-" for sign in name.removeprefix("^").replace("\\.", ".")):
             raise UnsupportedError(
                 f"{key} holds a regular expression, {name[:80]!r}", where=where, expected="plain names of modules"
             )
-    return given
+    return pattern
 
 
 def _matching(pattern: Mapping[str, float], module: str, default: float) -> float:
     """The number of the first name that fits, as PEFT looks it up."""
-    for given, value in pattern.items():
-        name = given.removeprefix("^").replace("\\.", ".")
-        if module == name or (not given.startswith("^") and module.endswith("." + name)):
+    for wanted, value in pattern.items():
+        name = wanted.removeprefix("^").replace("\\.", ".")
+        if module == name or (not wanted.startswith("^") and module.endswith("." + name)):
             return value
     return default
 
@@ -246,18 +280,18 @@ def write_adapter(
     adapted, ranks, alphas, transposed = [], {}, {}, False
     left = set(updates)
     for projection in projections(config):
-        its = [updates[name] for name in projection.ours if name in left]
-        if not its:
+        parts = [updates[name] for name in projection.ours if name in left]
+        if not parts:
             continue
         left -= set(projection.ours)
         a, b = _joined(projection, updates, config)
         arrays |= {f"{PREFIX}{projection.theirs}.lora_A.weight": a, f"{PREFIX}{projection.theirs}.lora_B.weight": b}
         adapted.append(projection.theirs)
         transposed |= projection.is_transposed
-        if its[0].rank != settings.rank:
-            ranks[projection.theirs] = its[0].rank
-        if not math.isclose(its[0].scale, settings.scale(its[0].rank)):
-            alphas[projection.theirs] = _short(its[0].scale / settings.scale(its[0].rank, 1.0))
+        if parts[0].rank != settings.rank:
+            ranks[projection.theirs] = parts[0].rank
+        if not math.isclose(parts[0].scale, settings.scale(parts[0].rank)):
+            alphas[projection.theirs] = _short(parts[0].scale / settings.scale(parts[0].rank, 1.0))
     if left or not adapted:
         raise WeightsError(f"{min(left, default='nothing')} is no linear map that can be adapted", where=folder)
     described = {
@@ -286,12 +320,13 @@ def write_adapter(
 
 def _joined(projection: Projection, updates: Mapping[str, Update], config: ModelConfig) -> tuple[Array, Array]:
     """A and B of one of their maps; rows of B for what was not adapted are zeros."""
-    its = [updates.get(name) for name in projection.ours]
-    first = next(update for update in its if update is not None)
-    for update in its:
+    parts = [updates.get(name) for name in projection.ours]
+    first = next(update for update in parts if update is not None)
+    for update in parts:
         if update is not None and (update.scale != first.scale or not np.array_equal(update.a.data, first.a.data)):
             raise UnsupportedError(
-                f"the maps within {projection.theirs} were adapted by different A, and PEFT's format has one for all of it",
+                f"the maps within {projection.theirs} were adapted by different A, "
+                "and PEFT's format has one for all of it",
                 where=", ".join(projection.ours),
                 remedy="merge the adapter, and save the model",
             )
@@ -300,7 +335,7 @@ def _joined(projection: Projection, updates: Mapping[str, Update], config: Model
         update.b
         if update is not None
         else first.b.with_data(np.zeros((shapes[f"{name}.weight"][0], first.rank), first.b.data.dtype))
-        for name, update in zip(projection.ours, its, strict=True)
+        for name, update in zip(projection.ours, parts, strict=True)
     ]
     return first.a, projection.rows.inverse(rows, projection.match.place)
 

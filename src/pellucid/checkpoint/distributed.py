@@ -71,15 +71,15 @@ def part_name(rank: int, count: int) -> str:
 def write_index(folder: Path, files: Sequence[PartFile], tensors: Mapping[str, Spread]) -> None:
     described = {
         name: {
-            "dtype": its.dtype,
-            "shape": its.shape,
-            "rows": [(rows.file, rows.start, rows.stop) for rows in its.rows],
+            "dtype": spread.dtype,
+            "shape": spread.shape,
+            "rows": [(rows.file, rows.start, rows.stop) for rows in spread.rows],
         }
-        for name, its in tensors.items()
+        for name, spread in tensors.items()
     }
     with atomic_write(folder / INDEX, "w") as file:
         json.dump(
-            {"format": FORMAT, "files": [asdict(its) for its in files], "tensors": described},
+            {"format": FORMAT, "files": [asdict(file) for file in files], "tensors": described},
             file,
             separators=(",", ":"),
         )
@@ -94,72 +94,76 @@ class DistributedTensors(Lazy):
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.index = folder, folder / INDEX
-        found = read_json(self.index)
-        if found.get("format") != FORMAT:
+        described = read_json(self.index)
+        if described.get("format") != FORMAT:
             raise CheckpointError(
                 "a format that this version does not know",
                 where=self.index,
                 expected=FORMAT,
-                received=repr(found.get("format")),
+                received=repr(described.get("format")),
             )
-        files, tensors = found.get("files"), found.get("tensors")
+        files, tensors = described.get("files"), described.get("tensors")
         if not isinstance(files, list) or not isinstance(tensors, dict):
             raise CheckpointError(
                 "the index lacks its files or tensors", where=self.index, remedy="take another checkpoint of the run"
             )
-        self.files = [self._file(its) for its in files]
-        self.spread = {name: self._spread(name, its) for name, its in tensors.items()}
+        self.files = [self._file(entry) for entry in files]
+        self.spread = {name: self._spread(name, entry) for name, entry in tensors.items()}
         self._open: dict[int, SafetensorsFile] = {}
         super().__init__({name: partial(self._whole, name) for name in self.spread})
 
     def part(self, name: str, rows: Rows) -> Array:
         """Some rows of a tensor, as they lie in their file: a view."""
-        file, its = self._opened(rows.file), self.spread[name]
-        shape = (rows.stop - rows.start, *its.shape[1:]) if its.shape else ()
+        file, spread = self._opened(rows.file), self.spread[name]
+        shape = (rows.stop - rows.start, *spread.shape[1:]) if spread.shape else ()
         array = file.get(name)
-        if array is None or (array.dtype, array.shape) != (its.dtype, shape):
+        if array is None or (array.dtype, array.shape) != (spread.dtype, shape):
             raise CheckpointError(
                 f"{name} is not there as the index says",
                 where=file.path,
-                expected=f"{its.dtype} {list(shape)}",
+                expected=f"{spread.dtype} {list(shape)}",
                 received="nothing" if array is None else f"{array.dtype} {list(array.shape)}",
                 remedy="take another checkpoint of the run",
             )
         return array
 
     def _whole(self, name: str) -> Array:
-        its = self.spread[name]
-        parts = [self.part(name, rows) for rows in its.rows]
+        spread = self.spread[name]
+        parts = [self.part(name, rows) for rows in spread.rows]
         return (
-            parts[0] if len(parts) == 1 else Array(its.dtype, its.shape, np.concatenate([part.data for part in parts]))
+            parts[0]
+            if len(parts) == 1
+            else Array(spread.dtype, spread.shape, np.concatenate([part.data for part in parts]))
         )
 
     def _opened(self, number: int) -> SafetensorsFile:
         if number not in self._open:
-            its = self.files[number]
-            path = inside(self.folder, its.name, self.index)
-            if path.stat().st_size != its.bytes:
-                raise _damaged(path, f"{its.bytes} bytes", path.stat().st_size)
+            listed = self.files[number]
+            path = inside(self.folder, listed.name, self.index)
+            if path.stat().st_size != listed.bytes:
+                raise _damaged(path, f"{listed.bytes} bytes", path.stat().st_size)
             self._open[number] = SafetensorsFile(path)
         return self._open[number]
 
     # --- the index is believed when it has been checked -------------------------------------------------------------
 
-    def _file(self, its: Any) -> PartFile:
+    def _file(self, entry: Any) -> PartFile:
         if (
-            isinstance(its, dict)
-            and isinstance(its.get("name"), str)
-            and _is_count(its.get("bytes"))
-            and isinstance(its.get("sha256"), str)
+            isinstance(entry, dict)
+            and isinstance(entry.get("name"), str)
+            and _is_count(entry.get("bytes"))
+            and isinstance(entry.get("sha256"), str)
         ):
-            return PartFile(its["name"], its["bytes"], its["sha256"])
-        raise CheckpointError("a file needs name, bytes and sha256", where=self.index, received=repr(its)[:200])
+            return PartFile(entry["name"], entry["bytes"], entry["sha256"])
+        raise CheckpointError("a file needs name, bytes and sha256", where=self.index, received=repr(entry)[:200])
 
-    def _spread(self, name: str, its: Any) -> Spread:
-        its = its if isinstance(its, dict) else {}
-        dtype, shape, rows = its.get("dtype"), its.get("shape"), its.get("rows")
+    def _spread(self, name: str, entry: Any) -> Spread:
+        entry = entry if isinstance(entry, dict) else {}
+        dtype, shape, rows = entry.get("dtype"), entry.get("shape"), entry.get("rows")
         if not isinstance(dtype, str) or dtype not in STORAGE or not _counts(shape) or not isinstance(rows, list):
-            raise CheckpointError(f"{name} is not described as it must be", where=self.index, received=repr(its)[:200])
+            raise CheckpointError(
+                f"{name} is not described as it must be", where=self.index, received=repr(entry)[:200]
+            )
         made = tuple(Rows(*one) for one in rows if _counts(one, 3) and one[0] < len(self.files) and one[1] < one[2])
         edges = [0, *(one.stop for one in made)]
         if (

@@ -25,7 +25,7 @@ FORMATS = "a folder with config.json and model.safetensors, a .gguf file, or a l
 
 
 @dataclass(frozen=True)
-class Found:
+class Location:
     """``weights`` is a single file of weights, the first part of several, or an index of several."""
 
     kind: Kind
@@ -40,30 +40,30 @@ class Found:
         return self.weights.parent / "config.json"
 
 
-def find(path: Path) -> Found:
+def find(path: Path) -> Location:
     """The checkpoint at ``path``. Raises: ModelNotFoundError, or CheckpointError that says what is there instead."""
     if path.is_dir():
         return _in_folder(path)
     if not path.is_file():
         raise ModelNotFoundError("there is no such file or folder", where=path, expected=FORMATS)
     if path.name in NAMES:
-        return Found(NAMES[path.name], path)
+        return Location(NAMES[path.name], path)
     if re.search(r"-\d{5}-of-\d{5}\.(safetensors|bin)$", path.name):
         raise CheckpointError(
             "this is one part of a checkpoint", where=path, remedy=f"name the folder instead: {path.parent}"
         )
-    return Found(_kind(path), path)
+    return Location(_kind(path), path)
 
 
-def _in_folder(folder: Path) -> Found:
+def _in_folder(folder: Path) -> Location:
     for name, kind in NAMES.items():
         if (folder / name).is_file():
-            return Found(kind, folder / name)
+            return Location(kind, folder / name)
     ggufs = [
         path for path in sorted(folder.glob("*.gguf")) if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", path.name)
     ]
     if len(ggufs) == 1:
-        return Found("gguf", ggufs[0])
+        return Location("gguf", ggufs[0])
     if ggufs:
         raise CheckpointError(
             "the folder holds several models",
@@ -77,7 +77,7 @@ def _in_folder(folder: Path) -> Found:
             "this is an adapter, not a whole model", where=folder, remedy="name the model that it adapts"
         )
     if (folder / DISTRIBUTED).is_file():
-        return Found("distributed", folder / DISTRIBUTED)
+        return Location("distributed", folder / DISTRIBUTED)
     bins = [path for path in present if path.suffix == ".bin"]
     raise CheckpointError(
         "the folder holds no weights",

@@ -9,6 +9,10 @@
 Sizes are written fastest axis first; ``shape`` is row-major, as everywhere else here. A count, length or offset is
 believed only after it has been checked against the bytes that are left.
 
+Read by hand, and not by the ``gguf`` package, for two reasons: that takes seconds to list a vocabulary that this reads
+in hundredths of one; and a file from a stranger must fail with an error that says where, in time and memory bounded by
+its size, where the package believes its counts.
+
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; gguf.cpp of llama.cpp.
 """
 

@@ -36,10 +36,10 @@ class HubName:
     @classmethod
     def parse(cls, name: str) -> HubName | None:
         """None where the text is no hub id."""
-        found = _NAME.fullmatch(name)
-        if not found or ".." in name:  # the parts become names of folders in the cache
+        match = _NAME.fullmatch(name)
+        if not match or ".." in name:  # the parts become names of folders in the cache
             return None
-        return cls(found["repo"], found["revision"], found["pick"])
+        return cls(match["repo"], match["revision"], match["pick"])
 
     def __str__(self) -> str:
         return self.repo + (f"@{self.revision}" if self.revision else "") + (f":{self.pick}" if self.pick else "")
@@ -69,10 +69,10 @@ def fetch(name: HubName, *, weights: bool = True, offline: bool = False, progres
             raise _explained(name, error) from None
         except failures as error:
             problem = error
-    found = cached(name, weights=weights)
-    if found is None:
+    folder = cached(name, weights=weights)
+    if folder is None:
         raise _explained(name, problem) from problem
-    return found
+    return folder
 
 
 def cached(name: HubName, *, weights: bool = True) -> Path | None:
@@ -185,6 +185,9 @@ def _explained(name: HubName, problem: Exception | None) -> ModelNotFoundError:
         )
     else:
         what = "the hub could not be reached, or broke off, and the model is not cached whole"
-        remedy = "try again (files that came whole are kept), set HF_ENDPOINT to a mirror, or name a folder or a .gguf file on disk"
+        remedy = (
+            "try again (files that came whole are kept), set HF_ENDPOINT to a mirror, "
+            "or name a folder or a .gguf file on disk"
+        )
     lines = str(problem).strip().splitlines() or [type(problem).__name__]
     return ModelNotFoundError(what, where=name, expected=page, received=lines[0][:300], remedy=remedy)

@@ -14,7 +14,8 @@ from pellucid.checkpoint.find import INDEX, NAMES
 # Beside the weights: what a model says of itself, and its tokenizer. All of it small, none of it code.
 SMALL = (
     "config.json", "generation_config.json", "chat_template.jinja", "chat_template.json", "adapter_config.json",
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt",
 )  # fmt: skip
 _PART = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 
@@ -103,12 +104,15 @@ def _picked(ggufs: list[str], pick: str, where: object) -> list[str]:
         if pick == model or pick in parts:
             return parts
     word = re.compile(rf"(^|[-._/]){re.escape(pick)}([-./]|$)", re.IGNORECASE)
-    found = {model: parts for model, parts in models.items() if word.search(model)}
-    if len(found) != 1:
+    matching = {model: parts for model, parts in models.items() if word.search(model)}
+    if len(matching) != 1:
         _choose(
-            found or models, where, f"{pick!r} is the name of {'several' if found else 'no'} .gguf files here", pick
+            matching or models,
+            where,
+            f"{pick!r} is the name of {'several' if matching else 'no'} .gguf files here",
+            pick,
         )
-    return next(iter(found.values()))
+    return next(iter(matching.values()))
 
 
 def _choose(models: dict[str, list[str]], where: object, what: str, pick: str = "") -> NoReturn:

@@ -86,7 +86,7 @@ class Projection:
 
     @property
     def rows(self) -> Rule:
-        """How its rows become those of ours. A transposed weight changes nothing here: B is (out, rank) for it as well."""
+        """How its rows become those of ours. A transposed weight changes nothing: B is (out, rank) for it as well."""
         return replace(
             self.match.rule, transforms=tuple(t for t in self.match.rule.transforms if not isinstance(t, Transpose))
         )
@@ -100,16 +100,16 @@ def projections(config: ModelConfig) -> list[Projection]:
     """Every linear map that can be adapted, in the order of computation. A tied head is none: it is the embedding
     table.
     """
-    found = []
+    every = []
     for match in matches(config, family_of(config.model_type, "LoRA").WEIGHTS):
         ours = tuple(name.removesuffix(".weight") for name in match.ours)
         if all(
             name.endswith(".weight") and name.removesuffix(".weight").rpartition(".")[2] in (*LINEAR, HEAD)
             for name in match.ours
         ):
-            found.append(Projection(match.theirs.removesuffix(".weight"), ours, match))
+            every.append(Projection(match.theirs.removesuffix(".weight"), ours, match))
     place = {name.removesuffix(".weight"): number for number, name in enumerate(weight_shapes(config))}
-    return sorted(found, key=lambda projection: place[projection.ours[0]])
+    return sorted(every, key=lambda projection: place[projection.ours[0]])
 
 
 def targeted(config: ModelConfig, targets: str | Sequence[str]) -> Iterator[tuple[Projection, tuple[str, ...]]]:

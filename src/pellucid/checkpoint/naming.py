@@ -1,5 +1,4 @@
-"""Which tensor of a file is which of a family's: names as they should be, or behind a wrapper's prefix, or without their
-own.
+"""Which tensor of a file is which of a family's: names as they should be, behind a prefix, or without their own.
 
 torch's data parallel, FSDP and ``torch.compile`` put their wrapper's name before or into every tensor's
 (``module.``, ``_orig_mod.``); a value head's model has ``pretrained_model.``; a base model that was saved alone lacks

@@ -18,7 +18,7 @@ from pellucid.base.files import read_json
 from pellucid.base.notice import notice
 from pellucid.checkpoint import llama2c
 from pellucid.checkpoint.distributed import DistributedTensors, model_weights
-from pellucid.checkpoint.find import Found, Kind, find
+from pellucid.checkpoint.find import Kind, Location, find
 from pellucid.checkpoint.gguf import GGUFFile
 from pellucid.checkpoint.lazy import Lazy
 from pellucid.checkpoint.safetensors import SafetensorsFile
@@ -28,7 +28,7 @@ from pellucid.checkpoint.weights import Weights
 from pellucid.config import ModelConfig
 from pellucid.families import family_of, family_of_gguf, unread_keys
 from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.rules import Match, Rule, matches
+from pellucid.families.rules import Match, Rule, matches, some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class Checkpoint:
     files: Mapping[Path, int]  # the files that hold the weights, and their sizes in bytes
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)  # GGUF's, its tokenizer with them; else empty
+    unread: tuple[str, ...] = ()  # keys of the description that nobody knows; they have no effect
     tokenizer_path: Path | None = None  # a Hugging Face folder, or llama2.c's tok*.bin; None where the metadata hold it
 
 
@@ -57,12 +58,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     the place, for one that is damaged, contradicts itself, or holds what this version cannot run.
     """
     path = Path(path)
-    found = find(path)
-    if found.kind == "gguf":
-        return _open_gguf(path, found)
-    if found.kind == "llama2c":
-        return _open_llama2c(path, found)
-    return _open_hugging_face(path, found)
+    location = find(path)
+    if location.kind == "gguf":
+        return _open_gguf(path, location)
+    if location.kind == "llama2c":
+        return _open_llama2c(path, location)
+    return _open_hugging_face(path, location)
 
 
 def open_config(path: str | Path) -> ModelConfig:
@@ -70,41 +71,44 @@ def open_config(path: str | Path) -> ModelConfig:
     path = Path(path)
     if (path / "config.json").is_file():
         return _hugging_face_config(path / "config.json")[1]
-    found = find(path)
-    if found.kind == "gguf":
-        return _gguf_config(GGUFFile(found.weights))[1]
-    if found.kind == "llama2c":
-        return _llama2c_config(llama2c.Llama2cFile(found.weights))
-    return _hugging_face_config(found.config_file)[1]
+    location = find(path)
+    if location.kind == "gguf":
+        return _gguf_config(GGUFFile(location.weights))[1]
+    if location.kind == "llama2c":
+        return _llama2c_config(llama2c.Llama2cFile(location.weights))
+    return _hugging_face_config(location.config_file)[1]
 
 
-def _open_hugging_face(path: Path, found: Found) -> Checkpoint:
-    family, config = _hugging_face_config(found.config_file)
-    if found.kind == "distributed":
-        stored, files = _put_together(found.weights.parent, config, family.WEIGHTS)
+def _open_hugging_face(path: Path, location: Location) -> Checkpoint:
+    family, config = _hugging_face_config(location.config_file)
+    if location.kind == "distributed":
+        stored, files = _put_together(location.weights.parent, config, family.WEIGHTS)
     else:
-        open_file = SafetensorsFile if found.kind == "safetensors" else open_torch_bin
+        open_file = SafetensorsFile if location.kind == "safetensors" else open_torch_bin
         stored, files = (
-            open_sharded(found.weights, open_file) if found.is_index else (open_file(found.weights), [found.weights])
+            open_sharded(location.weights, open_file)
+            if location.is_index
+            else (open_file(location.weights), [location.weights])
         )
     weights = Weights(
         config,
         family.WEIGHTS,
         stored,
-        found.weights,
+        location.weights,
         ignored=family.IGNORED,
         aliases=getattr(stored, "aliases", None),
     )
-    folder = found.weights.parent
+    folder = location.weights.parent
     generation = folder / "generation_config.json"
     return Checkpoint(
         path=path,
-        kind=found.kind,
+        kind=location.kind,
         config=weights.config,
         weights=weights,
         stored=stored,
         files=_sizes(files),
         generation_config=read_json(generation) if generation.is_file() else {},
+        unread=tuple(unread_keys(config)),
         tokenizer_path=folder,
     )
 
@@ -123,18 +127,18 @@ def _put_together(folder: Path, config: ModelConfig, rules: tuple[Rule, ...]) ->
     ]
 
 
-def _open_gguf(path: Path, found: Found) -> Checkpoint:
-    file = GGUFFile(found.weights)
-    family, config = _gguf_config(file)
+def _open_gguf(path: Path, location: Location) -> Checkpoint:
+    file = GGUFFile(location.weights)
+    family, config, unread = _gguf_config(file)
     return Checkpoint(
         path=path,
-        kind=found.kind,
+        kind=location.kind,
         config=config,
         weights=Weights(
             config,
             family.GGUF.weights,
             file.tensors,
-            found.weights,
+            location.weights,
             ignored=family.GGUF.ignored,
             strict=True,
             zero_biases=True,
@@ -142,20 +146,21 @@ def _open_gguf(path: Path, found: Found) -> Checkpoint:
         stored=file.tensors,
         files=_sizes(file.paths),
         metadata=file.metadata,
+        unread=unread,
     )
 
 
-def _open_llama2c(path: Path, found: Found) -> Checkpoint:
-    file = llama2c.Llama2cFile(found.weights)
+def _open_llama2c(path: Path, location: Location) -> Checkpoint:
+    file = llama2c.Llama2cFile(location.weights)
     config = _llama2c_config(file)
     return Checkpoint(
         path=path,
-        kind=found.kind,
+        kind=location.kind,
         config=config,
-        weights=Weights(config, llama2c.WEIGHTS, file, found.weights, ignored=llama2c.IGNORED, strict=True),
+        weights=Weights(config, llama2c.WEIGHTS, file, location.weights, ignored=llama2c.IGNORED, strict=True),
         stored=file,
-        files=_sizes([found.weights]),
-        tokenizer_path=llama2c.find_tokenizer(found.weights),
+        files=_sizes([location.weights]),
+        tokenizer_path=llama2c.find_tokenizer(location.weights),
     )
 
 
@@ -174,18 +179,22 @@ def _hugging_face_config(file: Path) -> tuple[ModuleType, ModelConfig]:
         )
     family = family_of(hf.get("model_type"), file)
     config = _described(lambda: family.config(hf), file)
-    if names := unread_keys(config):
-        notice(f"{file}: nothing here reads {', '.join(names)}; they have no effect")
+    _tell_unread(unread_keys(config), file)
     return family, config
 
 
-def _gguf_config(file: GGUFFile) -> tuple[ModuleType, ModelConfig]:
+def _tell_unread(keys: list[str], where: Path) -> None:
+    if keys:
+        notice(f"{where}: nothing here reads {some(keys, 12)}; they have no effect")
+
+
+def _gguf_config(file: GGUFFile) -> tuple[ModuleType, ModelConfig, tuple[str, ...]]:
     family = family_of_gguf(file.metadata, file.path)
     reader, metadata = family.GGUF, Metadata(file.metadata, file.path)
     config = _described(lambda: family.config(reader.hf(metadata, file.tensors)), file.path)
-    if names := metadata.unread(reader.architecture, reader.harmless):
-        notice(f"{file.path}: nothing here reads {', '.join(names)}; they have no effect")
-    return family, config
+    unread = metadata.unread(reader.architecture, reader.harmless)
+    _tell_unread(unread, file.path)
+    return family, config, tuple(unread)
 
 
 def _llama2c_config(file: llama2c.Llama2cFile) -> ModelConfig:

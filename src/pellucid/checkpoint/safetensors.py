@@ -6,9 +6,9 @@
 
 A header is believed only after every number in it has been checked against the file.
 
-Read by hand, and not by the ``safetensors`` package, for two reasons: a file from a stranger must fail with an error that
-says where, in time and memory bounded by its size; and its tensors are views of one map, bfloat16 among them, which numpy
-has no name for, so that opening costs milliseconds and no copy is made on the way to either executor.
+Read by hand, and not by the ``safetensors`` package, for two reasons: a file from a stranger must fail with an error
+that says where, in time and memory bounded by its size; and its tensors are views of one map, bfloat16 among them,
+which numpy has no name for, so that opening costs milliseconds and no copy is made on the way to either executor.
 
 Source: https://github.com/huggingface/safetensors, README.md (Format) and safetensors/src/tensor.rs.
 """

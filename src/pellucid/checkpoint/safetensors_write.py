@@ -135,7 +135,7 @@ def _header_room(names: Iterable[str], metadata: dict[str, str]) -> int:
 
 
 def _contiguous(data: np.ndarray) -> Iterator[memoryview]:
-    """The bytes of ``data`` in row-major order, without a copy where they lie so already, row by row where they do not."""
+    """The bytes of ``data`` in row-major order; without a copy where they lie so already, row by row where not."""
     if data.flags.c_contiguous or data.ndim < 2:
         yield np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
     else:

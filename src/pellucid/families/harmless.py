@@ -71,7 +71,7 @@ def is_harmless(name: str, value: Any, known: Iterable[str] = ()) -> bool:
 
 
 def is_neutral(name: str, value: Any) -> bool:
-    """Whether a mechanism of that name is switched off by the value: absent, false, empty, a factor of 1, a size of 0."""
+    """Whether the value switches a mechanism of that name off: absent, false, empty, a factor of 1, a size of 0."""
     if value is None or value is False or value in ("", "none", "default", [], {}):
         return True
     if isinstance(value, (int, float)) and not isinstance(value, bool):

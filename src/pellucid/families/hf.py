@@ -1,4 +1,4 @@
-"""What Hugging Face configs of the Llama lineage have in common: reading keys with checks, rotary settings, and back."""
+"""What Hugging Face configs of the Llama lineage have in common: keys read with checks, rotary settings, and back."""
 
 from __future__ import annotations
 

@@ -44,13 +44,13 @@ def windows(keys: Keys) -> tuple[int | None, ...]:
 
 
 def windows_to_hf(config: ModelConfig) -> dict[str, Any]:
-    found = [layer.mixer.window for layer in config.layers]
-    window = next((w for w in found if w), None)
+    by_layer = [layer.mixer.window for layer in config.layers]
+    window = next((w for w in by_layer if w), None)
     return {
         "use_sliding_window": window is not None,
         "sliding_window": window,
-        "max_window_layers": next((i for i, w in enumerate(found) if w), config.num_layers),
-        "layer_types": ["sliding_attention" if w else "full_attention" for w in found],
+        "max_window_layers": next((i for i, w in enumerate(by_layer) if w), config.num_layers),
+        "layer_types": ["sliding_attention" if w else "full_attention" for w in by_layer],
     }
 
 

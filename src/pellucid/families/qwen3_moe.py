@@ -53,19 +53,19 @@ def mlps_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The keys of ``mlps`` and ``experts``, by both names. ``intermediate_size`` means nothing where no layer is dense:
     it stays as it was.
     """
-    found = next((layer for layer in config.layers if layer.experts), None)
-    if found is None or found.experts is None:
+    sparse = next((layer for layer in config.layers if layer.experts), None)
+    if sparse is None or sparse.experts is None:
         raise ConfigError("a model of this family has experts", where=config.model_type)
     dense = next(
         (layer.mlp.d_ff for layer in config.layers if not layer.experts),
-        config.extra.get("intermediate_size", found.mlp.d_ff),
+        config.extra.get("intermediate_size", sparse.mlp.d_ff),
     )
     return {
         "intermediate_size": dense,
-        "moe_intermediate_size": found.mlp.d_ff,
-        "num_experts": found.experts.num_experts,
-        "num_experts_per_tok": found.experts.experts_per_token,
-        "norm_topk_prob": found.experts.normalize,
+        "moe_intermediate_size": sparse.mlp.d_ff,
+        "num_experts": sparse.experts.num_experts,
+        "num_experts_per_tok": sparse.experts.experts_per_token,
+        "norm_topk_prob": sparse.experts.normalize,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [i for i, layer in enumerate(config.layers) if not layer.experts],
     }

@@ -40,7 +40,7 @@ class Transpose:
 
 @dataclass(frozen=True)
 class Split:
-    """One array cut along its first axis into several, by sizes that the layer's description gives; back: concatenated."""
+    """One array cut along its first axis into several, by sizes of the layer's description; back: concatenated."""
 
     sizes: Callable[[LayerConfig], tuple[int, ...]]
 
@@ -246,7 +246,8 @@ def to_ours(
         raise WeightsError(
             f"the weights do not fit the config; {'; '.join(parts)}",
             where=where,
-            remedy="check num_hidden_layers and model_type in config.json, and that every file of the checkpoint is there",
+            remedy="check num_hidden_layers and model_type in config.json, and that every file of the checkpoint is "
+            "there",
         )
     shapes = weight_shapes(config)
 
