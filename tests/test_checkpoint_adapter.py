@@ -325,11 +325,6 @@ def test_any_damage_is_an_answer_or_an_error_that_says_why(name: str, data: st.D
 # ---- keys of adapter_config.json
 
 
-def rewrite(folder: Path, **keys: Any) -> None:
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
-
-
 def test_whatever_peft_writes_of_a_plain_adapter_is_understood(
     folder: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
