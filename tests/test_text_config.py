@@ -170,7 +170,9 @@ def test_llama_s_classes_do_what_the_config_asks_as_transformers(tmp_path: Path,
         assert_as_transformers(path, (bos, asked))
 
 
-def test_a_file_that_cuts_otherwise_than_its_class_keeps_its_way(tmp_path: Path):
+def test_a_file_that_cuts_otherwise_than_its_class_keeps_its_way_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     """SmolLM's: digits one by one under GPT2Tokenizer, which transformers 5 forgets and the model was trained with."""
     path = folder(tmp_path, {**NAMED, "tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False})
     byte_level(path, "byte level", bos=False)
@@ -179,8 +181,16 @@ def test_a_file_that_cuts_otherwise_than_its_class_keeps_its_way(tmp_path: Path)
         "type": "Sequence",
         "pretokenizers": [{"type": "Digits", "individual_digits": True}, content["pre_tokenizer"]],
     }
+    assert told(path, capsys) == []
     (path / "tokenizer.json").write_text(json.dumps(content))
     assert load_tokenizer(path).tokenize("he 12") == ["he", "Ġ", "1", "2"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("it cuts text otherwise than the tokenizer_class beside it would, and is followed")
+    byte_level(folder(path, {**NAMED, "tokenizer_class": "PreTrainedTokenizerFast"}), "qwen", bos=False)
+    assert told(path, capsys) == []
+    other = folder(tmp_path / "other", {**NAMED, "tokenizer_class": "Qwen2Tokenizer"})
+    metaspace(other, "first", bos=False)
+    assert len(told(other, capsys)) == 1
 
 
 @pytest.mark.parametrize(("kind", "names"), [("GPT2Tokenizer", ("bos_token", "eos_token", "unk_token")),

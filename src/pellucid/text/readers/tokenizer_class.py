@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from pellucid.text.readers.pre_tokenizers import GPT2_WORDS, PRE_TOKENIZERS
+
 if TYPE_CHECKING:
     import tokenizers
 
@@ -27,23 +29,30 @@ class TokenizerClass:
     ends: tuple[bool, bool] | None = None  # (BOS, EOS) whatever tokenizer.json adds; None: what it adds
     names: Mapping[str, str] = field(default_factory=dict)
     words: str | None = None  # the pre-tokenizer of vocab.json + merges.txt
+    cuts: tuple[str, ...] | None = None  # the patterns by which transformers cuts, whatever tokenizer.json says
     padding_side: Literal["left", "right"] = "right"
 
 
 _LLAMA_NAMES = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 _END = "<|endoftext|>"
 _GPT2_NAMES = {"unk_token": _END, "bos_token": _END, "eos_token": _END}
+_GPT2_CUTS = PRE_TOKENIZERS["gpt-2"].patterns
 _QWEN_NAMES = {"unk_token": _END, "eos_token": _END, "pad_token": _END}
 # From the file alone: what is not listed below, and these names for it.
 BACKEND = TokenizerClass()
 CLASSES: dict[str, TokenizerClass] = {
     **dict.fromkeys(("PreTrainedTokenizer", "PythonBackend", "TokenizersBackend"), BACKEND),
-    "GPT2Tokenizer": TokenizerClass(prefix_space="byte level", names=_GPT2_NAMES, words="gpt-2"),
-    "Qwen2Tokenizer": TokenizerClass(prefix_space="byte level", names=_QWEN_NAMES, words="qwen2"),
+    "GPT2Tokenizer": TokenizerClass(prefix_space="byte level", names=_GPT2_NAMES, words="gpt-2", cuts=_GPT2_CUTS),
+    "Qwen2Tokenizer": TokenizerClass(
+        prefix_space="byte level", names=_QWEN_NAMES, words="qwen2", cuts=PRE_TOKENIZERS["qwen2"].patterns
+    ),
     "Qwen3_5Tokenizer": TokenizerClass(prefix_space="byte level", names=_QWEN_NAMES),
     "CohereTokenizer": TokenizerClass(prefix_space="byte level", padding_side="left"),
     "GPTNeoXTokenizer": TokenizerClass(
-        prefix_space="byte level", names={**_GPT2_NAMES, "pad_token": "<|padding|>"}, ends=(False, False)
+        prefix_space="byte level",
+        names={**_GPT2_NAMES, "pad_token": "<|padding|>"},
+        ends=(False, False),
+        cuts=_GPT2_CUTS,
     ),
     "LlamaTokenizer": TokenizerClass(prefix_space="metaspace", legacy=True, names=_LLAMA_NAMES, padding_side="left"),
     "CodeLlamaTokenizer": TokenizerClass(
@@ -119,6 +128,27 @@ def shape(backend: tokenizers.Tokenizer, kind: TokenizerClass, config: Mapping[s
                 stage.add_prefix_space = bool(config.get("add_prefix_space"))
     elif kind.prefix_space == "metaspace" and _is_metaspace(backend):
         _set_metaspace(backend, kind, config)
+
+
+def contradicts(backend: tokenizers.Tokenizer, kind: TokenizerClass) -> bool:
+    """Whether transformers, which goes by the class, would cut text otherwise than the file does."""
+    if kind.prefix_space == "metaspace":
+        return not _is_metaspace(backend)
+    return kind.cuts is not None and kind.cuts != tuple(_cuts(backend.pre_tokenizer))
+
+
+def _cuts(stage: Any) -> Iterator[str]:
+    """The patterns of a pre-tokenizer in order; the type of a stage that has none."""
+    for part in parts_of(stage):
+        match part:
+            case {"type": "ByteLevel", "use_regex": False}:
+                pass
+            case {"type": "ByteLevel"}:
+                yield GPT2_WORDS
+            case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False}:
+                yield pattern
+            case _:
+                yield str(part.get("type"))
 
 
 def is_byte_level(backend: tokenizers.Tokenizer) -> bool:

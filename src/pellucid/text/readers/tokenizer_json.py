@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import TokenizerError
 from pellucid.base.files import atomic_write
+from pellucid.base.notice import notice
 from pellucid.text.added_tokens import AddedToken
 from pellucid.text.encoding import Encoded
 from pellucid.text.pieces import Span, byte_of_char
@@ -23,6 +24,7 @@ from pellucid.text.readers.tokenizer_class import (
     BACKEND,
     TokenizerClass,
     class_of,
+    contradicts,
     is_byte_level,
     parts_of,
     shape,
@@ -105,6 +107,8 @@ class JsonTokenizer(Tokenizer):
                 check_growth(part, json.loads(built.__getstate__()), path)
         with library_errors("not a tokenizer.json", path):
             kind = class_of(config, model, byte_level=is_byte_level(backend))
+            if contradicts(backend, kind):
+                notice(f"{path}: it cuts text otherwise than the tokenizer_class beside it would, and is followed")
             shape(backend, kind, config)
             config = with_names(config, kind, backend.get_vocab(with_added_tokens=True) if kind.names else {})
         tokenizer = cls(backend, config, path, kind)
