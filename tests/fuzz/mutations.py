@@ -83,6 +83,20 @@ class Binary:
         return damaged_bytes(self.data, rng, self.header)
 
 
+@dataclass(frozen=True)
+class Known:
+    """A file that once was a bomb, or ended in somebody else's exception: as it is, or damaged once more."""
+
+    valid: Content
+    hostile: Content
+
+    def whole(self) -> bytes:
+        return self.valid.whole()
+
+    def damaged(self, rng: random.Random) -> bytes:
+        return self.hostile.whole() if rng.random() < 0.3 else self.hostile.damaged(rng)
+
+
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
 

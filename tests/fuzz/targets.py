@@ -7,6 +7,7 @@ file was damaged. It goes as far as a user would: weights are dequantized, a tok
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fuzz.mutations import Binary, Content, Gguf, Json, JsonLines, Proto, Text
+from fuzz.mutations import Binary, Content, Gguf, Json, JsonLines, Known, Proto, Text
 from pellucid.base.array import Array
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.families import FAMILIES
@@ -116,8 +117,6 @@ def _theirs(family: Any, config: ModelConfig) -> dict[str, Array]:
 
 
 def safetensors(tensors: dict[str, Array]) -> bytes:
-    import json
-
     header, data = {}, bytearray()
     names = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
     for name, array in tensors.items():
@@ -243,8 +242,6 @@ class SafetensorsHeader:
     """A safetensors file whose header is damaged as JSON, its length made right again."""
 
     def __init__(self, data: bytes) -> None:
-        import json
-
         size = int.from_bytes(data[:8], "little")
         self.data, self.body, self.header = data, data[8 + size :], Json(json.loads(data[8 : 8 + size]))
 
@@ -329,6 +326,41 @@ def _torch_bin_seeds() -> list[Folder]:
             torch.save(variant, file, _use_new_zipfile_serialization=new)
             found.append({"config.json": Json(LLAMA.TINY), "pytorch_model.bin": Binary(file.getvalue(), 4000)})
     return found
+
+
+def read_repeated(folder: Path) -> None:
+    from pellucid.checkpoint.torch_bin import open_torch_bin
+    from pellucid.quant import dequantize
+
+    for array in open_torch_bin(folder / "pytorch_model.bin").values():
+        dequantize(array)
+
+
+def _repeated_seeds() -> list[Folder]:
+    """A model whose tensors are one number each, repeated by strides of 0: 5 kB that claim gigabytes."""
+    import torch
+
+    wide = {**LLAMA.TINY, "vocab_size": 50_000, "hidden_size": 8192, "intermediate_size": 30_000}
+    config = LLAMA.config(wide)
+    shapes = {name: array.shape for name, array in _shapes(config).items()}
+    file = io.BytesIO()
+    torch.save({name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}, file)
+    whole = _torch_bin_seeds()[0]
+    return [
+        {
+            "config.json": Json(LLAMA.TINY),
+            "pytorch_model.bin": Known(whole["pytorch_model.bin"], Binary(file.getvalue(), 4000)),
+        }
+    ]
+
+
+def _shapes(config: ModelConfig) -> dict[str, Array]:
+    """Their names and shapes, without the numbers."""
+    empty = {
+        name: Array("float32", shape, np.broadcast_to(np.float32(0), shape))
+        for name, shape in weight_shapes(config).items()
+    }
+    return dict(to_theirs(config, LLAMA.WEIGHTS, empty))
 
 
 def _llama2c_bytes() -> bytes:
@@ -434,6 +466,18 @@ def _gguf_words(vocab_size: int) -> list[tuple[str, int, Any]]:
     ]
 
 
+def _known_gguf() -> list[Folder]:
+    """A head of 1,048,576 dimensions; arrays where one number belongs, or one word."""
+    array, words = (9, (4, [1, 2])), (9, (8, ["gpt2", "llama"]))
+    hostile = [_gguf_model("llama", **{"attention.key_length": (4, 2**20)})]
+    hostile += [_gguf_model("llama", **{key: array}) for key in ("context_length", "rope.freq_base", "expert_count")]
+    whole = _gguf_model("llama")
+    for key, value in (("tokenizer.ggml.model", words), ("tokenizer.ggml.eos_token_id", array)):
+        pairs = [(name, *(value if name == key else (kind, old))) for name, kind, old in whole.metadata]
+        hostile.append(Gguf(pairs, whole.tensors, whole.more))
+    return [{"model.gguf": Known(whole, one)} for one in hostile]
+
+
 def _gguf_seeds() -> list[Folder]:
     found = [_gguf_model(name) for name, family in FAMILIES.items() if family.GGUF]
     scaled: list[dict[str, tuple[int, Any]]] = [
@@ -446,7 +490,7 @@ def _gguf_seeds() -> list[Folder]:
         },
     ]
     found += [_gguf_model("llama", **more) for more in scaled]
-    return [{"model.gguf": content} for content in found]
+    return [*({"model.gguf": content} for content in found), *_known_gguf()]
 
 
 def read_gguf(folder: Path) -> None:
@@ -632,6 +676,30 @@ def _tokenizer_jsons() -> list[Json]:
     ]
 
 
+def _known_tokenizer_jsons() -> list[Known]:
+    """Replacements of replacements, one token with the id 300,000,000, a prefix of 60,000 signs before each word."""
+    import copy
+
+    plain = _tokenizer_jsons()[0]
+    made = []
+    grow = {"type": "Replace", "pattern": {"String": "l"}, "content": "l" * 20}
+    parts: list[tuple[str, Any]] = [
+        ("normalizer", {"type": "Sequence", "normalizers": [grow] * 8}),
+        (
+            "normalizer",
+            {"type": "Sequence", "normalizers": [{**grow, "pattern": {"Regex": "|l"}, "content": "ll"}] * 12},
+        ),
+        ("normalizer", {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "x" * 9000}] * 12}),
+        ("decoder", {"type": "Sequence", "decoders": [grow] * 8}),
+        ("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(l+)+$"}, "behavior": "Isolated", "invert": False}),
+    ]
+    for part, value in parts:
+        made.append(Known(plain, Json({**plain.tree, part: value})))
+    far = copy.deepcopy(plain.tree)
+    far["model"]["vocab"]["H"] = 300_000_000
+    return [*made, Known(plain, Json(far))]
+
+
 TOKENIZER_CONFIG: dict[str, Any] = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "bos_token": "<s>",
@@ -695,6 +763,10 @@ def _config_seeds() -> list[Folder]:
         found.append({**files, "tokenizer_config.json": Json(flat, CONFIG_KEYS), **legacy})
         found.append({**files, "tokenizer_config.json": written})
     found.append({**model, "tokenizer_config.json": Json(glm, CONFIG_KEYS)})
+    far = {str(300 + place * 2**20): {"content": f"<x{place}>", "special": True} for place in range(1, 900)}
+    near = {str(300 + place): {"content": f"<x{place}>", "special": True} for place in range(1, 900)}
+    configs = [Json({"tokenizer_class": "LlamaTokenizer", "added_tokens_decoder": tokens}) for tokens in (near, far)]
+    found.append({**model, "tokenizer_config.json": Known(*configs)})
     return found
 
 
@@ -839,6 +911,44 @@ def _masked_seeds() -> list[Folder]:
     return [{**files, "records.jsonl": JsonLines([record])} for record in RECORDS]
 
 
+def read_made_examples(folder: Path) -> None:
+    """A folder of tokenized examples, which is believed where it is what was asked for."""
+    import os
+
+    from pellucid.text.load import load_tokenizer
+    from pellucid.train.data.example_store import Making, tokenize_examples
+    from pellucid.train.data.masks import Masking
+
+    tokenizer = _cached_tokenizer(folder, load_tokenizer)
+    before = Path.cwd()
+    os.chdir(folder)  # the manifest names its source as it was named
+    kept = {path: path.read_bytes() for path in Path("made").glob("*")}
+    try:
+        masking = Masking(tokenizer, stop_token_ids=(1,))
+        examples = tokenize_examples(Path("made"), [Path("records.jsonl")], masking, Making(context_len=64))
+        for number in range(len(examples)):
+            _ = examples[number]
+        _ = (examples.lengths, examples.records)
+    finally:
+        for path, data in kept.items():
+            path.write_bytes(data)
+        os.chdir(before)
+
+
+def _examples_seeds() -> list[Folder]:
+    import tempfile
+
+    files = _masked_seeds()[0]
+    with tempfile.TemporaryDirectory() as made:
+        for name, content in files.items():
+            (Path(made) / name).write_bytes(content.whole())
+        read_made_examples(Path(made))
+        _tokenizers.clear()
+        manifest = json.loads((Path(made) / "made" / "manifest.json").read_text())
+        others = {f"made/{path.name}": Binary(path.read_bytes(), 200) for path in (Path(made) / "made").iterdir()}
+    return [{**files, **others, "made/manifest.json": Json(manifest)}]
+
+
 def _distributed_seeds() -> list[Folder]:
     import hashlib
 
@@ -903,6 +1013,7 @@ def read_two_files(folder: Path) -> None:
 
 def _two_files_seeds() -> list[Folder]:
     return [
+        {"tokenizer.json": _known_tokenizer_jsons()[-1]},
         {"tokenizer.json": _tokenizer_jsons()[0]},
         {
             "tokenizer.model": Proto(_sentencepiece()),
@@ -929,17 +1040,23 @@ TARGETS: dict[str, Target] = {
     "safetensors": Target(_safetensors_seeds, read_model, 2, ("config.json",)),
     "safetensors-index": Target(lambda: [_sharded()], read_model, 2, ("config.json",)),
     "torch-bin": Target(_torch_bin_seeds, read_model, 2, ("config.json",)),
+    "torch-bin-repeated": Target(_repeated_seeds, read_repeated, 1, ("config.json",)),
     "llama2c": Target(lambda: [{"model.bin": Binary(_llama2c_bytes(), 28)}], read_llama2c),
     "distributed": Target(_distributed_seeds, read_model, 2, ("config.json",)),
     "gguf": Target(_gguf_seeds, read_gguf, 6),
     "gguf-tokenizer": Target(_gguf_tokenizer_seeds, read_gguf_tokenizer, 3),
-    "tokenizer-json": Target(lambda: [{"tokenizer.json": one} for one in _tokenizer_jsons()], read_tokenizer, 6),
+    "tokenizer-json": Target(
+        lambda: [{"tokenizer.json": one} for one in (*_tokenizer_jsons(), *_known_tokenizer_jsons())], read_tokenizer, 6
+    ),
     "sentencepiece": Target(_sentencepiece_seeds, read_tokenizer, 4, ("tokenizer_config.json",)),
     "tokenizer-config": Target(_config_seeds, read_tokenizer_chat, 4, ("tokenizer.model", "tokenizer.json")),
     "vocab-merges": Target(_vocab_seeds, read_tokenizer, 2),
     "tiktoken": Target(_tiktoken_seeds, read_tokenizer, 1),
     "llama2c-words": Target(_llama2c_words, read_tokenizer, 1),
     "chat-template": Target(_template_seeds, read_tokenizer_chat, 2, ("tokenizer.json", "tokenizer_config.json")),
+    "examples": Target(
+        _examples_seeds, read_made_examples, 1, ("records.jsonl", "tokenizer.json", "tokenizer_config.json")
+    ),
     "records": Target(_records_seeds, read_records, 3),
     "records-masked": Target(_masked_seeds, read_masked, 2, ("tokenizer.json", "tokenizer_config.json")),
     "run-yaml": Target(_run_seeds, read_run, 1),
