@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from pellucid.base.errors import ConfigError, TokenizerError
-from pellucid.base.typed import check_fields, is_real, is_whole, shown
+from pellucid.base.typed import check_fields, from_object, is_real, is_whole, shown
 from pellucid.config import NormConfig, RopeConfig, RopeScaling
 
 
@@ -45,6 +45,19 @@ def test_a_value_of_another_type_is_named(name: str, good: list[Any], bad: list[
         with pytest.raises(TokenizerError, match=rf"^x: {name} is not what it must be") as error:
             check_fields(Described(**{name: value}), "x", TokenizerError)
         assert len(str(error.value)) < 400
+
+
+def test_an_object_of_a_file_becomes_a_dataclass_or_is_named():
+    assert from_object(Described, {"size": 3, "factor": 2}, "x") == Described(size=3, factor=2.0)
+    for values in ([], None, {"size": "3"}, {"other": 1}, {"size": 1, "more": 3}):
+        with pytest.raises(ConfigError, match=r"^x: "):
+            from_object(Described, values, "x")
+
+
+def test_a_whole_number_in_a_floats_place_becomes_one():
+    made = Described(factor=3)
+    check_fields(made, "x")
+    assert isinstance(made.factor, float)
 
 
 def test_numbers_are_told_from_what_only_looks_like_them():

@@ -473,7 +473,9 @@ def _known_gguf() -> list[Folder]:
     hostile += [_gguf_model("llama", **{key: array}) for key in ("context_length", "rope.freq_base", "expert_count")]
     whole = _gguf_model("llama")
     for key, value in (("tokenizer.ggml.model", words), ("tokenizer.ggml.eos_token_id", array)):
-        pairs = [(name, *(value if name == key else (kind, old))) for name, kind, old in whole.metadata]
+        pairs: list[tuple[str, int, Any]] = [
+            (name, value[0], value[1]) if name == key else (name, kind, old) for name, kind, old in whole.metadata
+        ]
         hostile.append(Gguf(pairs, whole.tensors, whole.more))
     return [{"model.gguf": Known(whole, one)} for one in hostile]
 

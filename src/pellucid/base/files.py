@@ -8,13 +8,17 @@ import mmap
 import os
 import re
 import tempfile
+import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pellucid.base.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_JSON_BYTES = 256 * 2**20  # the largest tokenizer.json in use is about 40 MB
 MAX_JSON_DEPTH = 128  # containers within each other; what models and data sets are described by has about ten
@@ -90,6 +94,32 @@ def map_file(path: str | os.PathLike[str]) -> memoryview:
         if os.fstat(file.fileno()).st_size == 0:
             raise CheckpointError("the file is empty", where=path, remedy="download the file again")
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+
+
+def read_npy(path: str | os.PathLike[str], dtype: str, columns: int | None = None) -> np.ndarray:
+    """A ``.npy`` file, mapped: numbers of ``dtype`` in one row, or in rows of so many columns.
+
+    Raises: CheckpointError for a file that is absent, damaged, or of something else.
+    """
+    import numpy as np
+
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, SyntaxError, EOFError, TypeError, OverflowError, tokenize.TokenError) as error:
+        reason = str(error).split("\n", 1)[0][:80]  # the header is Python's text, and damaged fails in many ways
+        raise CheckpointError(f"not a .npy file: {reason}", where=path) from None
+    if (
+        values.dtype != np.dtype(dtype)
+        or values.shape[1:] != (() if columns is None else (columns,))
+        or not values.ndim
+    ):
+        raise CheckpointError(
+            "the array is not what it must be",
+            where=path,
+            expected=f"{dtype}, in {'one row' if columns is None else f'rows of {columns}'}",
+            received=f"{values.dtype} {list(values.shape)}",
+        )
+    return values
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -12,12 +12,13 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pellucid.base.errors import ConfigError, PellucidError
 
 MAX_WHOLE = 2**63 - 1
 Test = Callable[[Any], bool]
+Made = TypeVar("Made")
 
 
 def is_whole(value: object) -> bool:
@@ -82,6 +83,24 @@ def check_fields(described: Any, where: object, error: type[PellucidError] = Con
             )
 
 
+def from_object(kind: type[Made], values: object, where: object, error: type[PellucidError] = ConfigError) -> Made:
+    """A dataclass from an object of a file: its fields, no others, each as it is annotated. Raises: ``error``."""
+    names = {field.name for field in fields(kind)}  # pyright: ignore[reportArgumentType]
+    if not isinstance(values, dict) or not values.keys() <= names:
+        raise error(
+            f"not what describes a {kind.__name__}",
+            where=where,
+            expected=", ".join(sorted(names)),
+            received=shown(values),
+        )
+    try:
+        made = kind(**values)
+    except TypeError:
+        raise error(f"a {kind.__name__} lacks some of its fields", where=where, received=shown(values)) from None
+    check_fields(made, where, error)
+    return made
+
+
 @cache
 def _tests(kind: type) -> tuple[tuple[str, Test, str], ...]:
     hints = get_type_hints(kind)
@@ -109,6 +128,12 @@ def _test(hint: Any) -> tuple[Test, str]:
     if origin is tuple and arguments[-1] is Ellipsis:
         test, words = _test(arguments[0])
         return lambda value: isinstance(value, tuple) and all(map(test, value)), f"a list, each {words}"
+    if origin is dict:
+        (key, words), (value, their_words) = _test(arguments[0]), _test(arguments[1])
+        return (
+            lambda one: isinstance(one, dict) and all(map(key, one)) and all(map(value, one.values())),
+            f"an object of {words} and {their_words}",
+        )
     if origin is Mapping or hint is Mapping:
         return lambda value: isinstance(value, Mapping), "an object"
     if is_dataclass(hint):

@@ -8,6 +8,7 @@ FOLDER/examples.npy        (num_examples, 2) int64: where each ends, and which r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import Literal, NoReturn
 
 import numpy as np
 
-from pellucid.base.files import atomic_write, content_hash, read_json, write_json
+from pellucid.base.errors import CheckpointError
+from pellucid.base.files import atomic_write, content_hash, read_json, read_npy, write_json
+from pellucid.base.typed import from_object
 from pellucid.train.data.examples import Conversation, Example, Pair, is_empty, is_unlearned
 from pellucid.train.data.masks import Masked, Masking
 from pellucid.train.data.records import Read, read_examples
@@ -71,7 +74,10 @@ class Examples:
 
     @cached_property
     def _tokens(self) -> np.ndarray:
-        return np.memmap(self.folder / TOKENS, "<u4", "r")
+        path = self.folder / TOKENS
+        if not path.is_file() or not 0 < path.stat().st_size == 4 * int(self._ends[-1]):
+            raise CheckpointError("tokens are missing", where=path, expected=f"{4 * int(self._ends[-1])} bytes")
+        return np.memmap(path, "<u4", "r")
 
     @cached_property
     def _ends(self) -> np.ndarray:
@@ -79,7 +85,14 @@ class Examples:
 
     @cached_property
     def _index(self) -> np.ndarray:
-        return np.load(self.folder / INDEX, allow_pickle=False)
+        index = read_npy(self.folder / INDEX, "<i8", 2)
+        if not len(index) or index[0, 0] <= 0 or (np.diff(index[:, 0]) <= 0).any():
+            raise CheckpointError("examples do not end one after another", where=self.folder / INDEX)
+        return index
+
+    def check(self) -> None:
+        """Raises: CheckpointError where the files contradict each other."""
+        _ = self._tokens
 
     @property
     def records(self) -> np.ndarray:
@@ -126,7 +139,14 @@ def tokenize_examples(
     if (folder / MANIFEST).is_file():
         manifest = read_json(folder / MANIFEST)
         if all(manifest.get(name) == value for name, value in made_of.items()):
-            return Examples(folder, making.paired, Counts(**manifest["counts"]))
+            with suppress(CheckpointError):  # damaged: made anew
+                examples = Examples(
+                    folder,
+                    making.paired,
+                    from_object(Counts, manifest.get("counts"), folder / MANIFEST, CheckpointError),
+                )
+                examples.check()
+                return examples
         (folder / MANIFEST).unlink()  # from here on the files are not what it says
     maker = _Maker(masking, making)
     counts, index = maker.counts, []

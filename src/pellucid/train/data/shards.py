@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pellucid.base.files import atomic_write, content_hash, read_json, write_json
+from pellucid.base.errors import CheckpointError
+from pellucid.base.files import atomic_write, content_hash, read_json, read_npy, write_json
+from pellucid.base.typed import from_object
 from pellucid.train.data.sources import DataError, documents
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class Shards:
         return np.memmap(path, self.dtype, "r") if expected else np.zeros(0, self.dtype)
 
     def document_starts(self, number: int) -> np.ndarray:
-        return np.load(_starts_file(self.folder, number), mmap_mode="r", allow_pickle=False)
+        return read_npy(_starts_file(self.folder, number), "<i8")
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
@@ -169,7 +171,10 @@ def _known(folder: Path, making: dict[str, Any]) -> list[Shard]:
     manifest = read_json(folder / MANIFEST)
     if any(manifest.get(name) != value for name, value in making.items()):
         return []
-    return [Shard(**shard) for shard in manifest["shards"]]
+    shards = manifest.get("shards")
+    if not isinstance(shards, list):
+        raise CheckpointError("the manifest names no shards", where=folder / MANIFEST, remedy=f"remove {folder}")
+    return [from_object(Shard, shard, folder / MANIFEST, CheckpointError) for shard in shards]
 
 
 def _tokens_file(folder: Path, number: int) -> Path:
