@@ -319,6 +319,19 @@ def test_true_is_not_a_factor_of_one() -> None:
     assert not is_neutral("logit_scale", 0)
 
 
+def test_a_key_from_a_stranger_writes_nothing_to_the_terminal_but_a_short_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hf = llama.TINY | {"\x1b]0;title\x07": 7, "k" * 10_000: 1} | {f"key_{i}": i for i in range(1000)}
+    (tmp_path / "config.json").write_text(json.dumps(hf))
+    open_config(tmp_path)
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert len(said) < 2000
+    with pytest.raises(UnsupportedError, match=r"rope\\x1b"):
+        llama.config(llama.TINY | {"rope\x1b[2J": [1] * 10_000})
+
+
 def test_a_key_that_nobody_knows_is_reported_once_with_its_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -335,7 +348,7 @@ def test_a_key_that_nobody_knows_is_reported_once_with_its_file(
 
 
 def transformers_frequencies(**changed: Any) -> tuple[torch.Tensor, float]:
-    config = transformers.AutoConfig.for_model(**(llama.TINY | changed))
+    config = transformers.LlamaConfig(**{k: v for k, v in (llama.TINY | changed).items() if k != "model_type"})
     rotary = transformers.LlamaForCausalLM(config).model.rotary_emb
     return rotary.inv_freq, rotary.attention_scaling
 
@@ -378,6 +391,7 @@ def test_rotary_settings_are_read_as_transformers_reads_them(case: str) -> None:
 
     rope = llama.config(llama.TINY | SETTINGS[case]).layers[0].mixer.rope
     whole = {k: int(v) if isinstance(v, float) and k.startswith("max") else v for k, v in SETTINGS[case].items()}
+    assert rope is not None
     frequencies, scale = transformers_frequencies(**json.loads(json.dumps(whole)))
     torch.testing.assert_close(inverse_frequencies(rope), frequencies, rtol=1e-6, atol=0)
     assert magnitude(rope) == pytest.approx(scale)

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from pellucid.base.errors import UnsupportedError
+from pellucid.base.typed import shown
 
 # Keys of config.json that change no logit: who wrote the file, training, heads of other tasks, defaults of generation
 # (which generation_config.json holds nowadays), and how transformers runs the model. Sources: real configs since 2019;
@@ -89,7 +90,7 @@ def refuse_unread(unread: Mapping[str, Any], where: object, known: Iterable[str]
     for name, value in unread.items():
         if changes_numbers(name) and not is_harmless(name, value, known) and not is_neutral(name, value):
             raise UnsupportedError(
-                f"{name} = {_short(value)} is not implemented",
+                f"{name if name.isprintable() else shown(name)} = {shown(value)} is not implemented",
                 where=where,
                 remedy="without it the model would compute something else; remove the key only if it has no effect",
             )
@@ -104,8 +105,3 @@ def to_report(unread: Mapping[str, Any], known: Iterable[str] = ()) -> list[str]
         and not is_harmless(name, value, known)
         and not (changes_numbers(name) and is_neutral(name, value))
     ]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -86,7 +86,7 @@ class Unstack:
 
 @dataclass(frozen=True)
 class NormOffset:
-    """A norm's weight in files whose γ is ``offset`` + the weight, for a description whose norms may have another offset.
+    """A norm's weight in files whose γ is ``offset`` + the weight, for a description whose norms have another one.
 
     Where the offsets are the same nothing changes; else the weight is computed anew, in float32: a GGUF file of Gemma
     holds γ, its folder what γ has beyond 1.
@@ -279,4 +279,5 @@ def to_theirs(config: ModelConfig, rules: Iterable[Rule], arrays: Mapping[str, A
 
 def some(names: list[str], most: int = 4) -> str:
     """The first few names, and how many more there are."""
-    return ", ".join(names[:most]) + (f", … ({len(names) - most} more)" if len(names) > most else "")
+    first = [name if len(name) <= 120 else f"{name[:119]}…" for name in names[:most]]
+    return ", ".join(first) + (f", … ({len(names) - most} more)" if len(names) > most else "")
