@@ -138,7 +138,7 @@ def test_the_walk_says_why_the_first_token_and_not_the_second(model: str) -> Non
 
 def test_a_run_too_large_to_keep_is_kept_at_the_position_asked_for(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = json.loads(run(model, PROMPT, "--json").stdout)
-    module = sys.modules["pellucid.explain.trace"]
+    module = sys.modules["pellucid.explain.run"]
     check = module._check_memory
 
     def small(decoder, taps, shape, positions, max_bytes) -> None:

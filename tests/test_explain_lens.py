@@ -9,10 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import reference_model, tiny
+from test_operations_reference import DESCRIPTIONS, random_decoder
+from torch import Tensor
 
 from pellucid.base.errors import RequestError
 from pellucid.explain import Ablate, attribution, compare, lens, surprise, trace
 from pellucid.families import FAMILIES
+from pellucid.model.context import Context
+from pellucid.model.decoder import Layer
+from pellucid.model.norm import LayerNorm, RMSNorm
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
 IDS = [5, 6, 7, 8, 9, 10, 11, 12]
@@ -50,6 +55,49 @@ def test_attributions_sum_to_the_logit(family: str) -> None:
         found = attribution(t, position)
         assert found.logit == pytest.approx(t["logits"][0, position].max().item(), rel=1e-5)
         assert found.error < 1e-5
+
+
+@pytest.mark.parametrize("description", DESCRIPTIONS)
+def test_parts_sum_to_the_logit_wherever_norms_stand(description: str) -> None:
+    """Of any description: sandwich norms, parts side by side, a norm over all heads, offsets, caps, experts."""
+    decoder = random_decoder(DESCRIPTIONS[description])
+    t = trace(decoder, None, IDS)
+    its = attribution(t, token=5, against=7)
+    cap = decoder.config.logit_softcap
+    five, seven = (t["logits"][0, -1, i].double() for i in (5, 7))
+    if cap is not None:
+        five, seven = (cap * torch.atanh(logit / cap) for logit in (five, seven))
+    assert its.logit == pytest.approx((five - seven).item(), rel=1e-4)
+    assert its.error < 1e-4 * abs(its.logit)
+    assert {part.kind for part in its.parts} >= {"embed", "head", "mlp"}
+
+
+@pytest.mark.parametrize("description", ["sandwich", "parallel, one norm", "all three"])
+def test_a_head_behind_a_norm_of_its_own_adds_what_the_gradient_says(description: str) -> None:
+    """By autograd through the layer, with every deviation held."""
+    decoder = random_decoder(DESCRIPTIONS[description]).double()
+    t, layer = trace(decoder, None, IDS), decoder.layers[1]
+    assert isinstance(layer, Layer)
+    z = t["layers.1.z"].clone().requires_grad_()
+    o = held(layer.attention_post_norm, layer.attention.o_proj(z.transpose(1, 2).flatten(2), Context(t.position_ids)))
+    stream, y = t["layers.1.resid_pre"] + o, t["layers.1.mlp_out"]
+    if not layer.parallel:
+        stream = held(layer.attention_sum_norm, stream)
+    final = held(decoder.final_norm, held(layer.mlp_sum_norm, stream + y))
+    head = decoder.embed.weight if decoder.lm_head is None else decoder.lm_head.weight
+    (gradient,) = torch.autograd.grad(final[0, -1] @ (head[5] - head[7]), z)
+    expected = (z * gradient)[0, :, -1].sum(-1).tolist()
+    heads = [part for part in attribution(t, token=5, against=7).parts if part.kind == "head" and part.layer == 1]
+    assert [part.value for part in heads] == pytest.approx(expected, abs=1e-9)
+
+
+def held(norm: LayerNorm | RMSNorm | None, x: Tensor) -> Tensor:
+    """A norm with its deviation held: no gradient goes through it."""
+    if norm is None:
+        return x
+    x = x - x.mean(-1, keepdim=True) if isinstance(norm, LayerNorm) else x
+    y = x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt().detach() * (norm.weight + norm.offset)
+    return y + norm.bias if isinstance(norm, LayerNorm) and norm.bias is not None else y
 
 
 @EVERY

@@ -22,7 +22,7 @@ from pellucid.explain.checks import check
 from pellucid.explain.native import Native, NativeTrace
 from pellucid.explain.show.html import write_page
 from pellucid.explain.show.view import View
-from pellucid.explain.show.view_model import Subject
+from pellucid.explain.subject import Subject
 from pellucid.explain.trace import trace
 from pellucid.families import FAMILIES
 from pellucid.generate.generate import generate
@@ -48,7 +48,7 @@ def subject(stories: Path) -> Subject:
 
 @pytest.fixture(scope="module")
 def run(subject: Subject) -> NativeTrace:
-    found = subject.trace(PROMPT)
+    found = subject.record(PROMPT)
     assert isinstance(found, NativeTrace)
     return found
 
@@ -58,14 +58,14 @@ def test_in_float32_every_step_is_torchs() -> None:
     test_native_conformance.
     """
     decoder = tiny("vanilla")
-    its = Native(decoder.config, dict(weights_of(decoder)), threads=2, flags=("-O1",)).trace(
+    its = Native(decoder.config, dict(weights_of(decoder)), threads=2, flags=("-O1",)).record(
         None, [5, 6, 7, 8, 9, 10, 11]
     )
     assert list(its) == list(its.taps)
     for path, deviation in its.deviations.items():
         assert deviation.own <= 1e-5, path
         assert deviation.so_far <= 3e-5, path
-    assert its.checks.ok, its.checks
+    assert check(its).ok, check(its)
 
 
 def test_the_numbers_are_the_fast_paths_bit_for_bit(run: NativeTrace) -> None:
@@ -96,39 +96,39 @@ def test_torch_has_the_programs_own_weights(run: NativeTrace, subject: Subject, 
 
 
 def test_the_checks_allow_rounding_and_find_a_wrong_number(run: NativeTrace, subject: Subject) -> None:
-    assert run.checks.ok
-    broken = subject.trace(PROMPT)
+    assert check(run).ok
+    broken = subject.record(PROMPT)
     broken["layers.2.v"][0, 1, 0, 2] += 1.0
     assert "layers.2.v" in {its.name for its in check(broken).failed}
 
 
 def test_edits_several_texts_and_nothing_at_all_are_refused(subject: Subject) -> None:
-    view = View(subject, first=subject.trace(PROMPT))
+    view = View(subject, first=subject.record(PROMPT))
     with pytest.raises(RequestError, match="takes no edits"):
         view.order("whatif", {"edits": [{"kind": "ablate", "where": "layers.1", "head": 2}]})
     with pytest.raises(RequestError, match="one text at a time"):
-        subject.trace([PROMPT, PROMPT])
+        subject.record([PROMPT, PROMPT])
     with pytest.raises(RequestError, match="nothing to trace"):
-        subject.trace([])
+        subject.record([])
 
 
 def test_a_text_longer_than_one_step_of_the_program_is_traced_whole(subject: Subject) -> None:
     assert subject.native is not None
-    its = subject.native.trace(None, list(range(3, 303)))  # 300 tokens, 256 at a time
+    its = subject.native.record(None, list(range(3, 303)))  # 300 tokens, 256 at a time
     assert its["layers.1.q"].shape == (1, 8, 300, 8)
     assert its["logits"].shape == (1, 300, 512)
     assert its.deviations["logits"].so_far < 0.05
 
 
 def test_the_page_generates_by_the_program_it_shows(subject: Subject) -> None:
-    view = View(subject, first=subject.trace(PROMPT))
+    view = View(subject, first=subject.record(PROMPT))
     made: list[int] = []
     for _ in range(4):
         answer = view.order("generate", {"ids": made})
         made.append(answer["token"]["id"])
     assert subject.native is not None
     expected = generate(
-        subject.native.executor, [view.first.trace.tokens[0]], tokenizer=subject.tokenizer, max_new_tokens=4
+        subject.native.executor, [view.first.record.tokens[0]], tokenizer=subject.tokenizer, max_new_tokens=4
     )
     assert made == list(expected[0].token_ids)
     assert answer["cache"]["length"] == view.first.length + 4

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from reference import tiny
+from test_operations_reference import DESCRIPTIONS, random_decoder
 
 from pellucid.base.errors import RequestError
 from pellucid.explain import Operands, Trace, operands, trace
@@ -171,6 +172,17 @@ def test_the_soft_cap_of_scores_and_logits_is_in_the_equation() -> None:
         found = operands(t, path, index)
         assert found.error < 1e-6
         assert "tanh" in found.latex
+
+
+@pytest.mark.parametrize("description", DESCRIPTIONS)
+def test_cells_and_identities_of_every_description(description: str) -> None:
+    """Norms after parts and over sums, q and k as a whole, γ + 1, caps, windows, scalings: nothing needs its own case."""
+    t = trace(random_decoder(DESCRIPTIONS[description]), None, BATCH)
+    assert t.checks.ok, t.checks.failed
+    for why in cells_of(t, per_step=3):
+        value = t[why.name]
+        assert why.error <= 2e-6 * value[torch.isfinite(value)].abs().max().item(), why
+        xml.fromstring(mathml(why.latex))
 
 
 def test_a_cell_is_found_in_under_20_ms() -> None:

@@ -16,7 +16,7 @@ from pellucid.auto import open_model, tokenizer_of
 from pellucid.explain.show.html import write_page
 from pellucid.explain.show.server import PageServer
 from pellucid.explain.show.view import View
-from pellucid.explain.show.view_model import Subject
+from pellucid.explain.subject import Subject
 from pellucid.explain.trace import trace
 from pellucid.families import FAMILIES
 from pellucid.model.load import load_decoder
@@ -140,7 +140,7 @@ def test_files_treemap_leads_to_a_tensor_and_its_histogram(page: Any, view: View
 def test_text_shows_ids_and_plays_the_merges(page: Any, view: View) -> None:
     text = section(page, "text")
     ids = text.locator(".thread .chip small").all_text_contents()
-    assert [int(i) for i in ids] == view.first.trace.tokens[0][-10:]
+    assert [int(i) for i in ids] == view.first.record.tokens[0][-10:]
     text.locator(".merges button").first.click()
     slider = text.locator(".merges input[type=range]")
     slider.focus()
@@ -153,9 +153,9 @@ def test_text_shows_ids_and_plays_the_merges(page: Any, view: View) -> None:
 def test_embedding_looks_up_the_tokens_row(page: Any, view: View) -> None:
     embed = section(page, "embed")
     page.locator("#strip .chip").nth(2).click()
-    assert str(view.first.trace.tokens[0][2]) in embed.locator(".lookup figcaption").text_content()
+    assert str(view.first.record.tokens[0][2]) in embed.locator(".lookup figcaption").text_content()
     why = open_cell(page, "embed", (0, 2, 5))
-    assert near(why.locator(".why-value").text_content(), view.first.trace["embed"][0, 2, 5].item())
+    assert near(why.locator(".why-value").text_content(), view.first.record["embed"][0, 2, 5].item())
     assert "embed.weight" in why.locator(".cell-link").first.text_content()
 
 
@@ -165,7 +165,7 @@ def test_rotary_turns_the_arrow_as_the_model_did(page: Any, view: View) -> None:
     rope = view.subject.decoder.config.layers[0].mixer.rope
     assert rope
     first = rope.dim // 2 - 1 if rope.layout == "half" else rope.dim - 2
-    value = view.first.trace["layers.2.q_rot"][0, 0, -1, first].item()
+    value = view.first.record["layers.2.q_rot"][0, 0, -1, first].item()
     page.wait_for_function(
         "x => document.querySelector('.rotary [role=status]').textContent.replaceAll('−', '-').includes(x)",
         arg=f"({value:.4g},",
@@ -181,9 +181,9 @@ def test_the_map_leads_to_attention(page: Any) -> None:
 
 def test_a_cell_is_asked_by_a_click_and_walked_back_to_the_letters(page: Any, view: View) -> None:
     """From a logit, term by term, to a token of the sentence."""
-    last, best = view.first.length - 1, int(view.first.trace["logits"][0, -1].argmax())
+    last, best = view.first.length - 1, int(view.first.record["logits"][0, -1].argmax())
     why = open_cell(page, "logits", (0, last, best))
-    assert near(why.locator(".why-value").text_content(), view.first.trace["logits"][0, -1, best].item())
+    assert near(why.locator(".why-value").text_content(), view.first.record["logits"][0, -1, best].item())
     for wanted in ("final", "layers.4.resid_post"):
         why.locator(f'.cell-link.step:has-text("{wanted}[")').first.click()
         page.wait_for_function(
@@ -198,7 +198,7 @@ def test_a_cell_is_asked_by_a_click_and_walked_back_to_the_letters(page: Any, vi
         )
         stream.first.click()
         page.wait_for_function("name => document.querySelector('#why .why-name').textContent !== name", arg=name)
-    assert view.first.trace.piece(view.first.trace.tokens[0][-1]) in why.locator(".leads").text_content()
+    assert view.first.record.piece(view.first.record.tokens[0][-1]) in why.locator(".leads").text_content()
     assert why.locator(".trail button").count() >= 5
 
 
@@ -207,7 +207,7 @@ def test_terms_and_the_rest_sum_to_the_value(page: Any, view: View) -> None:
     terms = [float(term) for term in why.locator("[data-term]").evaluate_all("all => all.map(one => one.dataset.term)")]
     rest = float(why.locator("[data-rest]").get_attribute("data-rest"))
     assert terms == sorted(terms, key=lambda term: -abs(term))
-    assert sum(terms) + rest == pytest.approx(view.first.trace["layers.1.mlp_out"][0, 4, 7].item(), abs=1e-5)
+    assert sum(terms) + rest == pytest.approx(view.first.record["layers.1.mlp_out"][0, 4, 7].item(), abs=1e-5)
 
 
 def test_arrow_keys_move_between_cells_and_the_address_follows(page: Any, view: View) -> None:
@@ -229,7 +229,7 @@ def test_arrow_keys_move_between_cells_and_the_address_follows(page: Any, view: 
         arg=key,
     )
     assert float(page.locator("#why .why-value").get_attribute("data-value")) == pytest.approx(
-        view.first.trace[name][tuple(index)].item(), rel=1e-6
+        view.first.record[name][tuple(index)].item(), rel=1e-6
     )
     assert f"cell={','.join(map(str, index))}".replace(",", "%2C") in page.url
 
@@ -244,7 +244,7 @@ def test_a_click_on_a_matrix_asks_for_that_cell(page: Any, view: View) -> None:
     )
     canvas.click(position={"x": box[0] - 4, "y": box[1] - 4})
     page.wait_for_selector("#why .why-value")
-    value = view.first.trace["layers.2.q"][0, 0, -1, -1].item()
+    value = view.first.record["layers.2.q"][0, 0, -1, -1].item()
     assert float(page.locator("#why .why-value").get_attribute("data-value")) == pytest.approx(value, rel=1e-6)
 
 
@@ -261,7 +261,7 @@ def test_attention_shows_the_weights_of_the_chosen_head_and_query(page: Any, vie
     attention = section(page, "attention")
     page.locator("#strip .chip").nth(6).click()
     attention.locator('.heads button[data-head="3"]').click()
-    row = view.first.trace["layers.2.pattern"][0, 3, 6]
+    row = view.first.record["layers.2.pattern"][0, 3, 6]
     attention.locator(".stages").scroll_into_view_if_needed()
     attention.locator('.stages [data-key="7"]').wait_for()
     page.wait_for_function(
@@ -277,7 +277,7 @@ def test_attention_shows_the_weights_of_the_chosen_head_and_query(page: Any, vie
 
 
 def test_norm_shows_its_own_spread_and_neurons_their_activation(page: Any, view: View) -> None:
-    mlp, its = section(page, "mlp"), view.first.trace
+    mlp, its = section(page, "mlp"), view.first.record
     x, eps = its["layers.2.resid_mid"][0, -1].double(), view.subject.decoder.config.layers[2].norms["mlp_norm"].eps
     assert near(mlp.locator('[data-stat="spread"]').text_content(), float((x.square().mean() + eps).sqrt()))
     mlp.locator("text=attention's norm").click()
@@ -299,7 +299,7 @@ def test_norm_shows_its_own_spread_and_neurons_their_activation(page: Any, view:
 
 def test_the_lens_ends_with_what_the_model_says_and_parts_add_up(page: Any, view: View) -> None:
     residual = section(page, "residual")
-    its = view.first.trace
+    its = view.first.record
     residual.locator(".lens-table tr").nth(1).wait_for()
     p = float(residual.locator(".lens-table tr").nth(1).locator("button").last.get_attribute("data-p"))
     assert p == pytest.approx(its["logits"][0, -1].softmax(-1).max().item(), rel=1e-4)
@@ -311,7 +311,7 @@ def test_the_lens_ends_with_what_the_model_says_and_parts_add_up(page: Any, view
 
 
 def test_sliders_sharpen_and_cut_the_distribution(page: Any, view: View) -> None:
-    output, logits = section(page, "output"), view.first.trace["logits"][0, -1]
+    output, logits = section(page, "output"), view.first.record["logits"][0, -1]
     first = lambda: said(output.locator(".sampler .bars .n").first.text_content())  # noqa: E731
     output.locator(".sampler .bars").wait_for()
     assert first() == pytest.approx(100 * logits.softmax(-1).max().item(), abs=0.06)
@@ -326,7 +326,7 @@ def test_sliders_sharpen_and_cut_the_distribution(page: Any, view: View) -> None
     assert output.locator(".sampler .bar i.faint").count() > 0
     output.locator("text=Draw a token").click()
     drawn = output.locator(".answer .new").text_content()
-    assert drawn in [view.first.trace.piece(int(i)).replace(" ", "␣") for i in logits.topk(3).indices]
+    assert drawn in [view.first.record.piece(int(i)).replace(" ", "␣") for i in logits.topk(3).indices]
 
 
 def test_surprise_is_the_cross_entropy_of_the_text_and_of_ones_own(page: Any, view: View) -> None:
@@ -336,8 +336,8 @@ def test_surprise_is_the_cross_entropy_of_the_text_and_of_ones_own(page: Any, vi
         float(x)
         for x in output.locator(".surprise [data-nats]").evaluate_all("all => all.map(one => one.dataset.nats)")
     ]
-    ids = torch.tensor(view.first.trace.tokens[0])
-    expected = torch.nn.functional.cross_entropy(view.first.trace["logits"][0, :-1], ids[1:], reduction="none")
+    ids = torch.tensor(view.first.record.tokens[0])
+    expected = torch.nn.functional.cross_entropy(view.first.record["logits"][0, :-1], ids[1:], reduction="none")
     assert shown == pytest.approx(expected.tolist(), abs=1e-4)
     output.locator(".target input").fill(" She was happy.")
     output.locator(".target button").click()
@@ -351,14 +351,14 @@ def test_decoding_grows_the_sentence_and_its_cache(page: Any, view: View) -> Non
     decode.locator('[data-more="8"]').click()
     page.wait_for_function("() => document.querySelectorAll('#decode .answer .new').length === 8")
     made = [int(i) for i in decode.locator(".answer .new").evaluate_all("all => all.map(one => one.dataset.id)")]
-    logits = trace(view.subject.decoder, None, view.first.trace.tokens[0] + made, steps=["logits"])["logits"][0]
+    logits = trace(view.subject.decoder, None, view.first.record.tokens[0] + made, steps=["logits"])["logits"][0]
     assert made == logits[-9:-1].argmax(-1).tolist()
     assert f"{view.first.length + 8} tokens" in decode.locator(".kv-cache figcaption").text_content()
     decode.locator("text=Look inside the longer sentence").click()
     page.wait_for_function(
         "count => pellucid.run.tokens.length === count",
         arg=len(
-            view.subject.tokenizer(view.first.text + "".join(view.first.trace.piece(i) for i in made))["input_ids"]
+            view.subject.tokenizer(view.first.text + "".join(view.first.record.piece(i) for i in made))["input_ids"]
         ),
     )
 
@@ -369,11 +369,11 @@ def test_what_if_a_head_falls_silent(page: Any, view: View) -> None:
     whatif.locator('[data-run="whatif"]').click()
     whatif.locator('[data-side="after"] .bars').wait_for()
     p = said(whatif.locator('[data-side="before"] .n').first.text_content())
-    assert p == pytest.approx(100 * view.first.trace["logits"][0, -1].softmax(-1).max().item(), abs=0.06)
+    assert p == pytest.approx(100 * view.first.record["logits"][0, -1].softmax(-1).max().item(), abs=0.06)
     whatif.locator('[data-open="edited"]').click()
     page.wait_for_function("() => pellucid.run.edited !== ''")
     name = page.evaluate("pellucid.run.run")
-    edited = view._runs[name].trace
+    edited = view._runs[name].record
     assert not edited["layers.0.z"][:, 2].any()
     assert page.locator(".hero .bad").is_visible()
 
@@ -404,7 +404,7 @@ def test_a_deep_link_opens_the_cell_and_the_place(browser: Any, url: str, view: 
     complaints = listen(page)
     page.goto(f"{url}#at=attention&layer=3&head=1&pos=4&step=layers.3.z&cell=0,1,4,2&lang=zh&view=numbers")
     page.wait_for_selector("#why .why-value")
-    assert near(page.locator("#why .why-value").text_content(), view.first.trace["layers.3.z"][0, 1, 4, 2].item())
+    assert near(page.locator("#why .why-value").text_content(), view.first.record["layers.3.z"][0, 1, 4, 2].item())
     page.wait_for_function("() => Math.abs(document.getElementById('attention').getBoundingClientRect().top) < 400")
     assert page.evaluate("[pellucid.state.layer, pellucid.state.head, pellucid.state.pos]") == [3, 1, 4]
     assert page.locator("html").get_attribute("lang") == "zh-CN"
@@ -562,7 +562,7 @@ def test_hostile_text_never_runs(browser: Any, tmp_path: Path, live: bool) -> No
 
 
 def test_the_offline_file_shows_the_same_run(browser: Any, subject: Subject, view: View, tmp_path: Path) -> None:
-    its = view.first.trace
+    its = view.first.record
     write_page(its, tmp_path / "page.html", subject=subject, pinned=[("layers.1.z", (0, 2, 3, 4))])
     page = browser.new_page()
     complaints = listen(page)
@@ -586,7 +586,7 @@ def test_the_offline_file_shows_the_same_run(browser: Any, subject: Subject, vie
 
 
 def test_one_token_against_another_and_the_heads_between_two_words(page: Any, view: View) -> None:
-    residual, its = section(page, "residual"), view.first.trace
+    residual, its = section(page, "residual"), view.first.record
     residual.locator(".attribution select option").nth(1).wait_for(state="attached")
     best, second = its["logits"][0, -1].topk(2).indices.tolist()
     residual.locator(".attribution select").select_option(str(second))
@@ -606,7 +606,7 @@ def test_an_engineer_types_the_name_of_a_number(page: Any, view: View) -> None:
     page.fill(".go-to", "layers.3.z[0, 1, 4, 2]")
     page.press(".go-to", "Enter")
     page.wait_for_selector("#why .why-value")
-    assert near(page.locator("#why .why-value").text_content(), view.first.trace["layers.3.z"][0, 1, 4, 2].item())
+    assert near(page.locator("#why .why-value").text_content(), view.first.record["layers.3.z"][0, 1, 4, 2].item())
     page.fill(".go-to", "layers.1.mlp_act")
     page.press(".go-to", "Enter")
     page.wait_for_selector('#cell .matrix[data-name="layers.1.mlp_act"]')

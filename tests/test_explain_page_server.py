@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from pellucid.auto import open_model, tokenizer_of
 from pellucid.base.errors import RequestError
 from pellucid.explain.show.server import PageServer
-from pellucid.explain.show.view import View, largest_in_blocks
-from pellucid.explain.show.view_model import Subject
+from pellucid.explain.show.tiles import largest_in_blocks
+from pellucid.explain.show.view import View
+from pellucid.explain.subject import Subject
 from pellucid.model.load import load_decoder
 
 TEXT = "Once upon a time, there was a little girl"
@@ -192,7 +193,7 @@ def test_a_question_out_of_range_is_answered_with_an_error(server: PageServer, p
 
 
 def test_tiles_equal_the_tensors(view: View, server: PageServer) -> None:
-    for name, value in view.first.trace.items():
+    for name, value in view.first.record.items():
         at = [0] * (value.ndim - 2)
         response, body = ask(server, f"/api/tile/{name}?at={','.join(map(str, at))}")
         rows, cols, *steps = map(int, (response.getheader("X-Tile") or "").split(","))
@@ -220,7 +221,7 @@ def test_a_thumbnail_shows_the_largest_of_each_block(
 
 def test_cells_carry_their_operands(view: View) -> None:
     cell = view.answer("cell/layers.1.pattern", {"index": "0,2,5,3"})
-    assert cell["value"] == view.first.trace["layers.1.pattern"][0, 2, 5, 3].item()
+    assert cell["value"] == view.first.record["layers.1.pattern"][0, 2, 5, 3].item()
     assert cell["leads"][0]["name"] == "layers.1.scores"
     assert "<math" in cell["mathml"]
     weight = view.answer("cell/layers.0.mlp.up_proj.weight", {"index": "3,4"})
@@ -239,8 +240,8 @@ def test_generation_continues_as_the_model_does(view: View) -> None:
     for _ in range(6):
         answer = view.order("generate", {"ids": made, "temperature": 0})
         made.append(answer["token"]["id"])
-    ids = torch.tensor([view.first.trace.tokens[0] + made])
-    logits = view._trace("", ids=ids[0].tolist()).trace["logits"][0]
+    ids = torch.tensor([view.first.record.tokens[0] + made])
+    logits = view._trace("", ids=ids[0].tolist()).record["logits"][0]
     assert made == logits[-7:-1].argmax(-1).tolist()
     assert answer["cache"]["length"] == ids.shape[1]
     assert answer["cache"]["bytes"] == answer["cache"]["bytes_per_token"] * ids.shape[1]
@@ -248,7 +249,7 @@ def test_generation_continues_as_the_model_does(view: View) -> None:
 
 def test_an_ablated_head_changes_nothing_before_it(view: View) -> None:
     answer = view.order("whatif", {"edits": [{"kind": "ablate", "where": "layers.2", "head": 1}]})
-    edited, plain = view._runs[answer["run"]].trace, view.first.trace
+    edited, plain = view._runs[answer["run"]].record, view.first.record
     assert not edited["layers.2.z"][:, 1].any()
     assert torch.equal(edited["layers.2.resid_pre"], plain["layers.2.resid_pre"])
     assert not np.any(answer["change"][:3])

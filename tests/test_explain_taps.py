@@ -7,12 +7,13 @@ import xml.etree.ElementTree as xml
 from pathlib import Path
 
 import pytest
-from reference import tiny
+from reference import MODELS, tiny
+from test_operations_reference import DESCRIPTIONS
 
 import pellucid
 from pellucid.config import weight_shapes
 from pellucid.explain import trace
-from pellucid.explain.code import LINES, NORMS, ROTATE, SINUSOIDAL, UNGATED, locate
+from pellucid.explain.code import line_in_c, line_in_torch
 from pellucid.explain.show.mathml import mathml
 from pellucid.families import FAMILIES
 from pellucid.operations import WORDS, taps_of
@@ -58,16 +59,39 @@ def test_words_are_written_in_both_languages_and_plainly() -> None:
         assert len(words.meaning_zh) > 12
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_the_line_that_computes_a_step_is_found(model: str) -> None:
+    for tap in taps_of(tiny(model).config).values():
+        file, _, number = line_in_torch(tap).partition(":")
+        text = (Path(pellucid.__file__).parent.parent / file).read_text().splitlines()[int(number) - 1]
+        assert tap.operation.line(tap.name).part in text
+
+
 @pytest.mark.parametrize(
-    "place",
-    [*LINES.values(), *UNGATED.values(), *NORMS.values(), ROTATE, SINUSOIDAL],
-    ids=lambda place: f"{place[0].__qualname__}: {place[1]}",
+    "model", [model for model in MODELS if not any(la.experts for la in tiny(model).config.layers)]
 )
-def test_the_line_that_computes_a_step_is_found(place: tuple) -> None:
-    function, part = place
-    file, _, line = locate(function, part).partition(":")
-    text = (Path(pellucid.__file__).parent.parent / file).read_text().splitlines()[int(line) - 1]
-    assert part in text
+def test_the_line_of_the_native_program_is_found(model: str) -> None:
+    for tap in taps_of(tiny(model).config).values():
+        file, _, number = line_in_c(tap).partition(":")
+        text = (Path(pellucid.__file__).parent / file).read_text().splitlines()[int(number) - 1]
+        assert (tap.operation.stage or ("", f'"{tap.name}"'))[1] in text
+
+
+def test_lines_are_those_that_name_their_tap() -> None:
+    """Of what the model puts together itself: the line of the step, not of another that looks like it."""
+
+    def said(model: str, path: str) -> str:
+        tap = taps_of(DESCRIPTIONS.get(model) or tiny(model).config)[path]
+        file, _, number = line_in_torch(tap).partition(":")
+        lines = (Path(pellucid.__file__).parent.parent / file).read_text().splitlines()
+        return " ".join(lines[int(number) - 2 : int(number)])
+
+    assert '"mlp_up", self.up_proj(' in said("llama", "layers.0.mlp_up")
+    assert '"mlp_pre", self.gate_proj(' in said("llama", "layers.0.mlp_pre")
+    assert '"mlp_pre", self.up_proj(' in said("gpt2", "layers.0.mlp_pre")
+    assert "self.think(mlp_read" in said("parallel", "layers.0.resid_post")
+    assert "normed(self.mlp_sum_norm" in said("llama", "layers.0.resid_post")
+    assert "self.router(" in said("mixtral", "layers.0.router_logits")
 
 
 def test_windows_soft_caps_and_shared_keys_are_in_the_equation() -> None:

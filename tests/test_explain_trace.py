@@ -15,6 +15,7 @@ from pellucid.base.errors import RequestError
 from pellucid.checkpoint import open_checkpoint
 from pellucid.explain import Trace, trace
 from pellucid.explain.checks import IDENTITIES, difference
+from pellucid.explain.recompute import wide
 from pellucid.families import FAMILIES
 from pellucid.model.attend import explicit
 from pellucid.model.context import Context
@@ -65,9 +66,9 @@ def test_streams_and_patterns_equal_the_reference_implementations(family: str) -
         theirs = reference_model(decoder)(torch.tensor([IDS]), output_hidden_states=True, output_attentions=True)
     t = trace(decoder, None, IDS)
     for i in range(decoder.config.num_layers):
-        assert difference(t[f"layers.{i}.resid_pre"], theirs.hidden_states[i].double()) < 1e-5
-        assert difference(t[f"layers.{i}.pattern"], theirs.attentions[i].double()) < 1e-5
-    assert difference(t["final"], theirs.hidden_states[-1].double()) < 1e-5
+        assert difference(wide(t[f"layers.{i}.resid_pre"]), wide(theirs.hidden_states[i])) < 1e-5
+        assert difference(wide(t[f"layers.{i}.pattern"]), wide(theirs.attentions[i])) < 1e-5
+    assert difference(wide(t["final"]), wide(theirs.hidden_states[-1])) < 1e-5
 
 
 @EVERY
@@ -122,7 +123,7 @@ def test_chosen_positions_are_the_same_rows(family: str) -> None:
             if "position" in axes
             else whole[path]
         )
-        assert difference(value, expected.double()) < 1e-6, path
+        assert difference(wide(value), wide(expected)) < 1e-6, path
         assert value.shape == part.tap(path).shape(2, 2, 12)
 
 

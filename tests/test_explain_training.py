@@ -33,7 +33,7 @@ from pellucid.explain.show.html import write_training_page
 from pellucid.explain.show.mathml import mathml
 from pellucid.explain.show.server import PageServer
 from pellucid.explain.show.view import View
-from pellucid.explain.show.view_model import Subject
+from pellucid.explain.subject import Subject
 from pellucid.explain.training.run_folder import MEMORY, RunFolder
 from pellucid.explain.training.view import FORMULAS, Training, TrainingOnly, by_distance, watch_run
 from pellucid.model.load import load_decoder, to_array

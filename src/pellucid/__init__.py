@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from pellucid.base.version import __version__
+
 if TYPE_CHECKING:
     from pellucid.auto import AutoConfig, AutoTokenizer, open_executor, open_model, tokenizer_of
     from pellucid.causal_lm import AutoModelForCausalLM
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from pellucid.generate.engine import Engine
     from pellucid.generate.request import Request
     from pellucid.sampling import SamplingParams
-
-__version__ = "0.1.0"
 
 _WHERE = {
     "AutoConfig": "pellucid.auto",

@@ -9,8 +9,8 @@ from importlib import import_module
 
 import click
 
-from pellucid import __version__
 from pellucid.base.errors import PellucidError
+from pellucid.base.version import __version__
 from pellucid.cli.terminal.streams import drop_output, open_standard_streams, output_error, say
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses; 130 is the shell's for Ctrl-C

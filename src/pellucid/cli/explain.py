@@ -13,8 +13,8 @@ from pellucid.base.errors import RequestError
 from pellucid.cli.runs import options
 
 if TYPE_CHECKING:
-    from pellucid.explain.show.view_model import Subject
-    from pellucid.explain.trace import Trace
+    from pellucid.explain.record import Record
+    from pellucid.explain.subject import Subject
     from pellucid.explain.training.view import Training
 
 
@@ -203,7 +203,9 @@ def command(
         )
         if step is None and layer is None and html is None and not open_page:
             say("checking …")
-            _ = trace.checks
+            from pellucid.explain.checks import check
+
+            checks = check(trace)
         if html is not None:
             say("writing the page …")
             _write(
@@ -228,13 +230,13 @@ def command(
     elif layer is not None:
         show.print_layer(trace, layer, position, as_json)
     else:
-        show.print_walk(trace, subject.name, position, target, as_json)
+        show.print_walk(trace, checks, subject.name, position, target, as_json)
 
 
 def _subject(name: str, flags: dict[str, Any]) -> Subject:
     """The model of that name, loaded, with its tokenizer."""
     from pellucid.auto import open_model, tokenizer_of
-    from pellucid.explain.show.view_model import Subject
+    from pellucid.explain.subject import Subject
     from pellucid.model.load import load_decoder
 
     if flags["threads"] is not None:
@@ -268,25 +270,19 @@ def _in_template(tokenizer: Any, text: str, system: str | None) -> list[int]:
     return tokenizer.apply_chat_template(chat_messages(text, system), add_generation_prompt=True, return_dict=False)
 
 
-def _trace(subject: Subject, text: Any, position: int, layer: int | None, step: str | None, whole: bool) -> Trace:
+def _trace(subject: Subject, text: Any, position: int, layer: int | None, step: str | None, whole: bool) -> Record:
     """The run, with all its steps where memory allows; else with what was asked for, at one position."""
     from pellucid.explain.questions.walk import STEPS
-    from pellucid.explain.trace import TooLargeError, trace
+    from pellucid.explain.record import TooLargeError
 
     try:
-        return subject.trace(text)
+        return subject.record(text)
     except TooLargeError:
         if whole:
             raise
         steps = [step] if step else None if layer is not None else STEPS
-        return trace(
-            subject.decoder,
-            subject.tokenizer,
-            text,
-            positions=[position],
-            layers=None if layer is None else [layer],
-            steps=steps,
-        )
+        layers = None if layer is None else [layer]
+        return subject.record(text, positions=[position], layers=layers, steps=steps)
 
 
 def _index(cell: str) -> tuple[int, ...]:
@@ -299,7 +295,7 @@ def _index(cell: str) -> tuple[int, ...]:
 
 
 def _write(
-    trace: Trace,
+    trace: Record,
     subject: Subject,
     file: str,
     max_size: float,

@@ -10,10 +10,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,18 +22,17 @@ from pellucid.base.array import Array
 from pellucid.base.errors import RequestError
 from pellucid.config import ModelConfig
 from pellucid.executor import StepInput
-from pellucid.explain.checks import TOLERANCES
 from pellucid.explain.code import line_in_c
 from pellucid.explain.prompt import Prompt, read_prompt
-from pellucid.explain.recompute import recompute, scores, values, wide
-from pellucid.explain.step import Step
-from pellucid.explain.trace import Trace, trace
+from pellucid.explain.recompute import ModelWeights, places_of, recompute, values, wide
+from pellucid.explain.record import TOLERANCES, Record
+from pellucid.explain.run import record
 from pellucid.model.decoder import Decoder
 from pellucid.model.load import load_decoder
 from pellucid.native.executor import NativeExecutor
 from pellucid.native.pack import formats_of, packed
 from pellucid.native.trace import Tracer
-from pellucid.operations import taps_of
+from pellucid.operations.numbers import Numbers
 
 # Of a product's largest value, by the format of its weights: activations are rounded to the precision that goes with
 # it.
@@ -80,14 +80,14 @@ class Native:
         counted = ", ".join(f"{count} × {name}" for name, count in Counter(self.formats.values()).most_common())
         return f"{counted}; KV cache {self._tracer.executor.kv_cache}"
 
-    def trace(self, tokenizer: Any, text: Any) -> NativeTrace:
+    def record(self, tokenizer: Any, text: Any) -> NativeTrace:
         """Raises: RequestError for several texts, TooLargeError."""
         prompt = read_prompt(self.decoder, tokenizer, text)
         if len(prompt.token_ids) > 1:
             raise RequestError(
                 "the native executor is explained on one text at a time", received=f"{len(prompt.token_ids)} texts"
             )
-        exact = trace(self.decoder, tokenizer, text)
+        exact = record(self.decoder, tokenizer, text)
         return NativeTrace(self, prompt, self._tracer.run(prompt.token_ids[0].tolist()), exact)
 
     def logits(self, token_ids: Sequence[int], first: int = 0) -> tuple[Tensor, float]:
@@ -101,8 +101,8 @@ class Native:
             self.executor.free(slot)
 
 
-class NativeTrace(Trace):
-    """A run of the native executor: a ``Trace`` whose numbers are the program's.
+class NativeTrace(Record):
+    """A run of the native executor: a ``Record`` whose numbers are the program's.
 
     ``model`` and ``exact`` are torch's, in float32, on the same weights. Embeddings are looked up and attention's
     scores and pattern are computed here from the program's own queries and keys (``recomputed``): it never has them in
@@ -111,44 +111,49 @@ class NativeTrace(Trace):
 
     executor = "native"
 
-    def __init__(self, native: Native, prompt: Prompt, taps: Mapping[str, Any], exact: Trace) -> None:
+    def __init__(self, native: Native, prompt: Prompt, taps: Mapping[str, Any], exact: Record) -> None:
         self.native, self.exact = native, exact
-        found = {path: torch.from_numpy(its.copy())[None] for path, its in taps.items()}
-        super().__init__(native.decoder, prompt, found, range(prompt.token_ids.shape[1]), ())
-        self._values = self._whole(found)
+        held = {path: torch.from_numpy(value.copy())[None] for path, value in taps.items()}
+        super().__init__(native.decoder, prompt, held, range(prompt.token_ids.shape[1]), ())
+        self._values = self._whole(held)
+        self.recomputed = frozenset(path for path in self._values if path not in held)
 
-    def _whole(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every tap of the model, in order."""
+    def _whole(self, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every tap of the model, in order; those that the program never holds by their operation."""
+        places, weights = places_of(self, np.arange(self.token_ids.shape[1])), ModelWeights(self.model)
         whole: dict[str, Tensor] = {}
-        places = torch.arange(self.token_ids.shape[1])
-        for path, tap in taps_of(self.config).items():
-            if path in found:
-                whole[path] = found[path]
-            elif tap.kind == "scores":
-                q, k = (wide(whole[source]) for source in tap.inputs)
-                whole[path] = scores(self, tap.layer or 0, q, k, places).float()
-            elif tap.kind == "softmax":
-                whole[path] = wide(whole[tap.inputs[0]]).softmax(-1).float()
+        for path, tap in self.taps.items():
+            if path not in held:
+                inputs = [wide(whole[source]) for source in tap.inputs]
+                whole[path] = torch.from_numpy(tap.operation.reference(inputs, weights, places)).float()
             else:
-                assert tap.kind in ("lookup", "position"), f"the program has no tap {path}"
-                whole[path] = self.exact[path]
-        self.recomputed = frozenset(path for path in whole if path not in found)
+                whole[path] = held[path]
         return whole
 
     @property
     def model_summary(self) -> dict[str, Any]:
         return {**super().model_summary, "dtype": self.native.told(), "executor": self.executor}
 
-    def step(self, path: str) -> Step:
-        return replace(super().step(path), code=line_in_c(self.tap(path).name))
+    def line(self, path: str) -> str:
+        return line_in_c(self.tap(path))
+
+    def precision(self) -> dict[str, Any]:
+        return {
+            "steps": [deviation.to_json() for deviation in self.deviations.values()],
+            "recomputed": sorted(self.recomputed),
+            "kl": self.kl.tolist(),
+            "same": self.same_choice,
+        }
 
     def tolerance(self, path: str) -> float:
-        tap = self.tap(path)
-        if tap.kind == "linear":
-            its = self.native.formats[tap.weights[0].name]
-            return LINEAR.get(its, LINEAR_BLOCKS)
-        exact = "float32" in self.native.formats.values()  # then keys and values are kept in 32 bits, too
-        return HALF if tap.kind == "mix" and not exact else TOLERANCES[torch.float32]
+        tap, formats = self.tap(path), self.native.formats
+        if path in self.recomputed:
+            return TOLERANCES[torch.float32]
+        if tap.weights and tap.weights[0].name in formats:  # a product with a matrix
+            return LINEAR.get(formats[tap.weights[0].name], LINEAR_BLOCKS)
+        exact = "float32" in formats.values()  # then keys and values are kept in 32 bits, too
+        cached = any("position" not in self.tap(source).axes for source in tap.inputs) and "position" in tap.axes
+        return HALF if cached and not exact else TOLERANCES[torch.float32]
 
     def fast_logits(self) -> Tensor:
         """(1, T, V) logits of the program without taps: the same, bit for bit."""
@@ -157,19 +162,19 @@ class NativeTrace(Trace):
     @cached_property
     def deviations(self) -> dict[str, Deviation]:
         """Path → how far that step is off, in order of computation."""
-        places = torch.arange(self.token_ids.shape[1])
-        return {path: self._deviation(path, places) for path in self}
+        columns = np.arange(self.token_ids.shape[1])
+        return {path: self._deviation(path, columns) for path in self}
 
     @torch.no_grad()
-    def _deviation(self, path: str, places: Tensor) -> Deviation:
+    def _deviation(self, path: str, columns: np.ndarray) -> Deviation:
         axes = self.tap(path).axes
-        own = _distance(values(self, path, places), recompute(self, path, places), axes)
-        return Deviation(path, own, _distance(self[path], self.exact[path], axes))
+        own = _distance(values(self, path, columns), recompute(self, path, columns), axes)
+        return Deviation(path, own, _distance(wide(self[path]), wide(self.exact[path]), axes))
 
     @property
     def kl(self) -> Tensor:
         """(T,) nats, KL(torch ‖ native) of the next token."""
-        p, q = (its["logits"][0].double().log_softmax(-1) for its in (self.exact, self))
+        p, q = (run["logits"][0].double().log_softmax(-1) for run in (self.exact, self))
         return (p.exp() * (p - q)).sum(-1).clamp(min=0)
 
     @property
@@ -178,9 +183,10 @@ class NativeTrace(Trace):
         return int((self.exact["logits"][0].argmax(-1) == self["logits"][0].argmax(-1)).sum())
 
 
-def _distance(native: Tensor, exact: Tensor, axes: Sequence[str]) -> float:
+def _distance(native: Numbers, exact: Numbers, axes: Sequence[str]) -> float:
     """The mean over positions of ‖native − exact‖ / ‖exact‖; masked scores are left out."""
-    native, exact = wide(native).masked_fill(exact.isinf(), 0.0), wide(exact).masked_fill(exact.isinf(), 0.0)
-    axis = axes.index("position" if "position" in axes else "key")
-    gap, size = ((its.transpose(axis, 0).flatten(1)).norm(dim=1) for its in (native - exact, exact))
-    return float((gap / size.clamp(min=1e-30)).mean())
+    axis, seen = axes.index("position" if "position" in axes else "key"), np.isfinite(exact)
+    native, exact = np.where(seen, native, 0.0), np.where(seen, exact, 0.0)
+    across = tuple(other for other in range(exact.ndim) if other != axis)
+    gap, size = (np.sqrt(np.square(x).sum(across)) for x in (native - exact, exact))
+    return float((gap / np.maximum(size, 1e-30)).mean())

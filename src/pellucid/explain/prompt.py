@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pellucid.base.errors import RequestError
 from pellucid.explain.edits import SwapToken
+from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 
 
@@ -30,6 +31,10 @@ class Prompt:
         if token_id not in self._pieces:
             self._pieces[token_id] = str(token_id) if self.tokenizer is None else piece_of(self.tokenizer, token_id)
         return self._pieces[token_id]
+
+    def context(self, **settings: Any) -> Context:
+        """What the decoder runs it with; ``settings`` are Context's."""
+        return Context(self.position_ids, key_mask=None if bool(self.mask.all()) else self.mask, **settings)
 
 
 def read_prompt(model: Decoder, tokenizer: Any, text: Any, swaps: Sequence[SwapToken] = ()) -> Prompt:

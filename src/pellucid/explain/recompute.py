@@ -1,220 +1,130 @@
-"""Each step once more, in float64, from the recorded inputs and the weights: the equation as written, free of the
-model's own code.
+"""Each step once more, in float64, from the recorded inputs and the weights, by its operation's own reference.
 
-Only rotary angles are taken from the model (``position.rotation``): at far positions their float32 rounding is part of
-the model.
+What runs here is numpy's arithmetic on the description, free of the model's own code. Only rotary angles are taken from
+the model (``position.rotation``): at far positions their float32 rounding is part of it.
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.config import ExpertsConfig, MLPConfig, NormConfig, RopeConfig
+from pellucid.config import RopeConfig
+from pellucid.explain.record import Record
+from pellucid.model.decoder import Decoder
 from pellucid.model.position import rotation
-
-if TYPE_CHECKING:
-    from pellucid.explain.trace import Trace
-
-ACTIVATIONS = {
-    "silu": lambda x: x / (1 + torch.exp(-x)),
-    "gelu": lambda x: x * (1 + torch.erf(x / math.sqrt(2))) / 2,
-    "gelu_tanh": lambda x: x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
-    "relu": lambda x: x.clamp(min=0),
-}
-CHUNK = 2**23  # weight numbers in float64 at a time
+from pellucid.operations import Places
+from pellucid.operations.numbers import Numbers, Weights
 
 
-def wide(x: Tensor) -> Tensor:
-    """The same numbers in float64, on the CPU where the device has none."""
-    return x.cpu().double() if x.device.type == "mps" else x.double()
+def wide(x: Tensor) -> Numbers:
+    """The same numbers in float64, in numpy."""
+    return x.detach().cpu().double().numpy()
 
 
-def values(trace: Trace, path: str, columns: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Rows:
+    """A weight whose rows are made float64 when they are asked for: a large one never is as a whole."""
+
+    weight: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.weight.shape)
+
+    def __getitem__(self, index: Any) -> Numbers:
+        return wide(self.weight[torch.as_tensor(index) if isinstance(index, np.ndarray) else index])
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Numbers:
+        return wide(self.weight)
+
+
+@dataclass(frozen=True)
+class ModelWeights(Mapping[str, Rows]):
+    """A decoder's weights as the references read them."""
+
+    model: Decoder
+
+    def __getitem__(self, name: str) -> Rows:
+        return Rows(self.model.get_parameter(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.model.named_parameters())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def values(trace: Record, path: str, columns: np.ndarray) -> Numbers:
     """A recorded step at some of the kept positions (``columns`` index ``trace.positions``)."""
     axes, value = trace.tap(path).axes, trace[path]
-    if "position" in axes:
-        return value.index_select(axes.index("position"), columns)
-    places = torch.tensor(trace.positions, device=columns.device)[columns]
-    return value.index_select(axes.index("key"), places)
+    axis = "position" if "position" in axes else "key"
+    kept = columns if axis == "position" else np.asarray(trace.positions)[columns]
+    return wide(value.index_select(axes.index(axis), torch.as_tensor(kept, device=value.device)))
 
 
-def recompute(trace: Trace, path: str, columns: Tensor) -> Tensor:
-    """The step's values at ``columns``, float64. Raises: NotRecordedError where an input is missing."""
-    tap, config = trace.tap(path), trace.config
-    layer = config.layers[tap.layer or 0]
-    places = torch.tensor(trace.positions, device=columns.device)[columns]
+def inputs_of(trace: Record, path: str, columns: np.ndarray) -> list[Numbers]:
+    """What a step is computed from at those positions. Raises: NotRecordedError where an input is missing.
 
-    def given(index: int = 0) -> Tensor:
-        return wide(values(trace, tap.inputs[index], columns))
-
-    match tap.kind:
-        case "lookup":
-            table = trace.weight(tap.weights[0].name)
-            rows = wide(table[trace.token_ids[:, places] if path == "embed" else trace.position_ids[:, places]])
-            return rows * config.embedding_scale if path == "embed" else rows
-        case "position":
-            return sinusoidal(trace.position_ids[:, places], config.d_model)
-        case "copy":
-            return given()
-        case "sum":
-            return given(0) + given(1)
-        case "norm":
-            x = given(0) if len(tap.inputs) == 1 else given(0) + given(1)
-            return norm(x, norm_of(trace, path), *(wide(trace.weight(weight.name)) for weight in tap.weights))
-        case "linear":
-            x = given()
-            x = x.transpose(1, 2).flatten(2) if x.ndim == 4 else x  # z's heads, side by side
-            y = linear(x, *(trace.weight(weight.name) for weight in tap.weights))
-            if tap.name in ("q", "k", "v"):
-                return y.unflatten(-1, (-1, layer.mixer.head_dim)).transpose(1, 2)
-            return softcap(y, config.logit_softcap) if path == "logits" else y
-        case "rotate":
-            assert layer.mixer.rope
-            return rotate(given(), *angles(trace, layer.mixer.rope, places), layer.mixer.rope.layout)
-        case "scores":
-            return scores(trace, tap.layer or 0, given(), wide(trace[tap.inputs[1]]), places)
-        case "softmax":
-            return given().softmax(-1)
-        case "mix":
-            v = wide(trace[tap.inputs[1]])
-            return given() @ v.repeat_interleave(layer.mixer.num_heads // layer.mixer.num_kv_heads, 1)
-        case "activation":
-            act = ACTIVATIONS[layer.mlp.activation](given())
-            return act * given(1) if layer.mlp.gated else act
-        case "route":
-            assert layer.experts
-            return route(given(), layer.experts)
-        case "experts":
-            return experts(trace, tap.layer or 0, given(0), given(1))
-    raise AssertionError(tap.kind)
-
-
-def route(logits: Tensor, config: ExpertsConfig) -> Tensor:
-    """(…, E) weights of the experts: softmax, all but the largest set to 0, and what is left divided by its sum where
-    it is normalized.
+    Keys and values that a query looks at are whole.
     """
-    shares = logits.softmax(-1)
-    kept = torch.zeros_like(shares).scatter(-1, logits.topk(config.experts_per_token, -1).indices, 1.0) * shares
-    return kept / kept.sum(-1, keepdim=True) if config.normalize else kept
-
-
-def experts(trace: Trace, layer: int, x: Tensor, weights: Tensor) -> Tensor:
-    """(B, T, D): the weighted sum of those experts that count, one after another, and of the shared one."""
-    config, at = trace.config.layers[layer], f"layers.{layer}.mlp"
-    assert config.experts
-    y = torch.zeros_like(x)
-    for e in range(config.experts.num_experts):
-        rows = weights[..., e] != 0
-        if rows.any():
-            y[rows] += weights[..., e][rows][:, None] * mlp(trace, f"{at}.experts.{e}", config.mlp, x[rows])
-    if config.experts.shared:
-        shared = mlp(trace, f"{at}.shared", config.experts.shared, x)
-        y = y + (
-            shared * linear(x, trace.weight(f"{at}.shared_gate.weight")).sigmoid()
-            if config.experts.shared_gated
-            else shared
-        )
-    return y
-
-
-def mlp(trace: Trace, path: str, config: MLPConfig, x: Tensor) -> Tensor:
-    """What one MLP makes of rows, by its weights."""
-
-    def through(name: str, x: Tensor) -> Tensor:
-        biases = (f"{path}.{name}.bias",) if config.bias else ()
-        return linear(x, *(trace.weight(its) for its in (f"{path}.{name}.weight", *biases)))
-
-    act = ACTIVATIONS[config.activation]
-    return through(
-        "down_proj",
-        act(through("gate_proj", x)) * through("up_proj", x) if config.gated else act(through("up_proj", x)),
-    )
-
-
-def norm_of(trace: Trace, path: str) -> NormConfig:
-    """The config of the norm that makes a step."""
     tap = trace.tap(path)
-    if tap.layer is None:
-        assert trace.config.final_norm
-        return trace.config.final_norm
-    layer = trace.config.layers[tap.layer]
-    its = layer.mixer.qk_norm if tap.name in ("q_norm", "k_norm") else layer.norms[tap.weights[0].name.split(".")[2]]
-    assert its
-    return its
+    looks = "position" in tap.axes
+    return [
+        wide(trace[source]) if looks and "position" not in trace.tap(source).axes else values(trace, source, columns)
+        for source in tap.inputs
+    ]
 
 
-def normalized(x: Tensor, config: NormConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """(x̂, μ, √(σ² + eps)) over the last axis; for RMSNorm μ is 0 and σ² the mean square."""
-    mean = x.mean(-1, keepdim=True) if config.kind == "layer" else torch.zeros_like(x[..., :1])
-    deviation = ((x - mean).square().mean(-1, keepdim=True) + config.eps).sqrt()
-    return (x - mean) / deviation, mean, deviation
+def recompute(trace: Record, path: str, columns: np.ndarray) -> Numbers:
+    """The step's values at ``columns``, float64. Raises: NotRecordedError where an input is missing."""
+    recorded, inputs = values(trace, path, columns), inputs_of(trace, path, columns)
+    return trace.tap(path).operation.again(recorded, inputs, ModelWeights(trace.model), places_of(trace, columns))
 
 
-def norm(x: Tensor, config: NormConfig, gamma: Tensor, beta: Tensor | None = None) -> Tensor:
-    y = normalized(x, config)[0] * (config.offset + gamma)
-    return y if beta is None else y + beta
+def places_of(trace: Record, columns: np.ndarray) -> Places:
+    """Where those of the kept positions are, with the angles that the model turns by there."""
+    places = np.asarray(trace.positions)[columns]
+    ids, positions, mask = (x.cpu().numpy() for x in (trace.token_ids, trace.position_ids, trace.mask))
+    ropes = {layer.mixer.rope for layer in trace.config.layers if layer.mixer.rope}
+    return Places(ids, positions, places, mask, {rope: _turns(trace, rope, places) for rope in ropes})
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b in float64, the weight converted a part at a time."""
-    rows = max(CHUNK // weight.shape[1], 1)
-    y = torch.cat([x @ wide(part).T for part in weight.split(rows)], -1)
-    return y if bias is None else y + wide(bias)
-
-
-def sinusoidal(positions: Tensor, d_model: int) -> Tensor:
-    """(B, T) → (B, T, D)."""
-    places = wide(positions)[..., None]
-    dimension = torch.arange(d_model, device=places.device)
-    angle = places / 10000 ** (wide(dimension - dimension % 2) / d_model)
-    return torch.where(dimension % 2 == 0, angle.sin(), angle.cos())
-
-
-def angles(trace: Trace, rope: RopeConfig, places: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin that the model used at these places, (B, 1, T, R)."""
-    positions = trace.position_ids[:, places]
+def _turns(trace: Record, rope: RopeConfig, places: np.ndarray) -> tuple[Numbers, Numbers]:
+    """cos and sin that the model used at these places, (B, T, pairs)."""
+    positions = trace.position_ids[:, torch.as_tensor(places, device=trace.position_ids.device)]
     lengths = trace.position_ids.amax(1, keepdim=True).add(1).expand_as(positions)
     cos, sin = rotation(rope, positions, lengths, trace.model.dtype)
-    return wide(cos), wide(sin)
+    return wide(cos[:, 0]), wide(sin[:, 0])
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
-    """Complex multiplication by e^{it}: another way to say the same as the model's ``rotate``."""
-    pairs = cos.shape[-1]
-    turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
-    a, b = (turned[..., :pairs], turned[..., pairs:]) if layout == "half" else (turned[..., 0::2], turned[..., 1::2])
-    z = torch.complex(a.contiguous(), b.contiguous()) * torch.complex(cos, sin)
-    turned = torch.cat((z.real, z.imag), -1) if layout == "half" else torch.stack((z.real, z.imag), -1).flatten(-2)
-    return torch.cat((turned, rest), -1)
+@dataclass(frozen=True)
+class Cells:
+    """A run's numbers, one cell or row at a time, as operations look at them."""
 
+    trace: Record
 
-def scores(trace: Trace, layer: int, q: Tensor, k: Tensor, places: Tensor) -> Tensor:
-    attention = trace.config.layers[layer].mixer
-    k = k.repeat_interleave(attention.num_heads // attention.num_kv_heads, 1)
-    dots = torch.einsum("bhte,bhse->bhts", q, k) * attention.softmax_scale
-    return torch.where(visible(trace, layer, places).to(dots.device), softcap(dots, attention.softcap), -torch.inf)
+    @property
+    def weights(self) -> Weights:
+        return ModelWeights(self.trace.model)
 
+    def row(self, path: str, *index: int | slice) -> Numbers:
+        return wide(self.trace[path][index])
 
-def visible(trace: Trace, layer: int, places: Tensor) -> Tensor:
-    """(B, 1, positions, T): which place may look at which."""
-    window = trace.config.layers[layer].mixer.window
-    keys = torch.arange(trace.token_ids.shape[1], device=places.device)
-    distance = places[:, None] - keys
-    near = (distance >= 0) & (distance < (window or len(keys)))
-    return near & (trace.mask[:, None, None, :] | (distance == 0))
+    def weight_row(self, name: str, *index: int) -> Numbers:
+        return wide(self.trace.weight(name)[index])
 
+    def column(self, path: str, position: int) -> int:
+        return self.trace.column(path, position)
 
-def softcap(x: Tensor, cap: float | None) -> Tensor:
-    return x if cap is None else cap * torch.tanh(x / cap)
+    def number(self, name: str, text: int, position: int) -> int:
+        return int(getattr(self.trace, name)[text, position])
 
-
-def without_scale_and_shift(x: Tensor, config: NormConfig) -> Tensor:
-    """The norm in the model's own precision, before γ and β."""
-    if config.kind == "layer":
-        return F.layer_norm(x, x.shape[-1:], eps=config.eps)
-    return F.rms_norm(x.float(), x.shape[-1:], eps=config.eps).to(x.dtype)
+    def turns(self, rope: RopeConfig, text: int, position: int) -> tuple[Numbers, Numbers]:
+        cos, sin = _turns(self.trace, rope, np.array([position]))
+        return cos[text, 0], sin[text, 0]

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from pellucid.explain.code import line_of
-from pellucid.explain.recompute import norm_of
+from pellucid.explain.record import Record
 from pellucid.explain.show.mathml import mathml
 from pellucid.operations import Weight, Words
-
-if TYPE_CHECKING:
-    from pellucid.explain.trace import Trace
-
 
 MOST_WEIGHTS = 6  # named in a printed step: a mixture of experts has hundreds
 
@@ -95,11 +90,10 @@ class Step:
         return "\n".join([*lines, f"  {self.code}", f"  {self.meaning}"])
 
 
-def make_step(trace: Trace, path: str) -> Step:
+def make_step(trace: Record, path: str) -> Step:
+    """What one step of a run is. Raises: NotRecordedError, UnknownStepError."""
     tap, value = trace.tap(path), trace[path]
-    finite = value[torch.isfinite(value)] if tap.kind == "scores" else value
-    layer = trace.config.layers[tap.layer or 0]
-    norm = norm_of(trace, path) if tap.kind == "norm" else None
+    finite = value[~torch.isneginf(value)]  # masked scores are −∞
     return Step(
         name=path,
         kind=tap.kind,
@@ -109,7 +103,7 @@ def make_step(trace: Trace, path: str) -> Step:
         shape=tuple(value.shape),
         inputs=tap.inputs,
         weights=tap.weights,
-        code=line_of(tap, norm.kind if norm else "", layer.mlp.gated),
+        code=trace.line(path),
         dtype=str(value.dtype).removeprefix("torch."),
         min=float(finite.min()),
         max=float(finite.max()),

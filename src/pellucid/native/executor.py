@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from pellucid import __version__
 from pellucid.base.array import Array
 from pellucid.base.errors import (
     ConfigError,
@@ -24,6 +23,7 @@ from pellucid.base.errors import (
     UnsupportedError,
 )
 from pellucid.base.files import atomic_write, read_json, write_json
+from pellucid.base.version import __version__
 from pellucid.config import ModelConfig
 from pellucid.executor import StepInput
 from pellucid.native import build, pack

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pellucid.operations.operation import Numbers, Operation, Places, Weights
+from pellucid.operations.cell import Look, Operands, factor, number
+from pellucid.operations.numbers import Numbers, Weights, wide
+from pellucid.operations.operation import Line, Operation, Sentence
+from pellucid.operations.places import Places
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 FUNCTIONS = {
@@ -24,7 +27,9 @@ class Activation(Operation):
     """act(g), or gated: act(g) ⊙ u. Source: Hendrycks & Gimpel 2016 (GELU); Shazeer 2020 (gated)."""
 
     kind = "activation"
+    holds = Sentence("neurons are the activation's output", "神经元等于激活函数的输出")
     reads = ("MLPConfig.activation", "MLPConfig.gated")
+    part = "mlp"
 
     function: str
     gated: bool
@@ -33,9 +38,25 @@ class Activation(Operation):
         act = rf"\operatorname{{{self.function.removesuffix('_tanh')}}}({inputs[0]})"
         return rf"{result} = {act}" + (rf" \odot {inputs[1]}" if self.gated else "")
 
+    def line(self, name: str) -> Line:
+        return Line("model.mlp", "MLP.forward", "self.gate_proj(" if self.gated else '"mlp_pre", self.up_proj(')
+
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
         return self.of(inputs[0]) * (inputs[1] if self.gated else 1.0)
 
     def of(self, x: Numbers) -> Numbers:
         with np.errstate(over="ignore"):  # exp of a large number is infinite, and what is divided by it 0
             return FUNCTIONS[self.function](x)
+
+    def cell(self, look: Look) -> Operands:
+        gate, *up = cells = tuple(look.step(path, look.at) for path in look.inputs)
+        act = float(self.of(wide(gate.value)))
+        latex = rf"\operatorname{{{self.function.removesuffix('_tanh')}}}({number(gate.value)})"
+        for cell in up:
+            latex += rf" \cdot {factor(cell.value)} = {number(act)} \cdot {factor(cell.value)}"
+        recomputed = act * (up[0].value if up else 1.0)
+        return look.operands(recomputed=recomputed, leads=cells, parts={"activation": act}, latex=latex)
+
+    def shares(self, value: Numbers, direction: Numbers) -> Numbers:
+        """(F,) of each neuron."""
+        return value * direction

@@ -9,8 +9,11 @@ import numpy as np
 
 from pellucid.config import ExpertsConfig, MLPConfig, mlp_shapes
 from pellucid.operations.activation import Activation
+from pellucid.operations.cell import Look, Operands, Sum, Term, by_size
 from pellucid.operations.linear import product
-from pellucid.operations.operation import Numbers, Operation, Places, Weight, Weights
+from pellucid.operations.numbers import Numbers, Weights
+from pellucid.operations.operation import Line, Operation, Sentence, Weight
+from pellucid.operations.places import Places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +24,13 @@ class Experts(Operation):
     """
 
     kind = "experts"
+    holds = Sentence("y is the experts' weighted sum", "y 是各专家输出的加权和")
     reads = (
         *(f"ExpertsConfig.{name}" for name in ("num_experts", "shared", "shared_gated")),
         *(f"MLPConfig.{name}" for name in ("d_ff", "activation", "gated", "bias")),
     )
+    rows_checked = 8
+    part = "mlp"
 
     name: str  # layers.3.mlp
     d_model: int
@@ -50,6 +56,9 @@ class Experts(Operation):
             latex += rf" + {gate}\operatorname{{MLP}}_{{\text{{shared}}}}({x}_t)"
         return latex
 
+    def line(self, name: str) -> Line:
+        return Line("model.moe", "MoE.mix", "weighted =")
+
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
         x, shares = inputs
         y = np.zeros_like(x)
@@ -58,6 +67,22 @@ class Experts(Operation):
             if rows.any():
                 y[rows] += shares[..., e][rows][:, None] * self.expert(e, x[rows], weights)
         return y + self.shared(x, weights) if self.config.shared else y
+
+    def cell(self, look: Look) -> Operands:
+        """A term an expert that counts: its weight times what it makes of the token; one for the shared expert, which
+        has no weight.
+        """
+        (source, shares), (text, _, d) = look.inputs, look.at
+        column, weights = look.column(source), look.run.weights
+        x, w = look.row(source, text, column), look.row(shares, text, column)
+        terms = []
+        for e in np.flatnonzero(w).tolist():
+            made = float(self.expert(e, x, weights)[d])
+            terms.append(Term(float(w[e]) * made, (look.step(shares, (text, column, e), w[e]),)))
+        if self.config.shared:
+            terms.append(Term(float(self.shared(x, weights)[d]), ()))
+        made = Sum(by_size(terms))
+        return look.operands(recomputed=sum(term.value for term in terms), of=made, latex=made.latex)
 
     def expert(self, e: int, x: Numbers, weights: Weights) -> Numbers:
         """What one expert makes of rows."""

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pellucid.operations.operation import (
-    PART,
-    Numbers,
-    Operation,
-    Places,
-    Weight,
-    Weights,
-    by_head,
-    capped,
-    capped_latex,
-    side_by_side,
-    wide,
-)
+from pellucid.operations.cell import Index, Look, Operands, Term, number
+from pellucid.operations.numbers import Numbers, Weights, by_head, capped, capped_latex, side_by_side, wide
+from pellucid.operations.operation import Line, Operation, Passed, Sentence, Weight
+from pellucid.operations.places import Places
+
+PART = 2**23  # numbers of a weight in float64 at a time
+OWNERS = {
+    "attention": ("model.attention", "Attention.forward"),
+    "mlp": ("model.mlp", "MLP.forward"),
+    "router": ("model.moe", "MoE.forward"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +29,13 @@ class Linear(Operation):
     """
 
     kind = "linear"
+    holds = Sentence("the output is x Wᵀ + b", "输出为 x Wᵀ + b")
     reads = (
-        "AttentionConfig.qkv_bias",
-        "AttentionConfig.o_bias",
-        "AttentionConfig.num_heads",
-        "AttentionConfig.head_dim",
-        "MLPConfig.d_ff",
-        "MLPConfig.bias",
-        "ModelConfig.tie_embeddings",
-        "ModelConfig.logit_softcap",
+        *(f"AttentionConfig.{name}" for name in ("qkv_bias", "o_bias", "num_heads", "head_dim")),
+        *(f"MLPConfig.{name}" for name in ("d_ff", "bias")),
+        *(f"ModelConfig.{name}" for name in ("tie_embeddings", "logit_softcap")),
     )
+    rows_checked = 8
 
     name: str
     shape: tuple[int, int]  # (out, in)
@@ -60,10 +55,56 @@ class Linear(Operation):
         shift = f" + b{self.matrix.removeprefix('W')}" if self.bias else ""
         return f"{result} = {capped_latex(product + shift, self.cap)}"
 
+    def line(self, name: str) -> Line:
+        *owner, own = self.name.split(".")
+        if not owner:  # the output layer, or the table of embeddings in its place
+            return Line("model.decoder", "Decoder.logits", "self.embed.weight")
+        part = f'"{name}"' if own == "up_proj" else f"self.{own}("  # of the two places for one, gated and not
+        return Line(*OWNERS.get(own, OWNERS[owner[-1]]), part)
+
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
         x = side_by_side(inputs[0]) if self.joins else inputs[0]
         y = capped(product(x, *(weights[weight.name] for weight in self.weights)), self.cap)
         return y if self.head_dim is None else by_head(y, self.head_dim)
+
+    def cell(self, look: Look) -> Operands:
+        (source,), weight = look.inputs, self.weights[0].name
+        column, place = look.column(source), self._place(look)
+        row = look.at[-1] if self.head_dim is None else look.at[1] * self.head_dim + look.at[-1]
+        x = look.row(source, look.text, slice(None), column) if self.joins else look.row(source, look.text, column)
+        x, w = x.reshape(-1), look.run.weight_row(weight, row)
+        products = x * w
+        bias = [look.weight(name, (row,)) for name, _ in self.weights[1:]]
+        terms = look.sum(
+            products,
+            lambda i: (look.step(source, place(i), x[i]), look.weight(weight, (row, i), w[i])),
+            *(Term(cell.value, (cell,)) for cell in bias),
+        )
+        total = float(products.sum()) + sum(cell.value for cell in bias)
+        if self.cap is None:
+            return look.operands(recomputed=total, of=terms, latex=terms.latex)
+        parts = {"sum": total, "softcap": self.cap}
+        recomputed = float(capped(wide(total), self.cap))
+        return look.operands(recomputed=recomputed, of=terms, parts=parts, latex=capped_latex(number(total), self.cap))
+
+    def _place(self, look: Look) -> Callable[[int], Index]:
+        """Number of an input → its index in the step it comes from."""
+        (source,), text = look.inputs, look.text
+        column = look.column(source)
+        if not self.joins:
+            return lambda i: (text, column, i)
+        width = look.row(source, text, 0, column).shape[-1]
+        return lambda i: (text, i // width, column, i % width)
+
+    def back(self, direction: Numbers, inputs: Sequence[Numbers], weights: Weights) -> Passed:
+        """Through Wᵀ; the bias is a constant. A soft cap is left out: what is shared out is the result before it."""
+        before = transposed(weights[self.weights[0].name], direction)
+        constants = {name: float(wide(weights[name]) @ direction) for name, _ in self.weights[1:]}
+        return Passed((before.reshape(inputs[0].shape),), constants)
+
+    def row(self, weights: Weights, index: int) -> Numbers:
+        """The direction of one output."""
+        return wide(weights[self.weights[0].name][index])
 
 
 def product(x: Numbers, weight: Any, bias: Any = None) -> Numbers:
@@ -71,3 +112,10 @@ def product(x: Numbers, weight: Any, bias: Any = None) -> Numbers:
     rows = max(PART // weight.shape[1], 1)
     parts = [x @ wide(weight[start : start + rows]).T for start in range(0, weight.shape[0], rows)]
     return np.concatenate(parts, -1) + (0.0 if bias is None else wide(bias))
+
+
+def transposed(weight: Any, direction: Numbers) -> Numbers:
+    """direction W, likewise."""
+    rows = max(PART // weight.shape[1], 1)
+    starts = range(0, weight.shape[0], rows)
+    return sum((direction[i : i + rows] @ wide(weight[i : i + rows]) for i in starts), np.zeros(weight.shape[1]))

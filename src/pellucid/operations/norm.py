@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pellucid.config import NormConfig
-from pellucid.operations.operation import (
-    Numbers,
-    Operation,
-    Places,
-    Weight,
-    Weights,
-    by_head,
-    side_by_side,
-    wide,
+from pellucid.operations.cell import Look, Operands, factor, number
+from pellucid.operations.numbers import Numbers, Weights, by_head, side_by_side, wide
+from pellucid.operations.operation import Identity, Line, Operation, Passed, Sentence, Weight
+from pellucid.operations.places import Places
+
+NORMALIZED = Identity(
+    "normalized",
+    Sentence("mean 0 and deviation 1 before γ and β", "乘 γ 加 β 之前，均值为 0、标准差为 1"),
+    r"\operatorname{mean}(\hat x) = 0, \quad \operatorname{mean}(\hat x^2) = \frac{\sigma^2}{\sigma^2 + \epsilon}",
 )
+UNIT_RMS = Identity(
+    "unit_rms",
+    Sentence("root mean square 1 before γ", "乘 γ 之前，均方根为 1"),
+    r"\operatorname{mean}(\hat x^2) = \frac{\operatorname{mean}(x^2)}{\operatorname{mean}(x^2) + \epsilon}",
+)
+SEEN = 0.01  # of the largest γ: below it a result says too little of what was before γ
 
 
 @dataclass(frozen=True, kw_only=True)
 class Norm(Operation):
     """``layer``: (x − μ) / √(σ² + eps) · γ + β. ``rms``: x / √(mean(x²) + eps) · γ. γ = offset + the weight.
 
-    Over the last axis; ``heads``: over all heads of a position as one vector, each of that width. Source: Ba et al.
-    2016; Zhang & Sennrich 2019.
+    Over the last axis; ``heads``: over all heads of a position as one vector of that ``width``. Several inputs: the
+    norm of their sum. Source: Ba et al. 2016; Zhang & Sennrich 2019.
     """
 
     kind = "norm"
+    holds = Sentence("the norm's output is γ ⊙ x̂ + β", "归一化的输出为 γ ⊙ x̂ + β")
+    identities = (NORMALIZED, UNIT_RMS)
     reads = (
         *(f"NormConfig.{name}" for name in ("kind", "eps", "bias", "offset")),
         *(f"AttentionConfig.{name}" for name in ("qk_norm", "qk_norm_over")),
@@ -53,11 +61,12 @@ class Norm(Operation):
             scaled = rf"{gamma} \odot \frac{{{x} - \mu}}{{\sqrt{{\sigma^2 + \epsilon}}}}"
         return f"{result} = {scaled}" + (r" + \beta" if self.config.bias else "")
 
+    def line(self, name: str) -> Line:
+        return Line("model.norm", "LayerNorm.forward" if self.config.kind == "layer" else "RMSNorm.forward", "return")
+
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
-        x = sum(inputs[1:], inputs[0])
-        gamma, *beta = self.scale_and_shift(weights)
-        y = self.normalized(x if self.heads is None else side_by_side(x))[0] * gamma + (beta[0] if beta else 0.0)
-        return y if self.heads is None else by_head(y, self.width // self.heads)
+        gamma, beta = self.scale_and_shift(weights)
+        return self._split(self.normalized(self._joined(inputs))[0] * gamma + beta)
 
     def normalized(self, x: Numbers) -> tuple[Numbers, Numbers, Numbers]:
         """(x̂, μ, √(σ² + eps)) over the last axis; for RMSNorm μ is 0 and σ² the mean square."""
@@ -65,7 +74,60 @@ class Norm(Operation):
         deviation = np.sqrt(np.square(x - mean).mean(-1, keepdims=True) + self.config.eps)
         return (x - mean) / deviation, mean, deviation
 
-    def scale_and_shift(self, weights: Weights) -> list[Numbers]:
-        """γ, and β where there is one."""
+    def scale_and_shift(self, weights: Weights) -> tuple[Numbers, Numbers]:
+        """γ and β; 0 where there is no β."""
         gamma, *beta = (wide(weights[weight.name]) for weight in self.weights)
-        return [self.config.offset + gamma, *beta]
+        return self.config.offset + gamma, beta[0] if beta else np.zeros_like(gamma)
+
+    def _joined(self, inputs: Sequence[Numbers]) -> Numbers:
+        """What is normed: the inputs' sum, with all heads side by side where it is over all of them."""
+        x = sum(inputs[1:], inputs[0])
+        return x if self.heads is None else side_by_side(x)
+
+    def _split(self, y: Numbers) -> Numbers:
+        return y if self.heads is None else by_head(y, self.width // self.heads)
+
+    def cell(self, look: Look) -> Operands:
+        *before, i = look.at
+        if self.heads is None:
+            rows, index = [look.row(path, *before) for path in look.inputs], i
+        else:  # the position's heads, side by side
+            text, head, column = before
+            rows = [look.row(path, text, slice(None), column).reshape(-1) for path in look.inputs]
+            index = head * (self.width // self.heads) + i
+        x = sum(rows[1:], rows[0])
+        _, mean, deviation = (float(part[..., 0]) for part in self.normalized(x))
+        leads = [look.step(path, look.at, row[index]) for path, row in zip(look.inputs, rows, strict=True)]
+        gamma, *beta = (look.weight(weight.name, (index,)) for weight in self.weights)
+        scale, value = self.config.offset + gamma.value, float(x[index])
+        shifted = number(value) if self.config.kind == "rms" else f"{number(value)} - {factor(mean)}"
+        times = f"({self.config.offset:g} + {factor(gamma.value)})" if self.config.offset else factor(gamma.value)
+        parts = {"x": value, "mu": mean, "sigma": deviation, "eps": self.config.eps, "gamma": scale}
+        return look.operands(
+            recomputed=(value - mean) / deviation * scale + sum(cell.value for cell in beta),
+            leads=(*leads, gamma, *beta),
+            parts=parts | ({"beta": beta[0].value} if beta else {}),
+            latex=rf"{times} \cdot \frac{{{shifted}}}{{{number(deviation)}}}"
+            + "".join(f" + {factor(cell.value)}" for cell in beta),
+        )
+
+    def errors(self, values: Numbers, inputs: Sequence[Numbers], weights: Weights) -> Iterator[tuple[Identity, float]]:
+        """x̂ as the result has it, (y − β) / γ; where γ is next to nothing, as the input has it."""
+        gamma, beta = self.scale_and_shift(weights)
+        x, y = self._joined(inputs), values if self.heads is None else side_by_side(values)
+        exact, _, deviation = self.normalized(x)
+        told = np.abs(gamma) >= SEEN * np.abs(gamma).max()
+        hat = np.where(told, (y - beta) / np.where(told, gamma, 1.0), exact)
+        square = np.square(hat).mean(-1) - (1 - self.config.eps / np.square(deviation[..., 0]))
+        if self.config.kind == "rms":
+            yield UNIT_RMS, float(np.abs(square).max())
+        else:
+            yield NORMALIZED, float(max(np.abs(hat.mean(-1)).max(), np.abs(square).max()))
+
+    def back(self, direction: Numbers, inputs: Sequence[Numbers], weights: Weights) -> Passed:
+        """With σ held: through γ / σ, and for LayerNorm without the direction's own mean. β is a constant."""
+        gamma, beta = self.scale_and_shift(weights)
+        before = direction * gamma / self.normalized(sum(inputs[1:], inputs[0]))[2]
+        before = before - before.mean() if self.config.kind == "layer" else before
+        constants = {self.weights[1].name: float(beta @ direction)} if self.config.bias else {}
+        return Passed((before,) * len(inputs), constants)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from pellucid.config import ModelConfig
-from pellucid.operations.operation import Numbers, Places, Weights
+from pellucid.operations.numbers import Numbers, Weights
+from pellucid.operations.places import Places
 from pellucid.operations.taps import taps_of
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pellucid.operations.operation import Numbers, Operation, Places, Weights, capped, capped_latex, share
+from pellucid.operations.cell import Look, Operands, number
+from pellucid.operations.numbers import Numbers, Weights, capped, capped_latex, share, wide
+from pellucid.operations.operation import Line, Operation, Sentence
+from pellucid.operations.places import Places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +22,8 @@ class Scores(Operation):
     """
 
     kind = "scores"
+    holds = Sentence("scores are scaled q · k, masked", "得分为缩放并遮蔽后的 q · k")
+    stage = ("stages.h", "gather_chunk(")
     reads = tuple(
         f"AttentionConfig.{name}" for name in ("num_heads", "num_kv_heads", "head_dim", "scale", "softcap", "window")
     )
@@ -33,6 +39,9 @@ class Scores(Operation):
         seen = r"j \le t" if self.window is None else rf"t - {self.window} < j \le t"
         return rf"{result}_{{h,t,j}} = {dot} \;\text{{ if }}\; {seen}, \;\text{{ else }}\; -\infty"
 
+    def line(self, name: str) -> Line:
+        return Line("model.attend", "explicit", "config.softmax_scale")
+
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
         q, k = inputs  # (…, H, t, E), (…, K, T, E)
         dots = q @ np.swapaxes(np.repeat(k, self.groups, -3), -1, -2) * self.scale
@@ -43,3 +52,35 @@ class Scores(Operation):
         distance = places.columns[:, None] - np.arange(places.token_ids.shape[-1])
         near = (distance >= 0) & (distance < (self.window or distance.size + 1))
         return near if places.mask is None else near & (places.mask[..., None, None, :] | (distance == 0))
+
+    def cell(self, look: Look) -> Operands:
+        (queries, keys), (text, head, column, key) = look.inputs, look.at
+        shared = head // self.groups
+        q, k = look.row(queries, text, head, column), look.row(keys, text, shared, key)
+        products = q * k
+        terms = look.sum(
+            products,
+            lambda e: (
+                look.step(queries, (text, head, column, e), q[e]),
+                look.step(keys, (text, shared, key, e), k[e]),
+            ),
+        )
+        dot, masked = float(products.sum()), self._why_masked(look, key)
+        score = float(capped(wide(dot * self.scale), self.softcap))
+        scaled = rf"{self.scale:.4g} \cdot \left({terms.latex}\right)"
+        latex = scaled if self.softcap is None else capped_latex(number(dot * self.scale), self.softcap)
+        parts = {"dot": dot, "scale": self.scale, "unmasked": score}
+        return look.operands(
+            recomputed=-math.inf if masked else score,
+            of=terms,
+            parts=parts if self.softcap is None else parts | {"softcap": self.softcap},
+            masked=masked,
+            latex=r"-\infty" if masked else latex,
+        )
+
+    def _why_masked(self, look: Look, key: int) -> str | None:
+        if key > look.place:
+            return "later"
+        if self.window is not None and look.place - key >= self.window:
+            return "window"
+        return "padding" if key != look.place and not look.run.number("mask", look.text, key) else None

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from pellucid.config import ExpertsConfig, ModelConfig, NormConfig
 from pellucid.operations.activation import Activation
+from pellucid.operations.cell import Index, Look, Operands, Recorded
 from pellucid.operations.copy import Copy
 from pellucid.operations.experts import Experts
 from pellucid.operations.linear import Linear
@@ -38,6 +39,10 @@ BY_PAIR = ("batch", "head", "position", "key")
 BY_NEURON = ("batch", "position", "neuron")
 BY_EXPERT = ("batch", "position", "expert")
 BY_TOKEN = ("batch", "position", "token")
+
+OPERATIONS: tuple[type[Operation], ...] = (
+    Lookup, Position, Copy, Sum, Norm, Linear, Rotate, Scores, Softmax, Mix, Activation, Route, Experts
+)  # fmt: skip
 
 # Fields of the description that say which operations there are and in what order; the rest are the operations' own.
 READS = (
@@ -72,6 +77,25 @@ class Tap:
     @property
     def words(self) -> Words:
         return WORDS[self.name]
+
+    @property
+    def inside_the_kernel(self) -> bool:
+        """Whether a fused kernel computes it on the way and never has it as a whole: scores and pattern."""
+        return "position" in self.axes and "key" in self.axes
+
+    def cell(self, run: Recorded, at: Index, value: float, place: int, max_terms: int = 12) -> Operands:
+        """Why one cell of a run has its value; ``place`` is its position in the text."""
+        look = Look(
+            run=run,
+            path=self.path,
+            kind=self.kind,
+            inputs=self.inputs,
+            at=at,
+            value=value,
+            place=place,
+            max_terms=max_terms,
+        )
+        return self.operation.cell(look)
 
     def shape(self, batch: int, positions: int, keys: int) -> tuple[int, ...]:
         """Sizes of the axes for a batch of ``keys`` tokens of which ``positions`` are looked at."""
@@ -164,7 +188,7 @@ class _Layer:
         else:
             yield self._tap("mlp_in", Copy(), "n'", ("n",), "attn_in")
         yield from self._mlp() if self.layer.experts is None else self._experts(self.layer.experts)
-        yield self._tap("resid_post", Sum(), "x''", ("x", "o", "y"), "resid_pre", "attn_out", "mlp_out")
+        yield self._tap("resid_post", Sum(parallel=True), "x''", ("x", "o", "y"), "resid_pre", "attn_out", "mlp_out")
 
     def _attend(self) -> Iterator[Tap]:
         attention = self.layer.mixer

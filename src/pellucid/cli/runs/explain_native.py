@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pellucid.cli.terminal.tables import table_of
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -27,8 +29,6 @@ def print_heading(console: Console, trace: NativeTrace) -> None:
 
 def print_deviations(console: Console, trace: NativeTrace) -> None:
     """Every kind of step: its own error, and what has gathered up to it, at some layers."""
-    from pellucid.cli.runs.explain_print import table_of
-
     last, found = trace.config.num_layers - 1, trace.deviations
     layers = sorted({0, last // 2, last})
     table = table_of(("step", "r"), *((f"own {i}", "r") for i in layers), *((f"so far {i}", "r") for i in layers))

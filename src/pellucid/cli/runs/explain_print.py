@@ -6,28 +6,31 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from pellucid.cli.runs import explain_native as native
+from pellucid.cli.runs.explain_native import share
 from pellucid.cli.terminal.console import results, visible
+from pellucid.cli.terminal.tables import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.table import Table
 
-    from pellucid.explain.questions.operands import Cell
+    from pellucid.explain.checks import Checks
     from pellucid.explain.questions.walk import Guess
-    from pellucid.explain.trace import Trace
+    from pellucid.explain.record import Record
+    from pellucid.operations.cell import Cell
 
 SHOWN = 6  # numbers of a row
 ROWS = 12
 MANY = 48  # tokens of a text that are all listed
 
 
-def print_walk(trace: Trace, name: str, position: int, target: str | None, as_json: bool) -> None:
+def print_walk(trace: Record, checks: Checks, name: str, position: int, target: str | None, as_json: bool) -> None:
     """Tokens, layers, the prediction, checks."""
     from rich.cells import cell_len
     from rich.markup import escape
 
-    from pellucid.cli.runs import explain_native as native
     from pellucid.explain.native import NativeTrace
     from pellucid.explain.questions.walk import walk
 
@@ -37,7 +40,6 @@ def print_walk(trace: Trace, name: str, position: int, target: str | None, as_js
             {"position": i, "id": token, "piece": piece}
             for i, (token, piece) in enumerate(zip(trace.tokens[0], trace.pieces[0], strict=True))
         ]
-        checks = [check.to_json() for check in trace.checks.worst()]
         native_too = native.to_json(trace) if isinstance(trace, NativeTrace) else {}
         return _json(
             {
@@ -45,8 +47,8 @@ def print_walk(trace: Trace, name: str, position: int, target: str | None, as_js
                 **trace.model_summary,
                 "tokens": tokens,
                 **its.to_json(),
-                "checks": checks,
-                "ok": trace.checks.ok,
+                "checks": [worst.to_json() for worst in checks.worst()],
+                "ok": checks.ok,
                 **native_too,
             }
         )
@@ -106,23 +108,24 @@ def print_walk(trace: Trace, name: str, position: int, target: str | None, as_js
     if isinstance(trace, NativeTrace):
         native.print_deviations(console, trace)
     console.print()
-    worst = max(trace.checks, key=lambda check: check.error / check.tolerance)
-    verdict = "all hold" if trace.checks.ok else f"[bold red]{len(trace.checks.failed)} FAIL[/]"
+    worst = max(checks, key=lambda check: check.error / check.tolerance)
+    verdict = "all hold" if checks.ok else f"[bold red]{len(checks.failed)} FAIL[/]"
     console.print(
-        f"Checks: {len(trace.checks)} identities, {verdict}; the worst error is {worst.error:.0e} of the largest value, at {worst.name}."
+        f"Checks: {len(checks)} identities, {verdict}; "
+        f"the worst error is {worst.error:.0e} of the largest value, at {worst.name}."
     )
-    for check in trace.checks.failed[:5]:
-        console.print(f"  [red]{check.name}: {check.title}: {check.error:.1e}, at most {check.tolerance:.0e}[/]")
+    for failed in checks.failed[:5]:
+        console.print(f"  [red]{failed.name}: {failed.title}: {failed.error:.1e}, at most {failed.tolerance:.0e}[/]")
     return None
 
 
-def print_layer(trace: Trace, layer: int, position: int, as_json: bool) -> None:
+def print_layer(trace: Record, layer: int, position: int, as_json: bool) -> None:
     """Every step of one layer, and where each head looks."""
-    from pellucid.cli.runs.explain_native import share
     from pellucid.explain.native import NativeTrace
+    from pellucid.explain.step import make_step
 
     layer = layer % trace.config.num_layers if -trace.config.num_layers <= layer < trace.config.num_layers else layer
-    steps = [trace.step(path) for path in trace if trace.tap(path).layer == layer]
+    steps = [make_step(trace, path) for path in trace if trace.tap(path).layer == layer]
     if not steps:
         trace.tap(f"layers.{layer}.resid_pre")  # raises, naming the layers there are
     column = trace.column("logits", position)
@@ -168,13 +171,12 @@ def print_layer(trace: Trace, layer: int, position: int, as_json: bool) -> None:
     return None
 
 
-def print_step(trace: Trace, path: str, position: int, as_json: bool) -> None:
+def print_step(trace: Record, path: str, position: int, as_json: bool) -> None:
     """One step in full, with a small table of its numbers."""
-    from pellucid.cli.runs.explain_native import share
     from pellucid.explain.native import NativeTrace
-    from pellucid.explain.step import MOST_WEIGHTS
+    from pellucid.explain.step import MOST_WEIGHTS, make_step
 
-    step, column = trace.step(path), trace.column(path, position)
+    step, column = make_step(trace, path), trace.column(path, position)
     axis = step.axes.index("position" if "position" in step.axes else "key")
     seen = trace[path].select(axis, column)[0].float()
     if as_json:
@@ -209,7 +211,7 @@ def print_step(trace: Trace, path: str, position: int, as_json: bool) -> None:
     return None
 
 
-def print_cell(trace: Trace, path: str, index: tuple[int, ...], as_json: bool) -> None:
+def print_cell(trace: Record, path: str, index: tuple[int, ...], as_json: bool) -> None:
     """One number with its operands."""
     from pellucid.explain.native import NativeTrace
     from pellucid.explain.questions.operands import operands
@@ -244,7 +246,7 @@ def print_cell(trace: Trace, path: str, index: tuple[int, ...], as_json: bool) -
     return None
 
 
-def _tokens(trace: Trace) -> Table:
+def _tokens(trace: Record) -> Table:
     """Positions, ids and pieces, three columns of them; of a long text its beginning and its end."""
     cells = [
         (str(n), str(token), _quoted(piece, 12))
@@ -263,7 +265,7 @@ def _tokens(trace: Trace) -> Table:
     return table
 
 
-def _numbers(trace: Trace, path: str, column: int) -> Table:
+def _numbers(trace: Record, path: str, column: int) -> Table:
     """Some of a step's numbers: the likeliest tokens, the position's row by head, or the last rows of a table."""
     step, value = trace.tap(path), trace[path][0].float()
     if path == "logits":
@@ -310,16 +312,6 @@ def _guesses(guesses: Sequence[Guess]) -> Table:
     return table
 
 
-def table_of(*columns: tuple[str, str]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for title, side in columns:
-        # Numbers keep their width; words give way, on a second line if need be.
-        table.add_column(title, justify="right" if side == "r" else "left", no_wrap=side == "r", overflow="fold")
-    return table
-
-
 def _cell(cell: Cell) -> tuple[str, str]:
     """A cell by its short name, and its value."""
     place = ",".join(map(str, cell.index if cell.source == "weight" else cell.index[1:]))
@@ -327,7 +319,7 @@ def _cell(cell: Cell) -> tuple[str, str]:
     return f"{name}\\[{place}]", str(int(cell.value)) if cell.source == "token" else f"{cell.value:.5f}"
 
 
-def _shape(trace: Trace, path: str) -> str:
+def _shape(trace: Record, path: str) -> str:
     batch, length = trace.token_ids.shape
     return "×".join(map(str, trace.tap(path).shape(batch, length, length)))
 

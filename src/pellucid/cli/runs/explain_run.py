@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pellucid.base.errors import PellucidError
 
 if TYPE_CHECKING:
-    from pellucid.explain.show.view_model import Subject
+    from pellucid.explain.subject import Subject
     from pellucid.explain.training.view import Training
 
 SHOWN_TOKENS = 24  # of the text that snapshots look at: what the page opens with
@@ -102,13 +102,13 @@ def _with_model(
 ) -> None:
     about = training.answer("", {})["about"]
     text: Any = prompt or (None if about is None else [token["id"] for token in about["text"][:SHOWN_TOKENS]])
-    found = subject.trace(text or "Once upon a time")
+    record = subject.record(text or "Once upon a time")
     if html is not None:
         from pellucid.explain.show.html import write_page
 
-        write_page(found, html, max_bytes=int(max_size * 1e6), subject=subject, training=training)
+        write_page(record, html, max_bytes=int(max_size * 1e6), subject=subject, training=training)
     else:
         from pellucid.explain.show.server import serve_page
         from pellucid.explain.show.view import View
 
-        serve_page(View(subject, first=found, training=training), port, open_browser=True)
+        serve_page(View(subject, first=record, training=training), port, open_browser=True)

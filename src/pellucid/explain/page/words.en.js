@@ -331,17 +331,31 @@ export const en = {
 
   // 7
   mlp_title: "Layer norm and MLP",
-  norm_story: (l) => [
-    l.norm.kind === "layer"
-      ? `Before and after the heavy work, sizes are brought into bounds. *Layer norm* takes a token's row, subtracts its mean μ, divides by its spread σ, then stretches and shifts each dimension by two learned numbers, γ and β.`
-      : `Before each part reads the stream, sizes are brought into bounds. *RMSNorm*, the plain kind of *layer norm*, divides a token's row by its root mean square, then stretches each dimension by a learned number γ. There is no mean to subtract and no β.`,
-    l.norm_order === "post"
-      ? "In this model the norm comes after each sum, as in the paper of 2017."
-      : "In this model the norm comes before each part; the stream itself is left as it is.",
-  ],
+  norm_story: (l) => {
+    const at = (place) => l.norms.some((norm) => norm.place === place);
+    return [
+      l.norms.some((norm) => norm.kind === "layer")
+        ? `Before and after the heavy work, sizes are brought into bounds. *Layer norm* takes a token's row, subtracts its mean μ, divides by its spread σ, then stretches and shifts each dimension by two learned numbers, γ and β.`
+        : `Around the heavy work, sizes are brought into bounds. *RMSNorm*, the plain kind of *layer norm*, divides a token's row by its root mean square, then stretches each dimension by a learned number γ. There is no mean to subtract and no β.`,
+      at("sum")
+        ? "In this model the norm comes after each sum, as in the paper of 2017."
+        : at("before") && at("after")
+          ? "In this model one norm comes before a part, and one after it, before its result is added; the stream itself is left as it is."
+          : at("after")
+            ? "In this model the norm comes after each part, before its result is added; the stream itself is left as it is."
+            : at("before")
+              ? "In this model the norm comes before each part; the stream itself is left as it is."
+              : "In this layer nothing is normalized.",
+      l.norms.some((norm) => norm.offset) ? "The file holds what γ has beyond 1." : "",
+      l.parallel ? "Attention and the MLP stand side by side: both read the stream as it came in." : "",
+    ].filter(Boolean);
+  },
   norm_caption: "One row, before and after",
-  before_attention: "attention's norm",
-  before_mlp: "the MLP's norm",
+  norm_at: {
+    attention: { before: "before attention", after: "after attention", sum: "over attention's sum" },
+    mlp: { before: "before the MLP", after: "after the MLP", sum: "over the MLP's sum" },
+  },
+  no_norms: "This layer has no norms.",
   norm_before: "x, the row as it comes",
   norm_between: "(x − μ) / σ",
   norm_between_rms: "x / rms",

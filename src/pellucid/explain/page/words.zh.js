@@ -324,17 +324,31 @@ export const zh = {
 
   // 7
   mlp_title: "层归一化与 MLP",
-  norm_story: (l) => [
-    l.norm.kind === "layer"
-      ? `重活的前后，要先把数的大小收拢。*层归一化*取一个词元的行，减去均值 μ，除以标准差 σ，再用两个学来的数 γ 和 β 对每一维伸缩、平移。`
-      : `每一部分读残差流之前，要先把数的大小收拢。*RMSNorm* 是*层归一化*的简化：把一行除以它的均方根，再用学来的 γ 对每一维伸缩；不减均值，也没有 β。`,
-    l.norm_order === "post"
-      ? "在这个模型里，归一化放在每次相加之后，和 2017 年的论文一样。"
-      : "在这个模型里，归一化放在每一部分之前，残差流本身不动。",
-  ],
+  norm_story: (l) => {
+    const at = (place) => l.norms.some((norm) => norm.place === place);
+    return [
+      l.norms.some((norm) => norm.kind === "layer")
+        ? `重活的前后，要先把数的大小收拢。*层归一化*取一个词元的行，减去均值 μ，除以标准差 σ，再用两个学来的数 γ 和 β 对每一维伸缩、平移。`
+        : `重活的前后，要先把数的大小收拢。*RMSNorm* 是*层归一化*的简化：把一行除以它的均方根，再用学来的 γ 对每一维伸缩；不减均值，也没有 β。`,
+      at("sum")
+        ? "在这个模型里，归一化放在每次相加之后，和 2017 年的论文一样。"
+        : at("before") && at("after")
+          ? "在这个模型里，每一部分之前有一次归一化，算完之后、相加之前还有一次；残差流本身不动。"
+          : at("after")
+            ? "在这个模型里，归一化放在每一部分之后、相加之前；残差流本身不动。"
+            : at("before")
+              ? "在这个模型里，归一化放在每一部分之前，残差流本身不动。"
+              : "这一层没有归一化。",
+      l.norms.some((norm) => norm.offset) ? "文件里存的是 γ 超出 1 的部分。" : "",
+      l.parallel ? "注意力与 MLP 并排：二者读的都是进入本层的残差流。" : "",
+    ].filter(Boolean);
+  },
   norm_caption: "同一行，之前与之后",
-  before_attention: "注意力的归一化",
-  before_mlp: "MLP 的归一化",
+  norm_at: {
+    attention: { before: "注意力之前", after: "注意力之后", sum: "注意力相加之后" },
+    mlp: { before: "MLP 之前", after: "MLP 之后", sum: "MLP 相加之后" },
+  },
+  no_norms: "这一层没有归一化。",
   norm_before: "x，进来的一行",
   norm_between: "(x − μ) / σ",
   norm_between_rms: "x / 均方根",

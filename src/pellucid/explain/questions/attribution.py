@@ -1,9 +1,9 @@
 """Direct logit attribution: what each part added to a token's logit. The parts sum to the logit.
 
-The residual stream is a sum, and the logit is linear in it but for norms. With each norm's deviation σ held at its
-actual value, norms are linear too, so the logit is a sum over the embedding, every head, every MLP, and the constant
-terms (biases and β). In models that normalize after each sum the same holds, with the direction carried back through
-every norm on the way.
+The residual stream is a sum, and the logit is linear in it but for norms. With attention and each norm's deviation σ
+held at their actual values everything is linear, so the logit is a sum over the embedding, every head, every MLP, and
+the constant terms (biases and β). How a contribution passes through a step, and where it ends, is its operation's to
+say: norms before, after and over sums, parts in turn or side by side, need nothing of their own here.
 
 Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; nostalgebraist 2020.
 """
@@ -11,16 +11,17 @@ Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits";
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.config import NormConfig
-from pellucid.explain.recompute import normalized, wide
-
-if TYPE_CHECKING:
-    from pellucid.explain.trace import Trace
+from pellucid.explain.recompute import ModelWeights, wide
+from pellucid.explain.record import Record
+from pellucid.operations import Tap
+from pellucid.operations.linear import Linear
+from pellucid.operations.numbers import Numbers
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ class Attribution:
         flat = torch.cat(self.neuron_values)
         places = [(layer, neuron) for layer, values in enumerate(self.neuron_values) for neuron in range(len(values))]
         largest = flat.abs().topk(min(k, len(flat))).indices.tolist()
-        found = [(*places[i], flat[i].item()) for i in largest]
-        return [Neuron(layer, neuron, self.activations[layer][neuron].item(), value) for layer, neuron, value in found]
+        named = [(*places[i], flat[i].item()) for i in largest]
+        return [Neuron(layer, neuron, self.activations[layer][neuron].item(), value) for layer, neuron, value in named]
 
     def to_json(self, neurons: int = 20) -> dict[str, Any]:
         return {
@@ -104,77 +105,60 @@ class Attribution:
 
 @torch.no_grad()
 def attribution(
-    trace: Trace, position: int = -1, token: int | None = None, *, against: int | None = None, row: int = 0
+    trace: Record, position: int = -1, token: int | None = None, *, against: int | None = None, row: int = 0
 ) -> Attribution:
     """What every part of the model adds to ``token``'s logit at ``position``.
 
     ``token`` is the model's own choice unless given. With ``against``, the difference of two logits: why this token and
     not that one. A soft cap on the logits is left out: the parts sum to the logit before it.
 
-    Raises: NotRecordedError where the stream, ``z``, ``mlp_act`` or ``final`` was left out of the trace.
+    Raises: NotRecordedError where a step that a contribution ends in or a norm on its way was left out of the trace.
     """
-    column, config = trace.column("logits", position), trace.config
+    column, weights = trace.column("logits", position), ModelWeights(trace.model)
     token = int(trace["logits"][row, column].argmax()) if token is None else token
-    head = trace.weight(trace.tap("logits").weights[0].name)
-    direction = wide(head[token]) - (0.0 if against is None else wide(head[against]))  # (D,)
+    head = trace.tap("logits")
+    assert isinstance(head.operation, Linear)
+    direction = head.operation.row(weights, token)
+    if against is not None:
+        direction = direction - head.operation.row(weights, against)
+
+    def at(path: str) -> Numbers:
+        """What a step has at this position: (D,), or (H, E) by head."""
+        value = trace[path][row]
+        return wide(value.select(trace.tap(path).axes.index("position") - 1, column))
+
+    (last,) = head.inputs
+    logit = float(at(last) @ direction)
+    # A step's direction is how the logit changes with its value: it goes back from step to step, and where several
+    # steps read one, their directions add up. ``branch`` is what was added to the stream on the way to a step.
+    directions: dict[str, Numbers] = {last: direction}
+    branch: dict[str, str] = {}
     parts: list[Part] = []
-    neurons: list[Tensor] = []
-    activations: list[Tensor] = []
+    neurons = [torch.zeros(0) for _ in trace.config.layers]
+    activations = [torch.zeros(0) for _ in trace.config.layers]
+    for path, tap in reversed(trace.taps.items()):
+        if path not in directions:
+            continue
+        direction, operation = directions[path], tap.operation
+        if operation.part is not None:  # it ends here
+            shares = operation.shares(at(path), direction)
+            parts += _parts(tap, branch.get(path, path), shares)
+            if tap.layer is not None and operation.part == "mlp" and np.ndim(shares):
+                neurons[tap.layer], activations[tap.layer] = torch.from_numpy(shares), torch.from_numpy(at(path))
+            continue
+        passed = operation.back(direction, [at(source) for source in tap.inputs], weights)
+        assert passed is not None, f"{tap.kind} neither ends a contribution nor passes it on"
+        parts += [Part(name, "bias", tap.layer, None, value) for name, value in passed.constants.items()]
+        for source, before in zip(tap.inputs, passed.directions, strict=True):
+            directions[source] = directions[source] + before if source in directions else before
+            branch[source] = source if len(tap.inputs) > 1 else branch.get(path, path)
+    return Attribution(trace.positions[column], token, against, logit, parts[::-1], neurons, activations)
 
-    def at(path: str) -> Tensor:
-        return wide(trace[path][row, column])
 
-    def back(path: str, norm: NormConfig, x: Tensor, direction: Tensor, layer: int | None) -> Tensor:
-        """The direction before a norm with σ held; its β's share becomes a part."""
-        weights = [weight.name for weight in trace.tap(path).weights]
-        if len(weights) > 1:
-            parts.append(Part(weights[1], "bias", layer, None, float(wide(trace.weight(weights[1])) @ direction)))
-        direction = direction * wide(trace.weight(weights[0])) / normalized(x, norm)[2]
-        return direction - direction.mean() if norm.kind == "layer" else direction
-
-    def bias(path: str, direction: Tensor, layer: int) -> None:
-        for weight in trace.tap(path).weights[1:]:
-            parts.append(Part(weight.name, "bias", layer, None, float(wide(trace.weight(weight.name)) @ direction)))
-
-    logit = float(at("final") @ direction)
-    if config.final_norm is not None:
-        direction = back("final", config.final_norm, at(f"layers.{config.num_layers - 1}.resid_post"), direction, None)
-    for i, layer in reversed(list(enumerate(config.layers))):
-        path, post = f"layers.{i}", layer.mixer_norms.sum is not None
-        if post:
-            direction = back(
-                f"{path}.resid_post",
-                layer.norms["mlp_sum_norm"],
-                at(f"{path}.resid_mid") + at(f"{path}.mlp_out"),
-                direction,
-                i,
-            )
-        if layer.experts:  # a part as a whole: its neurons are not recorded
-            neurons.append(direction.new_zeros(0))
-            activations.append(direction.new_zeros(0))
-            parts.append(Part(f"{path}.mlp_out", "mlp", i, None, float(at(f"{path}.mlp_out") @ direction)))
-        else:
-            act = at(f"{path}.mlp_act")
-            neurons.append(act * (wide(trace.weight(f"{path}.mlp.down_proj.weight")).T @ direction))
-            activations.append(act)
-            parts.append(Part(f"{path}.mlp_out", "mlp", i, None, float(neurons[-1].sum())))
-            bias(f"{path}.mlp_out", direction, i)
-        if post:
-            direction = back(
-                f"{path}.resid_mid",
-                layer.norms["attention_sum_norm"],
-                at(f"{path}.resid_pre") + at(f"{path}.attn_out"),
-                direction,
-                i,
-            )
-        z = wide(trace[f"{path}.z"][row, :, column])  # (H, E)
-        reading = (wide(trace.weight(f"{path}.attention.o_proj.weight")).T @ direction).view_as(z)
-        parts += [
-            Part(f"{path}.z", "head", i, h, value)
-            for h, value in reversed(list(enumerate((z * reading).sum(-1).tolist())))
-        ]
-        bias(f"{path}.attn_out", direction, i)
-    if config.position != "none":
-        parts.append(Part("pos_embed", "position", None, None, float(at("pos_embed") @ direction)))
-    parts.append(Part("embed", "embed", None, None, float(at("embed") @ direction)))
-    return Attribution(trace.positions[column], token, against, logit, parts[::-1], neurons[::-1], activations[::-1])
+def _parts(tap: Tap, branch: str, shares: Numbers) -> list[Part]:
+    """Of a step that a contribution ends in: a part for each head, or one for all that its branch adds."""
+    kind = tap.operation.part
+    assert kind is not None
+    if kind == "head":
+        return [Part(tap.path, kind, tap.layer, h, value) for h, value in reversed(list(enumerate(shares.tolist())))]
+    return [Part(branch if tap.layer is not None else tap.path, kind, tap.layer, None, float(np.sum(shares)))]

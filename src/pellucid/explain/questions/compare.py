@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 
 from pellucid.base.errors import RequestError
 from pellucid.explain.recompute import wide
-
-if TYPE_CHECKING:
-    from pellucid.explain.trace import Trace
+from pellucid.explain.record import Record
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Comparison:
 
 
 @torch.no_grad()
-def compare(before: Trace, after: Trace, *, k: int = 8) -> Comparison:
+def compare(before: Record, after: Record, *, k: int = 8) -> Comparison:
     """What changed from one run to another: an edit, another prompt, another checkpoint with the same vocabulary.
 
     Raises: RequestError where the vocabularies differ in size; NotRecordedError where a run lacks its logits.
@@ -92,9 +91,9 @@ def compare(before: Trace, after: Trace, *, k: int = 8) -> Comparison:
     )
 
 
-def _change(name: str, before: Trace, after: Trace) -> StepChange:
-    a, b = wide(before[name]), wide(after[name].to(before[name].device))
-    masked = (a == b) | (a.isinf() & b.isinf())
-    gap = (b - a).masked_fill(masked, 0.0)
-    size = torch.linalg.vector_norm(a.masked_fill(a.isinf(), 0.0))
-    return StepChange(name, float(gap.abs().max()), float(torch.linalg.vector_norm(gap) / size) if size > 0 else 0.0)
+def _change(name: str, before: Record, after: Record) -> StepChange:
+    a, b = wide(before[name]), wide(after[name])
+    same = (a == b) | (np.isinf(a) & np.isinf(b))
+    gap = np.subtract(b, a, out=np.zeros_like(a), where=~same)
+    size = np.linalg.norm(np.where(np.isinf(a), 0.0, a))
+    return StepChange(name, float(np.abs(gap).max()), float(np.linalg.norm(gap) / size) if size > 0 else 0.0)

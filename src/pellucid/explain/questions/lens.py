@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pellucid.base.errors import RequestError
+from pellucid.explain.record import Record
 from pellucid.model.context import Context
-
-if TYPE_CHECKING:
-    from pellucid.explain.trace import Trace
 
 ROWS = 64  # positions whose whole vocabulary is in memory at a time
 
@@ -28,7 +26,7 @@ class Lens:
     tokens.
     """
 
-    trace: Trace
+    trace: Record
     names: list[str]
     positions: list[int]
     top_ids: Tensor  # (L, B, P, K), the likeliest first
@@ -55,7 +53,7 @@ class Lens:
 
 @torch.no_grad()
 def lens(
-    trace: Trace, *, positions: Sequence[int] | None = None, tokens: Tensor | int | None = None, k: int = 5
+    trace: Record, *, positions: Sequence[int] | None = None, tokens: Tensor | int | None = None, k: int = 5
 ) -> Lens:
     """Layer by layer, the next token as the stream has it so far.
 
@@ -105,7 +103,7 @@ def lens(
     )
 
 
-def _read(trace: Trace, name: str, columns: Sequence[int], chosen: Tensor, k: int) -> tuple[Tensor, ...]:
+def _read(trace: Record, name: str, columns: Sequence[int], chosen: Tensor, k: int) -> tuple[Tensor, ...]:
     model, stream = trace.model, trace[name][:, list(columns)]
     hidden = stream if model.final_norm is None else model.final_norm(stream)
     log_probs = model.logits(hidden, Context(trace.position_ids)).float().log_softmax(-1)  # (B, P, V)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pellucid.base.errors import RequestError
-
-if TYPE_CHECKING:
-    from pellucid.explain.trace import Trace
+from pellucid.explain.record import Record
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Surprise:
 
 
 @torch.no_grad()
-def surprise(trace: Trace, targets: Any = None) -> Surprise:
+def surprise(trace: Record, targets: Any = None) -> Surprise:
     """The cross-entropy of each position's prediction with a target.
 
     ``targets``: None for the token that comes next in the text; a token id or a text that is one token, for what should
@@ -70,7 +68,7 @@ def surprise(trace: Trace, targets: Any = None) -> Surprise:
     return Surprise(wanted, (-nats).exp(), nats, rank, trace.positions)
 
 
-def one_token(trace: Trace, token: str | int) -> int:
+def one_token(trace: Record, token: str | int) -> int:
     """A token's id. Raises: RequestError for a text that is not one token, and an id out of range."""
     if isinstance(token, str):
         tokenizer = trace.prompt.tokenizer
@@ -87,7 +85,7 @@ def one_token(trace: Trace, token: str | int) -> int:
     return token
 
 
-def _targets(trace: Trace, targets: Any) -> Tensor:
+def _targets(trace: Record, targets: Any) -> Tensor:
     ids, mask = trace.token_ids, trace.mask
     following = torch.full_like(ids, -1)
     both = mask[:, :-1] & mask[:, 1:]

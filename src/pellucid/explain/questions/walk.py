@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from pellucid.explain.questions.attribution import Part, attribution
 from pellucid.explain.questions.lens import lens
 from pellucid.explain.questions.surprise import one_token
-
-if TYPE_CHECKING:
-    from pellucid.explain.trace import Trace
+from pellucid.explain.record import NotRecordedError, Record
 
 # What a walk needs to have been recorded.
 STEPS = ("embed", "resid_pre", "attn_out", "mlp_out", "resid_post", "pattern", "final", "logits")
@@ -80,7 +78,7 @@ class Walk:
 
 
 @torch.no_grad()
-def walk(trace: Trace, position: int = -1, *, row: int = 0, k: int = 8, target: str | int | None = None) -> Walk:
+def walk(trace: Record, position: int = -1, *, row: int = 0, k: int = 8, target: str | int | None = None) -> Walk:
     """``target``: a token whose probability is asked for.
 
     Raises: NotRecordedError where one of ``STEPS`` was left out; RequestError for a target that is not one token.
@@ -129,10 +127,9 @@ def walk(trace: Trace, position: int = -1, *, row: int = 0, k: int = 8, target: 
     return Walk(place, layers, distribution, entropy, _why(trace, place, row, *best.indices[:2].tolist()), guess, rank)
 
 
-def _why(trace: Trace, position: int, row: int, first: int, second: int) -> Why | None:
-    needed = ("z", "mlp_act", "mlp_out", "attn_out", "resid_pre", "resid_mid")
-    paths = (f"layers.{i}.{name}" for i in range(trace.config.num_layers) for name in needed)
-    if any(path in trace.taps and path not in trace for path in paths):
+def _why(trace: Record, position: int, row: int, first: int, second: int) -> Why | None:
+    try:
+        parts = attribution(trace, position, first, against=second, row=row)
+    except NotRecordedError:
         return None
-    found = attribution(trace, position, first, against=second, row=row)
-    return Why(found.logit, found.ranked()[:6])
+    return Why(parts.logit, parts.ranked()[:6])

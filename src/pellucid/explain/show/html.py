@@ -15,18 +15,16 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pellucid.base.errors import PellucidError, RequestError
 from pellucid.base.files import atomic_write
+from pellucid.explain.record import Record
 from pellucid.explain.show.server import page_files
 from pellucid.explain.show.view import View
-from pellucid.explain.show.view_model import Subject
+from pellucid.explain.subject import Subject
 from pellucid.explain.training.html import add_training
-
-if TYPE_CHECKING:
-    from pellucid.explain.trace import Trace
-    from pellucid.explain.training.view import Training
+from pellucid.explain.training.view import Training
 
 MAX_BYTES = 20_000_000
 CLOSE_POSITIONS = 8  # of a long text, the last ones have their outputs, lens and attribution in the file
@@ -39,7 +37,7 @@ Pin = tuple[str, Sequence[int]]
 
 
 def write_page(
-    trace: Trace,
+    trace: Record,
     path: str | os.PathLike[str],
     *,
     max_bytes: int = MAX_BYTES,
@@ -137,7 +135,7 @@ class _Data:
 
 
 def _gather(view: View, room: int, pinned: Sequence[Pin]) -> _Data:
-    its = view.first.trace
+    its = view.first.record
     length, num_layers = view.first.length, its.config.num_layers
     data = _Data(room - 4096, num_layers, length=length)
     for path in ("model", "run"):
@@ -206,7 +204,7 @@ def _position(data: _Data, view: View, position: int, length: int) -> None:
 
 def _layer(data: _Data, view: View, layer: int) -> bool:
     """A layer whole, or not at all."""
-    its, before = view.first.trace, (dict(data.answers), dict(data.tensors), data.room)
+    its, before = view.first.record, (dict(data.answers), dict(data.tensors), data.room)
     names = [name for name in its if its.taps[name].layer == layer]
     weights = [
         name
@@ -223,7 +221,7 @@ def _layer(data: _Data, view: View, layer: int) -> bool:
 
 
 def _tensor(data: _Data, view: View, name: str) -> bool:
-    value = view.first.trace[name]
+    value = view.first.record[name]
     return data.tensor(name, value.float().cpu().contiguous().numpy(), value.shape)
 
 
@@ -312,12 +310,16 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-_IMPORT = re.compile(r'^import \{\s([\w\s,]+?),?\s\} from "(\.{1,2}/[\w./]+)";$', re.M)
-_EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const) (\w+))", re.M)
+_IMPORT = re.compile(r"""^import\s*\{([\w\s,$]*)\}\s*from\s*["'](\.{1,2}/[\w./]+)["'];?[^\S\n]*$""", re.M)
+_EXPORT = re.compile(r"^export (?=(?:async )?(?:function\*?|class|const|let) (\w+))", re.M)
 
 
 def bundle(page: Mapping[str, str]) -> str:
-    """The modules as one script, each in a function of its own, those that others import first."""
+    """The modules as one script, each in a function of its own, those that others import first.
+
+    Of the forms that JavaScript has, ours are ``import { a, b as c } from "./x.js"``, on one line or several, and
+    ``export`` before a declaration; another is an error and not left in the script.
+    """
     done: dict[str, str] = {}
 
     def add(name: str) -> None:
@@ -329,7 +331,8 @@ def bundle(page: Mapping[str, str]) -> str:
 
         def bind(match: re.Match[str]) -> str:
             module = posixpath.normpath(posixpath.join(folder, match[2]))
-            return f'const {{ {match[1].replace(" as ", ": ")} }} = modules["{module}"];'
+            names = ", ".join(name.strip().replace(" as ", ": ") for name in match[1].split(",") if name.strip())
+            return f'const {{ {names} }} = modules["{module}"];'
 
         names = ", ".join(_EXPORT.findall(source))
         done[name] = (
@@ -339,4 +342,6 @@ def bundle(page: Mapping[str, str]) -> str:
     add("main.js")
     script = '"use strict";\nconst modules = {};\n' + "\n".join(done.values())
     assert not re.search(r"</script|<!--", script, re.I), "the page's code must not end its own script block"
+    left = re.search(r"^(?:import|export)\b.*$", script, re.M)
+    assert left is None, f"a form of import or export that bundle does not know: {left}"
     return script

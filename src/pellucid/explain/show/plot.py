@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pellucid.base.errors import RequestError, UnsupportedError
 from pellucid.explain.prompt import piece_of
+from pellucid.explain.record import Record
 from pellucid.explain.show.fonts import families, readable
 from pellucid.model.decoder import Decoder
 from pellucid.model.position import rotation
@@ -22,7 +23,6 @@ from pellucid.model.position import rotation
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from pellucid.explain.trace import Trace
 
 BLUE, ORANGE, GREY = "#2166ac", "#d9730d", "#e3e3e3"  # the page's, told apart with any colour vision
 LABELS = 48  # more tokens than this get a label only every so often
@@ -30,7 +30,7 @@ TOP_TOKENS = 24  # of the vocabulary, where the axis is the vocabulary
 
 
 def plot(
-    trace: Trace, path: str, *, head: int | None = None, row: int = 0, ax: Axes | None = None, title: str | None = None
+    trace: Record, path: str, *, head: int | None = None, row: int = 0, ax: Axes | None = None, title: str | None = None
 ) -> Any:
     """A heat map of one step of one text.
 
@@ -39,19 +39,21 @@ def plot(
 
     Raises: UnsupportedError where matplotlib is absent; RequestError for a head that is not there.
     """
-    step, value = trace.step(path), trace[path][row].float().cpu()
+    step, value = trace.tap(path), trace[path][row].float().cpu()
     head_axis = next((axis for axis in ("head", "kv_head") if axis in step.axes), None)
     if head_axis is None:
-        return _draw(trace, path, value, row, ax, title or f"{path}: {step.title}")
+        return _draw(trace, path, value, row, ax, title or f"{path}: {step.words.title}")
     if head is not None:
         if not -len(value) <= head < len(value):
             raise RequestError(f"there is no head {head}", where=path, expected=f"0 to {len(value) - 1}")
-        return _draw(trace, path, value[head], row, ax, title or f"{path}, head {head % len(value)}: {step.title}")
+        return _draw(
+            trace, path, value[head], row, ax, title or f"{path}, head {head % len(value)}: {step.words.title}"
+        )
     plt = _pyplot()
     columns = math.ceil(math.sqrt(len(value)))
     rows = math.ceil(len(value) / columns)
     figure, grid = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.6 * rows), layout="constrained", squeeze=False)
-    figure.suptitle(title or f"{path}: {step.title}")
+    figure.suptitle(title or f"{path}: {step.words.title}")
     for i, axes in enumerate(grid.flat):
         if i < len(value):
             _draw(trace, path, value[i], row, axes, f"head {i}", small=True)
@@ -100,14 +102,14 @@ def plot_embedding(
     return axes
 
 
-def _draw(trace: Trace, path: str, value: Tensor, row: int, ax: Axes | None, title: str, small: bool = False) -> Axes:
+def _draw(trace: Record, path: str, value: Tensor, row: int, ax: Axes | None, title: str, small: bool = False) -> Axes:
     down, across = (axis for axis in trace.tap(path).axes if axis not in ("batch", "head", "kv_head"))
     pieces = trace.pieces[row]
     labels = {"position": [pieces[i] for i in trace.positions], "key": pieces}
     if across == "token":
         ids = value[-1].topk(min(TOP_TOKENS, value.shape[-1])).indices
         value, labels["token"] = value[:, ids], [trace.piece(i) for i in ids.tolist()]
-    axes = _heat_map(value, ax, title, shares=trace.tap(path).kind == "softmax", bar=not small)
+    axes = _heat_map(value, ax, title, shares=trace.tap(path).operation.of_one, bar=not small)
     for axis, name in ((axes.yaxis, down), (axes.xaxis, across)):
         if small:
             axis.set_ticks([])
@@ -115,7 +117,7 @@ def _draw(trace: Trace, path: str, value: Tensor, row: int, ax: Axes | None, tit
             _ruler(axis, labels[name])
         else:
             axis.set_label_text(name.replace("_", " "))
-    if not small and trace.tap(path).kind in ("softmax", "scores"):
+    if not small and across == "key":
         axes.set(xlabel="looks at", ylabel="token")
     return axes
 

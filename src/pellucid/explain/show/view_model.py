@@ -3,81 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pellucid.base.errors import RequestError
 from pellucid.config import LayerConfig, weight_shapes
-from pellucid.explain.edits import Edit, SwapToken
-from pellucid.explain.trace import Trace, trace
+from pellucid.explain.subject import Subject
 from pellucid.families import FAMILIES
-from pellucid.model.decoder import Decoder
 from pellucid.model.position import inverse_frequencies
-
-if TYPE_CHECKING:
-    from pellucid.checkpoint.open import Checkpoint
-    from pellucid.explain.native import Native
+from pellucid.operations import Tap, taps_of
+from pellucid.operations.norm import Norm
+from pellucid.operations.scores import Scores
 
 BINS = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A model to be explained: it runs in memory, and (where it came from one) it lies in files.
-
-    ``stored``: our weight name → the dtype and bytes that the file holds it in; by default, as it is in memory.
-    ``native``: the compiled program, where that is what is explained; ``decoder`` is then its twin in torch.
-    """
-
-    decoder: Decoder
-    tokenizer: Any
-    name: str
-    native: Native | None = None
-    files: Mapping[str, int] = field(default_factory=dict)
-    stored: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
-        checkpoint: Checkpoint,
-        decoder: Decoder,
-        tokenizer: Any,
-        name: str | None = None,
-        native: Native | None = None,
-    ) -> Subject:
-        """The subject of an opened checkpoint and the decoder that was loaded from it."""
-        stored = {weight: checkpoint.weights[weight] for weight in weight_shapes(checkpoint.config)}
-        return cls(
-            decoder=decoder,
-            tokenizer=tokenizer,
-            name=name or Path(checkpoint.path).stem,
-            native=native,
-            files={path.name: size for path, size in checkpoint.files.items()},
-            stored={weight: (array.dtype, array.nbytes) for weight, array in stored.items()},
-        )
-
-    def trace(self, text: Any, edits: Sequence[Edit | SwapToken] = ()) -> Trace:
-        """A run of it, every step recorded, by the executor that is explained. Raises: RequestError for edits of a
-        native run.
-        """
-        if self.native is None:
-            return trace(self.decoder, self.tokenizer, text, edits=edits)
-        if edits:
-            raise RequestError(
-                "the native executor takes no edits: its program has no place for them",
-                remedy="explain it with --executor torch",
-            )
-        return self.native.trace(self.tokenizer, text)
-
-
 def describe(subject: Subject) -> dict[str, Any]:
     """The description and its parts, plain enough for JSON."""
-    config, decoder = subject.decoder.config, subject.decoder
+    config, decoder, taps = subject.decoder.config, subject.decoder, taps_of(subject.decoder.config)
     parts = [_part(subject, name, shape) for name, shape in weight_shapes(config).items()]
     text = json.dumps(FAMILIES[config.model_type].to_hf(config), indent=2, ensure_ascii=False, default=str)
     total = sum(part["bytes"] for part in parts)
@@ -98,7 +44,9 @@ def describe(subject: Subject) -> dict[str, Any]:
         "native": subject.native.told() if subject.native else None,
         "config_text": text,
         "config_bytes": len(text.encode()),
-        "layers": [_layer(layer) for layer in config.layers],
+        "layers": [
+            _layer(layer, [tap for tap in taps.values() if tap.layer == i]) for i, layer in enumerate(config.layers)
+        ],
         "files": [{"name": name, "bytes": size, "what": "weights"} for name, size in subject.files.items()],
         "parts": parts,
         "total_parameters": config.num_parameters(),
@@ -106,8 +54,9 @@ def describe(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _layer(layer: LayerConfig) -> dict[str, Any]:
+def _layer(layer: LayerConfig, taps: Sequence[Tap]) -> dict[str, Any]:
     attention, rope = layer.mixer, layer.mixer.rope
+    queries, keys = next((tap.inputs for tap in taps if isinstance(tap.operation, Scores)), (None, None))
     return {
         "num_heads": attention.num_heads,
         "num_kv_heads": attention.num_kv_heads,
@@ -121,9 +70,23 @@ def _layer(layer: LayerConfig) -> dict[str, Any]:
         else {"dim": rope.dim, "theta": rope.theta, "layout": rope.layout, "frequencies": _frequencies(layer)},
         "mlp": asdict(layer.mlp) | {"experts": layer.experts.num_experts if layer.experts else 0},
         "experts": asdict(layer.experts) if layer.experts else None,
-        "norm": asdict(next(iter(layer.norms.values()))),
-        "norm_order": "post" if layer.mixer_norms.sum else "pre",
+        "norms": _norms(taps),
+        "compared": {"q": queries, "k": keys},
+        "parallel": layer.parallel,
     }
+
+
+def _norms(taps: Iterable[Tap]) -> list[dict[str, Any]]:
+    """The norms of the stream, in the order of computation: about which part each stands and where, and what it is of."""
+    norms: list[dict[str, Any]] = []
+    for tap in taps:
+        if isinstance(norm := tap.operation, Norm) and "head" not in tap.axes and "kv_head" not in tap.axes:
+            part, _, place = norm.name.rpartition(".")[2].removesuffix("_norm").partition("_")
+            at = {"part": part, "place": {"": "before", "post": "after"}.get(place, place)}
+            norms.append(
+                {**at, "step": tap.path, "inputs": tap.inputs, "weight": norm.weights[0].name, **asdict(norm.config)}
+            )
+    return norms
 
 
 def _frequencies(layer: LayerConfig) -> list[float]:

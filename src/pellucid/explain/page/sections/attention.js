@@ -23,12 +23,7 @@ export function render(app) {
     at = (what) => (state) => `layers.${state.layer}.${what}`;
   const group = (state) =>
     Math.floor((state.head * app.layerConfig(state.layer).num_kv_heads) / app.layerConfig(state.layer).num_heads);
-  const turned = (what) => (state) =>
-    app.has(at(`${what}_rot`)(state))
-      ? at(`${what}_rot`)(state)
-      : app.has(at(`${what}_norm`)(state))
-        ? at(`${what}_norm`)(state)
-        : at(what)(state);
+  const turned = (what) => (state) => app.layerConfig(state.layer).compared[what];
   const figure = (name, options = {}) =>
     stepFigure(app, name, {
       at: (state) => [0, Math.min(state.head, app.layerConfig(state.layer).num_heads - 1)],
@@ -71,6 +66,7 @@ export function render(app) {
     h("h3", {}, app.t("mix_title")),
     story(app, "mix_story"),
     h("div", { class: "two" }, figure(at("v"), { at: (state) => [0, group(state)] }), figure(at("z"))),
+    stepFigure(app, at("attn_proj")),
     stepFigure(app, at("attn_out")),
   );
   return section;

@@ -16,33 +16,21 @@ export function render(app) {
   return section;
 }
 
-/** Bottom is the text, top is the answer, as in the paper. */
+const STREAM = 62, // x of the residual stream
+  SIDE = { left: 132, wide: 150, middle: 207 }, // where the parts of the open layer stand
+  GAP = 14,
+  NORM = 28, // heights
+  MLP = 76,
+  ATTENTION = 108;
+
+/** Bottom is the text, top is the answer, as in the paper. The open layer is as tall as what its description has. */
 function draw(app, index) {
   const { config, layers } = app.model,
-    layer = layers[index],
-    post = layer.norm_order === "post",
-    x = 62,
-    parts = [];
-  const label = (y, text) => [svg("text", { x: 134, y, class: "soft" }, text)];
-  const go = (target, step) => {
-    const open = () => (step && app.set({ step }), app.go(target));
-    return { role: "link", tabindex: 0, on: { click: open, keydown: (event) => event.key === "Enter" && open() } };
-  };
-  const box = (y, tall, text, soft, target, step, wide = 112) =>
-    svg(
-      "g",
-      { ...go(target, step), "aria-label": text },
-      svg("rect", { class: "box", x: x - wide / 2, y, width: wide, height: tall, rx: 7 }),
-      svg("text", { x, y: y + tall / 2 + 4.5, "text-anchor": "middle" }, text),
-      label(y + tall / 2 + 4, soft ?? ""),
-    );
-  const plus = (y) => [
-    svg("circle", { cx: x, cy: y, r: 11, class: "box" }),
-    svg("path", { d: `M${x - 6} ${y}H${x + 6}M${x} ${y - 6}V${y + 6}`, class: "wire" }),
-  ];
-  parts.push(svg("path", { d: `M${x} 724V20`, class: "stream" }));
-  parts.push(
-    box(
+    pen = pencil(app),
+    inside = opened(app, pen, index, 160),
+    below = inside.bottom + 12;
+  const top = [
+    pen.box(
       8,
       34,
       app.t("map_output"),
@@ -50,34 +38,148 @@ function draw(app, index) {
       "output",
       "logits",
     ),
+    config.final_norm &&
+      pen.box(58, 30, app.t("map_norm"), `${normName(config.final_norm)} ${config.d_model}`, "mlp", "final"),
+    stack(app, 104, index + 1, layers.length - 1),
+  ];
+  const bottom = [
+    stack(app, below, 0, index - 1),
+    config.position !== "none" && [
+      plus(below + 56),
+      note(below + 60, app.t(`map_position_${config.position}`)),
+    ],
+    pen.box(below + 76, 32, app.t("map_embed"), `${count(config.vocab_size)} × ${config.d_model}`, "embed", "embed"),
+    pen.box(
+      below + 128,
+      30,
+      app.t("map_text"),
+      `${app.run.text.slice(0, 30)}${app.run.text.length > 30 ? " …" : ""}`,
+      "text",
+      null,
+    ),
+  ];
+  return svg(
+    "svg",
+    {
+      viewBox: `0 0 360 ${below + 168}`,
+      class: "plot",
+      style: { "max-width": "440px" },
+      role: "group",
+      "aria-label": app.t("model_title"),
+    },
+    svg("path", { d: `M${STREAM} ${below + 148}V20`, class: "stream" }),
+    top,
+    inside.parts,
+    bottom,
   );
-  if (config.final_norm)
-    parts.push(
-      box(
-        58,
-        30,
-        app.t("map_norm"),
-        `${config.final_norm.kind === "rms" ? "RMSNorm" : "LayerNorm"} γ ${config.final_norm.bias ? "β " : ""}${config.d_model}`,
-        "mlp",
-        "final",
-      ),
-    );
-  // layers above and below the open one
-  const stack = (y, from, to) => {
-    if (from > to) return;
-    const number = to - from + 1,
-      shown = Math.min(number, 6);
-    for (let i = 0; i < shown; i++)
-      parts.push(svg("rect", { x: x - 40, y: y + i * 7, width: 80, height: 5, rx: 2, class: "box" }));
-    parts.push(label(y + 22, app.t("map_more", number, from, to)));
+}
+
+/** Boxes that lead to a section, and to a step in it. */
+function pencil(app) {
+  const go = (target, step) => {
+    const open = () => (step && app.set({ step }), app.go(target));
+    return { role: "link", tabindex: 0, on: { click: open, keydown: (event) => event.key === "Enter" && open() } };
   };
-  stack(104, index + 1, layers.length - 1);
-  parts.push(
+  const titled = (x, y, text, soft) =>
+    svg("text", { x, y, "text-anchor": "middle", ...(soft ? { class: "soft" } : {}) }, text);
+  return {
+    /** On the stream, with a word beside it. */
+    box: (y, tall, text, soft, target, step) =>
+      svg(
+        "g",
+        { ...go(target, step), "aria-label": text },
+        svg("rect", { class: "box", x: STREAM - 56, y, width: 112, height: tall, rx: 7 }),
+        titled(STREAM, y + tall / 2 + 4.5, text),
+        note(y + tall / 2 + 4, soft ?? ""),
+      ),
+    /** On the stream, over a sum. */
+    small: (y, text, target, step) =>
+      svg(
+        "g",
+        { ...go(target, step), "aria-label": text },
+        svg("rect", { class: "box", x: STREAM - 46, y, width: 92, height: 20, rx: 6 }),
+        titled(STREAM, y + 15, text, true),
+      ),
+    /** Beside the stream: a part, or a norm about it. */
+    side: (y, tall, text, soft, target, step) =>
+      svg(
+        "g",
+        { ...go(target, step), "aria-label": text },
+        svg("rect", { class: "box", x: SIDE.left, y, width: SIDE.wide, height: tall, rx: 7 }),
+        titled(SIDE.middle, y + 19, text),
+        soft.map((line, i) => titled(SIDE.middle, y + 36 + 15 * i, line, true)),
+      ),
+  };
+}
+
+const note = (y, text) => svg("text", { x: 134, y, class: "soft" }, text);
+
+const plus = (y) => [
+  svg("circle", { cx: STREAM, cy: y, r: 11, class: "box" }),
+  svg("path", { d: `M${STREAM - 6} ${y}H${STREAM + 6}M${STREAM} ${y - 6}V${y + 6}`, class: "wire" }),
+];
+
+const normName = ({ kind, bias, offset }) =>
+  `${kind === "rms" ? "RMSNorm" : "LayerNorm"} ${offset ? `${offset} + ` : ""}γ${bias ? " β" : ""}`;
+
+/** Layers above or below the open one. */
+function stack(app, y, from, to) {
+  if (from > to) return [];
+  const number = to - from + 1,
+    rows = Array.from({ length: Math.min(number, 6) }, (_, i) =>
+      svg("rect", { x: STREAM - 40, y: y + i * 7, width: 80, height: 5, rx: 2, class: "box" }),
+    );
+  return [...rows, note(y + 22, app.t("map_more", number, from, to))];
+}
+
+/** One layer from above: each part with the norms that its description has about it, and what it reads. */
+function opened(app, pen, index, start) {
+  const layer = app.model.layers[index],
+    parts = [];
+  const norm = (part, place) => layer.norms.find((its) => its.part === part && its.place === place);
+  let y = start + 32;
+  /** From the sum on top to where the part reads the stream. */
+  const part = (name, tall, box) => {
+    const over = norm(name, "sum"),
+      places = {};
+    if (over) {
+      parts.push(pen.small(y - 20, normName(over), "mlp", over.step));
+      y += 14;
+    }
+    places.plus = y;
+    parts.push(plus(y));
+    y += 22;
+    for (const place of ["after", "box", "before"]) {
+      const its = norm(name, place);
+      if (place !== "box" && !its) continue;
+      if (place === "box") parts.push(box(y));
+      else parts.push(pen.side(y, NORM, normName(its), [], "mlp", its.step));
+      places[place] = y;
+      y += (place === "box" ? tall : NORM) + GAP;
+    }
+    places.bottom = y + 2;
+    y += 30;
+    return places;
+  };
+  const mlp = part("mlp", MLP, (at) => mlpBox(app, pen, index, at)),
+    attention = part("attention", ATTENTION, (at) => attentionBox(app, pen, index, at)),
+    bottom = attention.bottom + 8;
+  const wire = (d) => parts.unshift(svg("path", { d, class: "wire" }));
+  const { middle } = SIDE;
+  wire(`M${STREAM} ${attention.bottom}H${middle}V${attention.plus}H${STREAM + 11}`);
+  if (!layer.parallel) wire(`M${STREAM} ${mlp.bottom}H${middle}V${mlp.plus}H${STREAM + 11}`);
+  else {
+    // beside attention: it reads what attention reads, or the stream as it came in
+    const shared = !mlp.before && attention.before,
+      from = shared ? attention.before - GAP / 2 : attention.bottom;
+    wire(`M${middle} ${from}H316V${mlp.bottom}H${middle}V${mlp.plus}H${STREAM + 11}`);
+  }
+  const frameTop = [
     svg("rect", {
       x: 2,
-      y: 160,
+      y: start,
       width: 356,
-      height: 404,
+      height: bottom - start,
       rx: 12,
       fill: "none",
       stroke: "var(--line)",
@@ -85,127 +187,53 @@ function draw(app, index) {
     }),
     svg(
       "text",
-      { x: 346, y: 180, "text-anchor": "end", class: "soft" },
-      app.t("of", app.t("layer"), index, layers.length),
+      { x: 346, y: start + 20, "text-anchor": "end", class: "soft" },
+      app.t("of", app.t("layer"), index, app.model.layers.length),
     ),
-  );
-  const at = (name) => `layers.${index}.${name}`,
-    branch = (top, bottom) => parts.push(svg("path", { d: `M${x} ${bottom}H206V${top}H${x + 11}`, class: "wire" }));
-  const side = (y, tall, text, soft, target, step) =>
-    parts.push(
-      svg(
-        "g",
-        { ...go(target, step), "aria-label": text },
-        svg("rect", { class: "box", x: 132, y, width: 150, height: tall, rx: 7 }),
-        svg("text", { x: 207, y: y + 19, "text-anchor": "middle" }, text),
-        soft.map((line, i) =>
-          svg("text", { x: 207, y: y + 36 + 15 * i, "text-anchor": "middle", class: "soft" }, line),
-        ),
-      ),
-    );
-  const norm = layer.norm.kind === "rms" ? "RMSNorm" : "LayerNorm";
-  branch(post ? 200 : 192, 352);
-  parts.push(plus(post ? 200 : 192));
-  side(
-    214,
-    76,
-    app.t("map_mlp"),
-    [
-      `${config.d_model} → ${count(layer.mlp.d_ff)} → ${config.d_model}`,
-      `${layer.mlp.activation}${layer.mlp.gated ? ` ⊙ ${app.t("gated")}` : ""}`,
-      layer.mlp.experts ? app.t("map_router", layer.mlp.experts) : "",
-    ],
-    "mlp",
-    at(layer.experts ? "experts" : "mlp_act"),
-  );
-  if (!post) side(306, 28, norm, [], "mlp", at("mlp_in"));
-  else
-    parts.push(
-      svg(
-        "g",
-        { ...go("mlp", at("resid_post")), "aria-label": norm },
-        svg("rect", { class: "box", x: x - 46, y: 168, width: 92, height: 20, rx: 6 }),
-        svg("text", { x, y: 183, "text-anchor": "middle", class: "soft" }, norm),
-      ),
-    );
-  branch(380, 556);
-  parts.push(plus(380));
-  const heads = layer.num_heads,
-    groups = layer.num_kv_heads,
-    wide = Math.min(14, 136 / heads);
-  const bits = [
-    `${heads} ${app.t("heads")} × ${layer.head_dim}${groups < heads ? `, ${groups} K V` : ""}`,
-    [
-      layer.qk_norm ? "QK-norm" : "",
-      layer.rope ? app.t("map_rotary") : "",
-      layer.window ? app.t("map_window", layer.window) : "",
-    ]
-      .filter(Boolean)
-      .join(" · "),
   ];
-  side(396, 108, app.t("map_attention"), bits, "attention", at("pattern"));
-  for (let head = 0; head < heads; head++) {
+  return { parts: [...frameTop, ...parts], bottom };
+}
+
+function mlpBox(app, pen, index, y) {
+  const layer = app.model.layers[index],
+    { d_model } = app.model.config;
+  const soft = [
+    `${d_model} → ${count(layer.mlp.d_ff)} → ${d_model}`,
+    `${layer.mlp.activation}${layer.mlp.gated ? ` ⊙ ${app.t("gated")}` : ""}`,
+    layer.mlp.experts ? app.t("map_router", layer.mlp.experts) : "",
+  ];
+  return pen.side(y, MLP, app.t("map_mlp"), soft, "mlp", `layers.${index}.${layer.experts ? "experts" : "mlp_act"}`);
+}
+
+/** With its query heads, and the keys and values that groups of them share. */
+function attentionBox(app, pen, index, y) {
+  const layer = app.model.layers[index],
+    heads = layer.num_heads,
+    groups = layer.num_kv_heads,
+    wide = Math.min(14, 136 / heads),
+    left = SIDE.middle - (heads * wide) / 2;
+  const what = [
+    layer.qk_norm ? "QK-norm" : "",
+    layer.rope ? app.t("map_rotary") : "",
+    layer.window ? app.t("map_window", layer.window) : "",
+  ];
+  const soft = [
+    `${heads} ${app.t("heads")} × ${layer.head_dim}${groups < heads ? `, ${groups} K V` : ""}`,
+    what.filter(Boolean).join(" · "),
+  ];
+  const bar = (x, down, width, height, fill, title) =>
+    svg("rect", { x: x + 0.5, y: y + down, width: width - 1.5, height, fill }, title && svg("title", {}, title));
+  const bits = Array.from({ length: heads }, (_, head) => {
     const group = Math.floor((head * groups) / heads),
-      left = 207 - (heads * wide) / 2;
-    parts.push(
-      svg(
-        "rect",
-        { x: left + head * wide + 0.5, y: 456, width: wide - 1.5, height: 12, fill: "var(--sym-q)" },
-        svg("title", {}, app.t("head_of_group", head, group)),
-      ),
-    );
-    if (head === 0 || Math.floor(((head - 1) * groups) / heads) !== group)
-      parts.push(
-        svg("rect", {
-          x: left + head * wide + 0.5,
-          y: 474,
-          width: (wide * heads) / groups - 1.5,
-          height: 7,
-          fill: "var(--sym-k)",
-        }),
-        svg("rect", {
-          x: left + head * wide + 0.5,
-          y: 484,
-          width: (wide * heads) / groups - 1.5,
-          height: 7,
-          fill: "var(--sym-v)",
-        }),
-      );
-  }
-  if (!post) side(518, 28, norm, [], "mlp", at("attn_in"));
-  else
-    parts.push(
-      svg(
-        "g",
-        { ...go("mlp", at("resid_mid")), "aria-label": norm },
-        svg("rect", { class: "box", x: x - 46, y: 346, width: 92, height: 20, rx: 6 }),
-        svg("text", { x, y: 361, "text-anchor": "middle", class: "soft" }, norm),
-      ),
-    );
-  stack(576, 0, index - 1);
-  if (config.position !== "none") parts.push(plus(632), label(636, app.t(`map_position_${config.position}`)));
-  parts.push(
-    box(652, 32, app.t("map_embed"), `${count(config.vocab_size)} × ${config.d_model}`, "embed", "embed"),
-    box(
-      704,
-      30,
-      app.t("map_text"),
-      `${app.run.text.slice(0, 30)}${app.run.text.length > 30 ? " …" : ""}`,
-      "text",
-      null,
-    ),
-  );
-  return svg(
-    "svg",
-    {
-      viewBox: "0 0 360 744",
-      class: "plot",
-      style: { "max-width": "440px" },
-      role: "group",
-      "aria-label": app.t("model_title"),
-    },
-    parts,
-  );
+      first = head === 0 || Math.floor(((head - 1) * groups) / heads) !== group,
+      x = left + head * wide;
+    return [
+      bar(x, 60, wide, 12, "var(--sym-q)", app.t("head_of_group", head, group)),
+      first && bar(x, 78, (wide * heads) / groups, 7, "var(--sym-k)"),
+      first && bar(x, 88, (wide * heads) / groups, 7, "var(--sym-v)"),
+    ];
+  });
+  return [pen.side(y, ATTENTION, app.t("map_attention"), soft, "attention", `layers.${index}.pattern`), bits];
 }
 
 /** Every layer as a row: what it has, so that differences show. */
@@ -219,7 +247,7 @@ function layers(app) {
       h("td", {}, layer.window ?? "–"),
       h("td", {}, layer.qk_norm ? layer.qk_norm.kind : "–"),
       h("td", {}, layer.rope ? `θ ${count(layer.rope.theta)}, ${layer.rope.dim}, ${layer.rope.layout}` : "–"),
-      h("td", {}, `${layer.norm_order} ${layer.norm.kind}`),
+      h("td", {}, norms(layer)),
       h("td", {}, `${count(layer.mlp.d_ff)} ${layer.mlp.activation}${layer.mlp.gated ? " ⊙" : ""}`),
     );
   return h(
@@ -241,4 +269,10 @@ function layers(app) {
       ),
     ),
   );
+}
+
+/** Where a layer's norms stand, and of what kind: ``before rms, after rms``; ∥ where its parts are side by side. */
+function norms(layer) {
+  const places = new Set(layer.norms.map((norm) => `${norm.place} ${norm.kind}`));
+  return `${[...places].join(", ") || "–"}${layer.parallel ? " ∥" : ""}`;
 }

@@ -22,47 +22,35 @@ export function render(app) {
   section.append(stepFigure(app, at("mlp_act")));
   if (app.model.layers.some((its) => its.experts))
     section.append(stepFigure(app, at("router_logits")), stepFigure(app, at("experts"), { scale: "probability" }));
-  section.append(stepFigure(app, at("mlp_out")));
+  section.append(stepFigure(app, at("mlp_proj")), stepFigure(app, at("mlp_out")));
   return section;
 }
 
-/** What is normalized, and by what, for the attention or the MLP part of a layer in its order. */
-function normSteps(app, layer, which) {
-  const at = `layers.${layer}.`,
-    post = app.layerConfig(layer).norm_order === "post",
-    attention = which === "attention";
-  if (post)
-    return {
-      inputs: attention ? [`${at}resid_pre`, `${at}attn_out`] : [`${at}resid_mid`, `${at}mlp_out`],
-      out: attention ? `${at}resid_mid` : `${at}resid_post`,
-      weight: `${at}${which}_norm.weight`,
-    };
-  return {
-    inputs: [attention ? `${at}resid_pre` : `${at}resid_mid`],
-    out: attention ? `${at}attn_in` : `${at}mlp_in`,
-    weight: `${at}${which}_norm.weight`,
-  };
-}
-
+/** One of the layer's norms on one row, wherever it stands: the row as it comes, normed, stretched, shifted. */
 function norm(app) {
   const element = h("figure", { class: "norm" }),
-    body = h("div", {});
-  let which = "mlp";
+    body = h("div", {}),
+    choices = h("div", { class: "controls" });
+  let chosen = null; // "mlp before": kept from layer to layer
+  const key = ({ part, place }) => `${part} ${place}`;
   const draw = async () => {
     const { layer, pos } = app.state,
-      steps = normSteps(app, layer, which),
-      { kind, eps, bias } = app.layerConfig(layer).norm,
+      { norms } = app.layerConfig(layer),
+      its = norms.find((one) => key(one) === chosen) ?? norms.at(-1),
       run = app.run.run;
-    const [tiles, out, gain, shift, described] = await Promise.all([
-      Promise.all(steps.inputs.map((name) => app.source.tile(name, { at: [0], run }))),
-      app.source.tile(steps.out, { at: [0], run }),
-      app.source.tile(steps.weight),
-      bias ? app.source.tile(steps.weight.replace(/weight$/, "bias")) : null,
-      app.source.get(`step/${steps.out}`, { run }),
+    if (!its) return body.replaceChildren(h("p", { class: "placeholder" }, app.t("no_norms")));
+    const [tiles, out, weight, shift, described] = await Promise.all([
+      Promise.all(its.inputs.map((name) => app.source.tile(name, { at: [0], run }))),
+      app.source.tile(its.step, { at: [0], run }),
+      app.source.tile(its.weight),
+      its.bias ? app.source.tile(its.weight.replace(/weight$/, "bias")) : null,
+      app.source.get(`step/${its.step}`, { run }),
     ]);
-    const width = out.cols,
+    const { kind, eps, offset } = its,
+      width = out.cols,
       row = (tile) => tile.data.subarray(pos * width, (pos + 1) * width),
-      x = Float32Array.from(row(tiles[0]));
+      x = Float32Array.from(row(tiles[0])),
+      gain = weight.data.map((value) => offset + value);
     for (const more of tiles.slice(1)) row(more).forEach((value, j) => (x[j] += value));
     const mean = kind === "layer" ? x.reduce((a, b) => a + b, 0) / width : 0,
       spread = Math.sqrt(x.reduce((sum, value) => sum + (value - mean) ** 2, 0) / width + eps);
@@ -72,14 +60,19 @@ function norm(app) {
     const strips = [
       [app.t("norm_before"), x],
       [kind === "layer" ? app.t("norm_between") : app.t("norm_between_rms"), between],
-      [app.t("norm_gain"), gain.data],
+      [app.t("norm_gain"), gain],
       ...(shift ? [[app.t("norm_shift"), shift.data]] : []),
       [app.t("norm_after"), after],
     ];
-    const hover = (j) =>
+    const hover = (j) => {
+      const less = kind === "layer" ? ` − ${number(mean)}` : "",
+        plus = shift ? ` + ${number(shift.data[j])}` : "",
+        divided = `÷ ${number(spread)} → ${number(between[j])}`;
       readout.replaceChildren(
-        `${app.t("dimension")} ${j}: ${number(x[j])}${kind === "layer" ? ` − ${number(mean)}` : ""} → ÷ ${number(spread)} → ${number(between[j])} → × ${number(gain.data[j])}${shift ? ` + ${number(shift.data[j])}` : ""} = ${number(after[j])}`,
+        `${app.t("dimension")} ${j}: ${number(x[j])}${less} → ${divided} → × ${number(gain[j])}${plus} = ${number(after[j])}`,
       );
+    };
+    const spreadName = kind === "layer" ? "√(σ² + ε) = " : "√(mean(x²) + ε) = ";
     body.replaceChildren(
       h("div", { class: "formula" }, math(described.mathml)),
       h(
@@ -88,36 +81,29 @@ function norm(app) {
         kind === "layer"
           ? h("span", { class: "sym-mean" }, "μ = ", h("b", { data: { stat: "mean" } }, number(mean, 5)))
           : "",
-        h(
-          "span",
-          { class: "sym-spread" },
-          kind === "layer" ? "√(σ² + ε) = " : "√(mean(x²) + ε) = ",
-          h("b", { data: { stat: "spread" } }, number(spread, 5)),
-        ),
+        h("span", { class: "sym-spread" }, spreadName, h("b", { data: { stat: "spread" } }, number(spread, 5))),
         h("span", {}, `ε = ${eps}`),
       ),
-      ...strips.map(([label, values]) => strip(label, values, hover, (j) => app.ask(steps.out, [0, pos, j]))),
+      ...strips.map(([label, values]) => strip(label, values, hover, (j) => app.ask(its.step, [0, pos, j]))),
       readout,
       h("div", { class: "facts only-numbers" }, factsOf(app, described)),
     );
   };
-  element.append(
-    h("figcaption", {}, app.t("norm_caption")),
-    h(
-      "div",
-      { class: "controls" },
-      choice(
-        [
-          ["attention", app.t("before_attention")],
-          ["mlp", app.t("before_mlp")],
-        ],
-        which,
-        (value) => ((which = value), run()),
-      ),
-    ),
-    body,
-  );
   const run = () => draw().catch(() => body.replaceChildren(h("p", { class: "placeholder" }, app.t("left_out_here"))));
+  const choose = () => {
+    const { norms } = app.layerConfig(),
+      now = norms.find((one) => key(one) === chosen) ?? norms.at(-1);
+    if (!now) return choices.replaceChildren();
+    choices.replaceChildren(
+      choice(
+        norms.map((one) => [key(one), app.t("norm_at")[one.part][one.place]]),
+        key(now),
+        (value) => ((chosen = value), run()),
+      ),
+    );
+  };
+  element.append(h("figcaption", {}, app.t("norm_caption")), choices, body);
+  app.watch(element, ["layer"], choose);
   app.watch(element, ["layer", "pos"], run);
   return element;
 }
