@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from chromium import chromium
 from reference import tiny
+from test_operations_reference import DESCRIPTIONS, random_decoder
 
 from pellucid.auto import open_model, tokenizer_of
 from pellucid.explain.show.html import write_page
@@ -20,6 +22,7 @@ from pellucid.explain.subject import Subject
 from pellucid.explain.trace import trace
 from pellucid.families import FAMILIES
 from pellucid.model.load import load_decoder
+from pellucid.operations.norm import Norm
 
 TEXT = "Once upon a time, there was a little girl named Lily."
 SECTIONS = (
@@ -280,7 +283,7 @@ def test_norm_shows_its_own_spread_and_neurons_their_activation(page: Any, view:
     mlp, its = section(page, "mlp"), view.first.record
     x, eps = its["layers.2.resid_mid"][0, -1].double(), view.subject.decoder.config.layers[2].norms["mlp_norm"].eps
     assert near(mlp.locator('[data-stat="spread"]').text_content(), float((x.square().mean() + eps).sqrt()))
-    mlp.locator("text=attention's norm").click()
+    mlp.get_by_role("button", name="before attention").click()
     x = its["layers.2.resid_pre"][0, -1].double()
     page.wait_for_function(
         "old => document.querySelector('#mlp [data-stat=spread]').textContent !== old", arg=f"{float(x.mean()):.5g}"
@@ -477,6 +480,40 @@ def test_every_family_has_every_section(browser: Any, family: str) -> None:
         page.close()
         server.shutdown()
         thread.join()
+    assert complaints == []
+
+
+@pytest.mark.parametrize(
+    ("description", "places"),
+    [
+        ("sandwich", "before rms, after rms"),
+        ("parallel, one norm", "before layer, after rms ∥"),
+        ("all three", "before layer, after rms, sum layer"),
+    ],
+)
+def test_norms_are_drawn_where_the_description_has_them(browser: Any, description: str, places: str) -> None:
+    t = trace(random_decoder(DESCRIPTIONS[description]), None, [5, 9, 2, 7, 5])
+    page = browser.new_page()
+    complaints = listen(page)
+    with TemporaryDirectory() as folder:
+        t.save(Path(folder) / "page.html")
+        page.goto((Path(folder) / "page.html").as_uri())
+        page.wait_for_selector("h1")
+        for name in ("model", "mlp"):
+            page.evaluate("name => pellucid.mount(name)", name)
+        page.evaluate("pellucid.drawAll()")
+        page.wait_for_timeout(300)
+    norms = [tap for tap in t.taps.values() if tap.kind == "norm" and tap.layer == 1]
+    drawn = page.locator("#model .map-svg g[aria-label*=Norm]")
+    assert drawn.count() == len(norms)
+    assert page.locator("#mlp .norm button").count() == len(norms)
+    squares = sum((t[source][0, -1] for source in norms[-1].inputs[1:]), t[norms[-1].inputs[0]][0, -1])
+    operation = norms[-1].operation
+    assert isinstance(operation, Norm)
+    spread = float(operation.normalized(squares.double().numpy())[2][0])
+    assert near(page.locator('#mlp [data-stat="spread"]').text_content(), spread)
+    assert page.locator("#model table tr").last.locator("td").nth(5).text_content() == places
+    page.close()
     assert complaints == []
 
 

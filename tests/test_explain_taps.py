@@ -16,6 +16,7 @@ from pellucid.explain import trace
 from pellucid.explain.code import line_in_c, line_in_torch
 from pellucid.explain.show.mathml import mathml
 from pellucid.families import FAMILIES
+from pellucid.native.program import supports
 from pellucid.operations import WORDS, taps_of
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
@@ -67,9 +68,7 @@ def test_the_line_that_computes_a_step_is_found(model: str) -> None:
         assert tap.operation.line(tap.name).part in text
 
 
-@pytest.mark.parametrize(
-    "model", [model for model in MODELS if not any(la.experts for la in tiny(model).config.layers)]
-)
+@pytest.mark.parametrize("model", [model for model in MODELS if supports(tiny(model).config) is None])
 def test_the_line_of_the_native_program_is_found(model: str) -> None:
     for tap in taps_of(tiny(model).config).values():
         file, _, number = line_in_c(tap).partition(":")

@@ -45,7 +45,7 @@ def test_in_float64_they_agree_to_the_rounding_of_angles(model: str) -> None:
     """transformers keeps norms' and rotary's float32 inside a float64 model: what is left is that."""
     decoder, ids = tiny(model), [5, 6, 7, 8, 9, 10, 11, 12]
     theirs = reference_model(decoder).double()(torch.tensor([ids])).logits[0]
-    assert distance(reference(decoder.config, weights_of(decoder), ids)["logits"], theirs.numpy()) < 1e-6
+    assert distance(reference(decoder.config, weights_of(decoder), ids)["logits"], theirs.numpy()) < 3e-6
 
 
 @EVERY
