@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from conftest import absent
-from fuzz.targets import TARGETS, TOKENIZER_CONFIG, added
+from fuzz.seeds_tokenizers import TOKENIZER_CONFIG, added
+from fuzz.targets import TARGETS
 
 from pellucid.base.errors import CheckpointError, ConfigError, PellucidError, TokenizerError
 from pellucid.base.files import MAX_JSON_DEPTH, parse_json

@@ -10,7 +10,6 @@ import copy
 import json
 import random
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -129,7 +128,8 @@ SCALARS: list[Any] = [
     2**32, 2**53, 2**63 - 1, 2**63, 2**64, -(2**63), Raw("NaN"), Raw("Infinity"), Raw("-Infinity"), Raw("1e400"),
     Raw("1" + "0" * 400), Raw("-1" + "0" * 400), Raw("1" + "0" * 5000), Raw("0." + "0" * 400 + "1"), "", " ", "x", "1",
     "true", "\u0000", "\n", "\ud800", "a\udfffb", "é" * 50, "x" * 5000, "{}", "../x", "/etc/passwd", "▁", "😀",
-    [], {}, [1], ["x"], [None], [[]], {"a": 1}, {"content": "x"}, {"": None}, [-1], [1.5], [True], {"content": "\ud800"},
+    [], {}, [1], ["x"], [None], [[]], {"a": 1}, {"content": "x"}, {"": None}, [-1], [1.5], [True],
+    {"content": "\ud800"},
 ]  # fmt: skip
 
 
@@ -526,4 +526,4 @@ def _value(kind: int, value: Any) -> bytes:
     return struct.pack("<IQ", inner, len(values)) + b"".join(_value(inner, one) for one in values)
 
 
-Make = Callable[[], dict[str, Content]]
+Folder = dict[str, Content]

@@ -4,8 +4,8 @@
     PYTHONPATH=tests python -m fuzz.worker tokenizer-json 1234 --keep x   … and its files in the folder x
     python -m fuzz.worker --plan plan.json --report report.jsonl          many, for test_fuzz_readers.py
 
-An input is (target, number), the same for ever. Limits: ``SECONDS`` of the processor's time, and as much resident memory
-as four times the files and ``SPARE`` more. Memory is measured by the kernel, whoever allocates it.
+An input is (target, number), the same for ever. Limits: ``SECONDS`` of the processor's time, and as much resident
+memory as four times the files and ``SPARE`` more. Memory is measured by the kernel, whoever allocates it.
 """
 
 from __future__ import annotations

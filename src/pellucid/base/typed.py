@@ -1,8 +1,8 @@
 """Values from files, held to the types that the code says they are.
 
 ``check_fields`` holds a dataclass to its own annotations, so that a field is described once; ``is_whole`` and
-``is_real`` say what a number is: Python's JSON reads ``true`` where a number belongs, NaN, and integers of 400 digits that no
-float can hold.
+``is_real`` say what a number is: Python's JSON reads ``true`` where a number belongs, NaN, and integers of 400 digits
+that no float can hold.
 """
 
 from __future__ import annotations

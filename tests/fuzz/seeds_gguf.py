@@ -1,0 +1,180 @@
+"""Tiny models and vocabularies in GGUF, as llama.cpp's converter writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fuzz.mutations import Folder, Gguf, Known
+from fuzz.seeds_models import LLAMA_CONFIG, arrays
+from fuzz.seeds_tokenizers import pieces
+from fuzz.use import use_model, use_tokenizer
+from pellucid.config import ModelConfig
+from pellucid.families import FAMILIES
+from pellucid.families.rules import to_theirs
+
+
+def _gguf_model(name: str, **more: tuple[int, Any]) -> Gguf:
+    """A file as llama.cpp's converter writes it, by family; our own writer, so that it can be damaged by its parts."""
+    family = FAMILIES[name]
+    config: ModelConfig = family.config(
+        {name: value for name, value in family.TINY.items() if name != "mlp_only_layers"}
+    )
+    layer, architecture = config.layers[0], family.GGUF.architecture
+    attention = layer.mixer
+    numbers: dict[str, tuple[int, Any]] = {
+        "context_length": (4, config.context_len),
+        "embedding_length": (4, config.d_model),
+        "block_count": (4, config.num_layers),
+        "feed_forward_length": (4, layer.mlp.d_ff),
+        "attention.head_count": (4, attention.num_heads),
+        "attention.head_count_kv": (4, attention.num_kv_heads),
+        "attention.key_length": (4, attention.head_dim),
+        "attention.value_length": (4, attention.head_dim),
+        "attention.layer_norm_rms_epsilon": (6, 1e-5),
+        "attention.layer_norm_epsilon": (6, 1e-5),
+    }
+    if attention.rope:
+        numbers |= {"rope.freq_base": (6, 10000.0), "rope.dimension_count": (4, attention.rope.dim)}
+    if layer.experts:
+        numbers |= {
+            "expert_count": (4, layer.experts.num_experts),
+            "expert_used_count": (4, layer.experts.experts_per_token),
+        }
+        if architecture != "llama":  # Mixtral's are as wide as an MLP would be
+            numbers |= {"expert_feed_forward_length": (4, layer.mlp.d_ff)}
+        if layer.experts.shared:
+            numbers |= {"expert_shared_feed_forward_length": (4, layer.experts.shared.d_ff)}
+    numbers |= more
+    metadata: list[tuple[str, int, Any]] = [
+        ("general.architecture", 8, architecture),
+        ("general.name", 8, "tiny"),
+        ("general.alignment", 4, 32),
+        *((f"{architecture}.{key}", kind, value) for key, (kind, value) in numbers.items()),
+        *_gguf_words(config.vocab_size),
+    ]
+    tensors = []
+    for theirs, array in to_theirs(config, family.GGUF.weights, arrays(config)):
+        values = np.ascontiguousarray(array.data)
+        tensors.append((theirs, tuple(reversed(array.shape)), 0, values.tobytes()))
+    known = (
+        "rope.scaling.type",
+        "rope.scaling.factor",
+        "rope.scaling.original_context_length",
+        "rope.scaling.attn_factor",
+        "rope.scaling.yarn_beta_fast",
+        "rope.scaling.yarn_beta_slow",
+        "rope.scale_linear",
+        "rope.dimension_count",
+        "attention.sliding_window",
+        "attention.scale",
+        "vocab_size",
+        "expert_weights_norm",
+        "expert_gating_func",
+        "attention.value_length",
+        "logit_scale",
+        "leading_dense_block_count",
+        "nextn_predict_layers",
+    )
+    keys = [f"{architecture}.{key}" for key in known]
+    keys += [
+        "split.count",
+        "split.no",
+        "tokenizer.ggml.eot_token_id",
+        "tokenizer.ggml.padding_token_id",
+        "general.file_type",
+    ]
+    return Gguf(metadata, tensors, tuple(keys))
+
+
+def _gguf_words(vocab_size: int) -> list[tuple[str, int, Any]]:
+    """A byte-level vocabulary of so many tokens."""
+    tokens = ["<s>", "</s>", "<|im_end|>", *(chr(code) for code in range(33, 33 + vocab_size - 8))]
+    tokens += [f"<{place}>" for place in range(vocab_size - len(tokens))]
+    tokens[-1], tokens[-2] = "ab", "abc"
+    return [
+        ("tokenizer.ggml.model", 8, "gpt2"),
+        ("tokenizer.ggml.pre", 8, "smollm"),
+        ("tokenizer.ggml.tokens", 9, (8, tokens)),
+        ("tokenizer.ggml.token_type", 9, (5, [3, 3, 3] + [1] * (vocab_size - 3))),
+        ("tokenizer.ggml.merges", 9, (8, ["a b", "ab c"])),
+        ("tokenizer.ggml.bos_token_id", 4, 0),
+        ("tokenizer.ggml.eos_token_id", 4, 1),
+        ("tokenizer.ggml.unknown_token_id", 4, 0),
+        ("tokenizer.ggml.add_bos_token", 7, True),
+        ("tokenizer.chat_template", 8, "{% for m in messages %}{{ m.content }}{% endfor %}"),
+    ]
+
+
+def _known_gguf() -> list[Folder]:
+    """A head of 1,048,576 dimensions; arrays where one number belongs, or one word."""
+    array, words = (9, (4, [1, 2])), (9, (8, ["gpt2", "llama"]))
+    hostile = [_gguf_model("llama", **{"attention.key_length": (4, 2**20)})]
+    hostile += [_gguf_model("llama", **{key: array}) for key in ("context_length", "rope.freq_base", "expert_count")]
+    whole = _gguf_model("llama")
+    for key, value in (("tokenizer.ggml.model", words), ("tokenizer.ggml.eos_token_id", array)):
+        pairs: list[tuple[str, int, Any]] = [
+            (name, value[0], value[1]) if name == key else (name, kind, old) for name, kind, old in whole.metadata
+        ]
+        hostile.append(Gguf(pairs, whole.tensors, whole.more))
+    return [{"model.gguf": Known(whole, one)} for one in hostile]
+
+
+def gguf_seeds() -> list[Folder]:
+    found = [_gguf_model(name) for name, family in FAMILIES.items() if family.GGUF]
+    scaled: list[dict[str, tuple[int, Any]]] = [
+        {"rope.scaling.type": (8, "linear"), "rope.scaling.factor": (6, 2.0)},
+        {
+            "rope.scaling.type": (8, "yarn"),
+            "rope.scaling.factor": (6, 2.0),
+            "rope.scaling.original_context_length": (4, 32),
+            "rope.scaling.attn_factor": (6, 1.0),
+        },
+    ]
+    found += [_gguf_model("llama", **more) for more in scaled]
+    return [*({"model.gguf": content} for content in found), *_known_gguf()]
+
+
+def read_gguf(folder: Path) -> None:
+    from pellucid.auto import open_model
+
+    use_model(open_model(folder / "model.gguf"))
+
+
+def _spm_words() -> list[tuple[str, int, Any]]:
+    listed = pieces()
+    return [
+        ("tokenizer.ggml.model", 8, "llama"),
+        ("tokenizer.ggml.tokens", 9, (8, [text for text, _, _ in listed])),
+        ("tokenizer.ggml.scores", 9, (6, [score for _, score, _ in listed])),
+        ("tokenizer.ggml.token_type", 9, (5, [kind for _, _, kind in listed])),
+        ("tokenizer.ggml.bos_token_id", 4, 1),
+        ("tokenizer.ggml.eos_token_id", 4, 2),
+        ("tokenizer.ggml.unknown_token_id", 4, 0),
+        ("tokenizer.ggml.padding_token_id", 4, 2),
+        ("tokenizer.ggml.add_bos_token", 7, True),
+        ("tokenizer.ggml.add_eos_token", 7, False),
+        ("tokenizer.ggml.add_space_prefix", 7, True),
+    ]
+
+
+def gguf_tokenizer_seeds() -> list[Folder]:
+    base = _gguf_model("llama")
+    head = [pair for pair in base.metadata if not pair[0].startswith("tokenizer.")]
+    more = tuple(
+        f"tokenizer.ggml.{name}"
+        for name in ("eot_token_id", "seperator_token_id", "mask_token_id", "pre", "precompiled_charsmap")
+    )
+    return [
+        {"model.gguf": Gguf([*head, *words], base.tensors, more)}
+        for words in (_gguf_words(LLAMA_CONFIG.vocab_size), _spm_words(), _spm_words())
+    ]
+
+
+def read_gguf_tokenizer(folder: Path) -> None:
+    from pellucid.checkpoint.gguf import GGUFFile
+    from pellucid.text.readers.gguf import tokenizer_from_gguf
+
+    use_tokenizer(tokenizer_from_gguf(GGUFFile(folder / "model.gguf").metadata), folder)
