@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from tokenizers import decoders, models, pre_tokenizers
 
 from pellucid import AutoModelForCausalLM
+from pellucid.base.errors import ModelNotFoundError
 from pellucid.cli.app import COMMANDS, app
 
 TEMPLATE = (
@@ -153,3 +154,43 @@ def commands() -> dict[str, click.Command]:
         inner = command.commands if isinstance(command, click.Group) else {}
         found |= {f"{name} {key}": one for key, one in inner.items()} if inner else {name: command}
     return found
+
+
+Probe = Callable[[Walk], object]
+
+
+def cases(probes: dict[str, dict[str, Probe]]) -> list[Any]:
+    return [
+        pytest.param(probe, id=f"{command} {option}")
+        for command, options in probes.items()
+        for option, probe in options.items()
+    ]
+
+
+def same(received: object, expected: object) -> None:
+    assert received == expected
+
+
+def differ(one: Any, other: Any) -> None:
+    texts = [getattr(outcome, "stdout", outcome) for outcome in (one, other)]
+    assert texts[0] != texts[1]
+
+
+def has(outcome: Any, text: str) -> None:
+    assert text in outcome.stdout + outcome.error
+
+
+def offline(walk: Walk, *words: object, by: str = "-m", then: tuple[str, ...] = ()) -> None:
+    """Without it the hub is asked; with it nothing is."""
+    from huggingface_hub import constants
+
+    from pellucid.checkpoint import hub
+
+    def asked(*_: object) -> Path:
+        raise ModelNotFoundError("the hub was asked")
+
+    walk.patch.setattr(hub, "_download", asked)
+    walk.patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    model = [by, "org/none", *then] if by else ["org/none", *then]
+    has(walk(*words, *model, fails=True), "the hub was asked")
+    has(walk(*words, *model, "--offline", fails=True), "offline was asked for")

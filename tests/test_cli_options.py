@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tokenizers
-from option_walk import Walk, commands, make_model, options_of
+from option_walk import Probe, Walk, cases, commands, differ, has, make_model, offline, options_of, same
 from tokenizers import processors
 
 from pellucid.base.errors import ModelNotFoundError
 
-Probe = Callable[[Walk], object]
 PROBES: dict[str, dict[str, Probe]] = {}
 
 
@@ -35,14 +33,6 @@ def test_no_option_is_without_a_probe_and_no_probe_without_an_option() -> None:
     assert PROBES.keys() == commands().keys() - {"pretrain", "finetune", "evaluate"}
     for name in PROBES:
         assert set(PROBES[name]) == set(options_of(commands()[name])), name
-
-
-def cases(probes: dict[str, dict[str, Probe]]) -> list[Any]:
-    return [
-        pytest.param(probe, id=f"{command} {option}")
-        for command, options in probes.items()
-        for option, probe in options.items()
-    ]
 
 
 # --- what answers: generate and chat ------------------------------------------------------------------------------
@@ -120,40 +110,11 @@ class Answering:
         )
 
 
-def same(received: object, expected: object) -> None:
-    assert received == expected
-
-
 def prompt_of(outcome: Any) -> str:
     """``prompt 12 tokens``, as the figures have it."""
     match = re.search(r"prompt \d+ tokens", outcome.stderr)
     assert match is not None
     return match[0]
-
-
-def differ(one: Any, other: Any) -> None:
-    texts = [getattr(outcome, "stdout", outcome) for outcome in (one, other)]
-    assert texts[0] != texts[1]
-
-
-def has(outcome: Any, text: str) -> None:
-    assert text in outcome.stdout + outcome.error
-
-
-def offline(walk: Walk, *words: object, by: str = "-m", then: tuple[str, ...] = ()) -> None:
-    """Without it the hub is asked; with it nothing is."""
-    from huggingface_hub import constants
-
-    from pellucid.checkpoint import hub
-
-    def asked(*_: object) -> Path:
-        raise ModelNotFoundError("the hub was asked")
-
-    walk.patch.setattr(hub, "_download", asked)
-    walk.patch.setattr(constants, "HF_HUB_OFFLINE", False)
-    model = [by, "org/none", *then] if by else ["org/none", *then]
-    has(walk(*words, *model, fails=True), "the hub was asked")
-    has(walk(*words, *model, "--offline", fails=True), "offline was asked for")
 
 
 PROBES["chat"] = Answering("chat").probes()

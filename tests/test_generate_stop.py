@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 import tokenizers
 from hash_executor import HashExecutor
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models
 
@@ -59,6 +59,7 @@ def test_a_stop_string_that_repeats_itself_is_found_behind_a_false_start() -> No
 runs = st.builds(Run, st.text("ab.", max_size=8), st.booleans())
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(st.text("ab.", min_size=1, max_size=5), max_size=4), st.lists(runs, max_size=8))
 def test_the_pieces_make_no_difference_and_nothing_is_shown_that_must_be_taken_back(
     stops: list[str], pieces: list[Run]
@@ -88,6 +89,7 @@ def test_the_pieces_make_no_difference_and_nothing_is_shown_that_must_be_taken_b
     assert ("".join(fed(stops, list(by_character))[0]), fed(stops, list(by_character))[1]) == (expected, match)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(st.text("ab.", min_size=1, max_size=5), max_size=4), st.lists(st.text("ab.", max_size=30), max_size=8))
 def test_nothing_is_held_back_without_need(stops: list[str], pieces: list[str]) -> None:
     out, stop = fed(stops, list(pieces))

@@ -195,11 +195,11 @@ def command(
     with status(f"loading {model} …") as say:
         subject = _subject(model, flags)
         in_template = flags["chat"] or flags["system"] is not None
-        given = _in_template(subject.tokenizer, text, flags["system"]) if in_template else text
+        content = _in_template(subject.tokenizer, text, flags["system"]) if in_template else text
         others = {name: _subject(name, flags) for name in beside} if open_page else {}
         say("running …")
         trace = _trace(
-            subject, given, position, layer, step, whole=open_page or html is not None or subject.native is not None
+            subject, content, position, layer, step, whole=open_page or html is not None or subject.native is not None
         )
         if step is None and layer is None and html is None and not open_page:
             say("checking …")

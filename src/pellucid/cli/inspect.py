@@ -107,7 +107,8 @@ class Facts:
                 **{dtype: {"weights": weights, "cache": cache} for dtype, (weights, cache) in self.memory().items()},
             },
             "weights": [
-                {"name": its.name, "shape": its.shape, "dtype": its.dtype, "bytes": its.nbytes} for its in self.weights
+                {"name": weight.name, "shape": weight.shape, "dtype": weight.dtype, "bytes": weight.nbytes}
+                for weight in self.weights
             ],
         }
 
@@ -199,8 +200,14 @@ def _tree_rows(weights: list[Weight], groups: list[LayerGroup]) -> Iterator[tupl
     """Rows of the tree: what comes before the layers, each kind of layer once, what comes after."""
     from pellucid.cli.terminal.numbers import ranges, size
 
-    def row(label: str, its: Weight) -> tuple[str, ...]:
-        return label, " × ".join(map(str, its.shape)), f"{its.num_parameters:,}", size(its.nbytes), its.dtype
+    def row(label: str, weight: Weight) -> tuple[str, ...]:
+        return (
+            label,
+            " × ".join(map(str, weight.shape)),
+            f"{weight.num_parameters:,}",
+            size(weight.nbytes),
+            weight.dtype,
+        )
 
     before = True
     for weight in weights:
@@ -209,27 +216,31 @@ def _tree_rows(weights: list[Weight], groups: list[LayerGroup]) -> Iterator[tupl
         elif before:
             before = False
             for group in groups:
-                parameters = sum(its.num_parameters for its in group.weights)
+                parameters = sum(weight.num_parameters for weight in group.weights)
                 times = f"{len(group.layers)} × " if len(group.layers) > 1 else ""
                 yield (
                     f"layers {ranges(group.layers)}",
                     "",
                     f"{times}{parameters:,}",
-                    times + size(sum(its.nbytes for its in group.weights)),
+                    times + size(sum(weight.nbytes for weight in group.weights)),
                     "",
                 )
-                yield from (row(label, its) if its else (label,) for label, its in _branches(_folded(group.weights)))
+                yield from (
+                    row(label, weight) if weight else (label,) for label, weight in _branches(_folded(group.weights))
+                )
 
 
 def _folded(weights: Iterable[Weight]) -> Iterator[Weight]:
     """The first expert's weights stand for all of a layer's: ``mlp.experts.0–7.up_proj``, with its own shape and size."""
     weights = list(weights)
-    last = max((int(its.name.split(".")[2]) for its in weights if ".experts." in its.name), default=0)
-    for its in weights:
-        if ".experts." not in its.name:
-            yield its
-        elif ".experts.0." in its.name:
-            yield replace(its, name=its.name.replace(".experts.0.", f".experts.0–{last}." if last else ".experts.0."))
+    last = max((int(weight.name.split(".")[2]) for weight in weights if ".experts." in weight.name), default=0)
+    for weight in weights:
+        if ".experts." not in weight.name:
+            yield weight
+        elif ".experts.0." in weight.name:
+            yield replace(
+                weight, name=weight.name.replace(".experts.0.", f".experts.0–{last}." if last else ".experts.0.")
+            )
 
 
 def _branches(weights: Iterable[Weight]) -> list[tuple[str, Weight | None]]:
@@ -246,7 +257,9 @@ def _branches(weights: Iterable[Weight]) -> list[tuple[str, Weight | None]]:
             lines.append((branch + room, leaves[0][1]))
             continue
         lines.append((branch + room, None))
-        lines += [(stem + ("└ " if j == len(leaves) - 1 else "├ ") + leaf, its) for j, (leaf, its) in enumerate(leaves)]
+        lines += [
+            (stem + ("└ " if j == len(leaves) - 1 else "├ ") + leaf, weight) for j, (leaf, weight) in enumerate(leaves)
+        ]
     return lines
 
 

@@ -28,9 +28,9 @@ def train_demo(data: str | None) -> None:
             "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         )
     # A text of one's own is validated and prompted as it is; its run has a folder of its own.
-    its = [] if data is None else ["-o", f"runs/{Path(data).stem or 'text'}", "--prompt", "", "--eval-rows", "200"]
-    folder = OUT if data is None else its[1]
-    train = ["pretrain", "--config", str(RECIPE), "-d", data or str(USUAL_TEXT), *its]
+    own = [] if data is None else ["-o", f"runs/{Path(data).stem or 'text'}", "--prompt", "", "--eval-rows", "200"]
+    folder = OUT if data is None else own[1]
+    train = ["pretrain", "--config", str(RECIPE), "-d", data or str(USUAL_TEXT), *own]
     write = [
         "generate",
         "-m",

@@ -136,7 +136,7 @@ class Engine:
             self._admit()
             self._guess()
             if batch := self._scheduler.next_batch():
-                logits = self.executor.step([given for _, given in batch])
+                logits = self.executor.step([inputs for _, inputs in batch])
                 self._choose(batch, logits)
         except BaseException as error:
             for sequence in list(self._scheduler.running):
@@ -219,18 +219,18 @@ class Engine:
 
     def _choose(self, batch: list[tuple[Sequence, StepInput]], logits: Logits) -> None:
         """The next tokens of every sequence whose prompt is complete."""
-        choosing = [sequence for sequence, given in batch if given.wanted]  # in the order of their rows
+        choosing = [sequence for sequence, inputs in batch if inputs.wanted]  # in the order of their rows
         rows = logits.numpy() if any(sequence.needs_logits for sequence in choosing) else None
         best = None if all(sequence.needs_logits for sequence in choosing) else Best(logits.argmax(), logits.peaks())
         row = 0
-        for sequence, given in batch:
+        for sequence, inputs in batch:
             if sequence.in_prefill:
-                sequence.computed += len(given.token_ids)
-                for member in (sequence, *self._part(sequence)) if given.wanted else ():
+                sequence.computed += len(inputs.token_ids)
+                for member in (sequence, *self._part(sequence)) if inputs.wanted else ():
                     self._choose_one(member, row, rows, best)
             else:
                 self._follow(sequence, row, rows, best)
-            row += len(given.wanted)
+            row += len(inputs.wanted)
 
     def _follow(self, sequence: Sequence, row: int, rows: np.ndarray | None, best: Best | None) -> None:
         """The token after the last, and those after the guesses as long as these are right; what was computed for wrong
@@ -298,8 +298,8 @@ class Engine:
         self._scheduler.remove(sequence)
         if sequence.slot is not None:
             slot, sequence.slot = sequence.slot, None
-            its = sequence.answer
-            if self._reuse and its is not None and its.error is None:
+            answer = sequence.answer
+            if self._reuse and answer is not None and answer.error is None:
                 prompt = len(sequence.request.prompt_ids)
                 self._slots.keep(slot, sequence.all_ids[: sequence.computed], min(prompt, sequence.computed))
                 self._make_room()

@@ -32,14 +32,14 @@ class Scheduler:
     def next_batch(self) -> list[tuple[Sequence, StepInput]]:
         """The sequences of the next step, and what each has computed."""
         batch = [(sequence, sequence.next_input(1)) for sequence in self.running if not sequence.in_prefill]
-        budget = self.max_tokens_per_step - sum(len(given.token_ids) for _, given in batch)
+        budget = self.max_tokens_per_step - sum(len(inputs.token_ids) for _, inputs in batch)
         for sequence in self.running:
             if sequence.in_prefill:
-                given = sequence.next_input(self.prefill_chunk)
-                if len(given.token_ids) > budget:
+                inputs = sequence.next_input(self.prefill_chunk)
+                if len(inputs.token_ids) > budget:
                     break
-                batch.append((sequence, given))
-                budget -= len(given.token_ids)
+                batch.append((sequence, inputs))
+                budget -= len(inputs.token_ids)
         return batch
 
     @property

@@ -67,9 +67,9 @@ def layer_groups(weights: Iterable[Weight]) -> list[LayerGroup]:
             _, number, name = weight.name.split(".", 2)
             by_layer.setdefault(int(number), []).append(replace(weight, name=name))
     alike: dict[tuple[Weight, ...], list[int]] = {}
-    for number, its in by_layer.items():
-        alike.setdefault(tuple(its), []).append(number)
-    return [LayerGroup(tuple(numbers), its) for its, numbers in alike.items()]
+    for number, group in by_layer.items():
+        alike.setdefault(tuple(group), []).append(number)
+    return [LayerGroup(tuple(numbers), group) for group, numbers in alike.items()]
 
 
 def cache_bytes(config: ModelConfig, context_len: int, dtype: str) -> int:

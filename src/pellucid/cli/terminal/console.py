@@ -14,6 +14,7 @@ from pellucid.cli.terminal import streams
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from pellucid.generate.result import Answer
 
@@ -23,6 +24,17 @@ def results() -> Console:
     from rich.console import Console
 
     return Console(highlight=False)
+
+
+def table_of(*columns: tuple[str, str]) -> Table:
+    """A table without lines; columns are (title, "r" for numbers)."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for title, side in columns:
+        # Numbers keep their width; words give way, on a second line if need be.
+        table.add_column(title, justify="right" if side == "r" else "left", no_wrap=side == "r", overflow="fold")
+    return table
 
 
 def visible(text: str) -> str:
@@ -124,15 +136,15 @@ def figures(answer: Answer, context_len: int) -> str:
     """``prompt 31 tokens (20 reused), 0.2 s · answer 64 tokens, 30.1 tokens/s, 26 of 40 guesses right``."""
     from pellucid.cli.terminal.numbers import duration
 
-    its = answer.timings
-    reused = f" ({its.reused_tokens} reused)" if its.reused_tokens else ""
-    text = f"prompt {its.prompt_tokens} tokens{reused}, {duration(its.time_to_first_token)} · answer {its.new_tokens} tokens"
-    if its.new_tokens > 1:
-        text += f", {its.decode_tokens_per_second:.1f} tokens/s"
-    if its.guessed_tokens:
-        text += f", {its.accepted_tokens} of {its.guessed_tokens} guesses right"
+    timings = answer.timings
+    reused = f" ({timings.reused_tokens} reused)" if timings.reused_tokens else ""
+    text = f"prompt {timings.prompt_tokens} tokens{reused}, {duration(timings.time_to_first_token)} · answer {timings.new_tokens} tokens"
+    if timings.new_tokens > 1:
+        text += f", {timings.decode_tokens_per_second:.1f} tokens/s"
+    if timings.guessed_tokens:
+        text += f", {timings.accepted_tokens} of {timings.guessed_tokens} guesses right"
     if answer.finish_reason != "length":
         return text
     return text + (
-        " · the context is full" if its.prompt_tokens + its.new_tokens >= context_len else " · cut off by -n"
+        " · the context is full" if timings.prompt_tokens + timings.new_tokens >= context_len else " · cut off by -n"
     )

@@ -30,7 +30,9 @@ def show_batch(batch: Batch, tokenizer: Tokenizer, about: str = "") -> None:
     before, after = LEARNED_IN_COLOUR if coloured else LEARNED_IN_BRACKETS
     num_tokens = num_learned = 0
     for name, ids, learned in sequences(batch):
-        text = "".join(f"{before}{part}{after}" if its else part for part, its in pieces(tokenizer, ids, learned))
+        text = "".join(
+            f"{before}{part}{after}" if is_learned else part for part, is_learned in pieces(tokenizer, ids, learned)
+        )
         print(f"--- {name}: {len(ids)} tokens, {sum(learned)} learned ---\n{text}\n")
         num_tokens += len(ids)
         num_learned += sum(learned)
@@ -61,8 +63,8 @@ def sequences(batch: Batch) -> Iterator[tuple[str, list[int], list[bool]]]:
                 stop = len(counted) - counted[::-1].index(True) if batch.segments is None else length
                 name = f"row {row + 1}" if length == len(ids) else f"row {row + 1}, from place {first + 1}"
                 ends = counted[stop - 1]
-                its = ids[first : first + stop] + ([targets[first + stop - 1]] if ends else [])
-                yield name, its, [False, *counted[: stop - 1], *([True] if ends else [])]
+                whole = ids[first : first + stop] + ([targets[first + stop - 1]] if ends else [])
+                yield name, whole, [False, *counted[: stop - 1], *([True] if ends else [])]
             first += length
 
 
@@ -73,10 +75,10 @@ def pieces(tokenizer: Tokenizer, ids: list[int], learned: list[bool]) -> Iterato
     from pellucid.text.detokenizer import IncrementalDetokenizer
 
     stream, shown, last = IncrementalDetokenizer(tokenizer, skip_special_tokens=False), "", False
-    for token_id, its in zip(ids, learned, strict=True):
-        if its != last and shown:
+    for token_id, is_learned in zip(ids, learned, strict=True):
+        if is_learned != last and shown:
             yield printable(shown), last
             shown = ""
-        shown, last = shown + stream.push(token_id), its
+        shown, last = shown + stream.push(token_id), is_learned
     if shown := shown + stream.flush():
         yield printable(shown), last

@@ -74,42 +74,42 @@ def _part(name: str, norms: PartNorms) -> str:
     return f"{made}, and norms the sum" if norms.sum else made
 
 
-def attention(its: AttentionConfig) -> str:
-    shared = its.num_heads // its.num_kv_heads
-    text = f"{its.num_heads} heads of {its.head_dim}"
+def attention(config: AttentionConfig) -> str:
+    shared = config.num_heads // config.num_kv_heads
+    text = f"{config.num_heads} heads of {config.head_dim}"
     if shared > 1:
-        text += f", {its.num_kv_heads} key-value heads (each serves {shared})"
-    if its.qkv_bias or its.o_bias:
-        text += f"; biases on {'q, k, v' if its.qkv_bias else ''}{' and ' if its.qkv_bias and its.o_bias else ''}{'output' if its.o_bias else ''}"
-    if its.qk_norm:
+        text += f", {config.num_kv_heads} key-value heads (each serves {shared})"
+    if config.qkv_bias or config.o_bias:
+        text += f"; biases on {'q, k, v' if config.qkv_bias else ''}{' and ' if config.qkv_bias and config.o_bias else ''}{'output' if config.o_bias else ''}"
+    if config.qk_norm:
         text += "; q and k normed by head"
-    if its.window:
-        text += f"; sees {its.window:,} positions back"
+    if config.window:
+        text += f"; sees {config.window:,} positions back"
     return text
 
 
-def rope(its: RopeConfig | None) -> str:
-    if its is None:
+def rope(config: RopeConfig | None) -> str:
+    if config is None:
         return "none"
-    text = f"rotary, {its.dim} dimensions of each head ({its.layout}), θ {its.theta:,.0f}"
-    return text + (f", scaled ({its.scaling.kind}, × {its.scaling.factor:g})" if its.scaling else "")
+    text = f"rotary, {config.dim} dimensions of each head ({config.layout}), θ {config.theta:,.0f}"
+    return text + (f", scaled ({config.scaling.kind}, × {config.scaling.factor:g})" if config.scaling else "")
 
 
-def mlp(its: MLPConfig, d_model: int, experts: ExpertsConfig | None = None) -> str:
+def mlp(config: MLPConfig, d_model: int, experts: ExpertsConfig | None = None) -> str:
     if experts is not None:
         shared = (
             f"; a shared one ({experts.shared.d_ff:,}{', gated' if experts.shared_gated else ''}) for all"
             if experts.shared
             else ""
         )
-        return f"{experts.num_experts} experts, {experts.experts_per_token} for each token, each {mlp(its, d_model)}{shared}"
-    text = f"{d_model:,} → {its.d_ff:,} → {d_model:,}, {'gated ' if its.gated else ''}{ACTIVATIONS[its.activation]}"
-    return text + (", biases" if its.bias else "")
+        return f"{experts.num_experts} experts, {experts.experts_per_token} for each token, each {mlp(config, d_model)}{shared}"
+    text = f"{d_model:,} → {config.d_ff:,} → {d_model:,}, {'gated ' if config.gated else ''}{ACTIVATIONS[config.activation]}"
+    return text + (", biases" if config.bias else "")
 
 
-def norm(its: NormConfig) -> str:
-    return f"{'RMSNorm' if its.kind == 'rms' else 'LayerNorm'}, ε {its.eps:g}" + (
-        "" if its.bias or its.kind == "rms" else ", no bias"
+def norm(config: NormConfig) -> str:
+    return f"{'RMSNorm' if config.kind == 'rms' else 'LayerNorm'}, ε {config.eps:g}" + (
+        "" if config.bias or config.kind == "rms" else ", no bias"
     )
 
 
