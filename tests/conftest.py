@@ -44,7 +44,8 @@ def smollm2() -> Path:
         return fetch_entry(entry, offline=bool(os.environ.get("PELLUCID_OFFLINE")) and os.environ.get("CI") != "true")
     except PellucidError as error:
         absent(
-            f"no SmolLM2: {error}\nset PELLUCID_TEST_SMOLLM2 to SmolLM2-135M-Instruct.Q4_1.gguf, or run: pellucid pull smollm2"
+            f"no SmolLM2: {error}\nset PELLUCID_TEST_SMOLLM2 to SmolLM2-135M-Instruct.Q4_1.gguf, or run: "
+            "pellucid pull smollm2"
         )
         raise
 

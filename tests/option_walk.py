@@ -1,13 +1,13 @@
 """What the option walk is made of: a small model, commands run in this process, and what they do, observed.
 
-A probe is a function of a ``Walk``: it runs its command with the option, and asserts an effect that the command does not
-have without it. ``PROBES`` of the test files name one for each option of each command.
+A probe is a function of a ``Walk``: it runs its command with the option, and asserts an effect that the command does
+not have without it. ``PROBES`` of the test files name one for each option of each command.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,9 +159,14 @@ def commands() -> dict[str, click.Command]:
 Probe = Callable[[Walk], object]
 
 
-def cases(probes: dict[str, dict[str, Probe]]) -> list[Any]:
+def cases(probes: dict[str, dict[str, Probe]], slow: Collection[str] = ()) -> list[Any]:
+    """A test for each probe, named ``command --option``; ``slow``: the names of those for `make test-all`."""
     return [
-        pytest.param(probe, id=f"{command} {option}")
+        pytest.param(
+            probe,
+            id=f"{command} {option}",
+            marks=[pytest.mark.slow] if f"{command} {option}" in slow else [],
+        )
         for command, options in probes.items()
         for option, probe in options.items()
     ]

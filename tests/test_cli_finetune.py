@@ -339,7 +339,8 @@ def test_epochs_set_the_steps_and_the_flags_are_kept(base: Path, facts: Path, tm
 
 def test_the_chat_template_that_was_given_is_the_result_s(base: Path, facts: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.jinja").write_text(
-        "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}{% generation %}{{ m.content + eos_token }}{% endgeneration %}"
+        "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}"
+        "{% generation %}{{ m.content + eos_token }}{% endgeneration %}"
         "{% else %}{{ m.content }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     )
     pellucid(

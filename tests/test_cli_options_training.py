@@ -1,4 +1,4 @@
-"""Every option of the commands that train and measure reaches what it names: runs of a few steps, looked at from outside."""
+"""Every option of the commands that train and measure reaches what it names: short runs, looked at from outside."""
 
 from __future__ import annotations
 
@@ -504,6 +504,11 @@ PROBES["evaluate"] = {
 }
 
 
-@pytest.mark.parametrize("probe", cases(PROBES))
+def shared_with_pretrain() -> set[str]:
+    """Finetune's options that reach a run by the same code as pretrain's: they walk in `make test-all`."""
+    return {f"finetune {option}" for option in _finetune.probes()}
+
+
+@pytest.mark.parametrize("probe", cases(PROBES, slow=shared_with_pretrain()))
 def test_the_option_reaches_what_it_names(probe: Probe, walk: Walk) -> None:
     probe(walk)

@@ -1,4 +1,4 @@
-"""The engine: a request's tokens are the same alone and in any company, whatever comes, goes, stops or fails around it."""
+"""The engine: a request's tokens are the same alone and in any company, whatever comes, goes, stops or fails."""
 
 from __future__ import annotations
 

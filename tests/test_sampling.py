@@ -1,4 +1,4 @@
-"""From logits to a token: each rule against transformers or its definition, the order, the draw, and what is refused."""
+"""From logits to a token: each rule against transformers or its definition, order, draw, and what is refused."""
 
 from __future__ import annotations
 

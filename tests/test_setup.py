@@ -114,7 +114,8 @@ def test_a_failed_step_says_whether_it_was_the_network(setup_env: ModuleType) ->
     step = setup_env.Step("something")
     with pytest.raises(setup_env.Offline):
         step.fail(
-            "WARNING: Retrying … NewConnectionError: Failed to establish a new connection: [Errno 101] Network is unreachable"
+            "WARNING: Retrying … NewConnectionError: Failed to establish a new connection: "
+            "[Errno 101] Network is unreachable"
         )
     with pytest.raises(setup_env.SetupError, match="The disk is full"):
         step.fail("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device")

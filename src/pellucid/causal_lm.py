@@ -94,7 +94,8 @@ class CausalLM(Decoder):
         that says nothing: greedy, 1.0, 0 (all tokens), 1.0, 0.0, 1.0, no stop strings, until the context is full.
         ``stop_token_ids`` None: every id that config, ``generation_config`` or ``tokenizer`` names as an end; ``stop``
         strings need the ``tokenizer``. ``position_ids`` is taken from tokenizers that give it; positions follow from
-        the mask. A seed is each prompt's own: equal prompts answer alike, and the ``num_return_sequences`` answers to one differ.
+        the mask. A seed is each prompt's own: equal prompts answer alike, and the ``num_return_sequences`` answers to
+        one differ.
         ``prompt_lookup_num_tokens`` and ``assistant_model`` guess tokens ahead (see ``generate/speculate.py``): in
         float32 on a CPU the answers are the same, elsewhere up to rounding.
 

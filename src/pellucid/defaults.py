@@ -156,7 +156,7 @@ class AnswerDefaults:
         return replace(self.sampling, **{name: value for name, value in asked.items() if value is not None})
 
     def new_tokens(self, prompt_len: int) -> int | None:
-        """The length of an answer to so many tokens, where the checkpoint bounds it; below 1 where it leaves no room."""
+        """The length of an answer to so many tokens, where the checkpoint bounds it; below 1: it leaves no room."""
         rest = None if self.max_length is None else self.max_length - prompt_len
         bounds = [bound for bound in (self.max_new_tokens, rest) if bound is not None]
         return min(bounds, default=None)

@@ -145,7 +145,7 @@ class Conversation:
             ) from None
 
     def answer(self, text: str) -> None:
-        """Write the answer to a message as it comes. Ctrl-C stops it; what was said so far stays in the conversation."""
+        """Write the answer to a message as it comes. Ctrl-C stops it; what was said stays in the conversation."""
         from pellucid.cli.terminal.console import figures, notice, writer
 
         messages = [*self.messages, {"role": "user", "content": text}]

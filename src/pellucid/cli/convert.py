@@ -64,7 +64,7 @@ def command(
         print(out / name)
     if not quiet:
         print(
-            f"parameters {size((out / 'parameters').stat().st_size)}, run.c {size((out / 'run.c').stat().st_size)}; {about}",
+            ", ".join(f"{name} {size((out / name).stat().st_size)}" for name in ("parameters", "run.c")) + f"; {about}",
             file=sys.stderr,
         )
         print(f'Next: cd {out} && {COMPILE} "your prompt"', file=sys.stderr)

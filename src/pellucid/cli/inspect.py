@@ -192,7 +192,8 @@ class Facts:
         for dtype, (weights, cache) in self.memory().items():
             yield (
                 "memory",
-                f"{dtype}: {size(weights + cache)} = weights {size(weights)} + cache {size(cache)} ({self.context_len:,} tokens)",
+                f"{dtype}: {size(weights + cache)} = weights {size(weights)} + cache {size(cache)}"
+                f" ({self.context_len:,} tokens)",
             )
 
 
@@ -231,7 +232,7 @@ def _tree_rows(weights: list[Weight], groups: list[LayerGroup]) -> Iterator[tupl
 
 
 def _folded(weights: Iterable[Weight]) -> Iterator[Weight]:
-    """The first expert's weights stand for all of a layer's: ``mlp.experts.0–7.up_proj``, with its own shape and size."""
+    """The first expert's weights stand for all of a layer's: ``mlp.experts.0–7.up_proj``, with their own sizes."""
     weights = list(weights)
     last = max((int(weight.name.split(".")[2]) for weight in weights if ".experts." in weight.name), default=0)
     for weight in weights:

@@ -1,4 +1,4 @@
-"""``Engine``: many requests, one model. Requests join and leave between steps, and one ``step`` is all there is to see."""
+"""``Engine``: many requests, one model. Requests join and leave between steps; one ``step`` is all there is to see."""
 
 from __future__ import annotations
 
@@ -60,8 +60,9 @@ class Engine:
     ``max_batch``: answers written at a time, and slots in all. ``prefill_chunk``: tokens of a prompt computed in one
     step; None: 512, or 128 where only whole chunks can be reused. ``max_tokens_per_step``: tokens of all requests in
     one step; more than its least lets several prompts advance together. ``context_len``: tokens of prompt and answer
-    together; None: as many as the model was made for (``ModelConfig.longest_context``). ``speculate``: guesses tokens ahead (``PromptLookup``, ``DraftModel``). With a
-    tokenizer, events carry text. ``defaults`` is what the checkpoint asks for where a request says nothing.
+    together; None: as many as the model was made for (``ModelConfig.longest_context``). ``speculate``: guesses tokens
+    ahead (``PromptLookup``, ``DraftModel``). With a tokenizer, events carry text. ``defaults`` is what the checkpoint
+    asks for where a request says nothing.
     """
 
     def __init__(

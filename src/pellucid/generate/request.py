@@ -84,7 +84,7 @@ class Request:
             )
         if self.max_new_tokens is not None and self.max_new_tokens > room:
             raise ContextLengthError(
-                f"a prompt of {len(prompt)} tokens and max_new_tokens={self.max_new_tokens} are more than the context holds",
+                f"a prompt of {len(prompt)} tokens and max_new_tokens={self.max_new_tokens} exceed the context",
                 expected=f"at most {context_len} together",
                 received=len(prompt) + self.max_new_tokens,
                 remedy=f"ask for at most {room} new tokens, or leave max_new_tokens out",

@@ -34,7 +34,7 @@ class StopStrings:
         self._held += "".join(run.text for run in runs)
         self._shown += "".join(("1" if run.shown else "0") * len(run.text) for run in runs)
         places = [place for place, shown in enumerate(self._shown) if shown == "1"]
-        texts = [(self._held, range(len(self._held)))]
+        texts: list[tuple[str, Sequence[int]]] = [(self._held, range(len(self._held)))]
         if len(places) < len(self._held):
             texts.append(("".join(self._held[place] for place in places), places))
         ends = [

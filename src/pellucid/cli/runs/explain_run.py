@@ -1,4 +1,4 @@
-"""``pellucid explain RUN_FOLDER``: the page of a training run, with the model it has come to, where there is one yet."""
+"""``pellucid explain RUN_FOLDER``: the page of a training run, with the model it has come to, where there is one."""
 
 from __future__ import annotations
 

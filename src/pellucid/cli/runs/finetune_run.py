@@ -144,7 +144,7 @@ def _check(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> None:
 
 
 def _origins(sources: list[Path], tokenizer: Tokenizer, checkpoint: Checkpoint, flags: Mapping[str, Any]) -> Origins:
-    """The records, and what they teach: the base model, its tokenizer, and the words that the chat format puts around."""
+    """The records, and what they teach: the base model, its tokenizer, the words that the chat format puts around."""
     from pellucid.cli.terminal.prompts import read_template
     from pellucid.train.data.shards import tokenizer_hash
     from pellucid.train.runs.origins import Origins, base_of, text_hash

@@ -1,4 +1,4 @@
-"""What the flags of training ask for, made: loss, dropout, optimizers, schedule, settings, record; and texts to look at."""
+"""What the flags of training ask for, made: loss, dropout, optimizers, schedule, settings, record; texts to look at."""
 
 from __future__ import annotations
 
@@ -142,6 +142,8 @@ def write_sample(
     from pellucid.sampling import SamplingParams
 
     ids = tokenizer.encode(prompt, add_special_tokens=False) if prompt else []
+    if not ids and model.config.bos_token_id is None:  # a text begins where another has ended
+        ids = [tokenizer.eos_token_id or 0]
     return prompt + _written(
         model, tokenizer, ids, max_new_tokens, SamplingParams(do_sample=True, temperature=0.8, top_k=50, seed=seed)
     )

@@ -128,7 +128,7 @@ def check_memory(config: ModelConfig, processes: Processes) -> None:
     if needed > there:
         raise ConfigError(
             "the model is too large to be trained here",
-            expected=f"at most {there / 2**30:.1f} GiB of weights, gradients and optimizer state, this machine's memory",
+            expected=f"at most {there / 2**30:.1f} GiB of weights, gradients and optimizer state: this machine's",
             received=f"{needed / 2**30:.1f} GiB, of {parameters(config)}",
             remedy="a smaller --depth, or --d-model",
         )

@@ -95,8 +95,9 @@ class Wrapper:
         """The waiting word, on a new line where this one has no room for it and a new one has."""
         word, self.word = self.word, ""
         width = sum(2 if _is_wide(character) else 1 for character in word)
-        if self.column and width <= self.columns < self.column + width:
-            self.column = width
+        fits = width <= self.columns < self.column + width
+        if self.column and word and (fits or self.column >= self.columns):  # at the edge a space has been left out
+            self.column = width if width <= self.columns else width % self.columns
             return "\n" + word
         self.column = (
             (self.column + width) % self.columns if self.column + width > self.columns else self.column + width
@@ -138,7 +139,8 @@ def figures(answer: Answer, context_len: int) -> str:
 
     timings = answer.timings
     reused = f" ({timings.reused_tokens} reused)" if timings.reused_tokens else ""
-    text = f"prompt {timings.prompt_tokens} tokens{reused}, {duration(timings.time_to_first_token)} · answer {timings.new_tokens} tokens"
+    text = f"prompt {timings.prompt_tokens} tokens{reused}, {duration(timings.time_to_first_token)}"
+    text += f" · answer {timings.new_tokens} tokens"
     if timings.new_tokens > 1:
         text += f", {timings.decode_tokens_per_second:.1f} tokens/s"
     if timings.guessed_tokens:

@@ -88,4 +88,5 @@ class TrainingProgress:
         left = (time.monotonic() - self._began) / max(step.step - self._first, 1) * (self.num_steps - step.step)
         rate, gradient = count(self._rate), f"{step.grad_norm:.2f}"
         balance = "" if step.balance is None else f"balance {step.balance:.2f}, "
-        return f"loss {self._loss:.3f}, {balance}{rate} tokens/s, {work}, lr {step.lr:.2e}, grad {gradient}, {duration(left)} left"
+        speed = f"{rate} tokens/s, {work}, lr {step.lr:.2e}, grad {gradient}, {duration(left)} left"
+        return f"loss {self._loss:.3f}, {balance}{speed}"

@@ -25,8 +25,8 @@ class _Output(io.FileIO):
 def open_standard_streams() -> None:
     """Where a stream was closed by the shell (``>&-``, ``<&-``), what is read is empty and what is written is gone.
 
-    Without this Python's ``sys.stdout`` is None, and the next file that is opened becomes descriptor 1. Closed output is
-    named on stderr: the results go nowhere. A COLUMNS or LINES that is no width at all is as if it were not set.
+    Without this Python's ``sys.stdout`` is None, and the next file that is opened becomes descriptor 1. Closed output
+    is named on stderr: the results go nowhere. A COLUMNS or LINES that is no width at all is as if it were not set.
     """
     for name in ("COLUMNS", "LINES"):
         if not (os.environ.get(name, "1").isdecimal() and int(os.environ.get(name, "1")) > 0):

@@ -80,7 +80,8 @@ def attention(config: AttentionConfig) -> str:
     if shared > 1:
         text += f", {config.num_kv_heads} key-value heads (each serves {shared})"
     if config.qkv_bias or config.o_bias:
-        text += f"; biases on {'q, k, v' if config.qkv_bias else ''}{' and ' if config.qkv_bias and config.o_bias else ''}{'output' if config.o_bias else ''}"
+        maps = (("q, k, v", config.qkv_bias), ("output", config.o_bias))
+        text += f"; biases on {' and '.join(name for name, biased in maps if biased)}"
     if config.qk_norm:
         text += "; q and k normed by head"
     if config.window:
@@ -102,8 +103,10 @@ def mlp(config: MLPConfig, d_model: int, experts: ExpertsConfig | None = None) -
             if experts.shared
             else ""
         )
-        return f"{experts.num_experts} experts, {experts.experts_per_token} for each token, each {mlp(config, d_model)}{shared}"
-    text = f"{d_model:,} → {config.d_ff:,} → {d_model:,}, {'gated ' if config.gated else ''}{ACTIVATIONS[config.activation]}"
+        routed = f"{experts.num_experts} experts, {experts.experts_per_token} for each token"
+        return f"{routed}, each {mlp(config, d_model)}{shared}"
+    gated = "gated " if config.gated else ""
+    text = f"{d_model:,} → {config.d_ff:,} → {d_model:,}, {gated}{ACTIVATIONS[config.activation]}"
     return text + (", biases" if config.bias else "")
 
 

@@ -47,11 +47,13 @@ def make_optimizers(model: nn.Module, settings: OptimSettings) -> list[torch.opt
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
     betas = (settings.beta1, settings.beta2)
-    made: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=settings.lr, betas=betas, fused=_can_fuse(rest)
+    made: list[torch.optim.Optimizer] = []
+    if rest:  # with LoRA every parameter is a matrix of a layer
+        made.append(
+            torch.optim.AdamW(
+                [group for group in groups if group["params"]], lr=settings.lr, betas=betas, fused=_can_fuse(rest)
+            )
         )
-    ]
     if muon:
         made.append(
             torch.optim.Muon(
