@@ -14,7 +14,6 @@ from pellucid.cli.terminal import streams
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from pellucid.generate.result import Answer
 
@@ -24,17 +23,6 @@ def results() -> Console:
     from rich.console import Console
 
     return Console(highlight=False)
-
-
-def table_of(*columns: tuple[str, str]) -> Table:
-    """A table without lines; columns are (title, "r" for numbers)."""
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for title, side in columns:
-        # Numbers keep their width; words give way, on a second line if need be.
-        table.add_column(title, justify="right" if side == "r" else "left", no_wrap=side == "r", overflow="fold")
-    return table
 
 
 def visible(text: str) -> str:
