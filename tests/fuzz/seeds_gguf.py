@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fuzz.mutations import Folder, Gguf, Known
+from fuzz.mutations import Folder, Known
+from fuzz.mutations_binary import Gguf
 from fuzz.seeds_models import LLAMA_CONFIG, arrays
 from fuzz.seeds_tokenizers import pieces
 from fuzz.use import use_model, use_tokenizer

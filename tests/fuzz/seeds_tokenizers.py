@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fuzz.mutations import Binary, Folder, Json, Known, Proto, Text
+from fuzz.mutations import Binary, Folder, Json, Known, Text
+from fuzz.mutations_binary import Proto
 from fuzz.use import use_tokenizer
 
 
