@@ -8,7 +8,15 @@ import click
 
 from pellucid.cli.runs import options
 from pellucid.cli.runs.run_config import config
-from pellucid.cli.runs.training_flags import FRACTION, POSITIVE, SIZE, run_flags, training_flags, under
+from pellucid.cli.runs.training_flags import (
+    FRACTION,
+    POSITIVE,
+    SIZE,
+    refuse_idle_training,
+    run_flags,
+    training_flags,
+    under,
+)
 
 _data, _method = under("Data"), under("Method")
 data = options.together(
@@ -130,4 +138,17 @@ def command(
 
     from pellucid.cli.runs.finetune_run import finetune
 
+    whole, paired = flags["method"] in ("full", "dpo-full"), flags["method"] in ("dpo", "dpo-full")
+    of_lora = (not whole, "goes with --method lora or dpo")
+    options.refuse_idle(
+        lora_rank=of_lora,
+        lora_alpha=of_lora,
+        lora_targets=of_lora,
+        lora_dropout=of_lora,
+        merge=of_lora,
+        beta=(paired, "goes with --method dpo or dpo-full"),
+        z_loss=(not paired, "goes with --method lora or full"),
+        epochs=(flags["steps"] is None, "goes without --steps"),
+    )
+    refuse_idle_training(flags)
     finetune(Path(out), flags, quiet=quiet, overwrite=overwrite, preview=preview)

@@ -14,6 +14,7 @@ from pellucid.cli.runs.training_flags import (
     LAYERS,
     NOT_NEGATIVE,
     SIZE,
+    refuse_idle_training,
     run_flags,
     training_flags,
     under,
@@ -112,4 +113,6 @@ def command(
 
     from pellucid.cli.runs.pretrain_run import pretrain
 
+    options.refuse_idle(vocab_size=(flags["tokenizer"] == "bpe", "goes with --tokenizer bpe"))
+    refuse_idle_training(flags)
     pretrain(Path(out), flags, quiet=quiet, overwrite=overwrite, preview=preview)

@@ -77,6 +77,13 @@ def measure(measuring: Measuring, say: Say) -> dict[str, Any]:
     from pellucid.train.data.sources import find_sources
 
     sources = find_sources(measuring.data)
+    num_json = sum(source.suffix in (".json", ".jsonl") for source in sources)
+    for flag, value, works, when in (
+        ("--text-field", measuring.text_field, num_json > 0, "JSON"),
+        ("--separator", measuring.separator, num_json < len(sources), "plain texts"),
+    ):
+        if value and not works:
+            raise RequestError(f"{flag} has no effect here", expected=f"it goes with {when}")
     if measuring.threads:
         torch.set_num_threads(measuring.threads)
     say(f"loading {measuring.model} …")

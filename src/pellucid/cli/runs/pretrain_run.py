@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import ConfigError, RequestError
+from pellucid.cli.runs import options
 from pellucid.cli.runs.parts import loss_of, write_sample
 from pellucid.cli.runs.training import FolderRun, Task, open_run
 from pellucid.cli.terminal.numbers import count
@@ -40,12 +41,14 @@ def pretrain(
     if not flags["data"]:
         raise RequestError("there is no text to learn from", remedy="-d FILE_OR_FOLDER")
     sources = find_sources(flags["data"], but_in=folder)
+    refuse_idle_text(sources)
     flags = {**flags, "data": [str(source) for source in sources], "text_field": list(flags["text_field"] or ("text",))}
     with open_run(folder, flags, quiet=quiet, overwrite=overwrite and not preview) as run:
         if not preview:
             run.begin(_origins(sources, flags))
         tokenizer, shards = _tokenized(run, sources, flags)
         config = _describe(tokenizer, flags)
+        options.refuse_idle(balance=(default_balance(config) is not None, "goes with a mixture of experts"))
         check_memory(config, run.processes)
         samples, held_back = _windows(shards, flags)
         if preview:
@@ -117,6 +120,14 @@ def _describe(tokenizer: Tokenizer, flags: Mapping[str, Any]) -> ModelConfig:
         vocab_size=len(tokenizer),
         ids={name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
         tie_embeddings=flags["tie"],
+    )
+
+
+def refuse_idle_text(sources: list[Path]) -> None:
+    """Refuse options of a kind of text that there is none of. Raises: RequestError."""
+    num_json = sum(source.suffix in (".json", ".jsonl") for source in sources)
+    options.refuse_idle(
+        text_field=(num_json > 0, "goes with JSON"), separator=(num_json < len(sources), "goes with plain texts")
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -144,6 +144,17 @@ def training_flags(*, steps: str, lr: str, batch_size: int = 32, weight_decay: f
                 help="Save and stop after so long.",
             ),
         ]
+    )
+
+
+def refuse_idle_training(flags: Mapping[str, Any]) -> None:
+    """Refuse what was typed and would change nothing of this run. Raises: RequestError."""
+    validates, samples = bool(flags["val_fraction"]), bool(flags["sample_every"])
+    options.refuse_idle(
+        final_fraction=(flags["schedule"] != "constant", "goes with --schedule cosine or wsd"),
+        eval_every=(validates, "goes with --val-fraction above 0"),
+        eval_rows=(validates, "goes with --val-fraction above 0"),
+        prompt=(samples, "goes with --sample-every above 0"),
     )
 
 
