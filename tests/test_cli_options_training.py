@@ -87,8 +87,6 @@ class Training:
             "3",
             "--batch-size",
             "2",
-            "--eval-rows",
-            "2",
             "--record-every",
             "0",
             "--sample-every",
@@ -336,7 +334,7 @@ def write_pairs(path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, rows)))
 
 
-_finetune = Training("finetune", "-d", "d.jsonl", "--lora-rank", "2", "--context-len", "64", "--fill", "NAME=Ann")
+_finetune = Training("finetune", "-d", "d.jsonl", "--context-len", "64", "--fill", "NAME=Ann")
 
 
 def _adapter(*words: str, key: str, expected: object) -> Probe:
