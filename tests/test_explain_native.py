@@ -28,7 +28,7 @@ from pellucid.families import FAMILIES
 from pellucid.generate.generate import generate
 from pellucid.model.load import weights_of
 from pellucid.native.build import compiler
-from pellucid.native.program import supports
+from pellucid.native.claims import supports
 from pellucid.native.trace import NOT_HELD
 
 pytestmark = [

@@ -21,7 +21,7 @@ FLOORS = (
     {"base"},
     {"config"},
     {"rotary"},
-    {"operations", "executor", "text", "sampling", "quant"},
+    {"operations", "claims", "executor", "text", "sampling", "quant"},
     {"families", "defaults"},
     {"checkpoint"},
     {"model", "native"},

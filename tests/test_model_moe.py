@@ -23,7 +23,7 @@ from pellucid.model.decoder import Decoder
 from pellucid.model.invariant import padded_rows
 from pellucid.model.moe import MoE
 from pellucid.model.quantized import QuantizedLinear
-from pellucid.native.program import supports
+from pellucid.native.claims import supports
 from pellucid.train.lora import LoraSettings, attach_lora, load_adapter, lora_layers, merge, save_adapter
 
 SPARSE = [name for name in FAMILIES if any(layer.experts for layer in tiny(name).config.layers)]

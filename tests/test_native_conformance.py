@@ -17,7 +17,7 @@ from pellucid.model.executor import TorchExecutor
 from pellucid.model.load import weights_of
 from pellucid.native.build import compiler
 from pellucid.native.executor import NativeExecutor
-from pellucid.native.program import supports
+from pellucid.native.claims import supports
 
 EVERY = pytest.mark.parametrize(
     "family", [name for name, its in FAMILIES.items() if supports(its.config(its.TINY)) is None]

@@ -176,7 +176,7 @@ def open_executor(
     ):
         from pellucid.native.cache import NativeError
         from pellucid.native.executor import NativeExecutor
-        from pellucid.native.program import supports
+        from pellucid.native.claims import supports
 
         try:
             if executor == "native" or not supports(checkpoint.config):

@@ -46,7 +46,7 @@ class Facts:
     def __init__(self, checkpoint: Checkpoint, context_len: int | None) -> None:
         from pellucid.cli.terminal.anatomy import layer_groups, weights_of
         from pellucid.cli.terminal.words import describe_tokenizer
-        from pellucid.native.program import supports
+        from pellucid.native.claims import supports
 
         self.checkpoint, self.config = checkpoint, checkpoint.config
         self.weights = weights_of(checkpoint)
@@ -185,7 +185,7 @@ class Facts:
             yield label, str(text)
         yield (
             "runs on",
-            f"torch; the native executor lacks {self.native_lacks}" if self.native_lacks else "native, torch",
+            f"torch; the native executor does not run {self.native_lacks}" if self.native_lacks else "native, torch",
         )
         if self.checkpoint.unread:
             yield "not read", ", ".join(self.checkpoint.unread) + " (keys that nothing here knows; they have no effect)"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pellucid.base.errors import ContextLengthError, RequestError
 from pellucid.config import LayerConfig, ModelConfig
 from pellucid.model.attention import Attention
+from pellucid.model.claims import TORCH
 from pellucid.model.context import Context
 from pellucid.model.invariant import rows_invariant_linear
 from pellucid.model.linear import Embedding, Linear
@@ -71,6 +72,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        TORCH.require(config)
         self.config = config
         self.embed = Embedding(config.vocab_size, config.d_model)
         self.pos_embed = Embedding(config.context_len, config.d_model) if config.position == "learned" else None

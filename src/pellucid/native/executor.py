@@ -28,8 +28,9 @@ from pellucid.config import ModelConfig
 from pellucid.executor import StepInput
 from pellucid.native import build, pack
 from pellucid.native.cache import NativeError, folder
+from pellucid.native.claims import NATIVE
 from pellucid.native.layout import plan
-from pellucid.native.program import CHUNK, KV_CACHES, MAX_ROWS, TAKE_BACK, kept_as, ring_of, source, supports
+from pellucid.native.program import CHUNK, KV_CACHES, MAX_ROWS, TAKE_BACK, kept_as, ring_of, source
 
 _ERRORS = {1: "the parameters file cannot be opened", 2: "the parameters file is not the one this program was made for"}
 
@@ -91,10 +92,7 @@ class NativeExecutor:
         flags: tuple[str, ...] = (),
         generation_config: Mapping[str, Any] | None = None,
     ) -> None:
-        if reason := supports(config):
-            raise UnsupportedError(
-                f"the native executor lacks {reason}", where=config.model_type, remedy="run with the torch executor"
-            )
+        NATIVE.require(config, remedy="run with the torch executor")
         if kv_cache is not None and kv_cache not in KV_CACHES:
             raise ConfigError(f"keys and values cannot be kept as {kv_cache!r}", expected=", ".join(KV_CACHES))
         self.config, self.generation_config = config, generation_config or {}

@@ -5,10 +5,10 @@ program reads.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, replace
 
-from pellucid.config import ModelConfig, weight_shapes
+from pellucid.config import ModelConfig, RopeConfig, weight_shapes
 from pellucid.native.formats import FORMATS, VECTOR
 
 VERSION = 3  # raise when tiles of a format change
@@ -57,22 +57,27 @@ def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and name not in ("pos_embed.weight", "rotary.frequencies")
 
 
+def ropes_of(config: ModelConfig) -> tuple[RopeConfig, ...]:
+    """The rotary embeddings that layers have, each once, in the order of layers."""
+    return tuple(dict.fromkeys(layer.mixer.rope for layer in config.layers if layer.mixer.rope))
+
+
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The model's weights, and what is derived from the description alone: rotary frequencies, the sinusoidal table."""
     shapes = dict(weight_shapes(config))
     if config.position == "sinusoidal":
         shapes["pos_embed.weight"] = (config.context_len, config.d_model)
-    ropes = [layer.mixer.rope for layer in config.layers if layer.mixer.rope]
-    if ropes:
+    if ropes := ropes_of(config):
         scaling = ropes[0].scaling
-        shapes["rotary.frequencies"] = (*((2,) if scaling and scaling.kind == "longrope" else ()), ropes[0].dim // 2)
+        shapes["rotary.frequencies"] = (2 if scaling and scaling.kind == "longrope" else len(ropes), ropes[0].dim // 2)
     return shapes
 
 
 def plan(config: ModelConfig, formats: Mapping[str, str]) -> Layout:
     """Lay the weights out in the order of computation; ``formats`` names each matrix's format."""
-    entries, offset = {}, HEADER_BYTES
-    for name, shape in shapes_of(config).items():
+    entries, offset, shapes = {}, HEADER_BYTES, shapes_of(config)
+    for name in in_order(shapes):
+        shape = shapes[name]
         if is_matrix(name, shape):
             form = FORMATS[formats[name]]
             rows, columns = padded(shape[0], 16), padded(shape[1], form.columns)
@@ -96,10 +101,22 @@ def plan(config: ModelConfig, formats: Mapping[str, str]) -> Layout:
     return Layout(entries, offset)
 
 
+def in_order(names: Collection[str]) -> list[str]:
+    """Names in the order of the file: an up projection's matrix follows its gate's, with which its tiles may lie in
+    turn; biases come after both.
+    """
+    ups = {gate_of(name): name for name in names}
+    order: list[str] = []
+    for name in names:
+        if gate_of(name) not in names:
+            order += [name, ups[name]] if name in ups else [name]
+    return order
+
+
 def gate_of(name: str) -> str:
-    """The name of the gate that an up projection is read with; of anything else a name that no weight has."""
-    stem, found, rest = name.partition(".up_proj.")
-    return f"{stem}.gate_proj.{rest}" if found else ""
+    """The gate's matrix that an up projection's is read with; of anything else a name that no weight has."""
+    stem, up, rest = name.partition(".up_proj.")
+    return f"{stem}.gate_proj.weight" if up and rest == "weight" else ""
 
 
 def _in_turn(first: Stored, second: Stored) -> tuple[Stored, Stored]:

@@ -11,7 +11,7 @@ from pellucid.base.array import Array
 from pellucid.config import ModelConfig
 from pellucid.native import rotary
 from pellucid.native.formats import FORMATS, own_format, to_tiles
-from pellucid.native.layout import HEADER_BYTES, Layout, gate_of, is_matrix, shapes_of
+from pellucid.native.layout import HEADER_BYTES, Layout, gate_of, is_matrix, ropes_of, shapes_of
 from pellucid.quant import dequantize
 from pellucid.quant import quantize as quantize_to
 
@@ -23,15 +23,15 @@ def formats_of(config: ModelConfig, weights: Mapping[str, Array], quantize: str 
 
     Matrices that are in blocks already, or whose rows are no whole blocks, stay as they are.
     """
-    found = {}
+    formats: dict[str, str] = {}
     for name, shape in shapes_of(config).items():
         if not is_matrix(name, shape):
             continue
         array = weights[name]
-        found[name] = own_format(array)
+        formats[name] = own_format(array)
         if quantize and not array.is_blocks and shape[1] % 32 == 0:
-            found[name] = "q8_0" if name in ("embed.weight", "lm_head.weight") else QUANTIZED[quantize]
-    return found
+            formats[name] = "q8_0" if name in ("embed.weight", "lm_head.weight") else QUANTIZED[quantize]
+    return formats
 
 
 def packed(config: ModelConfig, weights: Mapping[str, Array], quantize: str | None) -> dict[str, Array]:
@@ -49,22 +49,26 @@ def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weigh
     """The whole file, in order, without seeking."""
     file.write(layout.key.ljust(HEADER_BYTES, b"\0"))
     at = HEADER_BYTES
-    gates = {gate_of(name): name for name in layout.entries}
+    ups = {gate_of(name): name for name in layout.entries}
+    written: set[str] = set()
     for entry in layout.entries.values():
-        if entry.offset < at:
+        if entry.name in written:
             continue  # an up projection that was written with its gate
+        assert at <= entry.offset, f"{entry.name} lies where others do"
         file.write(bytes(entry.offset - at))
         if entry.format in FORMATS:
-            up = layout.entries[gates[entry.name]] if entry.name in gates else None
+            up = layout.entries[ups[entry.name]] if entry.name in ups else None
             together = [entry, up] if up and entry.offset < up.offset < entry.offset + entry.size else [entry]
             tiles = [
-                to_tiles(weights[its.name], its.format, its.rows, its.columns).reshape(its.rows // 16, -1)
-                for its in together
+                to_tiles(weights[part.name], part.format, part.rows, part.columns).reshape(part.rows // 16, -1)
+                for part in together
             ]
             values = tiles[0] if len(tiles) == 1 else np.stack(tiles, axis=1)
         else:
+            together = [entry]
             values = _table(config, weights, entry.name, entry.rows, entry.columns)
         file.write(values.data if values.flags.c_contiguous else values.tobytes())
+        written |= {part.name for part in together}
         at = entry.offset + values.nbytes
     file.write(bytes(layout.size - at))
 
@@ -72,14 +76,30 @@ def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weigh
 def _table(config: ModelConfig, weights: Mapping[str, Array], name: str, rows: int, columns: int) -> np.ndarray:
     """A vector or position table as rows of float32, padded with zeros."""
     if name == "rotary.frequencies":
-        values = rotary.frequencies(next(layer.mixer.rope for layer in config.layers if layer.mixer.rope))
+        values = np.concatenate([np.atleast_2d(rotary.frequencies(rope)) for rope in ropes_of(config)])
     elif name == "pos_embed.weight" and config.position == "sinusoidal":
         values = sinusoidal_table(rows, config.d_model)
     else:
         values = dequantize(weights[name])
+        if offset := _offset(config, name):
+            values = values + np.float32(offset)
     out = np.zeros((rows, columns), np.float32)
     out[:, : values.shape[-1]] = values
     return out
+
+
+def _offset(config: ModelConfig, name: str) -> float:
+    """What γ has beyond a norm's weight; 0 for all else."""
+    path, _, leaf = name.rpartition(".")
+    if leaf != "weight" or not path.endswith("_norm"):
+        return 0.0
+    if path == "final_norm":
+        norm = config.final_norm
+    else:
+        _, layer, part = path.split(".", 2)
+        attention = config.layers[int(layer)].mixer
+        norm = attention.qk_norm if part.startswith("attention.") else config.layers[int(layer)].norms[part]
+    return norm.offset if norm else 0.0
 
 
 def sinusoidal_table(length: int, d_model: int) -> np.ndarray:

@@ -11,9 +11,9 @@ import string
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
-from pellucid.config import LayerConfig, ModelConfig, NormConfig, RopeConfig
+from pellucid.config import LayerConfig, ModelConfig, NormConfig
 from pellucid.native.formats import FORMATS
-from pellucid.native.layout import Layout, Stored, padded
+from pellucid.native.layout import Layout, Stored, padded, ropes_of
 from pellucid.rotary import magnitude
 
 MAX_ROWS = 256  # tokens that one step computes at a time
@@ -29,25 +29,6 @@ def ring_of(window: int) -> int:
     As in c/slot.h.
     """
     return (window + MAX_ROWS + TAKE_BACK - 2) // CHUNK + 2
-
-
-def supports(config: ModelConfig) -> str | None:
-    """Why this executor cannot run the model; None where it can."""
-    first, rope = config.layers[0], _rope(config)
-    for layer in config.layers:
-        orders = {
-            (bool(norms.before), bool(norms.after), bool(norms.sum)) for norms in (layer.mixer_norms, layer.mlp_norms)
-        }
-        if orders not in ({(True, False, False)}, {(False, False, True)}) or layer.parallel:
-            return "this order of norms"
-        if any(norm.offset for norm in layer.norms.values()) or layer.mixer.qk_norm_over != "head":
-            return "norms of this kind"
-        if layer.experts:
-            return "a mixture of experts"
-        its = layer.mixer.rope
-        if _shared(layer) != _shared(first) or (its and its != rope):
-            return "layers of different shapes"
-    return None
 
 
 def source(config: ModelConfig, layout: Layout, *, kv_cache: str) -> str:
@@ -110,28 +91,6 @@ def _file(name: str) -> str:
     return (resources.files("pellucid.native") / "c" / name).read_text(encoding="utf-8")
 
 
-def _rope(config: ModelConfig) -> RopeConfig | None:
-    return next((layer.mixer.rope for layer in config.layers if layer.mixer.rope), None)
-
-
-def _shared(layer: LayerConfig) -> tuple:
-    """What all layers must have in common; windows, scales, and whether q and k are rotated, may differ."""
-    a = layer.mixer
-    return (
-        a.num_heads,
-        a.num_kv_heads,
-        a.head_dim,
-        a.qkv_bias,
-        a.o_bias,
-        a.qk_norm,
-        a.softcap,
-        layer.mlp,
-        layer.mixer_norms,
-        layer.mlp_norms,
-        layer.parallel,
-    )
-
-
 def _heading(config: ModelConfig) -> str:
     heads = config.layers[0].mixer.num_heads
     return f"""
@@ -148,7 +107,8 @@ def _real(value: float) -> str:
 
 def _sizes(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str:
     layer = config.layers[0]
-    a, rope = layer.mixer, _rope(config)
+    a, ropes = layer.mixer, ropes_of(config)
+    rope = ropes[0] if ropes else None
     pairs = rope.dim // 2 if rope else 1
     half = rope is None or rope.layout == "half"
     rows = {"D_ROW": config.d_model, "Q_ROW": a.q_dim, "KV_ROW": a.kv_dim, "FF_ROW": layer.mlp.d_ff}
@@ -156,15 +116,17 @@ def _sizes(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str
     offsets = {"POS_EMBED": "pos_embed.weight", "ROTARY_FREQUENCIES": "rotary.frequencies"}
     offsets |= {"FINAL_NORM": "final_norm.weight", "FINAL_NORM_BIAS": "final_norm.bias"}
     places = "\n".join(
-        f"#define {name} ((size_t){layout.entries[its].offset})"
-        for name, its in offsets.items()
-        if its in layout.entries
+        f"#define {name} ((size_t){layout.entries[weight].offset})"
+        for name, weight in offsets.items()
+        if weight in layout.entries
     )
+    if rope:
+        places += f"\n#define FREQUENCIES_ROW {layout.entries['rotary.frequencies'].columns}"
     if rope and rope.scaling and rope.scaling.by_length:
         places += f"\n#define ORIGINAL_LENGTH {rope.scaling.original_context_len}"
-        places += f"\n#define FREQUENCIES_ROW {layout.entries['rotary.frequencies'].columns}"
         if rope.scaling.kind == "dynamic":
-            places += f"\n#define DYNAMIC_FACTOR {float(rope.scaling.factor).hex()}\n#define ROPE_THETA {float(rope.theta).hex()}"
+            places += f"\n#define DYNAMIC_FACTOR {float(rope.scaling.factor).hex()}"
+            places += f"\n#define ROPE_THETA {float(rope.theta).hex()}"
     return f"""
 enum {{
     VOCAB_SIZE = {config.vocab_size},
@@ -176,6 +138,7 @@ enum {{
     D_FF = {layer.mlp.d_ff},
     CONTEXT_LEN = {config.context_len}, // what the model was made for
     MAX_POSITIONS = {config.context_len if config.position != "none" else 2**31 - 1},
+    NUM_ROTARY = {max(len(ropes), 1)}, // frequencies that layers may turn q and k by
     ROTARY_PAIRS = {pairs}, // pair j is a head's dimensions {f"j and j + {pairs}" if half else "2j and 2j + 1"}
     ROTARY_APART = {pairs if half else 1},
     ROTARY_STEP = {1 if half else 2},
@@ -208,29 +171,34 @@ def _matrix(layout: Layout, name: str) -> str:
 
 def _layers(config: ModelConfig, layout: Layout) -> str:
     """The table of where each weight lies."""
+    ropes = ropes_of(config)
 
     def fields(i: int, layer: LayerConfig) -> str:
-        found = []
+        parts: list[str] = []
         for path in ("attention.q", "attention.k", "attention.v", "attention.o", "mlp.gate", "mlp.up", "mlp.down"):
             stem, field = f"layers.{i}.{path}_proj", path.partition(".")[2]
             if f"{stem}.weight" in layout.entries:
-                found.append(f".{field}_proj = {_matrix(layout, f'{stem}.weight')}")
+                parts.append(f".{field}_proj = {_matrix(layout, f'{stem}.weight')}")
             if bias := layout.entries.get(f"{stem}.bias"):
-                found.append(f".{field}_bias = {bias.offset}")
+                parts.append(f".{field}_bias = {bias.offset}")
         for path in (*layer.norms, "attention.q_norm", "attention.k_norm"):
             for kind, suffix in (("weight", ""), ("bias", "_bias")):
                 if entry := layout.entries.get(f"layers.{i}.{path}.{kind}"):
-                    field = path.removeprefix("attention.").replace("_sum_", "_")
-                    found.append(f".{field}{suffix} = {entry.offset}")
+                    parts.append(f".{path.removeprefix('attention.')}{suffix} = {entry.offset}")
         a = layer.mixer
-        found += [
+        parts += [
             f".scale = {_real(a.softmax_scale)}",
             f".window = {a.window or 'INT_MAX'}",
-            f".rotary = {int(a.rope is not None)}",
+            f".rotary = {ropes.index(a.rope) if a.rope else -1}",
         ]
-        return "    {" + ", ".join(found) + "},"
+        return "    {" + ", ".join(parts) + "},"
 
     table = "\n".join(fields(i, layer) for i, layer in enumerate(config.layers))
+    magnitudes = ""
+    if ropes:
+        numbers = ", ".join(_real(magnitude(rope)) for rope in ropes)
+        magnitudes = "// What cos and sin are multiplied by.\n"
+        magnitudes += f"static const float ROTARY_MAGNITUDES[NUM_ROTARY] = {{{numbers}}};\n"
     head = (
         _matrix(layout, "embed.weight") + "; // the embedding once more"
         if config.tie_embeddings
@@ -241,7 +209,7 @@ def _layers(config: ModelConfig, layout: Layout) -> str:
 static const Layer LAYERS[NUM_LAYERS] = {{
 {table}
 }};
-static const Matrix EMBED = {_matrix(layout, "embed.weight")};
+{magnitudes}static const Matrix EMBED = {_matrix(layout, "embed.weight")};
 static const Matrix LM_HEAD = {head}"""
 
 
@@ -253,32 +221,54 @@ def _norm(norm: NormConfig | None, weight: str, bias: str) -> str:
 
 
 def _forward(config: ModelConfig) -> str:
-    layer, rope = config.layers[0], _rope(config)
+    layer, ropes = config.layers[0], ropes_of(config)
+    attention, parallel = layer.mixer, layer.parallel
+    names = ("attention_norm", "attention_post_norm", "attention_sum_norm", "mlp_norm", "mlp_post_norm", "mlp_sum_norm")
+    read_by_mlp, stream = ("mlp_norm", "resid_pre" if parallel else "resid_mid")
+    if parallel and "mlp_norm" not in layer.norms:
+        read_by_mlp = "attention_norm"  # what attention reads
+    by_head = attention.qk_norm_over == "head"
     values = {
         "embedding_scale": _real(config.embedding_scale),
-        "magnitude": _real(magnitude(rope)) if rope else "",
-        "attention_norm": _norm(
-            layer.mixer_norms.sum or layer.mixer_norms.before, "layer->attention_norm", "layer->attention_norm_bias"
-        ),
-        "mlp_norm": _norm(layer.mlp_norms.sum or layer.mlp_norms.before, "layer->mlp_norm", "layer->mlp_norm_bias"),
-        "read_by_attention": "&attention_norm" if layer.mixer_norms.sum is None else "&none",
-        "read_by_mlp": "&mlp_norm" if layer.mixer_norms.sum is None else "&none",
-        "q_norm": _norm(layer.mixer.qk_norm, "layer->q_norm", "layer->q_norm_bias"),
-        "k_norm": _norm(layer.mixer.qk_norm, "layer->k_norm", "layer->k_norm_bias"),
+        **{name: _norm(layer.norms.get(name), f"layer->{name}", f"layer->{name}_bias") for name in names},
+        "read_by_attention": _named(layer, "attention_norm"),
+        "attn_in": _normed(layer, "attention_norm", "resid_pre"),
+        "read_by_mlp": _named(layer, read_by_mlp),
+        "mlp_in": _normed(layer, read_by_mlp, stream),
+        "norm_of_attention": _named(layer, "attention_post_norm"),
+        "attn_out": _normed(layer, "attention_post_norm", "z W_oᵀ"),
+        "stream": "resid_pre + attn_out" if parallel else "resid_mid",
+        "q_norm": _norm(attention.qk_norm, "layer->q_norm", "layer->q_norm_bias"),
+        "k_norm": _norm(attention.qk_norm, "layer->k_norm", "layer->k_norm_bias"),
+        "qk_norm_over": "each head by itself" if by_head else "all heads as one vector",
+        "normalize_qk": "normalize_heads" if by_head else "normalize_all_heads",
         "final_norm": _norm(config.final_norm, "FINAL_NORM", "FINAL_NORM_BIAS"),
         "logit_softcap": _real(config.logit_softcap or 0),
     }
     conditions = {
         "embedding_scale": config.embedding_scale != 1.0,
         "positions": config.position != "none",
-        "rope": rope is not None,
-        "pre": layer.mixer_norms.sum is None,
-        "post": layer.mixer_norms.sum is not None,
-        "qk_norm": layer.mixer.qk_norm is not None,
+        "rope": bool(ropes),
+        **{name: name in layer.norms for name in names},
+        "parallel": parallel,
+        "in_turn": not parallel,
+        "attention_apart": parallel or "attention_post_norm" in layer.norms,
+        "attention_apart_in_turn": not parallel and "attention_post_norm" in layer.norms,
+        "qk_norm": attention.qk_norm is not None,
         "gated": layer.mlp.gated,
         "logit_softcap": config.logit_softcap is not None,
     }
     return string.Template(_keep(_file("forward.c.in"), conditions)).substitute(values)
+
+
+def _named(layer: LayerConfig, norm: str) -> str:
+    """A norm of the layer as an argument in C."""
+    return f"&{norm}" if norm in layer.norms else "&none"
+
+
+def _normed(layer: LayerConfig, norm: str, value: str) -> str:
+    """In words: the norm of a value, or the value where there is no such norm."""
+    return f"{norm}({value})" if norm in layer.norms else value
 
 
 def _keep(template: str, conditions: dict[str, bool]) -> str:

@@ -11,8 +11,9 @@ from pellucid.base.files import atomic_write
 from pellucid.checkpoint.open import Checkpoint
 from pellucid.config import ModelConfig
 from pellucid.native import pack, vocabulary
+from pellucid.native.claims import NATIVE
 from pellucid.native.layout import ALIGNMENT, padded, plan
-from pellucid.native.program import kept_as, program, supports
+from pellucid.native.program import kept_as, program
 from pellucid.native.vocabulary import Vocabulary
 from pellucid.text.load import load_tokenizer
 from pellucid.text.readers.gguf import tokenizer_from_gguf
@@ -52,8 +53,8 @@ def write_two_files(
     """Write ``parameters`` and ``run.c``, each whole or not at all; ``words`` is the vocabulary, or what kind of one is
     not in here.
     """
-    if reason := supports(config):
-        raise UnsupportedError(f"run.c cannot be written: it lacks {reason}", where=config.model_type)
+    if refusal := NATIVE.refusal(config):
+        raise UnsupportedError(f"run.c cannot be written: no program has {refusal}", where=config.model_type)
     formats = pack.formats_of(config, weights, quantize)
     layout = plan(config, formats)
     known = words if isinstance(words, Vocabulary) else None

@@ -7,7 +7,7 @@ EXPORT void pellucid_close(Model *m) {
     const int threads = m->team.size;
     if (threads) team_stop(&m->team);
     unmap_parameters(&m->parameters);
-    free(m->x), free(m->q), free(m->k), free(m->v), free(m->z), free(m->act), free(m->final), free(m->cosine), free(m->sine);
+    free(m->x), free(m->q), free(m->k), free(m->v), free(m->z), free(m->act), free(m->part), free(m->final), free(m->cosine), free(m->sine);
     free(m->scratch), free(m->attention), free(m->runs);
     free_panels(&m->shared);
     if (m->own)
@@ -23,14 +23,15 @@ static bool make_buffers(Model *m, int threads) {
     m->v = zeroed((size_t)MAX_ROWS * KV_ROW, sizeof(float));
     m->z = zeroed((size_t)MAX_ROWS * Q_ROW, sizeof(float));
     m->act = zeroed((size_t)MAX_ROWS * FF_ROW, sizeof(float));
+    m->part = zeroed((size_t)MAX_ROWS * D_ROW, sizeof(float));
     m->final = zeroed((size_t)MAX_ROWS * D_ROW, sizeof(float));
-    m->cosine = zeroed((size_t)MAX_ROWS * ROTARY_PAIRS, sizeof(float));
-    m->sine = zeroed((size_t)MAX_ROWS * ROTARY_PAIRS, sizeof(float));
+    m->cosine = zeroed((size_t)MAX_ROWS * NUM_ROTARY * ROTARY_PAIRS, sizeof(float));
+    m->sine = zeroed((size_t)MAX_ROWS * NUM_ROTARY * ROTARY_PAIRS, sizeof(float));
     m->scratch = zeroed((size_t)threads * WIDEST, sizeof(float));
     m->attention = zeroed((size_t)threads, sizeof(Attention));
     m->runs = zeroed(MAX_ROWS, sizeof(Run));
     m->own = zeroed((size_t)threads, sizeof(Panels));
-    bool made = m->x && m->q && m->k && m->v && m->z && m->act && m->final && m->cosine && m->sine && m->scratch && m->attention && m->runs && m->own;
+    bool made = m->x && m->q && m->k && m->v && m->z && m->act && m->part && m->final && m->cosine && m->sine && m->scratch && m->attention && m->runs && m->own;
     made = made && make_panels(&m->shared, MAX_ROWS, WIDEST);
     for (int i = 0; i < threads && made; i++) made = make_panels(&m->own[i], 1, WIDEST);
     return made;

@@ -1,11 +1,13 @@
 // model.h: where the weights are, the buffers that a step works in, and the step itself.
 typedef struct {
     Matrix q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
-    size_t attention_norm, attention_norm_bias, mlp_norm, mlp_norm_bias, q_norm, q_norm_bias, k_norm, k_norm_bias; // offsets; 0: absent
+    size_t attention_norm, attention_norm_bias, attention_post_norm, attention_post_norm_bias; // offsets; 0: absent
+    size_t attention_sum_norm, attention_sum_norm_bias, mlp_norm, mlp_norm_bias, mlp_post_norm, mlp_post_norm_bias;
+    size_t mlp_sum_norm, mlp_sum_norm_bias, q_norm, q_norm_bias, k_norm, k_norm_bias;
     size_t q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
     float scale; // of scores
     int window;  // positions that a query sees, its own included
-    int rotary;  // whether q and k are rotated
+    int rotary;  // which of the rotary frequencies turn q and k; −1: none
 } Layer;
 
 // Consecutive rows of one slot, few enough to be attended to together. A slot's only row may be shared by chunks of its positions.
@@ -19,8 +21,9 @@ typedef struct {
     Parameters parameters;
     Team team;
     float *x, *q, *k, *v, *z, *act;   // [MAX_ROWS][…_ROW]: residual stream; by head; the MLP's inner activations
+    float *part;                      // [MAX_ROWS][D_ROW]: what a part of a layer made, where it is not added at once
     float *final;                     // [MAX_ROWS][D_ROW]: the wanted rows
-    float *cosine, *sine;             // [MAX_ROWS][ROTARY_PAIRS]
+    float *cosine, *sine;             // [MAX_ROWS][NUM_ROTARY][ROTARY_PAIRS]
     Panels shared, *own;              // activations as products take them: of all rows; of a single row, each thread for itself
     float *scratch;                   // [threads][WIDEST]: a normalized row
     Attention *attention;             // [threads]

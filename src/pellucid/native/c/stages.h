@@ -94,7 +94,8 @@ static void read_row(const Model *m, const Matrix *w, int row, int width, float 
 
 #ifdef ROTARY_FREQUENCIES
 // Radians a position of pair j, for a request of so many tokens.
-INLINE float frequency(const Model *m, int length, int j) {
+INLINE float frequency(const Model *m, int kind, int length, int j) {
+    (void)kind; // where they go by the length there is one kind
 #if defined(DYNAMIC_FACTOR) // θ grows with the request: θ · stretch^(dim / (dim − 2)), stretch 1 up to the original length
     const double dim = 2.0 * ROTARY_PAIRS, long_as = length > ORIGINAL_LENGTH ? length : ORIGINAL_LENGTH;
     const double stretch = DYNAMIC_FACTOR * long_as / ORIGINAL_LENGTH - (DYNAMIC_FACTOR - 1);
@@ -103,7 +104,7 @@ INLINE float frequency(const Model *m, int length, int j) {
     return numbers(m, ROTARY_FREQUENCIES)[(length > ORIGINAL_LENGTH ? FREQUENCIES_ROW : 0) + j];
 #else
     (void)length;
-    return numbers(m, ROTARY_FREQUENCIES)[j];
+    return numbers(m, ROTARY_FREQUENCIES)[kind * FREQUENCIES_ROW + j];
 #endif
 }
 #endif
@@ -112,6 +113,27 @@ INLINE float frequency(const Model *m, int length, int j) {
 SOME void normalize_rows(Model *m, Turn *turn, const Norm *norm) {
     while (take(turn, m->rows, share_of(turn, m->rows, 4)))
         for (int r = turn->begin; r < turn->end; r++) normalize(norm, m->x + (size_t)r * D_ROW, D_MODEL, D_ROW, m->x + (size_t)r * D_ROW);
+}
+
+// Rows of what a part of a layer made, normalized where there is a norm, added to the residual stream.
+SOME void add_part(Model *m, Turn *turn, const Norm *norm) {
+    float *scratch = m->scratch + (size_t)turn->thread * WIDEST;
+    while (take(turn, m->rows, share_of(turn, m->rows, 4)))
+        for (int r = turn->begin; r < turn->end; r++) {
+            const float *part = m->part + (size_t)r * D_ROW;
+            if (norm->kind != NO_NORM) normalize(norm, part, D_MODEL, D_ROW, scratch), part = scratch;
+            for (int i = 0; i < D_MODEL; i++) m->x[(size_t)r * D_ROW + i] += part[i];
+        }
+}
+
+// q and k of each row normalized, all heads of either as one vector.
+SOME void normalize_all_heads(Model *m, Turn *turn, const Norm *q_norm, const Norm *k_norm) {
+    while (take(turn, m->rows, share_of(turn, m->rows, 4)))
+        for (int r = turn->begin; r < turn->end; r++) {
+            float *q = m->q + (size_t)r * Q_ROW, *k = m->k + (size_t)r * KV_ROW;
+            normalize(q_norm, q, NUM_HEADS * HEAD_DIM, Q_ROW, q);
+            normalize(k_norm, k, NUM_KV_HEADS * HEAD_DIM, KV_ROW, k);
+        }
 }
 
 // The q or k of one row and head; heads are counted through q's and then k's.
@@ -126,14 +148,14 @@ SOME void normalize_heads(Model *m, Turn *turn, const Norm *q_norm, const Norm *
             normalize_head(unit % HEADS < NUM_HEADS ? q_norm : k_norm, head_of(m, unit), HEAD_DIM);
 }
 
-// Each q and k turned, where the layer has rotary positions; keys and values into their slots.
-static void rotate_and_append(Model *m, Turn *turn, int i, bool rotary) {
+// Each q and k turned, where the layer has rotary positions (else −1); keys and values into their slots.
+static void rotate_and_append(Model *m, Turn *turn, int i, int rotary) {
     while (take(turn, m->rows * HEADS, share_of(turn, m->rows * HEADS, 1)))
         for (int unit = turn->begin; unit < turn->end; unit++) {
             const int r = unit / HEADS, kv_head = unit % HEADS - NUM_HEADS;
-            const size_t at = (size_t)r * ROTARY_PAIRS;
+            const size_t at = ((size_t)r * NUM_ROTARY + (size_t)(rotary < 0 ? 0 : rotary)) * ROTARY_PAIRS;
             float *x = head_of(m, unit);
-            if (rotary) rotate(x, m->cosine + at, m->sine + at, ROTARY_PAIRS, ROTARY_APART, ROTARY_STEP);
+            if (rotary >= 0) rotate(x, m->cosine + at, m->sine + at, ROTARY_PAIRS, ROTARY_APART, ROTARY_STEP);
             if (kv_head >= 0) append(m->slots[r], i, kv_head, m->positions[r], x, m->v + (size_t)r * KV_ROW + kv_head * HEAD_DIM);
         }
 }

@@ -1,0 +1,86 @@
+"""What the torch decoder computes, field by field."""
+
+from __future__ import annotations
+
+from pellucid.claims import ANY, UNREAD, Claims, one_of
+from pellucid.config import (
+    AttentionConfig,
+    ExpertsConfig,
+    LayerConfig,
+    MLPConfig,
+    ModelConfig,
+    NormConfig,
+    PartNorms,
+    RopeConfig,
+    RopeScaling,
+)
+
+TORCH = Claims(
+    "torch",
+    {
+        ModelConfig: {
+            "model_type": UNREAD,
+            "vocab_size": ANY,
+            "d_model": ANY,
+            "context_len": ANY,
+            "layers": ANY,
+            "final_norm": ANY,
+            "position": one_of("none", "learned", "sinusoidal"),
+            "embedding_scale": ANY,
+            "tie_embeddings": ANY,
+            "logit_softcap": ANY,
+            "bos_token_id": UNREAD,
+            "eos_token_ids": UNREAD,
+            "pad_token_id": UNREAD,
+            "dtype": UNREAD,
+            "extra": UNREAD,
+        },
+        LayerConfig: {
+            "mixer": ANY,
+            "mlp": ANY,
+            "mixer_norms": ANY,
+            "mlp_norms": ANY,
+            "experts": ANY,
+            "parallel": ANY,
+        },
+        AttentionConfig: {
+            "num_heads": ANY,
+            "num_kv_heads": ANY,
+            "head_dim": ANY,
+            "qkv_bias": ANY,
+            "o_bias": ANY,
+            "qk_norm": ANY,
+            "qk_norm_over": one_of("head", "all"),
+            "rope": ANY,
+            "window": ANY,
+            "scale": ANY,
+            "softcap": ANY,
+        },
+        RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY},
+        RopeScaling: {
+            "kind": one_of("linear", "dynamic", "llama3", "yarn", "longrope", "factors"),
+            "factor": ANY,
+            "original_context_len": ANY,
+            "attention_factor": ANY,
+            "low_freq_factor": ANY,
+            "high_freq_factor": ANY,
+            "beta_fast": ANY,
+            "beta_slow": ANY,
+            "mscale": ANY,
+            "mscale_all_dim": ANY,
+            "truncate": ANY,
+            "short_factors": ANY,
+            "long_factors": ANY,
+        },
+        PartNorms: {"before": ANY, "after": ANY, "sum": ANY},
+        NormConfig: {"kind": one_of("layer", "rms"), "eps": ANY, "bias": ANY, "offset": ANY},
+        MLPConfig: {"d_ff": ANY, "activation": one_of("silu", "gelu", "gelu_tanh", "relu"), "gated": ANY, "bias": ANY},
+        ExpertsConfig: {
+            "num_experts": ANY,
+            "experts_per_token": ANY,
+            "normalize": ANY,
+            "shared": ANY,
+            "shared_gated": ANY,
+        },
+    },
+)

@@ -1,0 +1,218 @@
+"""Executors claim the fields of a description that they run. Every field of every family's description is changed to
+every other legal value, one at a time: an executor refuses it by name, or computes what the equations say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import pytest
+from mutations import Mutation, mutations, parts_of
+from reference import MODELS, tiny_hf
+from test_native_conformance import token_ids
+
+from pellucid.base.array import Array
+from pellucid.base.errors import UnsupportedError
+from pellucid.claims import ANY, Claims
+from pellucid.config import AttentionConfig, ModelConfig, NormConfig, weight_shapes
+from pellucid.executor import Executor, StepInput
+from pellucid.families import FAMILIES
+from pellucid.model.claims import TORCH
+from pellucid.model.decoder import Decoder
+from pellucid.model.executor import TorchExecutor
+from pellucid.model.load import load_decoder
+from pellucid.native.build import compiler
+from pellucid.native.claims import NATIVE
+from pellucid.native.executor import NativeExecutor
+from pellucid.operations.operation import Operation
+from pellucid.operations.reference import reference
+
+PROMPT, DECODED = 21, 3
+LENGTH = PROMPT + DECODED
+QUICK_BUILD = ("-O0", "-DPLAIN_C")  # a compile in a third of a second; instruction sets have tests of their own
+needs_compiler = pytest.mark.skipif(
+    compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`"
+)
+
+
+def config_of(model: str) -> ModelConfig:
+    hf = tiny_hf(model)
+    return FAMILIES[hf["model_type"]].config(hf)
+
+
+def every_mutation() -> Iterator[Mutation]:
+    """Of all families and variants; descriptions that no executor tells apart once."""
+    bases = [config_of(model) for model in MODELS]
+    parts, seen = parts_of(bases), set()
+    for base in bases:
+        for mutation in mutations(base, parts):
+            key = (mutation.path, tuple(TORCH.read(mutation.config)))
+            if key not in seen:
+                seen.add(key)
+                yield mutation
+
+
+@cache
+def all_mutations() -> list[Mutation]:
+    return list(every_mutation())
+
+
+@cache
+def quick_mutations() -> list[Mutation]:
+    """Each change of each field once, of one description: of another one for every field."""
+    changes: dict[tuple[str, str], list[Mutation]] = {}
+    for mutation in all_mutations():
+        changes.setdefault((mutation.path, mutation.change), []).append(mutation)
+    chosen = []
+    for i, choices in enumerate(changes.values()):
+        live = [choice for choice in choices if NATIVE.refusal(choice.base) is None] or choices
+        chosen.append(live[7 * i % len(live)])
+    return chosen
+
+
+def weights_for(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Random ones, by name: matrices that keep the size of what they multiply, γ about 1, every bias counts."""
+    weights = {}
+    for i, (name, shape) in enumerate(weight_shapes(config).items()):
+        generator = np.random.default_rng(i)
+        size = 0.3 if len(shape) == 1 else 1.5 / shape[-1] ** 0.5
+        around = 1.0 if "norm.weight" in name else 0.0
+        weights[name] = generator.normal(around, size, shape).astype(np.float32)
+    return weights
+
+
+def quick_to_build() -> list[Mutation]:
+    """The quick ones without second values of a number, and three of a kind where a part is put in."""
+    chosen, count = [], {}
+    for mutation in quick_mutations():
+        change, _, where = mutation.change.partition(" in the ")
+        key = (mutation.path, where, "a part" if change.startswith("#") else "")
+        count[key] = count.get(key, 0) + 1
+        if change not in ("half", "+ 1", "0.25") and (not key[2] or count[key] <= 3):
+            chosen.append(mutation)
+    return chosen
+
+
+def step_by_step(executor: Executor, ids: list[int]) -> np.ndarray:
+    """The logits of every position: a prompt at once, then token by token."""
+    slot = executor.allocate(len(ids))
+    whole = executor.config.rotates_by_length  # its numbers are those of the text's whole length
+    steps = [ids] if whole else [ids[:PROMPT], *([token] for token in ids[PROMPT:])]
+    return np.concatenate([executor.step([StepInput(slot, new, range(len(new)))]).numpy() for new in steps])
+
+
+def torch_executor(config: ModelConfig, weights: dict[str, Array]) -> Executor:
+    return TorchExecutor(load_decoder(config, weights, "float32", "cpu"))
+
+
+def native_executor(config: ModelConfig, weights: dict[str, Array]) -> Executor:
+    return NativeExecutor(config, weights, threads=1, flags=QUICK_BUILD)
+
+
+def check(mutation: Mutation, claims: Claims, make: Callable[[ModelConfig, dict[str, Array]], Executor]) -> bool:
+    """Refused by name, or right; whether it ran."""
+    config, what = mutation.config, f"{mutation.path}: {mutation.change}"
+    if refusal := claims.refusal(config):
+        path = re.sub(r"\.\d+\.", ".*.", refusal.path)
+        owner = mutation.path.rpartition(".")[0]  # a field beside it may be what no longer goes with the new value
+        before = claims.refusal(mutation.base)
+        assert path.startswith(owner) or (before and before.path == refusal.path), (what, str(refusal))
+        with pytest.raises(UnsupportedError, match=re.escape(refusal.path)):
+            make(config, {})
+        return False
+    numbers = weights_for(config)
+    ids = [token % config.vocab_size for token in token_ids(LENGTH)]
+    expected = reference(config, numbers, ids, wanted=("logits",))["logits"]
+    got = step_by_step(make(config, {name: Array.from_numpy(w) for name, w in numbers.items()}), ids)
+    error = np.abs(got - expected).max() / np.abs(expected).max()
+    assert error <= 2e-5, f"{what}: off by {error:.2g} of the logits' scale"
+    return True
+
+
+def test_torch_runs_or_refuses_every_change_of_every_field() -> None:
+    ran = [check(mutation, TORCH, torch_executor) for mutation in quick_mutations()]
+    assert sum(ran) > 0.9 * len(ran)
+
+
+@needs_compiler
+def test_native_runs_or_refuses_every_change_of_every_field(private_cache: object) -> None:
+    ran = [check(mutation, NATIVE, native_executor) for mutation in quick_to_build()]
+    assert sum(ran) > 0.4 * len(ran)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("share", range(20))
+def test_native_and_torch_run_or_refuse_every_change_of_every_description(share: int, private_cache: object) -> None:
+    for mutation in all_mutations()[share::20]:
+        check(mutation, TORCH, torch_executor)
+        check(mutation, NATIVE, native_executor)
+
+
+@pytest.mark.parametrize("claims", [TORCH, NATIVE], ids=lambda claims: claims.executor)
+def test_a_field_that_is_not_claimed_is_refused_unless_it_says_nothing(claims: Claims) -> None:
+    """As a new field of config.py is, in both executors, until its stage is there."""
+    for kind, fields in claims.table.items():
+        for name in fields:
+            less = Claims("lesser", claims.table | {kind: {key: claim for key, claim in fields.items() if key != name}})
+            for mutation in quick_mutations():
+                path = re.sub(r"\.\*\.", ".0.", mutation.path)
+                owner, _, field = path.rpartition(".")
+                if field == name and mutation.change.endswith(("in every layer", "")) and claims.refusal(mutation.config) is None:
+                    part = _at(mutation.config, owner)
+                    if type(part) is not kind:
+                        continue
+                    default = type(part).__dataclass_fields__[name].default
+                    refusal = less.refusal(mutation.config)
+                    assert getattr(part, name) == default or (refusal and refusal.path.endswith(name)), mutation.path
+
+
+def _at(config: ModelConfig, path: str) -> object:
+    part: object = config
+    for step in filter(None, path.split(".")):
+        part = part[int(step)] if isinstance(part, tuple) else getattr(part, step)
+    return part
+
+
+def test_every_field_that_an_operation_reads_is_claimed_by_torch_as_read() -> None:
+    operations, waiting = [], [Operation]
+    while waiting:
+        waiting += (kinds := waiting.pop().__subclasses__())
+        operations += kinds
+    read = {name for operation in operations for name in operation.reads}
+    assert len(read) > 30
+    claimed = {f"{kind.__name__}.{name}" for kind, fields in TORCH.table.items() for name, claim in fields.items() if claim.read}
+    assert read <= claimed
+
+
+def test_refusals_name_field_value_and_reason() -> None:
+    config = config_of("llama")
+    first, *rest = config.layers
+    wide = replace(first, mlp=replace(first.mlp, d_ff=128))
+    refusal = NATIVE.refusal(replace(config, layers=(*rest, first, wide)))
+    assert re.fullmatch(r"layers\.\d\.mlp\.d_ff = 128 \(it runs layers that are alike, and .* is 48\)", str(refusal))
+    assert str(NATIVE.refusal(config_of("mixtral"))).startswith("layers.0.experts = ExpertsConfig")
+    with pytest.raises(UnsupportedError, match=r"the native executor does not run layers\.0\.experts"):
+        NATIVE.require(config_of("mixtral"))
+
+
+def test_a_part_of_a_kind_that_nobody_knows_is_refused_whole() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Recurrent(AttentionConfig):
+        pass
+
+    config = config_of("llama")
+    mixer = config.layers[0].mixer
+    other = Recurrent(**{field: getattr(mixer, field) for field in AttentionConfig.__dataclass_fields__})
+    strange = replace(config, layers=(replace(config.layers[0], mixer=other), *config.layers[1:]))
+    for claims in (TORCH, NATIVE):
+        assert str(claims.refusal(strange)) == "layers.0.mixer = Recurrent (of a kind that is not known)"
+
+
+def test_a_word_of_few_is_claimed_by_itself_so_that_a_new_one_is_refused() -> None:
+    with pytest.raises(AssertionError, match="which of its words"):
+        Claims("careless", {NormConfig: {"kind": ANY}})
