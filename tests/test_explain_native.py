@@ -237,5 +237,5 @@ def test_a_model_that_native_lacks_says_so(tmp_path: Path) -> None:
     if not lacking:
         pytest.skip("the native executor runs every family")
     decoder = tiny(lacking[0])
-    with pytest.raises(Exception, match="native executor lacks"):
+    with pytest.raises(Exception, match="native executor does not run"):
         Native(decoder.config, dict(weights_of(decoder)))

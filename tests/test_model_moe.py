@@ -118,7 +118,7 @@ def test_active_parameters_leave_out_the_experts_that_a_token_does_not_meet() ->
 
 @EVERY
 def test_the_native_executor_says_what_it_lacks(family: str) -> None:
-    assert supports(tiny(family).config) == "a mixture of experts"
+    assert str(supports(tiny(family).config)).startswith(("layers.0.experts = ", "layers.1.experts = "))
 
 
 # --- what is built on linear maps ------------------------------------------------------------------------------------

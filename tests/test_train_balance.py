@@ -213,7 +213,7 @@ def test_pretrain_makes_a_small_mixture_says_its_balance_and_resumes(tmp_path: P
         "of them for each token",
         "4 experts, 2 for each token, each 32 → 32 → 32",
         "experts.0–3.up_proj 32 × 32",
-        "lacks a mixture of experts",
+        "the native executor does not run layers.0.experts = ExpertsConfig",
     ):
         assert text in said
 

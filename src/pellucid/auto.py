@@ -175,8 +175,8 @@ def open_executor(
         executor == "auto" and dtype == "auto" and device in ("auto", "cpu") and not (device == "auto" and _has_gpu())
     ):
         from pellucid.native.cache import NativeError
-        from pellucid.native.executor import NativeExecutor
         from pellucid.native.claims import supports
+        from pellucid.native.executor import NativeExecutor
 
         try:
             if executor == "native" or not supports(checkpoint.config):
