@@ -133,7 +133,7 @@ def check(mutation: Mutation, claims: Claims, make: Callable[[ModelConfig, dict[
 
 
 def test_torch_runs_or_refuses_every_change_of_every_field() -> None:
-    ran = [check(mutation, TORCH, torch_executor) for mutation in quick_mutations()]
+    ran = [check(mutation, TORCH, torch_executor) for mutation in quick_to_build()]
     assert sum(ran) > 0.9 * len(ran)
 
 
@@ -155,7 +155,7 @@ def test_native_and_torch_run_or_refuse_every_change_of_every_description(share:
 @pytest.mark.parametrize("claims", [TORCH, NATIVE], ids=lambda claims: claims.executor)
 def test_a_field_that_is_not_claimed_is_refused_unless_it_says_nothing(claims: Claims) -> None:
     """As a new field of config.py is, in both executors, until its stage is there."""
-    configs = [mutation.config for mutation in quick_mutations()[::3] if claims.refusal(mutation.config) is None]
+    configs = [mutation.config for mutation in quick_mutations()[::11] if claims.refusal(mutation.config) is None]
     for kind, claimed in claims.table.items():
         for field in fields(kind):
             less = Claims(
@@ -200,7 +200,7 @@ def test_a_part_of_a_kind_that_nobody_knows_is_refused_whole() -> None:
 
     config = config_of("llama")
     mixer = config.layers[0].mixer
-    other = Recurrent(**{field: getattr(mixer, field) for field in AttentionConfig.__dataclass_fields__})
+    other = Recurrent(**{field.name: getattr(mixer, field.name) for field in fields(AttentionConfig)})
     strange = replace(config, layers=(replace(config.layers[0], mixer=other), *config.layers[1:]))
     for claims in (TORCH, NATIVE):
         assert str(claims.refusal(strange)) == "layers.0.mixer = Recurrent (of a kind that is not known)"

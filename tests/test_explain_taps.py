@@ -16,7 +16,7 @@ from pellucid.explain import trace
 from pellucid.explain.code import line_in_c, line_in_torch
 from pellucid.explain.show.mathml import mathml
 from pellucid.families import FAMILIES
-from pellucid.native.program import supports
+from pellucid.native.claims import supports
 from pellucid.operations import WORDS, taps_of
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)

@@ -20,11 +20,13 @@ from reference import tiny
 from torch import Tensor, nn
 
 from pellucid.base.errors import ConfigError, NotFiniteError, UnsupportedError
+from pellucid.claims import ANY
 from pellucid.config import AttentionConfig, ModelConfig
 from pellucid.executor import StepInput
 from pellucid.generate import DraftModel, Engine, PromptLookup, Request
 from pellucid.model import cache as caches
 from pellucid.model import mixers
+from pellucid.model.claims import TORCH
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.model.executor import TorchExecutor
@@ -98,8 +100,7 @@ def recurrent() -> Iterator[None]:
     """The kind, registered as any other is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(mixers.MIXERS, RecurrentConfig, Recurrence)
-        if claims := sys.modules.get("pellucid.model.claims"):  # where the executor says field by field what it runs
-            patch.setitem(claims.TORCH.table, RecurrentConfig, {"decay": claims.ANY})
+        patch.setitem(TORCH.table, RecurrentConfig, {"decay": ANY})
         patch.setitem(
             caches.STATES,
             RecurrentConfig,

@@ -16,8 +16,8 @@ from pellucid.executor import StepInput
 from pellucid.families import FAMILIES, llama
 from pellucid.model.load import weights_of
 from pellucid.native.build import compiler
-from pellucid.native.executor import NativeExecutor
 from pellucid.native.claims import supports
+from pellucid.native.executor import NativeExecutor
 from pellucid.native.two_files import write_two_files
 
 pytestmark = pytest.mark.skipif(

@@ -54,7 +54,7 @@ class Claims:
     """One executor's table. A field of few words (``Literal``) is claimed word by word: a new one is refused, too."""
 
     def __init__(self, executor: str, table: Mapping[type, Mapping[str, Claim]]) -> None:
-        self.executor, self.table = executor, table
+        self.executor, self.table = executor, dict(table)
         for kind, claims in table.items():
             hints = get_type_hints(kind)
             for name, claim in claims.items():

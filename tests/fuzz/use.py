@@ -26,7 +26,8 @@ def use_model(checkpoint: Any) -> None:
     from pellucid.model.load import load_decoder
     from pellucid.native import pack
     from pellucid.native.layout import plan as plan_layout
-    from pellucid.native.program import source, supports
+    from pellucid.native.claims import supports
+    from pellucid.native.program import source
 
     config: ModelConfig = checkpoint.config
     use_weights(checkpoint)

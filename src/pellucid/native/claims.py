@@ -23,7 +23,7 @@ from pellucid.config import (
 
 def _alone_where_by_length(kind: Any, scaling: Any, config: ModelConfig) -> bool:
     """Frequencies that go by the request's length are in the program's text, once."""
-    return not scaling.by_length or len({layer.mixer.rope for layer in config.layers if layer.mixer.rope}) == 1
+    return not scaling.by_length or len(config.ropes) == 1
 
 
 _POSITIVE = Claim(test=lambda value, part, config: value is None or value > 0, words="it runs positive ones")

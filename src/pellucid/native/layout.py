@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, replace
 
-from pellucid.config import ModelConfig, RopeConfig, weight_shapes
+from pellucid.config import ModelConfig, weight_shapes
 from pellucid.native.formats import FORMATS, VECTOR
 
 VERSION = 3  # raise when tiles of a format change
@@ -57,17 +57,12 @@ def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and name not in ("pos_embed.weight", "rotary.frequencies")
 
 
-def ropes_of(config: ModelConfig) -> tuple[RopeConfig, ...]:
-    """The rotary embeddings that layers have, each once, in the order of layers."""
-    return tuple(dict.fromkeys(layer.mixer.rope for layer in config.layers if layer.mixer.rope))
-
-
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The model's weights, and what is derived from the description alone: rotary frequencies, the sinusoidal table."""
     shapes = dict(weight_shapes(config))
     if config.position == "sinusoidal":
         shapes["pos_embed.weight"] = (config.context_len, config.d_model)
-    if ropes := ropes_of(config):
+    if ropes := config.ropes:
         scaling = ropes[0].scaling
         shapes["rotary.frequencies"] = (2 if scaling and scaling.kind == "longrope" else len(ropes), ropes[0].dim // 2)
     return shapes

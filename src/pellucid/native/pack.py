@@ -11,7 +11,7 @@ from pellucid.base.array import Array
 from pellucid.config import ModelConfig
 from pellucid.native import rotary
 from pellucid.native.formats import FORMATS, own_format, to_tiles
-from pellucid.native.layout import HEADER_BYTES, Layout, gate_of, is_matrix, ropes_of, shapes_of
+from pellucid.native.layout import HEADER_BYTES, Layout, gate_of, is_matrix, shapes_of
 from pellucid.quant import dequantize
 from pellucid.quant import quantize as quantize_to
 
@@ -76,7 +76,7 @@ def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weigh
 def _table(config: ModelConfig, weights: Mapping[str, Array], name: str, rows: int, columns: int) -> np.ndarray:
     """A vector or position table as rows of float32, padded with zeros."""
     if name == "rotary.frequencies":
-        values = np.concatenate([np.atleast_2d(rotary.frequencies(rope)) for rope in ropes_of(config)])
+        values = np.concatenate([np.atleast_2d(rotary.frequencies(rope)) for rope in config.ropes])
     elif name == "pos_embed.weight" and config.position == "sinusoidal":
         values = sinusoidal_table(rows, config.d_model)
     else:

@@ -13,7 +13,7 @@ from importlib import resources
 
 from pellucid.config import LayerConfig, ModelConfig, NormConfig
 from pellucid.native.formats import FORMATS
-from pellucid.native.layout import Layout, Stored, padded, ropes_of
+from pellucid.native.layout import Layout, Stored, padded
 from pellucid.rotary import magnitude
 
 MAX_ROWS = 256  # tokens that one step computes at a time
@@ -107,7 +107,7 @@ def _real(value: float) -> str:
 
 def _sizes(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str:
     layer = config.layers[0]
-    a, ropes = layer.mixer, ropes_of(config)
+    a, ropes = layer.mixer, config.ropes
     rope = ropes[0] if ropes else None
     pairs = rope.dim // 2 if rope else 1
     half = rope is None or rope.layout == "half"
@@ -171,7 +171,7 @@ def _matrix(layout: Layout, name: str) -> str:
 
 def _layers(config: ModelConfig, layout: Layout) -> str:
     """The table of where each weight lies."""
-    ropes = ropes_of(config)
+    ropes = config.ropes
 
     def fields(i: int, layer: LayerConfig) -> str:
         parts: list[str] = []
@@ -221,7 +221,7 @@ def _norm(norm: NormConfig | None, weight: str, bias: str) -> str:
 
 
 def _forward(config: ModelConfig) -> str:
-    layer, ropes = config.layers[0], ropes_of(config)
+    layer, ropes = config.layers[0], config.ropes
     attention, parallel = layer.mixer, layer.parallel
     names = ("attention_norm", "attention_post_norm", "attention_sum_norm", "mlp_norm", "mlp_post_norm", "mlp_sum_norm")
     read_by_mlp, stream = ("mlp_norm", "resid_pre" if parallel else "resid_mid")
