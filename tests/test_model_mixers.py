@@ -7,7 +7,6 @@ state is a sum over all tokens, so it can go back to none of the lengths before.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar

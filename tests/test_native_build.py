@@ -4,14 +4,17 @@ off.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pellucid.native import build
-from pellucid.native.cache import NativeError, folder
+from pellucid.native.cache import NativeError, folder, sweep
 
 PROGRAM = "int answer(void) { return 42; }"
 
@@ -35,9 +38,53 @@ def test_a_program_is_compiled_once_and_nothing_half_written_stays(capfd: pytest
     assert ("compiling" in said, "compiling" in capfd.readouterr().err) == (True, False)
     with pytest.raises(NativeError, match="compiler failed"):
         build.library("this is not C")
-    assert list(folder("programs").iterdir()) == [first]
+    kept = {path for path in folder("programs").iterdir() if not path.name.endswith(".lock")}
+    assert kept == {first, build.sum_of(first)}
     assert first.stat().st_mode & 0o077 == 0
     assert build.library(PROGRAM, flags=("-O1",)) != first
+
+
+@pytest.mark.skipif(build.compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`")
+@pytest.mark.parametrize("damage", ["empty", "cut", "a bit", "no sum", "another sum"])
+def test_a_damaged_program_is_compiled_anew(damage: str) -> None:
+    path = build.library(PROGRAM)
+    whole = path.read_bytes()
+    flipped = bytes([whole[100] ^ 4])
+    if damage == "no sum":
+        build.sum_of(path).unlink()
+    elif damage == "another sum":
+        build.sum_of(path).write_text("0" * 64)
+    else:
+        path.write_bytes({"empty": b"", "cut": whole[:500], "a bit": whole[:100] + flipped + whole[101:]}[damage])
+    assert build.library(PROGRAM) == path
+    assert build.is_sound(path)
+    ctypes.CDLL(str(path))
+
+
+@pytest.mark.skipif(build.compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`")
+def test_processes_that_want_the_same_program_at_once_compile_it_once() -> None:
+    code = f"from pellucid.native import build; print(build.library({PROGRAM!r}))"
+    command = [sys.executable, "-c", code]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=60) for process in running]
+    assert len({out for out, _ in said}) == 1
+    assert sum("compiling" in error for _, error in said) == 1
+    assert build.is_sound(Path(said[0][0].strip()))
+
+
+def test_leftovers_of_killed_processes_and_what_is_used_least_are_swept() -> None:
+    where, now = folder("parameters"), time.time()
+    names = {".build.dead": 7200, ".parameters.dead": 7200, ".parameters.live": 10, "old": 9000, "less": 500, "new": 5}
+    for name, age in names.items():
+        path = where / name
+        if name.startswith(".build"):
+            path.mkdir()
+            (path / "run.c").write_text("")
+        else:
+            path.write_bytes(b"x" * 100)
+        os.utime(path, (now - age, now - age))
+    sweep(where, kept_bytes=150, kept_seconds=8000)
+    assert {path.name for path in where.iterdir()} == {".parameters.live", "new"}
 
 
 def test_a_cache_that_others_may_write_to_is_refused(private_cache: Path) -> None:

@@ -19,6 +19,7 @@ from pellucid.base.errors import ConfigError, TokenizerError
 from pellucid.checkpoint.adapted import base_of, is_adapter, open_adapted
 from pellucid.checkpoint.find import find
 from pellucid.checkpoint.gguf import read_metadata
+from pellucid.checkpoint.identity import identity
 from pellucid.checkpoint.lazy import Lazy
 from pellucid.checkpoint.open import Checkpoint, open_checkpoint, open_config
 from pellucid.checkpoint.resolve import resolve
@@ -223,6 +224,5 @@ def _has_gpu() -> bool:
 
 
 def state_of(checkpoint: Checkpoint) -> str:
-    """Changes when a file of the checkpoint does."""
-    files = sorted((str(path.resolve()), size, path.stat().st_mtime_ns) for path, size in checkpoint.files.items())
-    return repr(files)
+    """Changes when a file of the checkpoint does, a config or an adapter's among them."""
+    return identity(checkpoint)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from pellucid.base.errors import NotFiniteError
+from pellucid.base.errors import NotFiniteError, RequestError
 from pellucid.config import ModelConfig
 
 
@@ -20,6 +21,51 @@ class StepInput:
     token_ids: Sequence[int]
     wanted: Sequence[int]  # indices into token_ids whose logits are asked for; often () or (len(token_ids) - 1,)
     one_by_one: bool = False  # each token's numbers shall be those of a step of its own: it checks a guess
+
+
+def check_step(inputs: Sequence[StepInput], vocab_size: int) -> None:
+    """What every executor asks of a step, before anything changes.
+
+    Raises: RequestError for an empty step, a slot that is in it twice, a token id that is out of range, and wanted
+    places that are none of the step's, or not in ascending order.
+    """
+    if not inputs or any(not len(entry.token_ids) for entry in inputs):
+        raise RequestError("a step needs at least one token for each of its slots")
+    if len({entry.slot for entry in inputs}) < len(inputs):
+        raise RequestError(
+            "a slot is in a step twice", received=[entry.slot for entry in inputs], remedy="put its tokens together"
+        )
+    for entry in inputs:
+        low, high = min(entry.token_ids), max(entry.token_ids)
+        if not 0 <= low <= high < vocab_size:
+            raise RequestError(
+                "a token id is out of range", expected=f"0 to {vocab_size - 1}", received=f"{low} to {high}"
+            )
+        last = -1
+        for place in entry.wanted:
+            if not last < place < len(entry.token_ids):
+                raise RequestError(
+                    "logits are wanted of a place that the step does not have, or out of order",
+                    expected=f"ascending, 0 to {len(entry.token_ids) - 1}",
+                    received=list(entry.wanted),
+                )
+            last = place
+
+
+class OneAtATime:
+    """Held while an executor works: it has one owner, and two threads in it would give wrong numbers in silence."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise RequestError(
+                "another thread is using this executor", remedy="let one thread step it, as Engine does, or make two"
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class Logits(Protocol):
@@ -77,7 +123,7 @@ class Executor(Protocol):
         ...
 
     def step(self, inputs: Sequence[StepInput]) -> Logits:
-        """Run the new tokens of several slots in one call. A slot's numbers never depend on the other slots.
+        """Run the new tokens of several slots, each once, in one call. A slot's numbers never depend on the others.
 
         What interrupts it leaves each of its slots as it was before, or empty.
         """

@@ -25,8 +25,8 @@ def use_model(checkpoint: Any) -> None:
     from pellucid.model.executor import TorchExecutor
     from pellucid.model.load import load_decoder
     from pellucid.native import pack
-    from pellucid.native.layout import plan as plan_layout
     from pellucid.native.claims import supports
+    from pellucid.native.layout import plan as plan_layout
     from pellucid.native.program import source
 
     config: ModelConfig = checkpoint.config

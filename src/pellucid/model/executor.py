@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pellucid.base.errors import ContextLengthError, NotFiniteError, RequestError
 from pellucid.config import ModelConfig
-from pellucid.executor import StepInput
+from pellucid.executor import OneAtATime, StepInput, check_step
 from pellucid.model.cache import Cache
 from pellucid.model.context import Context, Part
 from pellucid.model.decoder import Decoder
@@ -49,6 +49,7 @@ class TorchExecutor:
         self.decoder = decoder
         self._caches: dict[int, Cache] = {}
         self._next_slot = 0
+        self._busy = OneAtATime()
         self._hidden: dict[int, Tensor] = {}  # slot → 0 or NaN, found in a step that wanted no logits: see _revealed
         self._rollback = Cache(decoder.config, 1, 1, decoder.dtype, "meta").rollback
 
@@ -93,11 +94,14 @@ class TorchExecutor:
         """One forward over all new tokens.
 
         Tokens that are to be computed ``one_by_one`` attend one by one; all else treats rows alike where
-        ``rows_invariant``. Raises: RequestError for an empty step or an id out of range, ContextLengthError where a
-        slot is full; both before any slot has changed.
+        ``rows_invariant``. Raises: RequestError as ``check_step`` does, ContextLengthError where a slot is full; both
+        before any slot has changed.
         """
-        if not inputs or any(not entry.token_ids for entry in inputs):
-            raise RequestError("a step needs at least one token for each of its slots")
+        with self._busy:
+            return self._step(inputs)
+
+    def _step(self, inputs: Sequence[StepInput]) -> TorchLogits:
+        check_step(inputs, self.config.vocab_size)
         for entry in inputs:
             self._caches[entry.slot].reserve(len(entry.token_ids))
         ids: list[int] = []

@@ -10,10 +10,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from pellucid.native.cache import NativeError, folder
+from pellucid.base.files import atomic_write, file_sha256, sync_folder
+from pellucid.native.cache import NativeError, folder, sweep
 
 FLAGS = (
     "-std=gnu11",
@@ -26,13 +29,14 @@ FLAGS = (
 )
 LIBRARY = ("-shared", "-fPIC")
 MAX_SECONDS = 120
+KEPT_BYTES, KEPT_SECONDS = 2**30, 180 * 24 * 3600  # of programs, and of one that nobody compiled or asked for
 
 
 def compiler() -> list[str] | None:
     """``$CC``, cc, clang or gcc; else the ``ziglang`` package's; else None."""
     for name in (os.environ.get("CC"), "cc", "clang", "gcc"):
-        if name and (found := shutil.which(name)):
-            return [found]
+        if name and (path := shutil.which(name)):
+            return [path]
     try:
         import ziglang  # pyright: ignore[reportMissingImports]  # noqa: F401
     except ImportError:
@@ -68,10 +72,36 @@ def library(text: str, *, flags: tuple[str, ...] = ()) -> Path:
     every = (*FLAGS, *flags, *LIBRARY)
     facts = "\0".join((text, *command, _stamp(command), *every, _processor()))
     target = folder("programs") / (hashlib.sha256(facts.encode()).hexdigest()[:32] + ".so")
-    if not target.exists():
-        print("compiling the model for this processor (once, some seconds) …", file=sys.stderr, flush=True)
-        compile_program(text, target, [*command, *every])
+    if not is_sound(target):
+        with _locked(target):
+            if not is_sound(target):  # another process may have made it meanwhile
+                print("compiling the model for this processor (once, some seconds) …", file=sys.stderr, flush=True)
+                compile_program(text, target, [*command, *every])
+                sweep(target.parent, kept_bytes=KEPT_BYTES, kept_seconds=KEPT_SECONDS, but={target, sum_of(target)})
     return target
+
+
+def is_sound(target: Path) -> bool:
+    """Whether the program is there and is, byte by byte, what the compiler made: it is about to be run."""
+    try:
+        return sum_of(target).read_text(encoding="ascii") == file_sha256(target)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def sum_of(target: Path) -> Path:
+    return target.with_suffix(".sha256")
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """One process at a time makes it; where files cannot be locked, each makes its own, and the last one stays."""
+    with open(target.with_name(f".{target.name}.lock"), "wb") as file:
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _stamp(command: list[str]) -> str:
@@ -100,4 +130,11 @@ def compile_program(text: str, target: Path, command: list[str]) -> None:
                 f"the C compiler failed:\n{done.stderr[-2000:]}", where=command[0], remedy="run with --executor torch"
             )
         made.chmod(0o700)
+        with open(made, "rb") as file:
+            os.fsync(file.fileno())
+        digest = file_sha256(made)
         os.replace(made, target)
+        sync_folder(target.parent)
+    with atomic_write(sum_of(target), "w") as file:
+        file.write(digest)
+    sum_of(target).chmod(0o600)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import time
 from pathlib import Path
 
 from pellucid.base.errors import PellucidError
@@ -40,3 +42,39 @@ def folder(name: str) -> Path:
             remedy="set XDG_CACHE_HOME to a folder of yours",
         ) from None
     return path / name
+
+
+LEFTOVER_SECONDS = 3600  # no compile and no write leaves a file untouched for as long
+
+
+def sweep(where: Path, *, kept_bytes: int, kept_seconds: float, but: set[Path] | None = None) -> None:
+    """Remove what killed processes left, what nobody used for so long, and then what was used longest ago, until the
+    folder's files take at most so many bytes. A file that another process has open stays with it until it ends.
+    """
+    now, kept = time.time(), []
+    for path in where.iterdir():
+        try:
+            facts = path.lstat()
+            if path.name.startswith("."):
+                if now - facts.st_mtime > LEFTOVER_SECONDS:
+                    _remove(path)
+            elif now - facts.st_mtime > kept_seconds and path not in (but or ()):
+                _remove(path)
+            else:
+                kept.append((facts.st_mtime, facts.st_size, path))
+        except OSError:
+            continue  # gone meanwhile
+    total = sum(size for _, size, _ in kept)
+    for _, size, path in sorted(kept):
+        if total <= kept_bytes:
+            break
+        if path not in (but or ()):
+            total -= size
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

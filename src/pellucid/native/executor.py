@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +16,12 @@ from pellucid.base.errors import (
     ConfigError,
     ContextLengthError,
     NotFiniteError,
-    PellucidError,
-    RequestError,
     UnsupportedError,
 )
-from pellucid.base.files import atomic_write, read_json, write_json
-from pellucid.base.version import __version__
 from pellucid.config import ModelConfig
-from pellucid.executor import StepInput
-from pellucid.native import build, pack
-from pellucid.native.cache import NativeError, folder
+from pellucid.executor import OneAtATime, StepInput, check_step
+from pellucid.native import build, finite, store, taps
+from pellucid.native.cache import NativeError
 from pellucid.native.claims import NATIVE
 from pellucid.native.layout import plan
 from pellucid.native.program import CHUNK, KV_CACHES, MAX_ROWS, TAKE_BACK, kept_as, ring_of, source
@@ -101,12 +95,18 @@ class NativeExecutor:
         self._slots: dict[int, _Slot] = {}
         self._next_slot = 0
         self._model = ctypes.c_void_p()
-        formats, parameters = _parameters(config, weights, quantize, source_id)
+        self._busy = OneAtATime()
+        self._weights = weights
+        self._settings = {"threads": self.threads, "quantize": quantize, "kv_cache": kv_cache, "flags": flags}
+        formats, parameters = store.parameters(config, weights, quantize, source_id)
         layout = plan(config, formats)
         self.kv_cache = kv_cache or kept_as(formats)
         self._library = _load(build.library(source(config, layout, kv_cache=self.kv_cache), flags=flags))
         with parameters as path:
             code = self._library.pellucid_open(os.fsencode(path), self.threads, ctypes.byref(self._model))
+        if code in _ERRORS:  # swept by another process since it was looked at
+            with store.parameters(config, weights, quantize, source_id)[1] as path:
+                code = self._library.pellucid_open(os.fsencode(path), self.threads, ctypes.byref(self._model))
         if code:
             raise MemoryError("no memory for the model") if code == 3 else NativeError(_ERRORS[code], where=path)
 
@@ -138,32 +138,36 @@ class NativeExecutor:
         return self._slots[slot].reaches(length)
 
     def fork(self, slot: int, capacity: int, length: int | None = None) -> int:
-        its = self._slots[slot]
-        length = its.length if length is None else length
-        if not 0 <= length <= min(its.length, capacity):
+        with self._busy:
+            return self._fork(self._slots[slot], capacity, length)
+
+    def _fork(self, origin: _Slot, capacity: int, length: int | None) -> int:
+        length = origin.length if length is None else length
+        if not 0 <= length <= min(origin.length, capacity):
             raise ContextLengthError(
-                "the KV cache is full", expected=f"at most {min(its.length, capacity)} tokens", received=length
+                "the KV cache is full", expected=f"at most {min(origin.length, capacity)} tokens", received=length
             )
-        its.check(length)
+        origin.check(length)
         number = self.allocate(capacity)
         copy = self._slots[number]
-        self._library.pellucid_copy_slot(copy.handle, its.handle, length)
+        self._library.pellucid_copy_slot(copy.handle, origin.handle, length)
         copy.length = length
-        copy.least = max(its.least, self._least(length)) if length else 0
+        copy.least = max(origin.least, self._least(length)) if length else 0
         return number
 
     def length(self, slot: int) -> int:
         return self._slots[slot].length
 
     def truncate(self, slot: int, length: int) -> None:
-        its = self._slots[slot]
-        if not 0 <= length <= its.length:
-            raise ContextLengthError(
-                "cannot truncate a cache to more than it holds", expected=f"0 to {its.length}", received=length
-            )
-        its.check(length)
-        its.length = length
-        its.least = its.least if length else 0
+        with self._busy:
+            cut = self._slots[slot]
+            if not 0 <= length <= cut.length:
+                raise ContextLengthError(
+                    "cannot truncate a cache to more than it holds", expected=f"0 to {cut.length}", received=length
+                )
+            cut.check(length)
+            cut.length = length
+            cut.least = cut.least if length else 0
 
     def _least(self, written: int) -> int:
         """Tokens that a slot can be cut back to, when so many have been written to it: the windows that end there are
@@ -173,15 +177,20 @@ class NativeExecutor:
         return max((first + window - 1 for window, first in gone.items() if first > 0), default=0)
 
     def free(self, slot: int) -> None:
-        self._library.pellucid_free_slot(self._slots.pop(slot).handle)
+        with self._busy:
+            self._library.pellucid_free_slot(self._slots.pop(slot).handle)
 
     def step(self, inputs: Sequence[StepInput]) -> NativeLogits:
         """Run the new tokens, ``MAX_ROWS`` at a time; between these Ctrl-C takes effect, and each slot is as it was
         then (or empty: see ``_wrote``).
 
-        Raises: RequestError for an empty step or an id out of range, ContextLengthError where a slot is full; nothing
-        has changed then.
+        Raises: RequestError as ``check_step`` does, ContextLengthError where a slot is full; nothing has changed then.
         """
+        with self._busy:
+            return self._step(inputs)
+
+    def _step(self, inputs: Sequence[StepInput]) -> NativeLogits:
+        check_step(inputs, self.config.vocab_size)
         ids, positions, lengths, handles, wanted = self._rows(inputs)
         logits = np.empty((len(wanted), self.config.vocab_size), np.float32)
         done = stop = 0
@@ -202,28 +211,26 @@ class NativeExecutor:
         """So many rows of a step have been computed: the whole, or it was cut off, and a slot whose window has moved on
         is empty now.
         """
-        for given in inputs:
-            its, count = self._slots[given.slot], len(given.token_ids)
-            its.least = max(its.least, self._least(its.length + min(count, max(rows, 0))))
+        for entry in inputs:
+            slot, count = self._slots[entry.slot], len(entry.token_ids)
+            slot.least = max(slot.least, self._least(slot.length + min(count, max(rows, 0))))
             rows -= count
             if whole:
-                its.length += count
-            elif its.length < its.least:
-                its.length = its.least = 0
+                slot.length += count
+            elif slot.length < slot.least:
+                slot.length = slot.least = 0
 
     def _rows(self, inputs: Sequence[StepInput]) -> tuple[np.ndarray, ...]:
         """The step as rows: token ids, positions, lengths of their requests, slots; and the rows whose logits are
         wanted.
         """
-        if not inputs or any(not len(given.token_ids) for given in inputs):
-            raise RequestError("a step needs at least one token for each of its slots")
         ids: list[int] = []
         positions: list[int] = []
         lengths: list[int] = []
         handles: list[int] = []
         wanted: list[int] = []
-        for given in inputs:
-            slot, count = self._slots[given.slot], len(given.token_ids)
+        for entry in inputs:
+            slot, count = self._slots[entry.slot], len(entry.token_ids)
             if slot.length + count > slot.capacity:
                 raise ContextLengthError(
                     "the KV cache is full", expected=f"at most {slot.capacity} tokens", received=slot.length + count
@@ -234,19 +241,13 @@ class NativeExecutor:
                     expected=f"at most {self.config.context_len} tokens",
                     received=slot.length + count,
                 )
-            wanted += [len(ids) + i for i in given.wanted]
-            ids += given.token_ids
+            wanted += [len(ids) + i for i in entry.wanted]
+            ids += entry.token_ids
             positions += range(slot.length, slot.length + count)
             lengths += (
-                range(slot.length + 1, slot.length + count + 1) if given.one_by_one else [slot.length + count] * count
+                range(slot.length + 1, slot.length + count + 1) if entry.one_by_one else [slot.length + count] * count
             )
             handles += [slot.handle] * count
-        if not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
-            raise RequestError(
-                "a token id is out of range",
-                expected=f"0 to {self.config.vocab_size - 1}",
-                received=f"{min(ids)} to {max(ids)}",
-            )
         numbers = (np.array(values, np.int32) for values in (ids, positions, lengths))
         return *numbers, np.array(handles, np.uintp), np.array(wanted, np.int64)
 
@@ -266,9 +267,18 @@ class NativeExecutor:
         assert code == 0, f"a step that was checked failed with code {code}"
 
     def why_not_finite(self, token_ids: Sequence[int]) -> NotFiniteError:
-        return NotFiniteError(
-            "the model's logits are not finite", where="native", remedy="--executor torch names the layer and tensor"
+        """The first weight that is not finite, else the first tap of a program that is compiled to tell them."""
+        if error := finite.in_weights(self.config, self._weights):
+            return error
+        told = NativeExecutor(
+            self.config, self._weights, **self._settings | {"flags": (*self._settings["flags"], "-DTRACE")}
         )
+        try:
+            return finite.in_taps(taps.of_step(told, self.config, token_ids)) or NotFiniteError(
+                "the model's logits are not finite", where="native", remedy="--executor torch looks at every step"
+            )
+        finally:
+            told.close()
 
     def trace_to(self, path: bytes | None) -> int:
         """Where a program that was compiled with -DTRACE writes its taps from now on; 0 where it can."""
@@ -314,59 +324,3 @@ def _load(path: Path) -> ctypes.CDLL:
         function = getattr(library, f"pellucid_{name}")
         function.restype, function.argtypes = result, arguments
     return library
-
-
-class _Kept:
-    """A parameters file that stays."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Path:
-        return self.path
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-class _Fleeting(_Kept):
-    """A parameters file that nobody will ask for again: once it is mapped its name goes, and with the process its
-    bytes.
-    """
-
-    def __exit__(self, *_: object) -> None:
-        self.path.unlink(missing_ok=True)
-
-
-def _parameters(
-    config: ModelConfig, weights: Mapping[str, Array], quantize: str | None, source_id: str | None
-) -> tuple[dict[str, str], _Kept]:
-    """Each matrix's format, and the packed file: from the cache, or made now."""
-    if source_id is None:
-        formats = pack.formats_of(config, weights, quantize)
-        handle, name = tempfile.mkstemp(prefix=".parameters.", dir=folder("parameters"))
-        with os.fdopen(handle, "wb") as file:
-            pack.write_parameters(file, config, plan(config, formats), weights)
-        return formats, _Fleeting(Path(name))
-    key = hashlib.sha256(f"{__version__}\0{source_id}\0{quantize}".encode()).hexdigest()[:32]
-    path, index = folder("parameters") / key, folder("parameters") / f"{key}.json"
-    formats = _packed_before(config, path, index)
-    if formats is None:
-        formats = pack.formats_of(config, weights, quantize)
-        with atomic_write(path) as file:
-            pack.write_parameters(file, config, plan(config, formats), weights)
-        write_json(index, formats)
-        path.chmod(0o600)
-        index.chmod(0o600)
-    return formats, _Kept(path)
-
-
-def _packed_before(config: ModelConfig, path: Path, index: Path) -> dict[str, str] | None:
-    """The formats of a packed file that is there, whole, and laid out as this version does; else None."""
-    try:
-        formats = read_json(index)
-        layout = plan(config, formats)
-        with open(path, "rb") as file:
-            whole = file.read(len(layout.key)) == layout.key and path.stat().st_size == layout.size
-    except (OSError, KeyError, PellucidError):
-        return None
-    return formats if whole else None
