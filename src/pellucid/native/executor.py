@@ -97,7 +97,7 @@ class NativeExecutor:
         self._model = ctypes.c_void_p()
         self._busy = OneAtATime()
         self._weights = weights
-        self._settings = {"threads": self.threads, "quantize": quantize, "kv_cache": kv_cache, "flags": flags}
+        self._settings: dict[str, Any] = {"threads": self.threads, "quantize": quantize, "kv_cache": kv_cache, "flags": flags}
         formats, parameters = store.parameters(config, weights, quantize, source_id)
         layout = plan(config, formats)
         self.kv_cache = kv_cache or kept_as(formats)
@@ -270,9 +270,8 @@ class NativeExecutor:
         """The first weight that is not finite, else the first tap of a program that is compiled to tell them."""
         if error := finite.in_weights(self.config, self._weights):
             return error
-        told = NativeExecutor(
-            self.config, self._weights, **self._settings | {"flags": (*self._settings["flags"], "-DTRACE")}
-        )
+        settings = self._settings | {"flags": (*self._settings["flags"], "-DTRACE")}
+        told = NativeExecutor(self.config, self._weights, **settings)
         try:
             return finite.in_taps(taps.of_step(told, self.config, token_ids)) or NotFiniteError(
                 "the model's logits are not finite", where="native", remedy="--executor torch looks at every step"
