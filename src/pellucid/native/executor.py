@@ -270,7 +270,7 @@ class NativeExecutor:
         """The first weight that is not finite, else the first tap of a program that is compiled to tell them."""
         if error := finite.in_weights(self.config, self._weights):
             return error
-        settings = self._settings | {"flags": (*self._settings["flags"], "-DTRACE")}
+        settings: dict[str, Any] = {**self._settings, "flags": (*self._settings["flags"], "-DTRACE")}
         told = NativeExecutor(self.config, self._weights, **settings)
         try:
             return finite.in_taps(taps.of_step(told, self.config, token_ids)) or NotFiniteError(
