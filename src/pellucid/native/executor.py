@@ -97,7 +97,12 @@ class NativeExecutor:
         self._model = ctypes.c_void_p()
         self._busy = OneAtATime()
         self._weights = weights
-        self._settings: dict[str, Any] = {"threads": self.threads, "quantize": quantize, "kv_cache": kv_cache, "flags": flags}
+        self._settings: dict[str, Any] = {
+            "threads": self.threads,
+            "quantize": quantize,
+            "kv_cache": kv_cache,
+            "flags": flags,
+        }
         formats, parameters = store.parameters(config, weights, quantize, source_id)
         layout = plan(config, formats)
         self.kv_cache = kv_cache or kept_as(formats)
