@@ -1,4 +1,4 @@
-"""The balance loss: transformers' number, returned and not kept, what it does to gradients, and what a run says of it."""
+"""The balance loss: transformers' number, returned and not kept, what it does to gradients, what a run says."""
 
 from __future__ import annotations
 
@@ -221,7 +221,10 @@ def test_pretrain_makes_a_small_mixture_says_its_balance_and_resumes(tmp_path: P
 def test_two_processes_learn_what_one_learns_with_micro_batches_of_the_same_rows(tmp_path: Path) -> None:
     """Over FSDP, whose processes send each other every expert's gradient, that of an idle one included."""
     (tmp_path / "text.txt").write_text("the cat sat on the mat and looked at the moon. " * 60)
-    sizes = "--model-type mixtral --num-experts 8 --depth 1 --d-model 32 --num-heads 2 --d-ff 32 --tokenizer char --context-len 8 --untie"
+    sizes = (
+        "--model-type mixtral --num-experts 8 --depth 1 --d-model 32 --num-heads 2 --d-ff 32"
+        " --tokenizer char --context-len 8 --untie"
+    )
     how = "--batch-size 2 --steps 3 --eval-every 0 --sample-every 0 --record-every 0 --device cpu --balance 0.5 -q"
     command = ["pretrain", "-d", str(tmp_path / "text.txt"), *sizes.split(), *how.split()]
     two = [

@@ -246,7 +246,8 @@ def test_marks_are_transformers_marks_and_prefix_rendering_finds_the_same(
     assert Masking(qwen, chat_template=plain).tokens(Conversation(chat, tools), "here") == by_marks
 
 
-# What is learned of CHAT, by template: one list a sequence. Qwen's tokenizer has its own <|im_end|> for an end, and no other's.
+# What is learned of CHAT, by template: one list a sequence. Qwen's tokenizer has its own <|im_end|> for an end, and no
+# other's.
 LEARNED = {
     "Qwen2.5": [["Hello!<|im_end|>", "Bye, 你好.<|im_end|>"]],
     "SmolLM3": [["Hello!<|im_end|>", "Bye, 你好.<|im_end|>"]],
@@ -544,6 +545,6 @@ def test_counts_say_what_was_left_out() -> None:
     )
     said = describe(counts)
     assert (
-        said
-        == "3 alpaca: 1 sequences, 1,000 tokens, 10 of them learned; 1 too long and left out; 1 left out, since their label says they are bad"
+        said == "3 alpaca: 1 sequences, 1,000 tokens, 10 of them learned; 1 too long and left out; "
+        "1 left out, since their label says they are bad"
     )

@@ -80,7 +80,7 @@ def _attach(model: Decoder, name: str, a: nn.Parameter, b: nn.Parameter | None, 
 
 @torch.no_grad()
 def merge(model: Decoder) -> None:
-    """Fold scale · B A into each weight; the model is then one like any other. Blocks of few bits become full weights."""
+    """Fold scale · B A into each weight; the model is then like any other. Blocks of few bits become full weights."""
     for name, lora in lora_layers(model).items():
         with torch.device("meta"):
             whole = Linear(lora.base.in_features, lora.base.out_features, bias=lora.bias is not None)

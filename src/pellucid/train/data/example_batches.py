@@ -1,4 +1,4 @@
-"""Examples as training data: one a row, or packed; sample n is a pure function of (seed, n), as with ``data.Windows``."""
+"""Examples as training data: one a row, or packed; sample n is a pure function of (seed, n), as with ``Windows``."""
 
 from __future__ import annotations
 

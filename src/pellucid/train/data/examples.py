@@ -1,4 +1,4 @@
-"""Examples of what to say, of five kinds: a text, a completion, a conversation, an instruction, and a pair of answers."""
+"""Examples of what to say, of five kinds: text, completion, conversation, instruction, and pair of answers."""
 
 from __future__ import annotations
 

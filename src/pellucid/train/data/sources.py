@@ -119,7 +119,7 @@ def _text_of(value: Any, fields: Sequence[str], where: str) -> str:
 
 
 def _pieces(path: Path) -> Iterator[str]:
-    """A plain text in pieces of about PIECE bytes that end with a line where there are lines, so that no word is cut."""
+    """A plain text in pieces of about PIECE bytes that end with a line where there are lines, so no word is cut."""
     decoder, rest, read = codecs.getincrementaldecoder("utf-8")(), "", 0
     with open(path, "rb") as file:
         while True:

@@ -22,7 +22,7 @@ UNKNOWN = "<|unknown|>"  # a character that the texts did not have
 def train_characters(
     sources: Sequence[Path], fields: Sequence[str] = ("text",), separator: str | None = None
 ) -> tokenizers.Tokenizer:
-    """One token for each character that occurs, in the order of code points; two for what is outside and between texts."""
+    """One token for each character that occurs, by code point; two for what is outside and between texts."""
     from tokenizers import Tokenizer, decoders, models
 
     characters: set[str] = set()

@@ -130,7 +130,7 @@ def prefix_ids(tokenizer: Tokenizer, text: str = "") -> list[int]:
 
 
 def first_id(tokenizer: Tokenizer) -> int:
-    """The token that an empty context begins with: BOS, or EOS. Raises: RequestError where the tokenizer has neither."""
+    """The token that an empty context begins with: BOS, or EOS. Raises: RequestError where there is neither."""
     for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token_id is not None:
             return token_id

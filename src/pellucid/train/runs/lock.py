@@ -1,7 +1,7 @@
 """One process at a time trains in a folder: two would write over each other's steps.
 
-The lock is the system's own (``flock``) on ``RUN/.lock``: it is gone when its process is, however that ended, so none is
-ever stale. The file says who holds it, for whoever is turned away.
+The lock is the system's own (``flock``) on ``RUN/.lock``: it is gone when its process is, however that ended, so none
+is ever stale. The file says who holds it, for whoever is turned away.
 """
 
 from __future__ import annotations

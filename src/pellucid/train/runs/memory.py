@@ -1,4 +1,4 @@
-"""What a step frees, the next one uses again: large blocks stay with the process instead of going back to the kernel."""
+"""What a step frees, the next one uses again: large blocks stay with the process, and do not go back to the kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run was begun with: its data and the model beneath it, by their content. It goes on with the same, or not at all.
+"""What a run was begun with: its data and the model beneath it, by their content. It goes on with the same alone.
 
 RUN/origins.json    {"data": [{"name": …, "num_bytes": …, "sha256": …}], "base": {"weights": sha256, …}}
 """

@@ -62,7 +62,7 @@ def snapshot_steps(num_steps: int, count: int = NUM_SNAPSHOTS) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordSettings:
-    """``every``: steps between looks at each weight; 0: never, None: what suits the run. ``pieces``: how tokens read."""
+    """``every``: steps between looks at each weight; 0: never, None: as suits the run. ``pieces``: how tokens read."""
 
     every: int | None = None
     pieces: Pieces = lambda ids: [str(i) for i in ids]
@@ -83,7 +83,7 @@ class RunRecord:
         tokens: Sequence[int],
         settings: RecordSettings = RecordSettings(),
     ) -> None:
-        """``text`` is what snapshots look at; ``tokens`` are those whose embeddings are followed, the commonest first."""
+        """``text`` is what snapshots look at; ``tokens`` are those whose embeddings are followed, commonest first."""
         self.folder, self.model, self.num_steps = folder, model, num_steps
         self.pieces, self.autocast, self.rank = settings.pieces, settings.autocast, settings.rank
         self.every = suggested_every(num_steps) if settings.every is None else settings.every

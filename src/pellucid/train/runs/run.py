@@ -120,7 +120,7 @@ class Training:
 
 
 class Run:
-    """Trains a model. One ``step()`` is all there is to see; ``run()`` repeats it, logs, saves, and stops when told to."""
+    """Trains a model. One ``step()`` is all there is to see; ``run()`` repeats it, logs, saves, stops when told to."""
 
     def __init__(
         self, folder: Path, training: Training, settings: RunSettings, *, rank: int = 0, num_ranks: int = 1
@@ -142,7 +142,7 @@ class Run:
     # --- one step ----------------------------------------------------------------------------------------------------
 
     def step(self) -> Step:
-        """Forward, backward, clip, update. Raises: TrainingError where that makes no sense and ``on_trouble`` is stop."""
+        """Forward, backward, clip, update. Raises: TrainingError where that fails and ``on_trouble`` is stop."""
         began, settings = time.perf_counter(), self.settings
         batch = self._batch()
         lr = settings.lr * self.schedule.factor(self.num_done)
