@@ -40,12 +40,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="decode steps of either kind in taps")
     parser.add_argument("--record", action="store_true", help="write bench/records/explain-DATE.json")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.worker:
-        print(json.dumps(WORKERS[given.worker](given)))
+    options = parser.parse_args()
+    if options.worker:
+        print(json.dumps(WORKERS[options.worker](options)))
         return
-    rounds = [{kind: measure(kind, given) for kind in ("plain", "explicit", "traced")} for _ in range(given.rounds)]
-    found = {
+    rounds = [{kind: measure(kind, options) for kind in ("plain", "explicit", "traced")} for _ in range(options.rounds)]
+    medians = {
         "cpu_milliseconds": {kind: statistics.median(turn[kind]["ms"] for turn in rounds) for kind in rounds[0]},
         "peak_mib": {kind: statistics.median(turn[kind]["peak_mib"] for turn in rounds) for kind in rounds[0]},
         "times_plain": {
@@ -53,34 +53,35 @@ def main() -> None:
             for kind in ("explicit", "traced")
         },
         "record_mib": rounds[0]["traced"]["record_mib"],
-        "taps": measure("taps", given),
-        "looking": measure("looking", given),
+        "taps": measure("taps", options),
+        "looking": measure("looking", options),
     }
     report = {
         "date": date.today().isoformat(),
-        "command": f"python bench/explain.py --model {Path(given.model).name} --rounds {given.rounds} --steps {given.steps} "
-        f"--threads {given.threads}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}",
-        "settings": {name: value for name, value in vars(given).items() if name not in ("worker", "record", "model")},
-        **found,
+        "command": f"python bench/explain.py --model {Path(options.model).name} --rounds {options.rounds} "
+        f"--steps {options.steps} --threads {options.threads}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"load {os.getloadavg()[0]:.1f}",
+        "settings": {name: value for name, value in vars(options).items() if name not in ("worker", "record", "model")},
+        **medians,
     }
     print(json.dumps(report, indent=2))
-    if given.record:
+    if options.record:
         file = ROOT / "bench" / "records" / f"explain-{report['date']}.json"
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def measure(worker: str, given: argparse.Namespace) -> dict[str, float]:
+def measure(worker: str, options: argparse.Namespace) -> dict[str, float]:
     flags = [
         "--model",
-        given.model,
+        options.model,
         "--prompt-tokens",
-        str(given.prompt_tokens),
+        str(options.prompt_tokens),
         "--threads",
-        str(given.threads),
+        str(options.threads),
         "--steps",
-        str(given.steps),
+        str(options.steps),
     ]
     result = subprocess.run(
         [sys.executable, __file__, "--worker", worker, *flags], capture_output=True, text=True, check=True
@@ -88,14 +89,14 @@ def measure(worker: str, given: argparse.Namespace) -> dict[str, float]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def load(given: argparse.Namespace) -> tuple[Any, list[int]]:
+def load(options: argparse.Namespace) -> tuple[Any, list[int]]:
     import torch
 
     from pellucid import AutoModelForCausalLM, AutoTokenizer
 
-    torch.set_num_threads(given.threads)
-    model = AutoModelForCausalLM.from_pretrained(given.model, dtype="float32", device="cpu")
-    ids = AutoTokenizer.from_pretrained(given.model).encode(TEXT * 100)[: given.prompt_tokens]
+    torch.set_num_threads(options.threads)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype="float32", device="cpu")
+    ids = AutoTokenizer.from_pretrained(options.model).encode(TEXT * 100)[: options.prompt_tokens]
     return model, ids
 
 
@@ -110,13 +111,13 @@ def timed(run: Callable[[], Any], repeats: int = 5) -> dict[str, float]:
     return {"ms": statistics.median(times), "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def forward(given: argparse.Namespace, explicitly: bool) -> dict[str, float]:
+def forward(options: argparse.Namespace, explicitly: bool) -> dict[str, float]:
     import torch
 
     from pellucid.model.attend import explicit, sdpa
     from pellucid.model.context import Context
 
-    model, ids = load(given)
+    model, ids = load(options)
     token_ids = torch.tensor([ids])
 
     @torch.no_grad()
@@ -127,20 +128,20 @@ def forward(given: argparse.Namespace, explicitly: bool) -> dict[str, float]:
     return timed(run)
 
 
-def traced(given: argparse.Namespace) -> dict[str, float]:
+def traced(options: argparse.Namespace) -> dict[str, float]:
     from pellucid import trace
 
-    model, ids = load(given)
-    found = timed(lambda: trace(model, None, ids))
-    return found | {"record_mib": trace(model, None, ids).nbytes / 2**20}
+    model, ids = load(options)
+    medians = timed(lambda: trace(model, None, ids))
+    return medians | {"record_mib": trace(model, None, ids).nbytes / 2**20}
 
 
-def looking(given: argparse.Namespace) -> dict[str, float]:
+def looking(options: argparse.Namespace) -> dict[str, float]:
     """Checks of a whole trace, the description of all steps, and a cell of every step."""
     from pellucid import trace
     from pellucid.explain import operands
 
-    model, ids = load(given)
+    model, ids = load(options)
     t = trace(model, None, ids)
     start = time.process_time()
     checks = t.checks
@@ -163,7 +164,7 @@ def looking(given: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def taps(given: argparse.Namespace) -> dict[str, float]:
+def taps(options: argparse.Namespace) -> dict[str, float]:
     """Decode steps with the taps and without, taking turns."""
     import torch
 
@@ -175,7 +176,7 @@ def taps(given: argparse.Namespace) -> dict[str, float]:
     from pellucid.model.mlp import MLP
     from pellucid.operations import taps_of
 
-    model, ids = load(given)
+    model, ids = load(options)
     owners = [
         (Attention, "forward"),
         (MLP, "forward"),
@@ -196,7 +197,7 @@ def taps(given: argparse.Namespace) -> dict[str, float]:
         return 1e6 * (time.process_time() - start)
 
     times: dict[str, list[float]] = {"with": [], "without": []}
-    for turn in range(given.steps + 10):
+    for turn in range(options.steps + 10):
         pair = (("with", whole), ("without", bare))
         for name, functions in pair if turn % 2 else pair[::-1]:
             for (owner, attribute), function in functions.items():
@@ -239,8 +240,8 @@ def without_taps(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 WORKERS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
-    "plain": lambda given: forward(given, explicitly=False),
-    "explicit": lambda given: forward(given, explicitly=True),
+    "plain": lambda options: forward(options, explicitly=False),
+    "explicit": lambda options: forward(options, explicitly=True),
     "traced": traced,
     "looking": looking,
     "taps": taps,

@@ -40,7 +40,7 @@ PROMPT = "Once upon a time, there was a little girl named"
 
 @pytest.fixture(scope="module")
 def subject(stories: Path) -> Subject:
-    """stories260K with 8 bits a weight; a row of its down_proj is no whole number of blocks, so that one stays float32."""
+    """stories260K with 8 bits a weight; a row of down_proj is no whole number of blocks, so that one stays float32."""
     checkpoint = open_model(stories / "stories260K.bin")
     native = Native(checkpoint.config, checkpoint.weights, quantize="q8", threads=1, flags=("-O1",))
     return Subject.of(checkpoint, native.decoder, tokenizer_of(checkpoint), native=native)

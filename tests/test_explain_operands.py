@@ -1,4 +1,4 @@
-"""Any cell of any matrix: its operands are the recorded cells, they make its value, and they lead back to the letters."""
+"""Any cell of any matrix: its operands are the recorded cells, they make its value, they lead back to the letters."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_the_soft_cap_of_scores_and_logits_is_in_the_equation() -> None:
 
 @pytest.mark.parametrize("description", DESCRIPTIONS)
 def test_cells_and_identities_of_every_description(description: str) -> None:
-    """Norms after parts and over sums, q and k as a whole, γ + 1, caps, windows, scalings: nothing needs its own case."""
+    """Norms after parts and over sums, q and k as a whole, γ + 1, caps, windows, scalings: none has a case here."""
     t = trace(random_decoder(DESCRIPTIONS[description]), None, BATCH)
     assert t.checks.ok, t.checks.failed
     for why in cells_of(t, per_step=3):

@@ -228,7 +228,8 @@ def test_arrow_keys_move_between_cells_and_the_address_follows(page: Any, view: 
     name = page.evaluate("pellucid.state.step")
     key = f"{name}[{', '.join(map(str, index))}]"
     page.wait_for_function(
-        "key => document.querySelector('#why .why-name').textContent === key && document.querySelector('#why .why-value')",
+        "key => document.querySelector('#why .why-name').textContent === key "
+        "&& document.querySelector('#why .why-value')",
         arg=key,
     )
     assert float(page.locator("#why .why-value").get_attribute("data-value")) == pytest.approx(
@@ -243,7 +244,8 @@ def test_a_click_on_a_matrix_asks_for_that_cell(page: Any, view: View) -> None:
     canvas.scroll_into_view_if_needed()
     page.wait_for_timeout(100)
     box = page.evaluate(
-        "() => { const at = document.querySelector('#cell .matrix canvas').getBoundingClientRect(); return [at.width, at.height]; }"
+        "() => { const at = document.querySelector('#cell .matrix canvas').getBoundingClientRect(); "
+        "return [at.width, at.height]; }"
     )
     canvas.click(position={"x": box[0] - 4, "y": box[1] - 4})
     page.wait_for_selector("#why .why-value")

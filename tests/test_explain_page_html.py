@@ -91,7 +91,8 @@ def test_the_pages_code_is_small_enough_to_read() -> None:
 
 def test_modules_import_in_every_form_we_write() -> None:
     page = {
-        "main.js": 'import { one } from "./a.js";\nimport {\n  two,\n  three as third,\n} from "./b/c.js";\none(two, third);\n',
+        "main.js": 'import { one } from "./a.js";\n'
+        'import {\n  two,\n  three as third,\n} from "./b/c.js";\none(two, third);\n',
         "a.js": "export function one() {}\n",
         "b/c.js": "import { one } from '../a.js'\nexport const two = one;\nexport async function three() {}\n",
     }

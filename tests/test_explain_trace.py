@@ -4,6 +4,7 @@ before it starts.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ import torch
 from reference import reference_model, tiny
 
 from pellucid.auto import tokenizer_of
-from pellucid.base.errors import RequestError
+from pellucid.base.errors import NotFiniteError, RequestError
 from pellucid.checkpoint import open_checkpoint
 from pellucid.explain import Trace, trace
 from pellucid.explain.checks import IDENTITIES, difference
 from pellucid.explain.recompute import wide
+from pellucid.explain.subject import Subject
 from pellucid.families import FAMILIES
 from pellucid.model.attend import explicit
 from pellucid.model.context import Context
@@ -222,3 +224,13 @@ def test_special_tokens_read_as_they_are_named(shared: Path) -> None:
 
     tokenizer = load_tokenizer(shared / "chatglm3_tokenizer")
     assert [piece_of(tokenizer, i) for i in tokenizer.encode("Using a")] == ["[gMASK]", "sop", " Using", " a"]
+
+
+def test_a_number_that_is_not_finite_is_named_before_anything_is_shown() -> None:
+    decoder = copy.deepcopy(tiny("llama"))
+    subject = Subject(decoder=decoder, tokenizer=None, name="tiny")
+    subject.record([3, 4, 5])  # masked scores are −∞, and well so
+    with torch.no_grad():
+        decoder.layers[1].get_submodule("mlp").get_parameter("up_proj.weight")[3, 2] = torch.nan
+    with pytest.raises(NotFiniteError, match=r"layers.1.mlp.up_proj.weight: nan at \(3, 2\)"):
+        subject.record([3, 4, 5])

@@ -203,7 +203,7 @@ def test_every_picture_has_a_formula_that_can_be_set_and_words_in_both_languages
     for language in ("en", "zh"):
         words = page_files()[f"words.{language}.js"].decode()
         assert all(
-            f"{name}_name: " in words and f"{name}_says: " in words
+            f"{name}_name:" in words and f"{name}_says:" in words
             for name in [*names, "ratio", "grad", "weight", "samples", "margin", "accuracy"]
         )
 
@@ -236,7 +236,10 @@ def test_a_growing_file_is_read_on_and_one_written_anew_is_read_anew(tmp_path: P
 
 
 def test_a_loss_that_is_no_number_is_shown_as_none(tmp_path: Path) -> None:
-    line = '{"step": 1, "loss": NaN, "lr": 0.1, "grad_norm": Infinity, "tokens": 4, "seconds": 1.0, "skipped": "the loss is nan"}\n'
+    line = (
+        '{"step": 1, "loss": NaN, "lr": 0.1, "grad_norm": Infinity, '
+        '"tokens": 4, "seconds": 1.0, "skipped": "the loss is nan"}\n'
+    )
     (tmp_path / METRICS).write_text(line)
     curves = Training(RunFolder(tmp_path)).answer("curves", {})
     assert curves["loss"] == curves["grad_norm"] == [None]

@@ -1,4 +1,4 @@
-"""The float64 reference says what every implementation computes: transformers', torch's, and the decoder's, tap by tap."""
+"""The float64 reference says what all implementations compute: transformers', torch's, the decoder's, tap by tap."""
 
 from __future__ import annotations
 

@@ -151,8 +151,8 @@ class NativeDecoding(Generation):
             self.native.executor.length(self._slot),
             [layer.mixer.window for layer in self.config.layers],
         )
-        layers = [{"first": max(0, length - its) if its else 0} for its in window]
+        layers = [{"first": max(0, length - width) if width else 0} for width in window]
         width = {"f32": 4, "f16": 2, "int8": 1}[self.native.executor.kv_cache]
         each = [2 * layer.mixer.kv_dim * width for layer in self.config.layers]
-        total = sum(size * (length - its["first"]) for size, its in zip(each, layers, strict=True))
+        total = sum(size * (length - layer["first"]) for size, layer in zip(each, layers, strict=True))
         return {"length": length, "bytes": total, "bytes_per_token": sum(each), "layers": layers}

@@ -49,20 +49,20 @@ def Ablate(
 
     ``positions`` limits it to some places of the text.
     """
-    given = [name for name, index in (("head", head), ("neuron", neuron), ("expert", expert)) if index is not None]
-    if len(given) > 1:
+    named = [name for name, index in (("head", head), ("neuron", neuron), ("expert", expert)) if index is not None]
+    if len(named) > 1:
         raise RequestError(
-            "ablate one thing at a time", where=where, received=" and ".join(given), remedy="give two edits"
+            "ablate one thing at a time", where=where, received=" and ".join(named), remedy="give two edits"
         )
     part = where.rpartition(".")[2]
     if part.isdigit():
-        if not given:
+        if not named:
             raise RequestError(
                 "a layer alone says not what to ablate",
                 where=where,
                 remedy=f"give head=, neuron=, expert=, or a tap: {where}.mlp_out",
             )
-        path = f"{where}." + {"head": "z", "neuron": "mlp_act", "expert": "experts"}[given[0]]
+        path = f"{where}." + {"head": "z", "neuron": "mlp_act", "expert": "experts"}[named[0]]
     else:
         path = where
 
@@ -109,7 +109,7 @@ def Patch(
             where=path,
             remedy=f"trace it with steps=[{path!r}], or with all steps",
         )
-    given = source[path]
+    donor = source[path]
     if getattr(source, "is_partial", False):
         raise RequestError(
             "the run to patch from kept only some positions", where=path, remedy="trace it without positions="
@@ -117,10 +117,10 @@ def Patch(
     if source_positions is not None and len(source_positions) != len(positions or ()):
         raise RequestError("source_positions must match positions, one for one", where=path)
     if source_positions is not None or positions is not None:
-        _columns(given, path, source_positions or positions)
+        _columns(donor, path, source_positions or positions)
 
     def patch(value: Tensor, path: str) -> Tensor:
-        theirs = given.to(value.device, value.dtype)
+        theirs = donor.to(value.device, value.dtype)
         if positions is None:
             return theirs.expand_as(value) if theirs.shape[1:] == value.shape[1:] else theirs
         value = value.clone()

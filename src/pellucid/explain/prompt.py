@@ -97,7 +97,7 @@ def _swap(token_ids: Tensor, tokenizer: Any, swap: SwapToken) -> None:
 
 
 def piece_of(tokenizer: Any, token_id: int) -> str:
-    """How a token reads inside a text, its leading space included; bytes that are no whole character as ``<0xE4BD>``."""
+    """How a token reads inside a text, with its leading space; bytes that are no whole character as ``<0xE4BD>``."""
     if token_id >= len(tokenizer):
         return f"[{token_id}]"  # the output layer may be wider than the vocabulary
     alone, token = tokenizer.decode([token_id]), tokenizer.convert_ids_to_tokens(token_id)

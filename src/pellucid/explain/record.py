@@ -66,7 +66,8 @@ class Record(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         batch, length = self.token_ids.shape
-        return f"{type(self).__name__}({self.config.model_type}, {batch} × {length} tokens, {len(self)} steps, {self.nbytes / 2**20:.1f} MiB)"
+        what, size = f"{batch} × {length} tokens, {len(self)} steps", f"{self.nbytes / 2**20:.1f} MiB"
+        return f"{type(self).__name__}({self.config.model_type}, {what}, {size})"
 
     @property
     def config(self) -> ModelConfig:
@@ -108,6 +109,10 @@ class Record(Mapping[str, Tensor]):
     def is_partial(self) -> bool:
         """True where only some positions were kept."""
         return len(self.positions) != self.token_ids.shape[1]
+
+    def first_not_finite(self) -> str | None:
+        """The first step that holds a NaN, or an infinity that is no mask; None where all is well."""
+        return next((path for path, value in self.items() if bool((value.isnan() | value.isposinf()).any())), None)
 
     @property
     def nbytes(self) -> int:

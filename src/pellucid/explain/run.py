@@ -94,14 +94,14 @@ def _in_range(what: str, index: int, size: int) -> int:
 
 
 def _matching(step: str, taps: Mapping[str, Tap], config: ModelConfig) -> list[str]:
-    found = [
+    matches = [
         path
         for path, tap in taps.items()
         if tap.name == step or fnmatch.fnmatchcase(path, step) or fnmatch.fnmatchcase(tap.name, step)
     ]
-    if not found:
+    if not matches:
         raise UnknownStepError(step, config)
-    return found
+    return matches
 
 
 def _check_memory(model: Decoder, taps: Sequence[Tap], shape: Sequence[int], positions: int, max_bytes: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.base.errors import RequestError
+from pellucid.base.errors import NotFiniteError, RequestError
 from pellucid.checkpoint.open import Checkpoint
 from pellucid.config import weight_shapes
 from pellucid.explain.decoding import Decoding, Generation, NativeDecoding
@@ -19,8 +19,10 @@ from pellucid.explain.edits import Edit, SwapToken
 from pellucid.explain.native import Native
 from pellucid.explain.record import Record
 from pellucid.explain.run import record
+from pellucid.model.attend import explicit
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
+from pellucid.model.finite import first_not_finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +63,18 @@ class Subject:
     def record(self, text: Any, edits: Sequence[Edit | SwapToken] = (), **options: Any) -> Record:
         """A run of it, every step recorded, by the executor that is explained; ``options`` are torch's ``record``'s.
 
-        Raises: RequestError for edits of a native run.
+        Raises: RequestError for edits of a native run; NotFiniteError, naming the weight or step, where a number is
+        NaN or infinite.
         """
+        run = self._run(text, edits, **options)
+        if (path := run.first_not_finite()) is not None:
+            place = (
+                None if edits else first_not_finite(self.decoder, run.token_ids, run.prompt.context(attend=explicit))
+            )
+            raise NotFiniteError("this step's numbers are not finite", where=path) if place is None else place.error()
+        return run
+
+    def _run(self, text: Any, edits: Sequence[Edit | SwapToken], **options: Any) -> Record:
         if self.native is None:
             return record(self.decoder, self.tokenizer, text, edits=edits, **options)
         if edits:

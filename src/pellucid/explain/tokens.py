@@ -185,8 +185,8 @@ def _sentencepiece_words(tokenizer: SentencePieceTokenizer, text: str) -> Iterat
         unknown, size = processor.unk_id(), processor.get_piece_size()
 
         def rank(left: str, right: str) -> float | None:
-            found = processor.piece_to_id(left + right)  # noqa: B023
-            return None if found == unknown else -processor.get_score(found)  # noqa: B023
+            piece = processor.piece_to_id(left + right)  # noqa: B023
+            return None if piece == unknown else -processor.get_score(piece)  # noqa: B023
 
         for word in re.findall("▁*[^▁]+|▁+", processor.normalize(text[start:end])):
             tokens, steps = merge(tuple(word), rank)

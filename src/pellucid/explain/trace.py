@@ -28,7 +28,7 @@ class Trace(Record):
         return check(self)
 
     def surprise(self, targets: Any = None) -> Surprise:
-        """Probability, nats and bits of each position's target; by default the token that comes next. See ``surprise``."""
+        """Probability, nats and bits of each position's target; by default the next token. See ``surprise``."""
         return surprise(self, targets)
 
     def plot(self, path: str, **options: Any) -> Any:
@@ -46,8 +46,8 @@ class Trace(Record):
 
 def trace(model: Decoder, tokenizer: Any, text: Any, **options: Any) -> Trace:
     """Run ``text`` through ``model`` and keep its steps; ``text``, ``options`` and what is raised are ``record``'s."""
-    found = record(model, tokenizer, text, **options)
-    return Trace(found.model, found.prompt, found, found.positions, found.edits, found.edited)
+    run = record(model, tokenizer, text, **options)
+    return Trace(run.model, run.prompt, run, run.positions, run.edits, run.edited)
 
 
 __all__ = ["TooLargeError", "Trace", "UnknownStepError", "trace"]

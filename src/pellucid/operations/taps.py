@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from pellucid.config import ExpertsConfig, ModelConfig, NormConfig
+from pellucid.base.errors import UnsupportedError
+from pellucid.config import AttentionConfig, ExpertsConfig, ModelConfig, NormConfig
 from pellucid.operations.activation import Activation
 from pellucid.operations.cell import Index, Look, Operands, Recorded
 from pellucid.operations.copy import Copy
@@ -159,6 +160,10 @@ class _Layer:
             stream,
         )
         attention = self.layer.mixer
+        if not isinstance(attention, AttentionConfig):
+            raise UnsupportedError(
+                "no operations say what this mixer computes", where=self.at, received=type(attention).__name__
+            )
         self.sizes = {
             "d_model": config.d_model,
             "head": attention.num_heads,

@@ -18,7 +18,8 @@ WORDS: dict[str, Words] = {
     "embed": Words(
         "Word embedding",
         "词嵌入",
-        "Each token id picks one row of the embedding table. That row is what the model knows about the token before it has seen any context. "
+        "Each token id picks one row of the embedding table. That row is what the model knows about the "
+        "token before it has seen any context. "
         "Where the model scales its embeddings, the factor is in the equation.",
         "每个词元的编号从词嵌入表中取出一行。这一行就是模型在看到上下文之前对这个词元的全部了解。有的模型还会乘上一个固定的倍数，公式里写明了它。",
     ),
@@ -32,7 +33,8 @@ WORDS: dict[str, Words] = {
     "resid_pre": Words(
         "Residual stream, entering the layer",
         "进入本层的残差流",
-        "The vector that each position carries through the model. Layers read from it and add to it; this is what it holds as this layer begins.",
+        "The vector that each position carries through the model. Layers read from it and add to it; this is "
+        "what it holds as this layer begins.",
         "每个位置都带着一个向量穿过整个模型，各层从中读取，再把结果加回去。这里是它进入本层时的样子。",
     ),
     "attn_in": Words(
@@ -64,7 +66,8 @@ WORDS: dict[str, Words] = {
     "q_norm": Words(
         "Queries, normalized",
         "归一化后的查询",
-        "Each head's query brought to a common length before it is compared with keys, so that scores cannot grow without bound.",
+        "Each head's query brought to a common length before it is compared with keys, so that scores cannot "
+        "grow without bound.",
         "在与键比较之前，把每个头的查询缩放到相当的长度，得分便不会无限增大。",
     ),
     "k_norm": Words(
@@ -83,7 +86,8 @@ WORDS: dict[str, Words] = {
     "k_rot": Words(
         "Keys, rotated by position",
         "按位置旋转后的键",
-        "Keys turned in the same way as queries. Fast pairs tell near neighbours apart, slow ones measure long distances.",
+        "Keys turned in the same way as queries. Fast pairs tell near neighbours apart, slow ones measure "
+        "long distances.",
         "键以与查询相同的方式旋转。转得快的维度分辨近邻，转得慢的维度衡量远距离。",
     ),
     "scores": Words(
@@ -96,7 +100,8 @@ WORDS: dict[str, Words] = {
     "pattern": Words(
         "Attention pattern",
         "注意力权重",
-        "The scores of a row turned into shares that sum to 1: how much of its attention this position gives to each earlier one.",
+        "The scores of a row turned into shares that sum to 1: how much of its attention this position gives "
+        "to each earlier one.",
         "把一行得分变成总和为 1 的份额：这个位置把多少注意力分给前面的每个位置。",
     ),
     "z": Words(
@@ -115,7 +120,8 @@ WORDS: dict[str, Words] = {
     "attn_out": Words(
         "What attention adds",
         "注意力的输出",
-        "The heads' results laid side by side and mapped back to the width of the stream. This is added to the residual stream.",
+        "The heads' results laid side by side and mapped back to the width of the stream. This is added to "
+        "the residual stream.",
         "把各头的结果并排拼起来，再映射回残差流的宽度。它将被加到残差流上。",
     ),
     "resid_mid": Words(
@@ -133,7 +139,8 @@ WORDS: dict[str, Words] = {
     "mlp_pre": Words(
         "Neurons, before the activation",
         "激活之前的神经元",
-        "Each neuron compares the input with a direction of its own. The result says how strongly that direction is present.",
+        "Each neuron compares the input with a direction of its own. The result says how strongly that "
+        "direction is present.",
         "每个神经元把输入与自己的一个方向作比较，得到这个方向在输入中有多强。",
     ),
     "mlp_up": Words(
@@ -152,13 +159,15 @@ WORDS: dict[str, Words] = {
     "router_logits": Words(
         "The router's scores",
         "路由得分",
-        "How well each expert suits this token. Each expert has a direction of its own, and the token's vector is compared with all of them.",
+        "How well each expert suits this token. Each expert has a direction of its own, and the token's "
+        "vector is compared with all of them.",
         "每个专家与这个词元有多合适：每个专家有自己的一个方向，词元的向量与它们逐一比较。",
     ),
     "experts": Words(
         "What each expert counts for",
         "各专家的权重",
-        "Only the few experts with the highest scores are asked; their scores become the weights with which their answers are added up. "
+        "Only the few experts with the highest scores are asked; their scores become the weights with which "
+        "their answers are added up. "
         "All others count for nothing, and are not even computed.",
         "只请得分最高的几个专家；它们的得分变成权重，用来把各自的回答加起来。其余的专家不算数，连计算都省去了。",
     ),
@@ -178,13 +187,15 @@ WORDS: dict[str, Words] = {
     "resid_post": Words(
         "Residual stream, leaving the layer",
         "离开本层的残差流",
-        "What the next layer receives: the stream with the MLP's contribution added, normalized where the model normalizes after each sum.",
+        "What the next layer receives: the stream with the MLP's contribution added, normalized where the "
+        "model normalizes after each sum.",
         "交给下一层的内容：残差流加上 MLP 的输出；“先相加、后归一化”的模型再做归一化。",
     ),
     "final": Words(
         "Final hidden state",
         "最终隐藏状态",
-        "The stream after the last layer, normalized where the model has a final norm. From this vector alone the next token is predicted.",
+        "The stream after the last layer, normalized where the model has a final norm. From this vector "
+        "alone the next token is predicted.",
         "最后一层之后的残差流；有末端归一化的模型在此归一化。预测下一个词元，靠的就是这个向量。",
     ),
     "logits": Words(

@@ -57,15 +57,18 @@ def print_walk(trace: Record, checks: Checks, name: str, position: int, target: 
         "" if summary["num_kv_heads"] == summary["num_heads"] else f" ({summary['num_kv_heads']} for keys and values)"
     )
     dtype = "" if isinstance(trace, NativeTrace) else f", {summary['dtype']}"
-    console.print(f"[bold]{escape(name)}[/]: {summary['model_type']}, {summary['num_layers']} layers, d_model {summary['d_model']}, "
-                  f"{summary['num_heads']} heads{shared}, vocabulary {summary['vocab_size']}{dtype}")  # fmt: skip
+    console.print(
+        f"[bold]{escape(name)}[/]: {summary['model_type']}, {summary['num_layers']} layers, "
+        f"d_model {summary['d_model']}, {summary['num_heads']} heads{shared}, vocabulary {summary['vocab_size']}{dtype}"
+    )
     if isinstance(trace, NativeTrace):
         native.print_heading(console, trace)
     console.print()
     console.print(_tokens(trace))
     length = trace.token_ids.shape[1]
     console.print(
-        f"\n{length} tokens → embed {_shape(trace, 'embed')} → {summary['num_layers']} layers → logits {_shape(trace, 'logits')}"
+        f"\n{length} tokens → embed {_shape(trace, 'embed')} → {summary['num_layers']} layers "
+        f"→ logits {_shape(trace, 'logits')}"
     )
     console.print(f"\nFrom token {its.position} {_quoted(trace.pieces[0][its.position])}, layer by layer:\n")
     table = table_of(
@@ -334,8 +337,9 @@ def _quoted(piece: str, most: int = 24) -> str:
 
 
 _WORDS = {
-    "odot": "⊙", "cdot": "·", "top": "ᵀ", "gamma": "γ", "beta": "β", "mu": "μ", "sigma": "σ", "epsilon": "ε", "theta": "θ", "ell": "ℓ",
-    "infty": "∞", "le": "≤", "mapsto": "→", "lfloor": "⌊", "rfloor": "⌋", "dots": "…", "sum": "Σ", "quad": "  ", "hat": "^", "left": "",
+    "odot": "⊙", "cdot": "·", "top": "ᵀ", "gamma": "γ", "beta": "β", "mu": "μ", "sigma": "σ", "epsilon": "ε",
+    "theta": "θ", "ell": "ℓ", "infty": "∞", "le": "≤", "mapsto": "→", "lfloor": "⌊", "rfloor": "⌋", "dots": "…",
+    "sum": "Σ", "quad": "  ", "hat": "^", "left": "",
     "right": "", "text": "", "operatorname": "", ";": " ", ",": " ",
 }  # fmt: skip
 

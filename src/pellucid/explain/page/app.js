@@ -1,4 +1,5 @@
-// The page's state, kept in the address bar, and what sections share: words, numbers, the chosen token, layer, head and cell.
+// The page's state, kept in the address bar, and what sections share: words, numbers, the chosen token, layer, head and
+// cell.
 
 import { math, number, visible } from "./dom.js";
 import { Tip } from "./matrix.js";
@@ -56,7 +57,8 @@ export class App {
   }
 
   /**
-   * Calls ``tell`` with the state, then after each change of ``keys``, as long as ``owner`` is on the page; but only while it is in
+   * Calls ``tell`` with the state, then after each change of ``keys``, as long as ``owner`` is on the page; but only
+   * while it is in
    * sight or near: what nobody sees waits until it comes near, so that a change costs what is on the screen.
    */
   watch(owner, keys, tell) {
@@ -132,7 +134,9 @@ export class App {
     return [`= ${terms.join(" + ").replaceAll("+ −", "− ")}${rest > 0 ? ` + ${this.t("smaller_terms", rest)}` : ""}`];
   }
 
-  /** Carries the page to a section, and keeps it there while the pictures around it arrive, unless the reader moves on. */
+  /**
+   * Carries the page to a section, and keeps it there while the pictures around it arrive, unless the reader moves on.
+   */
   go(id) {
     this.set({ at: id });
     const element = document.getElementById(id),

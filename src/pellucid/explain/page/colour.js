@@ -1,4 +1,5 @@
-// Two scales, the same everywhere: signed values blue – white – orange with zero always white, probabilities white – purple.
+// Two scales, the same everywhere: signed values blue – white – orange with zero always white, probabilities white –
+// purple.
 // Both pass the common colour-vision tests (ColorBrewer PuOr/RdBu ends, lightness falls evenly on either side).
 
 import { h, number } from "./dom.js";
@@ -37,7 +38,8 @@ function table(stops) {
 }
 
 const TABLES = { signed: table(SIGNED), probability: table(PROBABILITY) };
-const HIDDEN = (255 << 24) | (0xd6 << 16) | (0xd6 << 8) | 0xd6; // masked (−∞) or not a number: grey, never a colour of the scale
+// masked (−∞) or not a number: grey, never a colour of the scale
+const HIDDEN = (255 << 24) | (0xd6 << 16) | (0xd6 << 8) | 0xd6;
 
 /** Colours of many values at once, into ``pixels``. */
 export function paintInto(pixels, values, limit, scale) {
@@ -73,7 +75,10 @@ export function ink(value, limit, scale) {
   return 0.3 * (packed & 255) + 0.59 * ((packed >> 8) & 255) + 0.11 * ((packed >> 16) & 255) > 140 ? "#111" : "#fff";
 }
 
-/** The end of the scale for some values: the 98th percentile of their sizes, so that a few outliers do not whiten the rest. */
+/**
+ * The end of the scale for some values: the 98th percentile of their sizes, so that a few outliers do not whiten the
+ * rest.
+ */
 export function limitOf(values, scale) {
   if (scale === "probability") return 1;
   const step = Math.max(1, Math.floor(values.length / 5000)),

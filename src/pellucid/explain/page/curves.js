@@ -1,4 +1,5 @@
-// Curves over the steps of a run: drawn to the pixel, with one cursor for all of them, moved by the pointer or the arrow keys.
+// Curves over the steps of a run: drawn to the pixel, with one cursor for all of them, moved by the pointer or the
+// arrow keys.
 
 import { eachFrame, h, number, svg } from "./dom.js";
 
@@ -36,7 +37,10 @@ export class Curves {
     new ResizeObserver(() => this.data && this.element.clientWidth !== this.drawn && this.draw()).observe(this.element);
   }
 
-  /** ``data``: {x, lines: [{values, class}], band: {low, high}, dots: [[x, y]], rule: y, reach: values that the scale must hold}. */
+  /**
+   * ``data``: {x, lines: [{values, class}], band: {low, high}, dots: [[x, y]], rule: y, reach: values that the scale
+   * must hold}.
+   */
   show(data, logX = this.logX) {
     Object.assign(this, { data, logX });
     this.draw();

@@ -1,6 +1,10 @@
-// Building the page out of nodes. Text from a prompt or a model file only ever becomes a text node, so it can never run as script.
+// Building the page out of nodes. Text from a prompt or a model file only ever becomes a text node, so it can never run
+// as script.
 
-/** h("p", {class: "note", on: {click: f}}, "text", node, …): an element. Props: class, on, style, data; anything else is an attribute. */
+/**
+ * h("p", {class: "note", on: {click: f}}, "text", node, …): an element. Props: class, on, style, data; anything else is
+ * an attribute.
+ */
 export function h(tag, props = {}, ...children) {
   return fill(document.createElement(tag), props, children);
 }
@@ -29,7 +33,10 @@ function fill(element, props, children) {
 
 const MARKS = /\*([^*]+)\*|\[([^\]]+)\]\(#([\w-]+)\)|\{(\w+)\}|`([^`]+)`/g;
 
-/** Prose with four marks: *emphasis* (a term where it is explained), [text](#section), {q} (a symbol in its colour), `code`. */
+/**
+ * Prose with four marks: *emphasis* (a term where it is explained), [text](#section), {q} (a symbol in its colour),
+ * `code`.
+ */
 export function prose(text) {
   const nodes = [];
   let end = 0;
@@ -47,7 +54,10 @@ export function prose(text) {
 }
 
 const MATH_TAGS = new Set(
-  "math mrow mi mo mn mtext mfrac msqrt mroot msub msup msubsup munder mover munderover mtable mtr mtd mspace mstyle mpadded".split(
+  (
+    "math mrow mi mo mn mtext mfrac msqrt mroot msub msup msubsup munder mover munderover " +
+    "mtable mtr mtd mspace mstyle mpadded"
+  ).split(
     " ",
   ),
 );
@@ -67,8 +77,10 @@ const MATH_ATTRIBUTES = new Set([
 const ENTITIES = { "&lt;": "<", "&gt;": ">", "&amp;": "&", "&quot;": '"', "&#x27;": "'", "&#39;": "'" };
 
 /**
- * A formula from MathML text: only MathML's own elements and harmless attributes pass; known symbols take the picture's colour.
- * Read by hand, not by the browser's HTML parser, so that the page needs no way to turn text into markup at all (Trusted Types: none).
+ * A formula from MathML text: only MathML's own elements and harmless attributes pass; known symbols take the picture's
+ * colour.
+ * Read by hand, not by the browser's HTML parser, so that the page needs no way to turn text into markup at all
+ * (Trusted Types: none).
  */
 export function math(source, display = "block") {
   const open = [document.createElementNS("http://www.w3.org/1998/Math/MathML", "math")];

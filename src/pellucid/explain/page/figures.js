@@ -25,7 +25,10 @@ export function story(app, key, ...values) {
   );
 }
 
-/** Runs ``make`` and puts what it makes in place; what an offline file left out is said, anything else is an error in plain sight. */
+/**
+ * Runs ``make`` and puts what it makes in place; what an offline file left out is said, anything else is an error in
+ * plain sight.
+ */
 export function later(app, make, ...classes) {
   const place = h("div", { class: classes.join(" ") });
   Promise.resolve()
@@ -136,7 +139,10 @@ export function factsOf(app, step) {
   ];
 }
 
-/** The sentence as it is by now: each token with its row of ``name`` as a strip of colour; ``under(i)`` may say something else. */
+/**
+ * The sentence as it is by now: each token with its row of ``name`` as a strip of colour; ``under(i)`` may say
+ * something else.
+ */
 export function thread(app, label, { name = null, under = null } = {}) {
   const element = h("div", { class: "thread" });
   const draw = async (state) => {

@@ -1,16 +1,21 @@
-// A matrix as a picture: a canvas heat map with rulers on both sides, a lens for cells too small to read, and a cursor that keys move.
+// A matrix as a picture: a canvas heat map with rulers on both sides, a lens for cells too small to read, and a cursor
+// that keys move.
 
 import { css, ink, legend, limitOf, paintInto } from "./colour.js";
 import { eachFrame, h, number } from "./dom.js";
 import { LeftOut } from "./source.js";
 
-const WHOLE = 400_000; // values that are fetched at once; a larger matrix comes as a thumbnail, its lens from exact tiles
+// values that are fetched at once; a larger matrix comes as a thumbnail, its lens from exact tiles
+const WHOLE = 400_000;
 
 export class Matrix {
   /**
-   * ``tensor``: {name, at, rows, cols}, two axes of a step or a weight. Options: scale ("signed" or "probability"), rowLabel(i),
-   * colLabel(j), square (cells as wide as high), limit (the end of the scale, else from the values), small (a map without rulers),
-   * rowHeight, note; for ``values`` of other meanings say(value, i, j), title(i, j), colName(j) and a legend of their own.
+   * ``tensor``: {name, at, rows, cols}, two axes of a step or a weight. Options: scale ("signed" or "probability"),
+   * rowLabel(i),
+   * colLabel(j), square (cells as wide as high), limit (the end of the scale, else from the values), small (a map
+   * without rulers),
+   * rowHeight, note; for ``values`` of other meanings say(value, i, j), title(i, j), colName(j) and a legend of their
+   * own.
    */
   constructor(app, tensor, options = {}) {
     Object.assign(this, { app, options: { scale: "signed", ...options }, cursor: null, marked: null });

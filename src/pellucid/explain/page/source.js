@@ -1,4 +1,5 @@
-// Where the numbers come from: a server on this machine, or the data that an offline file carries. The rest of the page cannot tell.
+// Where the numbers come from: a server on this machine, or the data that an offline file carries. The rest of the page
+// cannot tell.
 
 /** Asked for something that an offline file does not hold. */
 export class LeftOut extends Error {}
@@ -16,7 +17,8 @@ class Source {
   }
 
   /**
-   * Two axes of a tensor: ``at`` fixes the leading ones. Answers {data: Float32Array, rows, cols, rowStep, colStep}; a step above 1
+   * Two axes of a tensor: ``at`` fixes the leading ones. Answers {data: Float32Array, rows, cols, rowStep, colStep}; a
+   * step above 1
    * means that each value stands for a block and is the one of largest size in it.
    */
   tile(name, { at = [], rows = null, cols = null, most = 0, run = undefined } = {}) {

@@ -1,4 +1,5 @@
-// "Why this value?": a cell's equation with its own operands, terms by size, and from each term on to its own cell, back to the letters.
+// "Why this value?": a cell's equation with its own operands, terms by size, and from each term on to its own cell,
+// back to the letters.
 
 import { bars } from "./figures.js";
 import { h, math, number } from "./dom.js";

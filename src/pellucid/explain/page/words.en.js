@@ -1,4 +1,5 @@
-// The page's words in English. Marks: *a term where it is explained*, [text](#section), {q} a symbol in its colour, `code`.
+// The page's words in English. Marks: *a term where it is explained*, [text](#section), {q} a symbol in its colour,
+// `code`.
 
 const s = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
 
@@ -65,10 +66,12 @@ export const en = {
   },
   left_out_here: "This file does not hold these numbers. Open the page from a live model to see them.",
   left_out_cell:
-    "The operands of this cell are not in this file; pinned cells are. Open the page from a live model to see them all.",
+    "The operands of this cell are not in this file; pinned cells are. Open the page from a live model to see them " +
+    "all.",
   needs_live: "This needs the live model: pellucid explain --open.",
   thumbnail: (tile) =>
-    `A thumbnail: each pixel stands for ${tile.rowStep} × ${tile.colStep} cells and shows the largest of them; the lens shows exact values.`,
+    `A thumbnail: each pixel stands for ${tile.rowStep} × ${tile.colStep} cells and shows the largest of them; the ` +
+    `lens shows exact values.`,
   thread_some: (first, last, n) => `(tokens ${first}–${last} of ${n})`,
   offline_says: (text) => `This is an offline file. ${text}`,
   checks_table: "What was checked",
@@ -92,38 +95,56 @@ export const en = {
     ["?", "this list"],
   ],
   help_colours:
-    "Signed numbers are blue below zero, orange above, white at zero. Probabilities go from white to purple. Grey is masked. The address bar always holds a link to exactly what you see.",
+    "Signed numbers are blue below zero, orange above, white at zero. Probabilities go from white to purple. Grey is " +
+    "masked. The address bar always holds a link to exactly what you see.",
   hero_title: (name) => `What ${name} does with your sentence`,
   hero: (m, run) => [
-    `Every picture below was drawn from one run of this model on the sentence here. Every number is one that the model computed. Touch any of them and it shows where it came from; follow its terms and you walk from the predicted word back to the letters you typed.`,
-    `The sentence became ${s(run.tokens.length, "token")}. After them, the model thinks the likeliest continuation is “${run.next[0].text.trim() || "␣"}”. How it came to that is the story of this page.`,
+    `Every picture below was drawn from one run of this model on the sentence here. Every number is one that the ` +
+    `model computed. Touch any of them and it shows where it came from; follow its terms and you walk from the ` +
+    `predicted word back to the letters you typed.`,
+    `The sentence became ${s(run.tokens.length, "token")}. After them, the model thinks the likeliest continuation ` +
+    `is “${run.next[0].text.trim() || "␣"}”. How it came to that is the story of this page.`,
   ],
 
   // 0
   native_hero: (told) =>
-    `These are the numbers of the *native executor*, the compiled program that answers when speed is wanted (${told}). [How far they are from torch’s float32](#precision) is said first. What they are not: the logit lens and the attribution in section 8 are torch’s arithmetic on these numbers.`,
+    `These are the numbers of the *native executor*, the compiled program that answers when speed is wanted ` +
+    `(${told}). [How far they are from torch’s float32](#precision) is said first. What they are not: the logit lens ` +
+    `and the attribution in section 8 are torch’s arithmetic on these numbers.`,
   native_no_edits:
-    "The compiled program has no place for an edit. To silence a head, open the page with torch: pellucid explain --executor torch.",
+    "The compiled program has no place for an edit. To silence a head, open the page with torch: pellucid explain " +
+    "--executor torch.",
   precision_title: "What speed costs",
   precision_story: (told) => [
-    `A product of numbers in few bits is quicker, and a little wrong. The native executor keeps matrices as the file has them, often in 4 or 8 bits, and rounds what it multiplies them with to as few: here ${told}. Torch reads the same matrices and computes in 32 bits throughout. So what differs below is not the weights, but how they were multiplied.`,
-    `For each step, the distance is taken from the exact numbers, as a share of their length, the mean over the tokens. A step’s *own* error is measured from what it was given: products bring errors, sums and norms hardly any. The error *so far* is measured from torch’s own run: what was inherited counts too, and averages out where many numbers meet.`,
+    `A product of numbers in few bits is quicker, and a little wrong. The native executor keeps matrices as the file ` +
+    `has them, often in 4 or 8 bits, and rounds what it multiplies them with to as few: here ${told}. Torch reads ` +
+    `the same matrices and computes in 32 bits throughout. So what differs below is not the weights, but how they ` +
+    `were multiplied.`,
+    `For each step, the distance is taken from the exact numbers, as a share of their length, the mean over the ` +
+    `tokens. A step’s *own* error is measured from what it was given: products bring errors, sums and norms hardly ` +
+    `any. The error *so far* is measured from torch’s own run: what was inherited counts too, and averages out where ` +
+    `many numbers meet.`,
   ],
   precision_said: (p) =>
-    `At ${p.same} of ${p.of} positions both find the same token the likeliest. The logits are ${p.off} off; as distributions over the next token they are ${p.kl} nats apart (KL, the mean over tokens).`,
+    `At ${p.same} of ${p.of} positions both find the same token the likeliest. The logits are ${p.off} off; as ` +
+    `distributions over the next token they are ${p.kl} nats apart (KL, the mean over tokens).`,
   precision_own: "own",
   precision_own_says:
-    "What this step alone brings: native against 64 bits, from the same inputs. Rows are the steps of a layer in order, columns are layers; press one to go there.",
+    "What this step alone brings: native against 64 bits, from the same inputs. Rows are the steps of a layer in " +
+    "order, columns are layers; press one to go there.",
   precision_so_far: "so far",
   precision_so_far_says: "With all that came before it: native against torch’s float32 run.",
   precision_table: "Three layers in numbers",
   precision_shown: (names, n) =>
-    `${n} steps. The program never has these as a whole: ${names}. They were looked up, or computed here from its own queries and keys.`,
+    `${n} steps. The program never has these as a whole: ${names}. They were looked up, or computed here from its ` +
+    `own queries and keys.`,
 
   // 1
   files_title: "Two files",
   files_story: (m) => [
-    `A language model on disk is two things: a short description of its shape, and a long list of numbers. The numbers are its *parameters* (or weights): here ${m.total_parameters.toLocaleString("en")} of them, in ${Math.round(m.total_bytes / 1e4) / 100} MB. Training set each of them; running the model never changes one.`,
+    `A language model on disk is two things: a short description of its shape, and a long list of numbers. The ` +
+    `numbers are its *parameters* (or weights): here ${m.total_parameters.toLocaleString("en")} of them, in ` +
+    `${Math.round(m.total_bytes / 1e4) / 100} MB. Training set each of them; running the model never changes one.`,
   ],
   to_scale: "The two files, areas to scale",
   the_description: "the description",
@@ -138,7 +159,9 @@ export const en = {
   size_d_ff: "neurons in each layer's MLP",
   size_context_len: "tokens it was made to read at once",
   files_map_story: () => [
-    `The numbers come in blocks. A block with a shape is a *tensor*: a list has one axis, a table two, a stack of tables three. Below, area shows how much each part takes. Touch a part to go inside it, down to a single tensor and its numbers.`,
+    `The numbers come in blocks. A block with a shape is a *tensor*: a list has one axis, a table two, a stack of ` +
+    `tables three. Below, area shows how much each part takes. Touch a part to go inside it, down to a single tensor ` +
+    `and its numbers.`,
   ],
   treemap_caption: "Where the numbers are",
   all_weights: "all",
@@ -159,36 +182,45 @@ export const en = {
   // 2
   text_title: "From text to ids",
   text_story: (m) => [
-    `The model cannot read letters. A *tokenizer* cuts the text into *tokens*, pieces from a fixed list of ${m.config.vocab_size.toLocaleString("en")}, and gives each its place in that list, its *id*. Common words are one token, rare ones several. A space is part of the token that follows it (␣).`,
+    `The model cannot read letters. A *tokenizer* cuts the text into *tokens*, pieces from a fixed list of ` +
+    `${m.config.vocab_size.toLocaleString("en")}, and gives each its place in that list, its *id*. Common words are ` +
+    `one token, rare ones several. A space is part of the token that follows it (␣).`,
   ],
   letters_caption: (letters, tokens) => `${letters} characters, cut into ${tokens} tokens`,
   thread_ids: "Tokens and their ids",
   merges_title: "How a word is put together",
   merges_story: () => [
-    `The list of tokens was itself learned, from text, by *byte-pair encoding*: start with single characters, join the pair that occurs most often, and repeat. Reading plays those merges again in the order in which they were learned. Move the slider.`,
+    `The list of tokens was itself learned, from text, by *byte-pair encoding*: start with single characters, join ` +
+    `the pair that occurs most often, and repeat. Reading plays those merges again in the order in which they were ` +
+    `learned. Move the slider.`,
   ],
   merge: "Merge",
   merge_start: "Before any merge: single characters.",
   merge_rule: (i, n, rule) => `Merge ${i} of ${n}${rule ? `: ${rule}` : ""}`,
   special_title: "Tokens that no text contains",
   special_story: () => [
-    `*Special tokens* mark things rather than spell them: where a text begins or ends, whose turn it is in a conversation. Nobody can type them by accident.`,
+    `*Special tokens* mark things rather than spell them: where a text begins or ends, whose turn it is in a ` +
+    `conversation. Nobody can type them by accident.`,
   ],
   special_more: (n) => `${n} more`,
   template_title: "A conversation as one text",
   template_story: () => [
-    `A chat model sees a conversation as a single text. Its *chat template* writes the turns one after another between special tokens, and ends where the model should go on.`,
+    `A chat model sees a conversation as a single text. Its *chat template* writes the turns one after another ` +
+    `between special tokens, and ends where the model should go on.`,
   ],
   no_template: "This model has no chat template: it continues text.",
   batch_title: "Several texts as one table",
   batch_story: (rows, cols) => [
-    `Many texts can be run at once, as a *batch*: here ${rows} texts of up to ${cols} tokens. A table needs rows of equal length, so short ones are filled with *padding* (grey), and a *mask* keeps attention from looking at it.`,
+    `Many texts can be run at once, as a *batch*: here ${rows} texts of up to ${cols} tokens. A table needs rows of ` +
+    `equal length, so short ones are filled with *padding* (grey), and a *mask* keeps attention from looking at it.`,
   ],
 
   // 3
   embed_title: "A row for each token",
   embed_story: (m) => [
-    `The id is only a place in a list. The first thing the model does is look it up: row number *id* of a table with ${m.config.vocab_size.toLocaleString("en")} rows and ${m.config.d_model} columns. The row is the token's *embedding*: ${m.config.d_model} numbers, learned, in which tokens used alike have come to lie close together.`,
+    `The id is only a place in a list. The first thing the model does is look it up: row number *id* of a table with ` +
+    `${m.config.vocab_size.toLocaleString("en")} rows and ${m.config.d_model} columns. The row is the token's ` +
+    `*embedding*: ${m.config.d_model} numbers, learned, in which tokens used alike have come to lie close together.`,
     ...(m.config.embedding_scale !== 1
       ? [`In this model each row is then multiplied by √D = ${m.config.embedding_scale.toPrecision(4)}.`]
       : []),
@@ -198,33 +230,45 @@ export const en = {
   a_row_of: (n, shown) => `${n} numbers (${shown} drawn)`,
   thread_rows: "The sentence is now rows of numbers",
   block_story: (shape) => [
-    `The [batch](#text) goes through the same table: ${shape[0]} texts of ${shape[1]} ids become a block of ${shape[0]} × ${shape[1]} × ${shape[2]} numbers (texts, positions, dimensions). Every tensor below has these axes, with one text where you gave one.`,
+    `The [batch](#text) goes through the same table: ${shape[0]} texts of ${shape[1]} ids become a block of ` +
+    `${shape[0]} × ${shape[1]} × ${shape[2]} numbers (texts, positions, dimensions). Every tensor below has these ` +
+    `axes, with one text where you gave one.`,
   ],
   position_title: "Where each token stands",
   sinusoidal_story: () => [
-    `A row says which token it is, not where it stands. This model adds a second table, the *position encoding*, made of sines and cosines: fast waves in the first columns, slow ones in the last, so that each position has a pattern of its own and neighbours are alike. Nothing in it is learned. Move over it to see a cell's own term.`,
+    `A row says which token it is, not where it stands. This model adds a second table, the *position encoding*, ` +
+    `made of sines and cosines: fast waves in the first columns, slow ones in the last, so that each position has a ` +
+    `pattern of its own and neighbours are alike. Nothing in it is learned. Move over it to see a cell's own term.`,
   ],
   sinusoidal_title: "Sinusoidal position table",
   sinusoidal_caption: (n, d) =>
-    `The first ${n} positions (down) and all ${d} dimensions (across). The picture is recomputed here from the formula; the rows used in this run are below it.`,
+    `The first ${n} positions (down) and all ${d} dimensions (across). The picture is recomputed here from the ` +
+    `formula; the rows used in this run are below it.`,
   wave: (j) => `Dimension ${j} over the positions`,
   learned_story: (m) => [
-    `A row says which token it is, not where it stands. This model adds a second learned table, with one row for each of ${m.config.context_len} positions.`,
+    `A row says which token it is, not where it stands. This model adds a second learned table, with one row for ` +
+    `each of ${m.config.context_len} positions.`,
   ],
   position_sum_story: () => [`Token row plus position row: this sum is what the first layer reads.`],
   rotary_title: "Rotary positions",
   rotary_story: (rope) => [
-    `A row says which token it is, not where it stands. This model adds nothing to the rows. Instead, inside attention, it turns each [query and key](#attention) by an angle that grows with the position: *rotary position embedding*. Numbers are taken in pairs, each pair is an arrow in a plane, and pair *j* turns by ω per position, fast for the first pairs, slow for the last. Two arrows turned alike keep their angle, so a product of {q} and {k} depends only on how far apart the tokens are.`,
+    `A row says which token it is, not where it stands. This model adds nothing to the rows. Instead, inside ` +
+    `attention, it turns each [query and key](#attention) by an angle that grows with the position: *rotary position ` +
+    `embedding*. Numbers are taken in pairs, each pair is an arrow in a plane, and pair *j* turns by ω per position, ` +
+    `fast for the first pairs, slow for the last. Two arrows turned alike keep their angle, so a product of {q} and ` +
+    `{k} depends only on how far apart the tokens are.`,
   ],
   rotary_caption: (half) =>
-    `One pair of dimensions of a query and of a key, before and after turning (pairs are ${half ? "j and j + half" : "2j and 2j + 1"})`,
+    `One pair of dimensions of a query and of a key, before and after turning (pairs are ` +
+    `${half ? "j and j + half" : "2j and 2j + 1"})`,
   pair: "Pair",
   key_position: "Key at",
   dashed_before: "dashed: as projected",
   own_scale: "each drawn to its own length",
   solid_after: "solid: turned by its position",
   rotary_said: (r) =>
-    `Pair ${r.pair} is dimensions ${r.a} and ${r.b}. The query at position ${r.pos} turns by ${r.degrees}°, from (${r.x}, ${r.y}) to (${r.rx}, ${r.ry}); the key at ${r.key} by ${r.turn}°.`,
+    `Pair ${r.pair} is dimensions ${r.a} and ${r.b}. The query at position ${r.pos} turns by ${r.degrees}°, from ` +
+    `(${r.x}, ${r.y}) to (${r.rx}, ${r.ry}); the key at ${r.key} by ${r.turn}°.`,
   no_position_story: () => [
     `This model adds no position: order enters only through the mask, which lets a token see those before it.`,
   ],
@@ -232,7 +276,11 @@ export const en = {
   // 4
   model_title: "The model from above",
   model_story: (m) => [
-    `Here is the whole machine, drawn from its description; read it from the bottom up. A vertical line runs through: the *residual stream*, one row of ${m.config.d_model} numbers for each token. ${s(m.layers.length, "layer")} in turn read from it and add to it. In each, [attention](#attention) brings in what other tokens know, and the [MLP](#mlp) works on each token by itself. What has gathered at the top is compared with every token of the vocabulary.`,
+    `Here is the whole machine, drawn from its description; read it from the bottom up. A vertical line runs ` +
+    `through: the *residual stream*, one row of ${m.config.d_model} numbers for each token. ` +
+    `${s(m.layers.length, "layer")} in turn read from it and add to it. In each, [attention](#attention) brings in ` +
+    `what other tokens know, and the [MLP](#mlp) works on each token by itself. What has gathered at the top is ` +
+    `compared with every token of the vocabulary.`,
   ],
   map_caption: "Touch a part to go to its numbers.",
   map_output: "logits",
@@ -255,7 +303,10 @@ export const en = {
   // 5
   cell_title: "Why this value?",
   cell_story: () => [
-    `Nothing here is more than sums, products and a few functions, and each can be opened. Choose a step, point at a cell, press it. The panel shows the equation with that cell's own numbers, its terms from the largest down, and where each came from; press one to go on to it. Walked far enough, every path ends at a weight or at a token you typed.`,
+    `Nothing here is more than sums, products and a few functions, and each can be opened. Choose a step, point at a ` +
+    `cell, press it. The panel shows the equation with that cell's own numbers, its terms from the largest down, and ` +
+    `where each came from; press one to go on to it. Walked far enough, every path ends at a weight or at a token ` +
+    `you typed.`,
   ],
   cell_hint: "With the keyboard: Tab to the picture, arrows to move, Enter to ask.",
   smaller_terms: (n) => `${n} smaller`,
@@ -290,17 +341,21 @@ export const en = {
   // 6
   attention_title: "Attention: who looks at whom",
   attention_story: (l) => [
-    `So far each token knows only itself. In *attention*, each looks back at those before it and takes in what it finds. It does so ${l.num_heads} times in parallel, in ${s(l.num_heads, "*head*")} with weights of their own.`,
+    `So far each token knows only itself. In *attention*, each looks back at those before it and takes in what it ` +
+    `finds. It does so ${l.num_heads} times in parallel, in ${s(l.num_heads, "*head*")} with weights of their own.`,
   ],
   thread_stream: "The stream as this layer finds it",
   heads_title: "All heads of the layer",
   heads_story: () => [
-    `Each small map is one head: rows look, columns are looked at, darker is more. The upper right is empty, since no token sees what comes after it. Many heads park their attention on the first token when they have nothing to find: an *attention sink*.`,
+    `Each small map is one head: rows look, columns are looked at, darker is more. The upper right is empty, since ` +
+    `no token sees what comes after it. Many heads park their attention on the first token when they have nothing to ` +
+    `find: an *attention sink*.`,
   ],
   sink: (sink, before) => `first ${sink}, previous ${before}`,
   arcs_title: "One head, one query",
   arcs_story: () => [
-    `Choose a token. The arcs show where it looks, as thick as the weight; weights under 2 % fade. All weights together make 100 %.`,
+    `Choose a token. The arcs show where it looks, as thick as the weight; weights under 2 % fade. All weights ` +
+    `together make 100 %.`,
   ],
   arcs_caption: (token, best) => `“${token}” looks at: ${best}`,
   arcs_hidden: (n, p) => `(the first ${n} tokens, not drawn, get ${p})`,
@@ -311,11 +366,20 @@ export const en = {
     `The strongest of all ${n} heads of the model. Press one to go to it; section 11 shows what happens without it.`,
   qkv_title: "Query, key, value",
   qkv_story: (l) => [
-    `How is it decided who looks where? Each token's row is multiplied by three tables. The first gives its *query* {q}, what it looks for; the second its *key* {k}, what it can be found by; the third its *value* {v}, what it hands over when found.${l.num_kv_heads < l.num_heads ? ` Here ${l.num_heads} heads share ${l.num_kv_heads} sets of keys and values.` : ""}${l.rope ? " Queries and keys are then turned by their [position](#position)." : ""}`,
+    `How is it decided who looks where? Each token's row is multiplied by three tables. The first gives its *query* ` +
+    `{q}, what it looks for; the second its *key* {k}, what it can be found by; the third its *value* {v}, what it ` +
+    `hands over when ` +
+    "found." +
+      (l.num_kv_heads < l.num_heads
+        ? ` Here ${l.num_heads} heads share ${l.num_kv_heads} sets of keys and values.`
+        : "") +
+      (l.rope ? " Queries and keys are then turned by their [position](#position)." : ""),
   ],
   stages_title: "From products to weights",
   stages_story: (l) => [
-    `A query and a key that point the same way have a large product. It is scaled by ${l.scale.toPrecision(3)}, so that sums over ${l.head_dim} numbers do not grow with their count. The *mask* then rules out later tokens with −∞, and *softmax* turns scores into shares: e to the power of each, divided by their sum.`,
+    `A query and a key that point the same way have a large product. It is scaled by ${l.scale.toPrecision(3)}, so ` +
+    `that sums over ${l.head_dim} numbers do not grow with their count. The *mask* then rules out later tokens with ` +
+    `−∞, and *softmax* turns scores into shares: e to the power of each, divided by their sum.`,
   ],
   stage_raw: "q·k",
   stage_scaled: (scale) => `× ${scale}`,
@@ -323,10 +387,12 @@ export const en = {
   stage_softmax: "softmax",
   stages_some: (n, all) => `The ${n} of ${all} keys that matter most, in order.`,
   stages_recomputed: (cap) =>
-    `The first two columns are recomputed here from q and k; the others are the run's own.${cap ? ` This model also caps scores at ±${cap}.` : ""}`,
+    `The first two columns are recomputed here from q and k; the others are the run's ` +
+    `own.${cap ? ` This model also caps scores at ±${cap}.` : ""}`,
   mix_title: "What is brought back",
   mix_story: () => [
-    `With the shares, the values are mixed: {z} is the sum of each looked-at {v} times its share. The heads' results are laid side by side, multiplied by one more table, and added to the stream.`,
+    `With the shares, the values are mixed: {z} is the sum of each looked-at {v} times its share. The heads' results ` +
+    `are laid side by side, multiplied by one more table, and added to the stream.`,
   ],
 
   // 7
@@ -335,14 +401,20 @@ export const en = {
     const at = (place) => l.norms.some((norm) => norm.place === place);
     return [
       l.norms.some((norm) => norm.kind === "layer")
-        ? `Before and after the heavy work, sizes are brought into bounds. *Layer norm* takes a token's row, subtracts its mean μ, divides by its spread σ, then stretches and shifts each dimension by two learned numbers, γ and β.`
-        : `Around the heavy work, sizes are brought into bounds. *RMSNorm*, the plain kind of *layer norm*, divides a token's row by its root mean square, then stretches each dimension by a learned number γ. There is no mean to subtract and no β.`,
+        ? `Before and after the heavy work, sizes are brought into bounds. *Layer norm* takes a token's row, ` +
+          `subtracts its mean μ, divides by its spread σ, then stretches and shifts each dimension by two learned ` +
+          `numbers, γ and β.`
+        : `Around the heavy work, sizes are brought into bounds. *RMSNorm*, the plain kind of *layer norm*, divides ` +
+          `a token's row by its root mean square, then stretches each dimension by a learned number γ. There is no ` +
+          `mean to subtract and no β.`,
       at("sum")
         ? "In this model the norm comes after each sum, as in the paper of 2017."
         : at("before") && at("after")
-          ? "In this model one norm comes before a part, and one after it, before its result is added; the stream itself is left as it is."
+          ? "In this model one norm comes before a part, and one after it, before its result is added; the stream " +
+            "itself is left as it is."
           : at("after")
-            ? "In this model the norm comes after each part, before its result is added; the stream itself is left as it is."
+            ? "In this model the norm comes after each part, before its result is added; the stream itself is left " +
+              "as it is."
             : at("before")
               ? "In this model the norm comes before each part; the stream itself is left as it is."
               : "In this layer nothing is normalized.",
@@ -365,29 +437,43 @@ export const en = {
   norm_hover: "Move over a band to follow one dimension through.",
   mlp_h3: "The MLP: each token by itself",
   mlp_story: (c, l) => [
-    `The *MLP* works on each token alone. It compares the row with ${l.mlp.d_ff.toLocaleString("en")} learned patterns, its *neurons*; ${l.mlp.activation.replace("_tanh", "").toUpperCase()} lets strong matches through and holds the others near zero${l.mlp.gated ? ", and a second match, the *gate*, scales each" : ""}. Every neuron that answers adds its own learned row back to the stream.${l.experts ? ` Here there are ${l.experts.num_experts} such MLPs, the *experts*. A *router* compares the token with one direction for each and asks only the ${l.experts.experts_per_token} that suit it best; their answers are added up by weight.` : ""}`,
+    `The *MLP* works on each token alone. It compares the row with ${l.mlp.d_ff.toLocaleString("en")} learned ` +
+    `patterns, its *neurons*; ${l.mlp.activation.replace("_tanh", "").toUpperCase()} lets strong matches through and ` +
+    `holds the others near zero${l.mlp.gated ? ", and a second match, the *gate*, scales each" : ""}. Every neuron ` +
+    `that answers adds its own learned row back to the stream.` +
+      (l.experts
+        ? ` Here there are ${l.experts.num_experts} such MLPs, the *experts*. A *router* compares the token with one ` +
+          `direction for each and asks only the ${l.experts.experts_per_token} that suit it best; their answers are ` +
+          `added up by weight.`
+        : ""),
   ],
   expert: "expert",
   experts_caption: (token, n, all) => `The ${n} of ${all} experts that “${token}” is sent to, and what each counts for`,
   neurons_caption: (token, n, active) =>
-    `The neurons that answer most to “${token}”: of ${n.toLocaleString("en")}, ${active} reach a tenth of the strongest`,
+    `The neurons that answer most to “${token}”: of ${n.toLocaleString("en")}, ${active} reach a tenth of the ` +
+    `strongest`,
 
   // 8
   residual_title: "The residual stream",
   residual_story: (m) => [
-    `Each layer adds; none overwrites. The row that started as a token's embedding gathers ${2 * m.layers.length} additions on its way up: a *residual* stream. Below is how long the row becomes (its norm, on a logarithmic scale).`,
+    `Each layer adds; none overwrites. The row that started as a token's embedding gathers ${2 * m.layers.length} ` +
+    `additions on its way up: a *residual* stream. Below is how long the row becomes (its norm, on a logarithmic ` +
+    `scale).`,
   ],
   thread_end: "The stream after the last layer",
   norms_caption: (token, from, to) =>
     `Length of the row at “${token}”: ${from} at first, ${to} at the end; other positions in grey`,
   lens_title: "What it would say now",
   lens_story: () => [
-    `Take the row as it is after some layer and treat it as if it were the last: apply the final norm, compare with every token. This *logit lens* shows a guess forming, from the bottom up.`,
+    `Take the row as it is after some layer and treat it as if it were the last: apply the final norm, compare with ` +
+    `every token. This *logit lens* shows a guess forming, from the bottom up.`,
   ],
   lens_caption: "The likeliest token after each layer; darker is surer. Press a cell to go to its layer and position.",
   attribution_title: "Who wrote the answer",
   attribution_story: () => [
-    `Since the stream is a sum, the score of a token is a sum too: so much from the embedding, so much from each layer's attention and MLP. Positive parts speak for the token, negative ones against it. The final norm's scale is kept as it was in the run.`,
+    `Since the stream is a sum, the score of a token is a sum too: so much from the embedding, so much from each ` +
+    `layer's attention and MLP. Positive parts speak for the token, negative ones against it. The final norm's scale ` +
+    `is kept as it was in the run.`,
   ],
   by_part: "by part",
   by_head: "by head",
@@ -396,7 +482,8 @@ export const en = {
   attribution_said: (token, logit, at, rival) =>
     rival === null
       ? `Logit of “${token}” after “${at}”: ${logit}`
-      : `After “${at}”, the logit of “${token}” is ${logit} above that of “${rival}”. Parts to the right spoke for “${token}”, to the left for “${rival}”.`,
+      : `After “${at}”, the logit of “${token}” is ${logit} above that of “${rival}”. Parts to the right spoke for ` +
+        `“${token}”, to the left for “${rival}”.`,
   attribution_note: (total, logit, error) =>
     `The parts add up to ${total}; the run's logit is ${logit} (differs by ${error}).`,
   attribution_heads_note: "Each head's share of what its layer's attention wrote.",
@@ -417,7 +504,11 @@ export const en = {
   // 9
   output_title: "From scores to a token",
   output_story: (m) => [
-    `The last row is compared with every token of the vocabulary: one dot product each, ${m.config.vocab_size.toLocaleString("en")} scores, the *logits*. Softmax makes them probabilities. Then one is drawn, and the rules of the draw are yours: *temperature* sharpens (below 1) or flattens (above) the whole; *top-k* keeps the k likeliest; *top-p* the fewest that together reach p; *min-p* those that reach a fraction of the best.`,
+    `The last row is compared with every token of the vocabulary: one dot product each, ` +
+    `${m.config.vocab_size.toLocaleString("en")} scores, the *logits*. Softmax makes them probabilities. Then one is ` +
+    `drawn, and the rules of the draw are yours: *temperature* sharpens (below 1) or flattens (above) the whole; ` +
+    `*top-k* keeps the k likeliest; *top-p* the fewest that together reach p; *min-p* those that reach a fraction of ` +
+    `the best.`,
   ],
   thread_final: "The rows after the final norm",
   temperature: "Temperature",
@@ -427,12 +518,16 @@ export const en = {
   draw: "Draw a token",
   drawn: "Drawn:",
   sampler_said: (r) =>
-    `${r.kept.toLocaleString("en")} of ${r.of.toLocaleString("en")} tokens are left in the draw; before the cut they held ${r.left}. Entropy ${r.entropy} bits.`,
+    `${r.kept.toLocaleString("en")} of ${r.of.toLocaleString("en")} tokens are left in the draw; before the cut they ` +
+    `held ${r.left}. Entropy ${r.entropy} bits.`,
   rest_cut: (n) =>
-    `This file holds the top logits only; ${n.toLocaleString("en")} others are left out, so shares are slightly too large.`,
+    `This file holds the top logits only; ${n.toLocaleString("en")} others are left out, so shares are slightly too ` +
+    `large.`,
   entropy_title: "How surprised it was",
   entropy_story: () => [
-    `At every position the model had a guess, and the text had an answer. The *cross-entropy* is −log of the probability that it gave to the answer: 0 if it was certain and right, large if it was caught out. Training is nothing but making this number smaller, on average, over much text.`,
+    `At every position the model had a guess, and the text had an answer. The *cross-entropy* is −log of the ` +
+    `probability that it gave to the answer: 0 if it was certain and right, large if it was caught out. Training is ` +
+    `nothing but making this number smaller, on average, over much text.`,
   ],
   surprise_caption: (mean, ppl) => `−log p of each token, in nats: mean ${mean}, perplexity ${ppl}`,
   target_label: "A continuation of your own",
@@ -443,7 +538,9 @@ export const en = {
   // 10
   decode_title: "One token longer",
   decode_story: () => [
-    `The drawn token is put at the end of the sentence, and everything starts again: that is all that writing is. But the rows of the earlier tokens would come out the same, so their keys and values are kept, in the *KV cache*. Reading the prompt (*prefill*) handles all its tokens at once; each new one (*decode*) is a single row.`,
+    `The drawn token is put at the end of the sentence, and everything starts again: that is all that writing is. ` +
+    `But the rows of the earlier tokens would come out the same, so their keys and values are kept, in the *KV ` +
+    `cache*. Reading the prompt (*prefill*) handles all its tokens at once; each new one (*decode*) is a single row.`,
   ],
   one_more: "One more token",
   eight_more: "Eight more",
@@ -462,7 +559,8 @@ export const en = {
   // 11
   whatif_title: "What if?",
   whatif_story: () => [
-    `To know what a part does, take it away. Silence a head, or put in what the same place held for another sentence, or let the model read another token; the rest runs as before, through the same code.`,
+    `To know what a part does, take it away. Silence a head, or put in what the same place held for another ` +
+    `sentence, or let the model read another token; the rest runs as before, through the same code.`,
   ],
   ablate_head: "Silence a head",
   ablate_part: "Silence a part",
@@ -482,10 +580,12 @@ export const en = {
   swapped: (pos, token) => `Token ${pos} read as “${token}”`,
   only_at: (pos) => ` at position ${pos}`,
   whatif_said: (w) =>
-    `${w.label}. Before: “${w.before}” (${w.p}); after: “${w.after}” (${w.q}). The distributions differ by ${w.kl} nats (Kullback–Leibler).`,
+    `${w.label}. Before: “${w.before}” (${w.p}); after: “${w.after}” (${w.q}). The distributions differ by ${w.kl} ` +
+    `nats (Kullback–Leibler).`,
   change: "change",
   change_caption:
-    "Where the stream changed: the length of the difference, as a share of the row's own length. Earlier layers (above the change) and earlier positions (left of it) are as they were.",
+    "Where the stream changed: the length of the difference, as a share of the row's own length. Earlier layers " +
+    "(above the change) and earlier positions (left of it) are as they were.",
   compare_title: "Two models side by side",
   compare_story: () => [`The same text through two models, or two checkpoints of one.`],
   compare_absent: "Open the page with a second model to compare: pellucid explain -m MODEL --beside OTHER --open.",
@@ -495,13 +595,19 @@ export const en = {
   // 12
   training_title: "Training: where the numbers come from",
   training_story: () => [
-    `Before training, every weight is a random number, and so is every guess. Then the model reads some text, and at each token its surprise is measured: the [cross-entropy](#output), called *loss*. For each weight one can compute which way to move it so that the loss shrinks; that direction is the *gradient*. All weights take one small step, and the next text is read. Nothing else happens, many times over.`,
+    `Before training, every weight is a random number, and so is every guess. Then the model reads some text, and at ` +
+    `each token its surprise is measured: the [cross-entropy](#output), called *loss*. For each weight one can ` +
+    `compute which way to move it so that the loss shrinks; that direction is the *gradient*. All weights take one ` +
+    `small step, and the next text is read. Nothing else happens, many times over.`,
   ],
   training_absent:
-    "This model's training left no record here. A run of your own has one: `pellucid pretrain -d book.txt -o runs/book --watch` shows it live, `pellucid explain runs/book` afterwards.",
+    "This model's training left no record here. A run of your own has one: `pellucid pretrain -d book.txt -o " +
+    "runs/book --watch` shows it live, `pellucid explain runs/book` afterwards.",
   watch_title: (name) => `${name}: watch it learn`,
   watch_hero: () => [
-    "Every picture below is drawn from what the run has written into its folder so far. While it goes on, they grow. When there is a finished model, or a checkpoint, `pellucid explain` with the same folder also opens the model itself, number by number.",
+    "Every picture below is drawn from what the run has written into its folder so far. While it goes on, they grow. " +
+    "When there is a finished model, or a checkpoint, `pellucid explain` with the same folder also opens the model " +
+    "itself, number by number.",
   ],
   run_running: "learning",
   run_finished: "finished",
@@ -537,7 +643,8 @@ export const en = {
   uniform: (nats) => `guessing blindly: ${nats}`,
   loss_name: "Loss",
   loss_says:
-    "The mean surprise at the next token, in nats: it falls as the model learns. Where validation stops falling while training goes on, it learns by heart.",
+    "The mean surprise at the next token, in nats: it falls as the model learns. Where validation stops falling " +
+    "while training goes on, it learns by heart.",
   loss_said: (p) =>
     `step ${p.step}: loss ${p.loss}, smoothed ${p.smooth}${p.val ? `; validation ${p.val} (step ${p.at})` : ""}`,
   lr_name: "Learning rate",
@@ -546,7 +653,8 @@ export const en = {
   lr_said: (step, value) => `step ${step}: ${value}`,
   grad_norm_name: "Gradient norm",
   grad_norm_says:
-    "The length of all gradients together: how steep the loss is where the model stands. Peaks are cut before the update.",
+    "The length of all gradients together: how steep the loss is where the model stands. Peaks are cut before the " +
+    "update.",
   grad_norm_said: (step, value) => `step ${step}: ${value}`,
   tokens_per_second_name: "Speed",
   tokens_per_second_says:
@@ -564,16 +672,20 @@ export const en = {
   short_part: { attention: "attention", mlp: "MLP", attention_norm: "norm 1", mlp_norm: "norm 2" },
   ratio_name: "Update over weight",
   ratio_says:
-    "How far one step moved the weights, as a share of their length. About a thousandth (white) is a good pace for matrices; orange is fast and may shake, blue is slow or asleep.",
+    "How far one step moved the weights, as a share of their length. About a thousandth (white) is a good pace for " +
+    "matrices; orange is fast and may shake, blue is slow or asleep.",
   grad_name: "Gradient, layer by layer",
   grad_says:
-    "How strongly the loss pulls at each part, before clipping; white is the middle of all. A row that stays blue learns little, one that turns orange is where trouble begins.",
+    "How strongly the loss pulls at each part, before clipping; white is the middle of all. A row that stays blue " +
+    "learns little, one that turns orange is where trouble begins.",
   weight_name: "Size of the weights",
   weight_says:
-    "The length of each part's weights against what it was at the first record (white): training makes most of them grow.",
+    "The length of each part's weights against what it was at the first record (white): training makes most of them " +
+    "grow.",
   margin_name: "Margin on held-back pairs",
   margin_says:
-    "How much more the chosen answers have gained on the reference than the rejected ones, times β: 0 at the start, and it should rise on pairs the model never learned from.",
+    "How much more the chosen answers have gained on the reference than the rejected ones, times β: 0 at the start, " +
+    "and it should rise on pairs the model never learned from.",
   margin_said: (step, value) => `step ${step}: ${value}`,
   as_the_reference: "as the reference",
   accuracy_name: "Pairs judged right",
@@ -582,13 +694,16 @@ export const en = {
   as_a_coin: "a coin",
   stream_name: "Activations, layer by layer",
   stream_says:
-    "How large the numbers of the residual stream are on the text below, before the first layer and after each; white is 1. Each layer adds to the stream, so it grows with depth; a row that grows without end is where a run breaks.",
+    "How large the numbers of the residual stream are on the text below, before the first layer and after each; " +
+    "white is 1. Each layer adds to the stream, so it grows with depth; a row that grows without end is where a run " +
+    "breaks.",
   stream_said: (p) => `${p.layer === null ? "before layer 0" : `after layer ${p.layer}`}, step ${p.step}`,
   stream_first: "embed",
   reading_title: "What it is reading",
   batch_name: "The current batch",
   batch_says:
-    "The first rows of the batch, before the model learned from them. The colour of a token is the model's surprise at it; crossed out are those that the mask leaves out of the loss.",
+    "The first rows of the batch, before the model learned from them. The colour of a token is the model's surprise " +
+    "at it; crossed out are those that the mask leaves out of the loss.",
   batch_said: (p) => `after “${p.before}” came “${p.text}”: −log p = ${p.nats} nats, p = ${p.p}`,
   batch_masked: (p) => `“${p.text}” does not count: the mask leaves it out`,
   masked_key: "left out by the mask",
@@ -597,7 +712,8 @@ export const en = {
   not_yet_recorded: "Nothing is recorded yet; it comes with the first steps.",
   snapshots_title: "How it changes",
   snapshots_story:
-    "The same short text, through the model as it was at some steps: from the random start, at even distances on a logarithmic scale, since most happens early. Move the slider, or let it play.",
+    "The same short text, through the model as it was at some steps: from the random start, at even distances on a " +
+    "logarithmic scale, since most happens early. Move the slider, or let it play.",
   scrubber: "Step of the snapshot",
   play: "Play, or pause",
   at_step: (n) => `step ${n}`,
@@ -608,14 +724,17 @@ export const en = {
   guess_said: (p) => `“${p.text}” had ${p.p}; likeliest: ${p.top}`,
   heads_then_name: "Attention",
   heads_then_says:
-    "Rows look, columns are looked at. At first every head looks evenly at all that came before; with time each finds something of its own to look for. Press a head to enlarge it.",
+    "Rows look, columns are looked at. At first every head looks evenly at all that came before; with time each " +
+    "finds something of its own to look for. Press a head to enlarge it.",
   distance_name: "How far back heads look",
   distance_says:
-    "For each head (layer·head), the mean weight of the token *d* before, d = 0 being the token itself. A dark column at 1 is a head that looks at the token before.",
+    "For each head (layer·head), the mean weight of the token *d* before, d = 0 being the token itself. A dark " +
+    "column at 1 is a head that looks at the token before.",
   distance_said: (p) => `layer ${p.layer}, head ${p.head}, ${p.back} back`,
   embedding_name: "Embeddings",
   embedding_says:
-    "The commonest tokens where their rows of the table lie, in the plane in which the last snapshot is spread widest. The plane stays the same, so what moves is the tokens: those used alike drift together.",
+    "The commonest tokens where their rows of the table lie, in the plane in which the last snapshot is spread " +
+    "widest. The plane stays the same, so what moves is the tokens: those used alike drift together.",
   embedding_said: (p) => `“${p.text}”, nearest in all dimensions: ${p.near}`,
   embedding_share: (p) => `This plane holds ${p} of the last snapshot's spread.`,
   token_kind: {
@@ -631,13 +750,16 @@ export const en = {
     "The cosine between any two rows of the learned position table: at first unrelated, then neighbours grow alike.",
   positions_said: (i, j) => `positions ${i} and ${j}`,
   positions_rotary:
-    "Positions: this model turns queries and keys by fixed angles, so nothing of its positions is learned; what it makes of them is in the picture above.",
+    "Positions: this model turns queries and keys by fixed angles, so nothing of its positions is learned; what it " +
+    "makes of them is in the picture above.",
   positions_sinusoidal:
-    "Positions: this model adds fixed sines and cosines, which training does not change; what it makes of them is in the picture above.",
+    "Positions: this model adds fixed sines and cosines, which training does not change; what it makes of them is in " +
+    "the picture above.",
   positions_none: "Positions: this model has none; order enters only through the mask.",
   samples_title: "What it writes",
   samples_name: "Texts over time",
   samples_says:
-    "Now and then the run lets the model write, each token drawn from its own probabilities: first letters, then words, then lines.",
+    "Now and then the run lets the model write, each token drawn from its own probabilities: first letters, then " +
+    "words, then lines.",
   no_samples: "No text yet.",
 };

@@ -83,11 +83,11 @@ def lens(
     )
     rows: dict[str, list[Tensor]] = {name: [] for name in ("ids", "probabilities", "chosen", "rank", "kl")}
     for name in names:
-        found = [
+        read = [
             _read(trace, name, columns[start : start + ROWS], chosen[:, start : start + ROWS], k)
             for start in range(0, len(columns), ROWS)
         ]
-        for key, parts in zip(rows, zip(*found, strict=True), strict=True):
+        for key, parts in zip(rows, zip(*read, strict=True), strict=True):
             rows[key].append(torch.cat(parts, 1))
     stacked = {key: torch.stack(parts) for key, parts in rows.items()}
     return Lens(
@@ -109,7 +109,7 @@ def _read(trace: Record, name: str, columns: Sequence[int], chosen: Tensor, k: i
     log_probs = model.logits(hidden, Context(trace.position_ids)).float().log_softmax(-1)  # (B, P, V)
     final = trace["logits"][:, list(columns)].float().log_softmax(-1)
     top = log_probs.topk(k, -1)
-    its = log_probs.gather(-1, chosen[..., None])
-    rank = (log_probs > its).sum(-1) + 1
+    followed = log_probs.gather(-1, chosen[..., None])
+    rank = (log_probs > followed).sum(-1) + 1
     kl = (final.exp() * (final - log_probs)).sum(-1).clamp(min=0)
-    return top.indices, top.values.exp(), its[..., 0].exp(), rank, kl
+    return top.indices, top.values.exp(), followed[..., 0].exp(), rank, kl

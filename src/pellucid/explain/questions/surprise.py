@@ -62,9 +62,9 @@ def surprise(trace: Record, targets: Any = None) -> Surprise:
     columns = torch.tensor(trace.positions, device=trace.token_ids.device)
     wanted = _targets(trace, targets)[:, columns]  # (B, P)
     log_probs = trace["logits"].float().log_softmax(-1)
-    its = log_probs.gather(-1, wanted.clamp(min=0)[..., None])
-    nats = torch.where(wanted < 0, torch.nan, -its[..., 0])
-    rank = torch.where(wanted < 0, -1, (log_probs > its).sum(-1) + 1)
+    target = log_probs.gather(-1, wanted.clamp(min=0)[..., None])
+    nats = torch.where(wanted < 0, torch.nan, -target[..., 0])
+    rank = torch.where(wanted < 0, -1, (log_probs > target).sum(-1) + 1)
     return Surprise(wanted, (-nats).exp(), nats, rank, trace.positions)
 
 
@@ -72,14 +72,14 @@ def one_token(trace: Record, token: str | int) -> int:
     """A token's id. Raises: RequestError for a text that is not one token, and an id out of range."""
     if isinstance(token, str):
         tokenizer = trace.prompt.tokenizer
-        found = [] if tokenizer is None else tokenizer(token, add_special_tokens=False)["input_ids"]
-        if len(found) != 1:
+        ids = [] if tokenizer is None else tokenizer(token, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
             raise RequestError(
                 f"{token!r} is not one token",
-                received=found,
+                received=ids,
                 remedy="give a text that is one token (a space may count), or an id",
             )
-        token = int(found[0])
+        token = int(ids[0])
     if not 0 <= token < trace.config.vocab_size:
         raise RequestError("there is no such token", expected=f"0 to {trace.config.vocab_size - 1}", received=token)
     return token
@@ -96,8 +96,8 @@ def _targets(trace: Record, targets: Any) -> Tensor:
         last = torch.where(mask, torch.arange(ids.shape[1], device=ids.device), -1).amax(1)
         following[torch.arange(len(ids)), last] = one_token(trace, targets)
         return following
-    given = torch.as_tensor(targets, device=ids.device)
-    given = given[None] if given.ndim == 1 else given
-    if given.shape != ids.shape:
-        raise RequestError("targets need an id for every token", expected=tuple(ids.shape), received=tuple(given.shape))
-    return given.long()
+    rows = torch.as_tensor(targets, device=ids.device)
+    rows = rows[None] if rows.ndim == 1 else rows
+    if rows.shape != ids.shape:
+        raise RequestError("targets need an id for every token", expected=tuple(ids.shape), received=tuple(rows.shape))
+    return rows.long()

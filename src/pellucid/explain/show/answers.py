@@ -18,7 +18,7 @@ class NoSuchQuestionError(RequestError):
 
 
 class Tile(NamedTuple):
-    """A rectangle of a tensor. With a step above 1, each value stands for a block and is the one of largest size in it."""
+    """A rectangle of a tensor. With a step above 1, each value stands for a block: the one of largest size in it."""
 
     data: np.ndarray  # (rows, cols) float32
     row_step: int
@@ -40,7 +40,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: plain(its) for key, its in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(its) for its in value]
+        return [plain(item) for item in value]
     return value

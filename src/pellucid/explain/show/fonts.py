@@ -32,7 +32,7 @@ def readable(token: str) -> str:
 
 
 def families(text: str) -> list[str]:
-    """Font families for ``text``, the first that has a character draws it. Warns where nothing on the machine draws 中文."""
+    """Font families for ``text``; the first that has a character draws it. Warns where nothing here draws 中文."""
     fonts = installed()
     if not fonts and any(
         0x2E80 <= ord(char) <= 0x9FFF or 0xAC00 <= ord(char) <= 0xD7AF or 0xF900 <= ord(char) <= 0xFAFF for char in text

@@ -126,7 +126,8 @@ class _Data:
             "" if all_close else f"；输出、透镜与归因只有位置 {close}"
         )
         return {
-            "en": f"{en}; the {NAMED} likeliest tokens of each distribution; operands of pinned cells. Generating and editing need the live model.",
+            "en": f"{en}; the {NAMED} likeliest tokens of each distribution; operands of pinned cells. "
+            "Generating and editing need the live model.",
             "zh": f"{zh}；每个分布最可能的 {NAMED} 个词元；钉住的格子的算式。生成和改动需要运行中的模型。",
         }
 
@@ -135,8 +136,8 @@ class _Data:
 
 
 def _gather(view: View, room: int, pinned: Sequence[Pin]) -> _Data:
-    its = view.first.record
-    length, num_layers = view.first.length, its.config.num_layers
+    record = view.first.record
+    length, num_layers = view.first.length, record.config.num_layers
     data = _Data(room - 4096, num_layers, length=length)
     for path in ("model", "run"):
         if not data.answer(path, view.answer(path, {})):
@@ -146,7 +147,7 @@ def _gather(view: View, room: int, pinned: Sequence[Pin]) -> _Data:
                 received=room,
                 remedy="raise max_bytes, or trace a shorter text",
             )
-    best = int(its["logits"][0, -1].argmax()) if "logits" in its else 0
+    best = int(record["logits"][0, -1].argmax()) if "logits" in record else 0
     for address, value in _walks(view, [*pinned, ("logits", (0, length - 1, best))]):
         data.answer(address, value)
     for path in ("checks", "precision", "text", "batch", "norms", "surprise"):
@@ -155,8 +156,8 @@ def _gather(view: View, room: int, pinned: Sequence[Pin]) -> _Data:
     data.positions = (
         list(range(max(0, length - CLOSE_POSITIONS), length)) if length > 2 * CLOSE_POSITIONS else list(range(length))
     )
-    for name in its:
-        if its.taps[name].layer is None:
+    for name in record:
+        if record.taps[name].layer is None:
             _ask(data, view, f"step/{name}")
             if name != "logits":
                 _tensor(data, view, name)
@@ -176,7 +177,7 @@ def _gather(view: View, room: int, pinned: Sequence[Pin]) -> _Data:
 def _ask(data: _Data, view: View, path: str, **params: Any) -> Any:
     """Embeds an answer; one that this trace cannot give is left out."""
     try:
-        value = view.answer(path, {key: str(its) for key, its in params.items()})
+        value = view.answer(path, {key: str(item) for key, item in params.items()})
     except PellucidError:
         return None
     if path == "output":
@@ -204,8 +205,8 @@ def _position(data: _Data, view: View, position: int, length: int) -> None:
 
 def _layer(data: _Data, view: View, layer: int) -> bool:
     """A layer whole, or not at all."""
-    its, before = view.first.record, (dict(data.answers), dict(data.tensors), data.room)
-    names = [name for name in its if its.taps[name].layer == layer]
+    record, before = view.first.record, (dict(data.answers), dict(data.tensors), data.room)
+    names = [name for name in record if record.taps[name].layer == layer]
     weights = [
         name
         for name in dict(view.subject.decoder.named_parameters())
@@ -292,7 +293,8 @@ def _shell(data: str) -> str:
     page = {name: content.decode() for name, content in page_files().items()}
     script, style = bundle(page), page["style.css"]
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; "
         "require-trusted-types-for 'script'; trusted-types 'none'"
     )
     html = page["index.html"]

@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def page_files() -> dict[str, bytes]:
     """The page's own files by their path in it."""
-    found: dict[str, bytes] = {}
+    pages: dict[str, bytes] = {}
     for entry in PAGE.iterdir():
         for file, name in (
             [(entry, entry.name)]
@@ -188,8 +188,8 @@ def page_files() -> dict[str, bytes]:
             else [(inner, f"{entry.name}/{inner.name}") for inner in entry.iterdir()]
         ):
             if name.endswith(tuple(TYPES)):
-                found[name] = file.read_bytes()
-    return found
+                pages[name] = file.read_bytes()
+    return pages
 
 
 def serve_page(view: Answers, port: int = 0, *, open_browser: bool = False) -> None:

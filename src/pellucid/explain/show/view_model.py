@@ -77,7 +77,7 @@ def _layer(layer: LayerConfig, taps: Sequence[Tap]) -> dict[str, Any]:
 
 
 def _norms(taps: Iterable[Tap]) -> list[dict[str, Any]]:
-    """The norms of the stream, in the order of computation: about which part each stands and where, and what it is of."""
+    """The norms of the stream in the order of computation: about which part each stands and where, and its input."""
     norms: list[dict[str, Any]] = []
     for tap in taps:
         if isinstance(norm := tap.operation, Norm) and "head" not in tap.axes and "kv_head" not in tap.axes:

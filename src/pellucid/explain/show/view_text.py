@@ -1,4 +1,4 @@
-"""What the page says of a text before the model sees it: merges, special tokens, the chat template, a batch as a table."""
+"""What the page says of a text before the model sees it: merges, special tokens, the chat template, a batch."""
 
 from __future__ import annotations
 

@@ -52,9 +52,9 @@ def add_training(data: Holder, training: Training | None, *, share: float = 0.5)
 
 
 def _tiles(data: Holder, training: Training, step: int) -> None:
-    its = training.answer(f"snapshot/{step}", {})
-    names = [f"attention.{step}.{layer['layer']}" for layer in its["attention"]] + (
-        [f"positions.{step}"] if its["positions"] else []
+    snapshot = training.answer(f"snapshot/{step}", {})
+    names = [f"attention.{step}.{layer['layer']}" for layer in snapshot["attention"]] + (
+        [f"positions.{step}"] if snapshot["positions"] else []
     )
     for name in names:
         array: np.ndarray = training.tile(name, {}).data

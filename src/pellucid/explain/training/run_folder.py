@@ -71,19 +71,19 @@ class RunFolder:
 
     def about(self) -> dict[str, Any] | None:
         """Names and sizes of what is recorded; None before there is any."""
-        its = self._json(ABOUT)
-        if its is None:
+        about = self._json(ABOUT)
+        if about is None:
             return None
-        model, weights = _get(its, "model", dict, ABOUT), _get(its, "weights", list, ABOUT)
+        model, weights = _get(about, "model", dict, ABOUT), _get(about, "weights", list, ABOUT)
         heads = _numbers(_get(model, "num_heads", list, ABOUT), ABOUT)
         return {
-            "num_steps": int(_number(its, "num_steps", ABOUT)),
+            "num_steps": int(_number(about, "num_steps", ABOUT)),
             "weights": [
                 (_get(w, "name", str, ABOUT), tuple(int(n) for n in _numbers(_get(w, "shape", list, ABOUT), ABOUT)))
                 for w in map(_object, weights)
             ],
-            "text": _named(its, "text"),
-            "tokens": _named(its, "tokens"),
+            "text": _named(about, "text"),
+            "tokens": _named(about, "tokens"),
             "model": {
                 **{
                     name: int(_number(model, name, ABOUT))
@@ -113,11 +113,11 @@ class RunFolder:
 
     def batch(self) -> dict[str, Any] | None:
         """The rows that were looked at last; None before any."""
-        its = self._json(BATCH)
-        if its is None:
+        batch = self._json(BATCH)
+        if batch is None:
             return None
         names = ("ids", "pieces", "targets", "target_pieces", "loss", "counts")
-        columns = {name: [_row(row, BATCH) for row in _get(its, name, list, BATCH)[:8]] for name in names}
+        columns = {name: [_row(row, BATCH) for row in _get(batch, name, list, BATCH)[:8]] for name in names}
         lengths = {tuple(map(len, rows)) for rows in columns.values()}
         if len(lengths) != 1:
             raise CheckpointError("rows of the batch differ in length", where=self.path / BATCH)
@@ -136,8 +136,8 @@ class RunFolder:
             for row in zip(*(columns[name] for name in names), strict=True)
         ]
         return {
-            "step": int(_number(its, "step", BATCH)),
-            "shape": _numbers(_get(its, "shape", list, BATCH)[:2], BATCH),
+            "step": int(_number(batch, "step", BATCH)),
+            "shape": _numbers(_get(batch, "shape", list, BATCH)[:2], BATCH),
             "rows": rows,
         }
 
@@ -148,7 +148,7 @@ class RunFolder:
         return sorted(int(match[1]) for name in names[:1000] if (match := _SNAPSHOT.fullmatch(name)))
 
     def snapshot(self, step: int) -> dict[str, Array]:
-        """A snapshot's arrays by name. Raises: CheckpointError where it is not there, damaged, or too large to be one."""
+        """A snapshot's arrays by name. Raises: CheckpointError where it is absent, damaged, or too large to be one."""
         path = self.path / SNAPSHOTS / f"step-{step:08d}.safetensors"
         if not path.is_file():
             raise CheckpointError("there is no snapshot of this step", where=self.path, received=step)
@@ -164,8 +164,8 @@ class RunFolder:
 
     # --- files that grow ---------------------------------------------------------------------------------------------
 
-    def _take_metric(self, its: dict[str, Any]) -> None:
-        values = [_number(its, name, METRICS) for name in METRIC]
+    def _take_metric(self, metric: dict[str, Any]) -> None:
+        values = [_number(metric, name, METRICS) for name in METRIC]
         for column, value in zip(self.metrics.values(), values, strict=True):
             column.append(value)
         loss = values[1]
@@ -173,14 +173,14 @@ class RunFolder:
         if math.isfinite(loss):
             mean = loss if math.isnan(mean) else mean + max(1 / MEMORY, 5 / (len(self.smooth) + 5)) * (loss - mean)
         self.smooth.append(mean)
-        if its.get("val_loss") is not None:
-            self.validation.append((int(values[0]), _number(its, "val_loss", METRICS)))
-        if its.get("val_margin") is not None:
+        if metric.get("val_loss") is not None:
+            self.validation.append((int(values[0]), _number(metric, "val_loss", METRICS)))
+        if metric.get("val_margin") is not None:
             self.preferences.append(
-                (int(values[0]), _number(its, "val_margin", METRICS), _number(its, "val_accuracy", METRICS))
+                (int(values[0]), _number(metric, "val_margin", METRICS), _number(metric, "val_accuracy", METRICS))
             )
-        if its.get("skipped"):
-            self.skipped.append((int(values[0]), str(its["skipped"])[:300]))
+        if metric.get("skipped"):
+            self.skipped.append((int(values[0]), str(metric["skipped"])[:300]))
 
     def _forget_metrics(self) -> None:
         for column in self.metrics.values():
@@ -190,20 +190,20 @@ class RunFolder:
         self.preferences.clear()
         self.skipped.clear()
 
-    def _take_sample(self, its: dict[str, Any]) -> None:
-        self.samples.append((int(_number(its, "step", SAMPLES)), _get(its, "text", str, SAMPLES)[:4000]))
+    def _take_sample(self, sample: dict[str, Any]) -> None:
+        self.samples.append((int(_number(sample, "step", SAMPLES)), _get(sample, "text", str, SAMPLES)[:4000]))
 
-    def _take_weights(self, its: dict[str, Any]) -> None:
-        rows = [_numbers(_get(its, name, list, WEIGHTS), WEIGHTS) for name in self.weights]
+    def _take_weights(self, norms: dict[str, Any]) -> None:
+        rows = [_numbers(_get(norms, name, list, WEIGHTS), WEIGHTS) for name in self.weights]
         known = len(next(iter(self.weights.values()), [[]])[0]) if self.weight_steps else len(rows[0])
         if any(len(row) != known for row in rows):
             raise CheckpointError(
                 "lines name different numbers of weights", expected=known, received=[len(row) for row in rows]
             )
-        self.weight_steps.append(int(_number(its, "step", WEIGHTS)))
+        self.weight_steps.append(int(_number(norms, "step", WEIGHTS)))
         for name, row in zip(self.weights, rows, strict=True):
             self.weights[name].append(row)
-        self.seconds_recording += _number(its, "seconds", WEIGHTS)
+        self.seconds_recording += _number(norms, "seconds", WEIGHTS)
 
     def _forget_weights(self) -> None:
         self.weights = {"grad": [], "update": [], "weight": []}
@@ -264,14 +264,16 @@ def _object(value: Any, where: object = None) -> dict[str, Any]:
     return value
 
 
-def _get(its: dict[str, Any], name: str, kind: type, where: str) -> Any:
-    if not isinstance(its.get(name), kind):
-        raise CheckpointError(f"{name} is absent or no {kind.__name__}", where=where, received=str(its.get(name))[:60])
-    return its[name]
+def _get(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
+    if not isinstance(record.get(name), kind):
+        raise CheckpointError(
+            f"{name} is absent or no {kind.__name__}", where=where, received=str(record.get(name))[:60]
+        )
+    return record[name]
 
 
-def _number(its: dict[str, Any], name: str, where: str) -> float:
-    return _numbers([its.get(name)], f"{where}: {name}")[0]
+def _number(record: dict[str, Any], name: str, where: str) -> float:
+    return _numbers([record.get(name)], f"{where}: {name}")[0]
 
 
 def _numbers(values: Sequence[Any], where: str) -> list[float]:
@@ -295,10 +297,10 @@ def _row(row: Any, where: str) -> list[Any]:
     return row[:512]
 
 
-def _named(its: dict[str, Any], name: str) -> list[tuple[int, str]]:
+def _named(about: dict[str, Any], name: str) -> list[tuple[int, str]]:
     """(id, how it reads) of tokens."""
-    given = _get(its, name, dict, ABOUT)
-    ids, pieces = _numbers(_get(given, "ids", list, ABOUT), ABOUT), _get(given, "pieces", list, ABOUT)
+    tokens = _get(about, name, dict, ABOUT)
+    ids, pieces = _numbers(_get(tokens, "ids", list, ABOUT), ABOUT), _get(tokens, "pieces", list, ABOUT)
     if len(ids) != len(pieces) or not all(isinstance(piece, str) for piece in pieces):
         raise CheckpointError(f"{name}: ids and pieces differ", where=ABOUT)
     return [(int(i), piece[:40]) for i, piece in zip(ids, pieces, strict=True)][:1024]

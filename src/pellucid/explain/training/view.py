@@ -49,7 +49,8 @@ FORMULAS = {
     "speed": r"\frac{B \cdot T}{\Delta t}",
     "ratio": r"r = \frac{‖ \Delta w ‖}{‖ w ‖} = \sqrt{\frac{\sum_i (\Delta w_i)^2}{\sum_i w_i^2}} \approx 10^{-3}",
     "size": r"‖ w ‖ = \sqrt{\sum_i w_i^2}",
-    "margin": r"\beta \left( \log \frac{p(y_w | x)}{p_{\text{ref}}(y_w | x)} - \log \frac{p(y_l | x)}{p_{\text{ref}}(y_l | x)} \right)",
+    "margin": r"\beta \left( \log \frac{p(y_w | x)}{p_{\text{ref}}(y_w | x)} "
+    r"- \log \frac{p(y_l | x)}{p_{\text{ref}}(y_l | x)} \right)",
     "accuracy": r"\frac{1}{n} \sum_i [\text{margin}_i > 0]",
     "stream": r"\text{RMS}(x) = \sqrt{\frac{1}{T D} \sum_{t, i} x_{t i}^2}",
     "token_loss": r"\ell_t = -\log p(x_{t+1} | x_{\le t}) , \quad L = \frac{1}{n} \sum_t \ell_t",
@@ -97,10 +98,10 @@ class Training:
         kind, _, rest = name.partition(".")
         step, _, layer = rest.partition(".")
         with self._lock:
-            found = self._snapshot(_step(step)).get(f"{kind}.{layer}" if layer else kind)
-        if found is None or kind not in ("attention", "positions") or len(found.shape) < 2:
+            array = self._snapshot(_step(step)).get(f"{kind}.{layer}" if layer else kind)
+        if array is None or kind not in ("attention", "positions") or len(array.shape) < 2:
             raise RequestError("there is no such picture", received=name)
-        return Tile(found.data.astype(np.float32).reshape(-1, found.shape[-1]), 1, 1)
+        return Tile(array.data.astype(np.float32).reshape(-1, array.shape[-1]), 1, 1)
 
     def _refresh(self) -> None:
         self.folder.refresh()
@@ -123,34 +124,34 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """Where the run stands, small enough to be asked every other second."""
-        its, about = self.folder, self.folder.about()
-        metrics, num_steps = its.metrics, (about or {}).get("num_steps") or its.settings().get("steps")
+        folder, about = self.folder, self.folder.about()
+        metrics, num_steps = folder.metrics, (about or {}).get("num_steps") or folder.settings().get("steps")
         recent = slice(-min(len(metrics["step"]), 20), None)
         seconds, tokens = sum(metrics["seconds"][recent]), sum(metrics["tokens"][recent])
         each = seconds / max(len(metrics["seconds"][recent]), 1)
         try:
-            quiet = time.time() - (its.path / METRICS).stat().st_mtime
+            quiet = time.time() - (folder.path / METRICS).stat().st_mtime
         except OSError:
             quiet = 0.0
-        finished = num_steps is not None and its.step >= num_steps
+        finished = num_steps is not None and folder.step >= num_steps
         total = sum(metrics["seconds"])
         return {
-            "step": its.step,
+            "step": folder.step,
             "num_steps": num_steps,
             "finished": finished,
             "running": not finished and quiet < max(30.0, 20 * each),
             "seconds": total,
-            "left": None if num_steps is None else each * (num_steps - its.step),
-            "loss": metrics["loss"][-1] if its.step else None,
-            "smooth": its.smooth[-1] if its.step else None,
-            "val_loss": its.validation[-1][1] if its.validation else None,
-            "lr": metrics["lr"][-1] if its.step else None,
+            "left": None if num_steps is None else each * (num_steps - folder.step),
+            "loss": metrics["loss"][-1] if folder.step else None,
+            "smooth": folder.smooth[-1] if folder.step else None,
+            "val_loss": folder.validation[-1][1] if folder.validation else None,
+            "lr": metrics["lr"][-1] if folder.step else None,
             "tokens_per_second": tokens / seconds if seconds else None,
             "tokens": sum(metrics["tokens"]),
-            "snapshots": its.snapshots(),
-            "records": len(its.weight_steps),
-            "samples": len(its.samples),
-            "recording": its.seconds_recording / total if total else 0.0,
+            "snapshots": folder.snapshots(),
+            "records": len(folder.weight_steps),
+            "samples": len(folder.samples),
+            "recording": folder.seconds_recording / total if total else 0.0,
         }
 
     def curves(self) -> dict[str, Any]:
@@ -207,7 +208,7 @@ class Training:
             name: np.square(np.array([self.folder.weights[name][i] for i in columns])) for name in self.folder.weights
         }
         lengths = {
-            name: np.stack([np.sqrt(its[:, groups[row]].sum(1)) for row in rows]) for name, its in squares.items()
+            name: np.stack([np.sqrt(sums[:, groups[row]].sum(1)) for row in rows]) for name, sums in squares.items()
         }  # (rows, columns)
         ratio = lengths["update"] / np.maximum(lengths["weight"], 1e-30)
         return {
@@ -219,8 +220,8 @@ class Training:
         }
 
     def samples(self) -> list[dict[str, Any]]:
-        its = self.folder.samples
-        return [{"step": its[i][0], "text": its[i][1]} for i in _spread(len(its), SHOWN_SAMPLES)]
+        samples = self.folder.samples
+        return [{"step": samples[i][0], "text": samples[i][1]} for i in _spread(len(samples), SHOWN_SAMPLES)]
 
     def embedding(self) -> dict[str, Any]:
         """Each snapshot's embedding rows in one plane, that of the last snapshot's two principal axes: so points move
@@ -238,23 +239,23 @@ class Training:
         points = [np.round(row @ plane, 5) for row in centred]
         return {
             "steps": steps,
-            "points": [its.tolist() for its in points],
+            "points": [cloud.tolist() for cloud in points],
             "share": float((sizes[:2] ** 2).sum() / max((sizes**2).sum(), 1e-30)),
-            "reach": float(max(np.abs(its).max() for its in points)) or 1.0,
+            "reach": float(max(np.abs(cloud).max() for cloud in points)) or 1.0,
         }
 
     def stream(self) -> dict[str, Any]:
         """How large the residual stream was in each snapshot: before the first layer and after each."""
         steps = self.folder.snapshots()
         sizes = [self._array(step, "stream", 1) for step in steps]
-        if not sizes or any(its.shape != sizes[0].shape for its in sizes):
+        if not sizes or any(size.shape != sizes[0].shape for size in sizes):
             return {"steps": [], "rms": []}
         return {"steps": steps, "rms": np.stack(sizes, 1).tolist()}  # (L + 1, snapshots)
 
     def snapshot(self, step: int) -> dict[str, Any]:
         """One snapshot, less its large pictures, which are tiles."""
-        found, about = self._snapshot(step), self.folder.about()
-        layers = sorted(int(name.partition(".")[2]) for name in found if name.startswith("attention."))
+        arrays, about = self._snapshot(step), self.folder.about()
+        layers = sorted(int(name.partition(".")[2]) for name in arrays if name.startswith("attention."))
         patterns = [self._array(step, f"attention.{layer}", 3) for layer in layers]
         rows = self._array(step, "embedding", 2)
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
@@ -271,21 +272,21 @@ class Training:
             "stream": self._array(step, "stream", 1).tolist(),
             "length": len(text),
             "attention": [
-                {"layer": layer, "heads": its.shape[0], "size": its.shape[1]}
-                for layer, its in zip(layers, patterns, strict=True)
+                {"layer": layer, "heads": pattern.shape[0], "size": pattern.shape[1]}
+                for layer, pattern in zip(layers, patterns, strict=True)
             ],
-            "distance": [by_distance(its).tolist() for its in patterns],
-            "positions": list(found["positions"].shape) if "positions" in found else None,
+            "distance": [by_distance(pattern).tolist() for pattern in patterns],
+            "positions": list(arrays["positions"].shape) if "positions" in arrays else None,
             "near": np.argsort(-alike, axis=1, kind="stable")[:, 1 : 1 + NEAR].tolist(),
         }
 
     def _array(self, step: int, name: str, axes: int) -> np.ndarray:
-        found: Array | None = self._snapshot(step).get(name)
-        if found is None or len(found.shape) != axes:
+        array: Array | None = self._snapshot(step).get(name)
+        if array is None or len(array.shape) != axes:
             raise CheckpointError(
                 f"the snapshot of step {step} has no {name}", where=self.folder.path, expected=f"{axes} axes"
             )
-        return np.nan_to_num(found.data.astype(np.float32))
+        return np.nan_to_num(array.data.astype(np.float32))
 
 
 class TrainingOnly:
@@ -333,7 +334,7 @@ def by_distance(pattern: np.ndarray) -> np.ndarray:
 
 
 def _buckets(steps: np.ndarray) -> np.ndarray:
-    """Where buckets of steps begin: a new one wherever the step has gone on by a share of the run, or of its logarithm."""
+    """Where buckets of steps begin: a new one wherever the step has gone on by a share of the run, or of its log."""
     first = np.maximum(steps, 1)
     end = max(first.max(), 2.0)
     linear, log = np.floor(first / end * POINTS), np.floor(np.log(first) / math.log(end) * POINTS)

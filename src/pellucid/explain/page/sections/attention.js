@@ -1,4 +1,5 @@
-// 6. Attention: every head as a small map; for one head and one query the way from q·k to weights, and arcs over the sentence.
+// 6. Attention: every head as a small map; for one head and one query the way from q·k to weights, and arcs over the
+// sentence.
 
 import { css, ink, limitOf } from "../colour.js";
 import { h, number, percent, svg } from "../dom.js";

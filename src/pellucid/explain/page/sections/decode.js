@@ -1,4 +1,5 @@
-// 10. Decoding: the sentence grows a token at a time; what is kept of each one (keys and values), and what each step takes.
+// 10. Decoding: the sentence grows a token at a time; what is kept of each one (keys and values), and what each step
+// takes.
 
 import { bytes, count, h, number, percent, visible } from "../dom.js";
 import { bars, choice, frame, story, tokenBars, trouble } from "../figures.js";

@@ -1,4 +1,5 @@
-// 3. Rows of a table: each id looks up its row; then where each token stands, as this model has it: a table added, or a rotation.
+// 3. Rows of a table: each id looks up its row; then where each token stands, as this model has it: a table added, or a
+// rotation.
 
 import { css, legend, limitOf } from "../colour.js";
 import { calm, h, math, number, svg, visible } from "../dom.js";
@@ -182,11 +183,14 @@ function sinusoidal(app) {
   const draw = (pos, j) => {
     formula.replaceChildren(
       math(
-        `<mrow><msub><mi>PE</mi><mrow><mi>pos</mi><mo>,</mo><mn>${j}</mn></mrow></msub><mo>=</mo><mi>${j % 2 ? "cos" : "sin"}</mi><mo>(</mo><mfrac><mi>pos</mi><msup><mn>10000</mn><mrow><mn>${j - (j % 2)}</mn><mo>/</mo><mn>${width}</mn></mrow></msup></mfrac><mo>)</mo></mrow>`,
+`<mrow><msub><mi>PE</mi><mrow><mi>pos</mi><mo>,</mo><mn>${j}</mn></mrow></msub><mo>=</mo>` +
+        `<mi>${j % 2 ? "cos" : "sin"}</mi><mo>(</mo><mfrac><mi>pos</mi><msup><mn>10000</mn><mrow>` +
+        `<mn>${j - (j % 2)}</mn><mo>/</mo><mn>${width}</mn></mrow></msup></mfrac><mo>)</mo></mrow>`,
       ),
     );
     term.replaceChildren(
-      `${app.t("position")} ${pos}, ${app.t("dimension")} ${j}: ${j % 2 ? "cos" : "sin"}(${pos} / ${number(10000 ** ((j - (j % 2)) / width), 5)}) = ${number(value(pos, j), 5)}`,
+      `${app.t("position")} ${pos}, ${app.t("dimension")} ${j}: ${j % 2 ? "cos" : "sin"}(${pos} / ` +
+      `${number(10000 ** ((j - (j % 2)) / width), 5)}) = ${number(value(pos, j), 5)}`,
     );
     const points = Array.from(
       { length: 257 },
@@ -245,7 +249,9 @@ function sinusoidal(app) {
   );
 }
 
-/** A pair of a query's dimensions as an arrow: it turns with its position, and the angle between two is their distance. */
+/**
+ * A pair of a query's dimensions as an arrow: it turns with its position, and the angle between two is their distance.
+ */
 function rotary(app, rope) {
   const element = h("figure", { class: "rotary" }),
     picture = h("div", {}),
@@ -349,7 +355,11 @@ function rotary(app, rope) {
     );
   };
   const formula = math(
-    "<mrow><mo>(</mo><msub><mi>q</mi><mn>1</mn></msub><mi>cos</mi><mi>θ</mi><mo>−</mo><msub><mi>q</mi><mn>2</mn></msub><mi>sin</mi><mi>θ</mi><mo>,</mo><mspace width='0.5em'></mspace><msub><mi>q</mi><mn>2</mn></msub><mi>cos</mi><mi>θ</mi><mo>+</mo><msub><mi>q</mi><mn>1</mn></msub><mi>sin</mi><mi>θ</mi><mo>)</mo><mo>,</mo><mspace width='1em'></mspace><mi>θ</mi><mo>=</mo><mi>pos</mi><mo>·</mo><msub><mi>ω</mi><mi>j</mi></msub></mrow>",
+"<mrow><mo>(</mo><msub><mi>q</mi><mn>1</mn></msub><mi>cos</mi><mi>θ</mi><mo>−</mo><msub><mi>q</mi><mn>2</mn>" +
+    "</msub><mi>sin</mi><mi>θ</mi><mo>,</mo><mspace " +
+"width='0.5em'></mspace><msub><mi>q</mi><mn>2</mn></msub><mi>cos</mi><mi>θ</mi><mo>+</mo><msub><mi>q</mi>" +
+    "<mn>1</mn></msub><mi>sin</mi><mi>θ</mi><mo>)</mo><mo>,</mo><mspace " +
+    "width='1em'></mspace><mi>θ</mi><mo>=</mo><mi>pos</mi><mo>·</mo><msub><mi>ω</mi><mi>j</mi></msub></mrow>",
   );
   element.append(
     h("figcaption", {}, app.t("rotary_caption", half)),

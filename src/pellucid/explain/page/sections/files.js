@@ -292,7 +292,10 @@ function histogram(app, its) {
   );
 }
 
-/** Rectangles of the given areas in wide × tall, as square as may be: [[x, y, width, height], …]. Source: Bruls, Huizing & van Wijk 2000. */
+/**
+ * Rectangles of the given areas in wide × tall, as square as may be: [[x, y, width, height], …]. Source: Bruls, Huizing
+ * & van Wijk 2000.
+ */
 export function squarify(sizes, wide, tall) {
   const total = sizes.reduce((a, b) => a + b, 0) || 1,
     areas = sizes.map((size) => Math.max((size / total) * wide * tall, 1e-9)),

@@ -1,4 +1,5 @@
-// 4. The model from above, drawn from its description: the stream, one layer opened, heads that share keys; each part leads to its section.
+// 4. The model from above, drawn from its description: the stream, one layer opened, heads that share keys; each part
+// leads to its section.
 
 import { count, h, svg } from "../dom.js";
 import { frame, layerStepper, story } from "../figures.js";

@@ -69,7 +69,8 @@ function norm(app) {
         plus = shift ? ` + ${number(shift.data[j])}` : "",
         divided = `÷ ${number(spread)} → ${number(between[j])}`;
       readout.replaceChildren(
-        `${app.t("dimension")} ${j}: ${number(x[j])}${less} → ${divided} → × ${number(gain[j])}${plus} = ${number(after[j])}`,
+        `${app.t("dimension")} ${j}: ${number(x[j])}${less} → ${divided} → × ${number(gain[j])}${plus} = ` +
+        `${number(after[j])}`,
       );
     };
     const spreadName = kind === "layer" ? "√(σ² + ε) = " : "√(mean(x²) + ε) = ";

@@ -1,4 +1,5 @@
-// 9. The output: logits become probabilities under temperature and cuts, live; a draw; and how surprised the model is by a text of yours.
+// 9. The output: logits become probabilities under temperature and cuts, live; a draw; and how surprised the model is
+// by a text of yours.
 
 import { css, ink } from "../colour.js";
 import { h, math, number, percent, visible } from "../dom.js";
@@ -24,7 +25,9 @@ export function render(app) {
   return section;
 }
 
-/** The distribution after each rule, in the order in which generation applies them: temperature, top-k, top-p, min-p. */
+/**
+ * The distribution after each rule, in the order in which generation applies them: temperature, top-k, top-p, min-p.
+ */
 export function distribution(logits, { temperature, top_k, top_p, min_p }) {
   const order = [...logits.keys()].sort((a, b) => logits[b] - logits[a]),
     greedy = temperature === 0,
@@ -104,7 +107,9 @@ function sampler(app) {
     knob("min_p", { min: 0, max: 0.5, step: 0.01, say: (v) => (v ? number(v, 2) : app.t("off")) }),
   );
   const formula = math(
-    "<mrow><msub><mi>p</mi><mi>i</mi></msub><mo>=</mo><mfrac><msup><mi>e</mi><mrow><msub><mi>logits</mi><mi>i</mi></msub><mo>/</mo><mi>T</mi></mrow></msup><mrow><munder><mo>∑</mo><mi>j</mi></munder><msup><mi>e</mi><mrow><msub><mi>logits</mi><mi>j</mi></msub><mo>/</mo><mi>T</mi></mrow></msup></mrow></mfrac></mrow>",
+"<mrow><msub><mi>p</mi><mi>i</mi></msub><mo>=</mo><mfrac><msup><mi>e</mi><mrow><msub><mi>logits</mi><mi>i</mi>" +
+    "</msub><mo>/</mo><mi>T</mi></mrow></msup><mrow><munder><mo>∑</mo><mi>j</mi></munder><msup><mi>e</mi><mrow>" +
+    "<msub><mi>logits</mi><mi>j</mi></msub><mo>/</mo><mi>T</mi></mrow></msup></mrow></mfrac></mrow>",
   );
   const element = h(
     "figure",

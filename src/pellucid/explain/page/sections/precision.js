@@ -1,4 +1,5 @@
-// 0. Of a native run: how far each step is from torch's float32 on the same weights, by itself and with all that came before it.
+// 0. Of a native run: how far each step is from torch's float32 on the same weights, by itself and with all that came
+// before it.
 
 import { count, h, number, percent } from "../dom.js";
 import { frame, later, story } from "../figures.js";

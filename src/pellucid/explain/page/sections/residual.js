@@ -1,4 +1,5 @@
-// 8. The residual stream: how large it grows, what it would say if the model stopped at each layer, and what each part adds to a token.
+// 8. The residual stream: how large it grows, what it would say if the model stopped at each layer, and what each part
+// adds to a token.
 
 import { css, ink } from "../colour.js";
 import { h, number, percent, svg, visible } from "../dom.js";

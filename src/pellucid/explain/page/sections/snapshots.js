@@ -1,4 +1,5 @@
-// What the scrubber moves: the same text through the model as it was, from random numbers to now. Attention, embeddings, positions, guesses.
+// What the scrubber moves: the same text through the model as it was, from random numbers to now. Attention,
+// embeddings, positions, guesses.
 
 import { css, ink } from "../colour.js";
 import { calm, count, h, number, percent, svg, visible } from "../dom.js";
@@ -306,7 +307,8 @@ function embedding(app, info, own) {
     nodes.forEach((node, i) =>
       node.style.setProperty(
         "transform",
-        `translate(${(wide / 2 + points[i][0] * scale * Math.min(1.7, (wide - 50) / (TALL - 40))).toFixed(1)}px, ${(TALL / 2 - points[i][1] * scale).toFixed(1)}px)`,
+        `translate(${(wide / 2 + points[i][0] * scale * Math.min(1.7, (wide - 50) / (TALL - 40))).toFixed(1)}px, ` +
+        `${(TALL / 2 - points[i][1] * scale).toFixed(1)}px)`,
       ),
     );
     axes[0].setAttribute("x2", wide);

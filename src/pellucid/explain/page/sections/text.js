@@ -1,4 +1,5 @@
-// 2. Text → ids: the letters, cut into tokens; how the pieces were joined; special tokens, the chat template, a batch as a table.
+// 2. Text → ids: the letters, cut into tokens; how the pieces were joined; special tokens, the chat template, a batch
+// as a table.
 
 import { calm, h, visible } from "../dom.js";
 import { frame, later, slider, story, thread } from "../figures.js";
@@ -68,7 +69,10 @@ function specials(tokens) {
   );
 }
 
-/** One word from letters to tokens, a merge at a time, by a slider. ``words``: [{word, stages: [[piece, …], …], rule: [text, …]}]. */
+/**
+ * One word from letters to tokens, a merge at a time, by a slider. ``words``: [{word, stages: [[piece, …], …], rule:
+ * [text, …]}].
+ */
 function merges(app, words) {
   const stage = h("p", { class: "merge-stage" }),
     rule = h("p", { class: "soft" }),

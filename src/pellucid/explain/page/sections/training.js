@@ -1,4 +1,5 @@
-// 12. Training: where the numbers come from. Curves, the weights that move, the batch being read, texts over time; live while it goes on.
+// 12. Training: where the numbers come from. Curves, the weights that move, the batch being read, texts over time; live
+// while it goes on.
 
 import { css, ink } from "../colour.js";
 import { Cursor, Curves } from "../curves.js";
@@ -455,7 +456,9 @@ function batch(app, info) {
           {
             class: "ramp half",
             style: {
-              "--ends": `linear-gradient(90deg, ${[0, 0.25, 0.5, 0.75, 1].map((x) => css(x * limit, limit, "signed")).join(", ")})`,
+              "--ends":
+                `linear-gradient(90deg, ` +
+                `${[0, 0.25, 0.5, 0.75, 1].map((x) => css(x * limit, limit, "signed")).join(", ")})`,
             },
           },
           "0",
@@ -520,7 +523,9 @@ function ramp([low, middle, high], limit) {
     {
       class: "ramp",
       style: {
-        "--ends": `linear-gradient(90deg, ${[-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1].map((x) => css(x * limit, limit, "signed")).join(", ")})`,
+        "--ends":
+          `linear-gradient(90deg, ` +
+          `${[-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1].map((x) => css(x * limit, limit, "signed")).join(", ")})`,
       },
     },
     low,

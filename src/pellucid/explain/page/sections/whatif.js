@@ -1,4 +1,5 @@
-// 11. What if: silence a head, put in what another sentence had there, read another token; before and after, side by side.
+// 11. What if: silence a head, put in what another sentence had there, read another token; before and after, side by
+// side.
 
 import { h, number, percent, visible } from "../dom.js";
 import {
