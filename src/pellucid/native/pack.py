@@ -12,6 +12,8 @@ from pellucid.config import ModelConfig
 from pellucid.native import rotary
 from pellucid.native.formats import FORMATS, own_format, to_tiles
 from pellucid.native.layout import HEADER_BYTES, Layout, gate_of, is_matrix, shapes_of
+from pellucid.operations import Places
+from pellucid.operations.position import Position
 from pellucid.quant import dequantize
 from pellucid.quant import quantize as quantize_to
 
@@ -78,7 +80,7 @@ def _table(config: ModelConfig, weights: Mapping[str, Array], name: str, rows: i
     if name == "rotary.frequencies":
         values = np.concatenate([np.atleast_2d(rotary.frequencies(rope)) for rope in config.ropes])
     elif name == "pos_embed.weight" and config.position == "sinusoidal":
-        values = sinusoidal_table(rows, config.d_model)
+        values = Position(width=config.d_model).reference([], {}, Places.whole(np.arange(rows)))
     else:
         values = dequantize(weights[name])
         if offset := _offset(config, name):
@@ -100,10 +102,3 @@ def _offset(config: ModelConfig, name: str) -> float:
         attention = config.layers[int(layer)].mixer
         norm = attention.qk_norm if part.startswith("attention.") else config.layers[int(layer)].norms[part]
     return norm.offset if norm else 0.0
-
-
-def sinusoidal_table(length: int, d_model: int) -> np.ndarray:
-    """PE(pos, 2i) = sin(pos / 10000^(2i/d_model)), PE(pos, 2i+1) = cos(…). Source: Vaswani et al. 2017, section 3.5."""
-    even = np.arange(0, d_model, 2, dtype=np.float64)
-    angle = np.arange(length, dtype=np.float64)[:, None] / 10000 ** (even / d_model)
-    return np.stack((np.sin(angle), np.cos(angle)), -1).reshape(length, d_model).astype(np.float32)
