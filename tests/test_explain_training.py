@@ -34,8 +34,9 @@ from pellucid.explain.show.mathml import mathml
 from pellucid.explain.show.server import PageServer
 from pellucid.explain.show.view import View
 from pellucid.explain.subject import Subject
+from pellucid.explain.training.formulas import FORMULAS
 from pellucid.explain.training.run_folder import MEMORY, RunFolder
-from pellucid.explain.training.view import FORMULAS, Training, TrainingOnly, by_distance, watch_run
+from pellucid.explain.training.view import Training, TrainingOnly, by_distance, watch_run
 from pellucid.model.load import load_decoder, to_array
 from pellucid.train.runs.record import ABOUT, BATCH, METRICS, SAMPLES, SNAPSHOTS, WEIGHTS
 
