@@ -124,7 +124,7 @@ def test_logits_equal_torch(model: str) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("model", ["llama/biases", "chatglm/biases", "gpt2", "sandwich"])
 def test_every_weight_dtype_equals_torch_with_the_same_weights(model: str, dtype: str, quantize: str | None) -> None:
-    """Keys and values as floats. Blocks of few bits are multiplied with activations of 8 bits, which these weights amplify."""
+    """Keys and values as floats. Blocks of few bits are multiplied with activations of 8 bits, which costs more."""
     decoder = decoder_of(model)
     weights = {name: convert(array, dtype) for name, array in weights_of(decoder)}
     executor = NativeExecutor(decoder.config, weights, threads=2, quantize=quantize, kv_cache="f32", flags=QUICK_BUILD)

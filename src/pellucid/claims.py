@@ -21,7 +21,8 @@ class Claim:
     """Which values of a field an executor computes; without conditions, all of them.
 
     ``values``: these alone. ``alike``: the same in every layer that has the field. ``test``: those for which it holds,
-    given the part that has the field and the whole description; ``words`` say what it asks for. ``read`` False: no number depends on it.
+    given the part that has the field and the whole description; ``words`` say what it asks for. ``read`` False: no
+    number depends on it.
     """
 
     values: tuple[Any, ...] | None = None

@@ -94,10 +94,11 @@ def _file(name: str) -> str:
 def _heading(config: ModelConfig) -> str:
     heads = config.layers[0].mixer.num_heads
     return f"""
-// run.c: a transformer of {config.num_layers} layers, {heads} heads and {config.num_parameters():,} parameters, as one program.
+// run.c: a transformer of {config.num_layers} layers, {heads} heads and {config.num_parameters():,} parameters,
+// as one program.
 //
-// Read it from the end: forward() is the model, step by step; each of its steps is a function further up. The parameters are in a file of
-// their own, which is mapped into memory. Written by Pellucid from the model's description."""
+// Read it from the end: forward() is the model, step by step; each of its steps is a function further up.
+// The parameters are in a file of their own, which is mapped into memory. Written by Pellucid from the model's description."""
 
 
 def _real(value: float) -> str:
@@ -151,7 +152,8 @@ enum {{
 }};
 #define ACTIVATION {ACTIVATIONS[layer.mlp.activation]}
 #define ATTENTION_SOFTCAP {_real(a.softcap or 0)} // 0: none
-#define CACHE_BITS {KV_CACHES[kv_cache]} // of a key's or value's number: 32 (float), 16 (bf16 where the processor multiplies that, else f16) or 8
+// Bits of a key's or value's number: 32 (float), 16 (bf16 where the processor multiplies that, else f16) or 8.
+#define CACHE_BITS {KV_CACHES[kv_cache]}
 {places}
 #define PARAMETERS_SIZE ((size_t){size})
 #define PARAMETERS_KEY {{{", ".join(str(byte) for byte in layout.key)}}}"""
@@ -205,7 +207,8 @@ def _layers(config: ModelConfig, layout: Layout) -> str:
         else _matrix(layout, "lm_head.weight") + ";"
     )
     return f"""
-// Where each weight lies in the parameters file: {{format, rows, columns, offset, bytes from tile to tile}}, or an offset alone.
+// Where each weight lies in the parameters file:
+// {{format, rows, columns, offset, bytes from tile to tile}}, or an offset alone.
 static const Layer LAYERS[NUM_LAYERS] = {{
 {table}
 }};

@@ -71,9 +71,9 @@ def _sentencepiece(tokenizer: Tokenizer, serialized: bytes, prefix: tuple[int, .
         or any(kind == UNUSED for _, _, kind in model.pieces)
     ):
         return f"SentencePiece, {model.kind}"
-    its = {BYTE: BYTE_TOKEN, NORMAL: NORMAL_TOKEN, USER_DEFINED: SYMBOL_TOKEN}
+    shown = {BYTE: BYTE_TOKEN, NORMAL: NORMAL_TOKEN, USER_DEFINED: SYMBOL_TOKEN}
     texts = [text for text, _, _ in model.pieces] + [b""] * (len(tokenizer) - len(model.pieces))
-    kinds = [its.get(kind, HIDDEN_TOKEN) for _, _, kind in model.pieces] + [HIDDEN_TOKEN] * (
+    kinds = [shown.get(kind, HIDDEN_TOKEN) for _, _, kind in model.pieces] + [HIDDEN_TOKEN] * (
         len(tokenizer) - len(model.pieces)
     )
     for place, token in tokenizer.added_tokens_decoder.items():
@@ -194,7 +194,7 @@ def _make(
     constants |= {
         "TRIE_UNITS": len(trie),
         "REPLACEMENT_BYTES": len(replacements),
-        "NUM_SYMBOLS": sum(its == SYMBOL_TOKEN for its in kinds),
+        "NUM_SYMBOLS": sum(kind == SYMBOL_TOKEN for kind in kinds),
     }
     constants |= {
         "WORDS": 0,
@@ -236,8 +236,8 @@ def _ranges(belongs: Callable[[str], bool], needed: bool) -> np.ndarray:
 
 def constants_of(vocabulary: Vocabulary | None, offset: int, ends: Iterable[int]) -> str:
     """The lines of C that describe the vocabulary."""
-    found = dict(vocabulary.constants) if vocabulary else {"TOKENIZER": 0}
-    lines = [f"#define {name} {int(value)}" for name, value in found.items()]
+    constants = dict(vocabulary.constants) if vocabulary else {"TOKENIZER": 0}
+    lines = [f"#define {name} {int(value)}" for name, value in constants.items()]
     lists = {"PREFIX_IDS": vocabulary.prefix if vocabulary else (), "END_IDS": ends}
-    lines += [f"#define {name} {''.join(f'{int(its)}, ' for its in ids)}" for name, ids in lists.items()]
+    lines += [f"#define {name} {''.join(f'{int(token)}, ' for token in ids)}" for name, ids in lists.items()]
     return "\n".join([*lines, f"#define TOKENIZER_OFFSET ((size_t){offset})"])
