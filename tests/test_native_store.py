@@ -13,17 +13,18 @@ import pytest
 from test_native_conformance import QUICK_BUILD, decoder_of, token_ids
 
 from pellucid.auto import open_model, state_of
-from pellucid.base.array import Array
+from pellucid.base.array import STORAGE, Array, row_bytes
 from pellucid.base.errors import NotFiniteError, RequestError
 from pellucid.checkpoint.save import save_checkpoint
 from pellucid.config import ModelConfig
 from pellucid.executor import Executor, OneAtATime, StepInput
 from pellucid.model.executor import TorchExecutor
 from pellucid.model.load import load_decoder, weights_of
-from pellucid.native import store
+from pellucid.native import pack, store
 from pellucid.native.build import compiler
 from pellucid.native.cache import folder
 from pellucid.native.executor import NativeExecutor
+from pellucid.quant import LAYOUTS, dequantize, is_finite
 
 needs_compiler = pytest.mark.skipif(
     compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`"
@@ -190,10 +191,42 @@ def test_two_threads_in_one_executor_are_told_so() -> None:
 def test_a_weight_that_is_not_finite_is_named(name: str) -> None:
     weights = {key: Array.from_numpy(np.array(array.data)) for key, array in WEIGHTS.items()}
     weights[name].data.reshape(-1)[3] = np.nan
-    error = NativeExecutor(LLAMA.config, weights, threads=1, flags=QUICK_BUILD).why_not_finite([1, 2])
-    assert isinstance(error, NotFiniteError)
-    assert name in str(error)
-    assert "nan at" in str(error)
+    with pytest.raises(NotFiniteError, match=rf"{name}: nan at .*1 of"):
+        NativeExecutor(LLAMA.config, weights, threads=1, flags=QUICK_BUILD)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", *LAYOUTS])
+def test_whether_a_weight_is_finite_is_what_its_values_say(dtype: str) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (64, row_bytes(dtype, 256)), dtype=np.uint8)
+    for bad in (False, True):
+        data = stored.copy()
+        if dtype in LAYOUTS:
+            for name in (name for name in LAYOUTS[dtype].names or () if LAYOUTS[dtype][name] == np.float16):
+                data.reshape(-1).view(LAYOUTS[dtype])[name] = 0.5
+            if bad:
+                data.reshape(-1).view(LAYOUTS[dtype])["d"][-1] = np.inf
+        else:
+            data = np.zeros((64, 256), STORAGE[dtype])
+            data[-1, -1] = 0x7F80 if bad and dtype == "bfloat16" else np.nan if bad else 1
+        weight = Array(dtype, (64, 256), data)
+        assert is_finite(weight) is bool(np.isfinite(dequantize(weight)).all()) is not bad
+
+
+@needs_compiler
+@pytest.mark.parametrize("quantize", [None, "q8"])
+@pytest.mark.parametrize("kv_cache", ["f32", "f16", "int8"])
+def test_no_rounding_of_activations_or_keys_hides_a_number_that_is_not_finite(
+    quantize: str | None, kv_cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack, "is_finite", lambda weight: True)  # as if it came about on the way
+    for name in ("layers.0.attention_norm.weight", "layers.0.mlp_norm.weight"):
+        weights = {key: Array.from_numpy(np.array(array.data)) for key, array in WEIGHTS.items()}
+        weights[name].data[3] = np.nan
+        executor = NativeExecutor(
+            LLAMA.config, weights, threads=1, quantize=quantize, kv_cache=kv_cache, flags=QUICK_BUILD
+        )
+        logits = executor.step([StepInput(executor.allocate(3), token_ids(3), range(3))]).numpy()
+        assert not np.isfinite(logits).any(1).any()
 
 
 @needs_compiler

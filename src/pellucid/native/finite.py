@@ -9,19 +9,23 @@ import numpy as np
 from pellucid.base.array import Array
 from pellucid.base.errors import NotFiniteError
 from pellucid.config import ModelConfig, weight_shapes
-from pellucid.quant import dequantize
+from pellucid.quant import dequantize, is_finite
 
 
 def in_weights(config: ModelConfig, weights: Mapping[str, Array]) -> NotFiniteError | None:
     """The first weight, in the order of computation, that holds a NaN or an infinity."""
-    for name in weight_shapes(config):
-        if name in weights and (place := _first(dequantize(weights[name]))):
-            return NotFiniteError(
-                "a weight is not finite",
-                where=f"{name}: {place}, {weights[name].dtype}",
-                remedy="the file is damaged, or training diverged",
-            )
-    return None
+    return next(
+        (in_weight(name, weights[name]) for name in weight_shapes(config) if not is_finite(weights[name])), None
+    )
+
+
+def in_weight(name: str, weight: Array) -> NotFiniteError:
+    """What is to be said of a weight that holds a NaN or an infinity."""
+    return NotFiniteError(
+        "a weight is not finite",
+        where=f"{name}: {_first(dequantize(weight))}, {weight.dtype}",
+        remedy="the file is damaged, or training diverged",
+    )
 
 
 def in_taps(values: Mapping[str, np.ndarray]) -> NotFiniteError | None:

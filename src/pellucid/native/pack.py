@@ -9,12 +9,12 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.config import ModelConfig
-from pellucid.native import rotary
+from pellucid.native import finite, rotary
 from pellucid.native.formats import FORMATS, own_format, to_tiles
 from pellucid.native.layout import HEADER_BYTES, Layout, gate_of, is_matrix, shapes_of
 from pellucid.operations import Places
 from pellucid.operations.position import Position
-from pellucid.quant import dequantize
+from pellucid.quant import dequantize, is_finite
 from pellucid.quant import quantize as quantize_to
 
 QUANTIZED = {"q8": "q8_0", "q4": "q4_0"}
@@ -69,6 +69,9 @@ def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weigh
         else:
             together = [entry]
             values = _table(config, weights, entry.name, entry.rows, entry.columns)
+        for part in together:
+            if part.name in weights and not is_finite(weights[part.name]):  # bytes of activations would hide it
+                raise finite.in_weight(part.name, weights[part.name])
         file.write(values.data if values.flags.c_contiguous else values.tobytes())
         written |= {part.name for part in together}
         at = entry.offset + values.nbytes

@@ -15,7 +15,7 @@ from pellucid.base.errors import CheckpointError
 from pellucid.quant import blocks32, k_quants
 from pellucid.quant.bfloat16 import from_bfloat16, to_bfloat16
 
-__all__ = ["convert", "dequantize", "dequantize_into", "from_bfloat16", "quantize", "to_bfloat16"]
+__all__ = ["convert", "dequantize", "dequantize_into", "from_bfloat16", "is_finite", "quantize", "to_bfloat16"]
 
 LAYOUTS: dict[str, np.dtype] = blocks32.LAYOUTS | k_quants.LAYOUTS
 DECODERS: dict[str, Callable[[np.ndarray, np.ndarray], None]] = blocks32.DECODERS | k_quants.DECODERS
@@ -32,6 +32,21 @@ def dequantize(array: Array) -> np.ndarray:
     out = np.empty(array.shape, np.float32)
     dequantize_into(array, out)
     return out
+
+
+def is_finite(array: Array) -> bool:
+    """Whether all of the array's values are finite numbers: of blocks, their scales tell."""
+    if array.is_blocks:
+        layout = LAYOUTS[array.dtype]
+        scales = [name for name in layout.names or () if layout[name] == np.float16]
+        return all(
+            bool(np.isfinite(np.ascontiguousarray(part).reshape(-1).view(layout)[name]).all())
+            for part in (array.data[rows] for rows in _row_chunks(array.data.shape))
+            for name in scales
+        )
+    if array.dtype == "bfloat16":
+        return not any(bool(((array.data[rows] & 0x7F80) == 0x7F80).any()) for rows in _row_chunks(array.shape))
+    return all(bool(np.isfinite(array.data[rows]).all()) for rows in _row_chunks(array.shape))
 
 
 def dequantize_into(array: Array, out: np.ndarray) -> None:

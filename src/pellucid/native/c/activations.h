@@ -41,9 +41,9 @@ static void fill_bytes(int8_t *q, Sums *sums, const float *x) {
     const Floats magic = splat(12582912.0f); // 1.5 · 2^23: adding it rounds to a whole number
     sums->scaled_sum = 0;
     for (int half = 0; half < 2; half++, q += 16, x += 16) {
-        Floats most = splat(0);
-        for (int i = 0; i < 16; i += LANES) most = max_(most, abs_(load(x + i)));
-        const float largest = max_lanes(most), scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0;
+        Ints most = splat_int(0);
+        for (int i = 0; i < 16; i += LANES) most = max_ints(most, size_bits(load(x + i)));
+        const float largest = largest_of(most), scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0;
         Ints total = splat_int(0);
         for (int i = 0; i < 16; i += LANES) {
             Ints whole = (Ints)(load(x + i) * inverse + magic) - (Ints)magic;

@@ -22,9 +22,7 @@ typedef struct {
 
 // `count` numbers as bytes, `step` apart; returns their scale.
 INLINE uint16_t to_bytes(uint8_t *to, int step_of_four, const float *x, int count) {
-    float largest = 0;
-    for (int i = 0; i < count; i++) largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
-    const uint16_t scale = float_to_half(largest / 127.0f);
+    const uint16_t scale = float_to_half(largest_size(x, count) / 127.0f);
     const float size = half_to_float(scale), inverse = size > 0 ? 1.0f / size : 0;
     for (int i = 0; i < count; i++) {
         const float whole = rintf(x[i] * inverse);
@@ -51,8 +49,7 @@ static void make_query(Query *query, const float *q) {
     for (int b = 0; b < BLOCKS; b++) {
         const int count = HEAD_DIM - b * 32 < 32 ? HEAD_DIM - b * 32 : 32;
         int8_t *high = (int8_t *)(query->high + b * 8), *low = (int8_t *)(query->low + b * 8);
-        float largest = 0;
-        for (int i = 0; i < count; i++) largest = fabsf(q[b * 32 + i]) > largest ? fabsf(q[b * 32 + i]) : largest;
+        const float largest = largest_size(q + b * 32, count);
         const float inverse = largest > 0 ? 127.0f / largest : 0;
         for (int i = 0; i < count; i++) {
             const float x = q[b * 32 + i] * inverse, whole = rintf(x);
@@ -85,13 +82,13 @@ INLINE void score(const int count, const int vectors, const Query *q, const uint
 
 static void make_weights(Weights *weights, const float *e, const uint8_t *values, int begin, int end) {
     float scaled[CHUNK];
-    Floats most = splat(0);
+    Ints most = splat_int(0);
     for (int at = begin; at < end; at += LANES) {
         const Floats w = load(e + at) * load_halves(values + (size_t)(at / TILE) * VALUE_TILE + VALUE_SCALES + at % TILE * 2);
-        most = max_(most, w);
+        most = max_ints(most, size_bits(w));
         store(scaled + at, w);
     }
-    const float largest = max_lanes(most), inverse = largest > 0 ? 127.0f / largest : 0;
+    const float largest = largest_of(most), inverse = largest > 0 ? 127.0f / largest : 0;
     const Floats magic = splat(12582912.0f); // 1.5 · 2^23: adding it rounds to a whole number
     Ints high_sum = splat_int(0), low_sum = splat_int(0);
     typedef int8_t Few __attribute__((vector_size(LANES)));

@@ -94,6 +94,40 @@ INLINE float max_lanes(Floats v) {
     return lane[0];
 #endif
 }
+// The largest size among numbers, by their bits, as which infinity is above all and NaN above infinity: neither is lost.
+INLINE Ints max_ints(Ints a, Ints b) {
+#if defined(USE_AVX512)
+    return (Ints)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined(USE_AVX2)
+    return (Ints)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+    const Ints larger = a > b;
+    return (a & larger) | (b & ~larger);
+#endif
+}
+INLINE Ints size_bits(Floats v) { return (Ints)v & 0x7fffffff; }
+INLINE float largest_of(Ints bits) {
+    int32_t most = 0;
+    float x;
+#if defined(USE_AVX512)
+    most = _mm512_reduce_max_epi32((__m512i)bits);
+#else
+    for (int i = 0; i < LANES; i++) most = bits[i] > most ? bits[i] : most;
+#endif
+    memcpy(&x, &most, sizeof x);
+    return x;
+}
+INLINE float largest_size(const float *x, int count) {
+    int32_t most = 0;
+    float size;
+    for (int i = 0; i < count; i++) {
+        int32_t bits;
+        memcpy(&bits, x + i, sizeof bits), bits &= 0x7fffffff;
+        most = bits > most ? bits : most;
+    }
+    memcpy(&size, &most, sizeof size);
+    return size;
+}
 INLINE int32_t sum_ints(Ints v) {
 #if defined(USE_AVX512)
     return _mm512_reduce_add_epi32((__m512i)v);
