@@ -20,7 +20,7 @@ from pellucid.base.errors import ConfigError, UnsupportedError, WeightsError
 from pellucid.checkpoint import open_checkpoint, open_config
 from pellucid.checkpoint.gguf import read_metadata
 from pellucid.families import FAMILIES, chatglm
-from pellucid.families.rules import to_ours, to_theirs
+from pellucid.families.rules import matches, to_ours, to_theirs
 from pellucid.model.context import Context
 from pellucid.model.load import load_decoder, to_tensor, weights_of
 
@@ -51,7 +51,9 @@ def write(
     hf = model.config.to_dict()
     family = FAMILIES[hf["model_type"]]
     config = family.config(hf)
-    stored = {name: Array.from_numpy(tensor.numpy()) for name, tensor in model.state_dict().items()}
+    tied = {"lm_head.weight"} if config.tie_embeddings else set()
+    tensors = model.state_dict().items()
+    stored = {name: Array.from_numpy(tensor.numpy()) for name, tensor in tensors if name not in tied}
     ours = {name: make()[name] for name, make in to_ours(config, family.WEIGHTS, stored, "here").items()}
     attention, mlp = config.layers[0].mixer, config.layers[0].mlp
     written: dict[str, Any] = {
@@ -381,3 +383,64 @@ def test_a_tensor_that_is_no_part_of_the_model_is_an_error_as_in_llama_cpp(tmp_p
     path.write_bytes(path.read_bytes().replace(b"blk.1.attn_q.bias", b"blk.1.attn_x.bias"))
     with pytest.raises(WeightsError, match=r"1 unexpected: blk\.1\.attn_x\.bias"):
         open_checkpoint(path)
+
+
+# ---- more architectures: their metadata beside what every file has, and the config that these stand for
+
+LAYER_NORM = {"attention__layer_norm_epsilon": 1e-5, "attention__layer_norm_rms_epsilon": None}
+RELATIVES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "gemma": ({}, {"tie_word_embeddings": True}),
+    "gemma2": (
+        {"attention__sliding_window": 8, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+        {"tie_word_embeddings": True, "query_pre_attn_scalar": 16, "head_dim": 16},
+    ),
+    "glm4": ({"rope__dimension_count": 8}, {}),
+    "smollm3": ({"rope__freq_base": 2e6}, {"no_rope_layers": [1, 1, 1, 0], "num_hidden_layers": 4, "rope_theta": 2e6}),
+    "olmo2": ({}, {}),
+    "seed_oss": ({}, {"attention_out_bias": True}),
+    "starcoder2": (
+        LAYER_NORM,
+        {"tie_word_embeddings": True, "sliding_window": None},
+    ),
+    "stablelm": (LAYER_NORM | {"rope__dimension_count": 2}, {"use_qkv_bias": True}),
+    "gpt_neox": (LAYER_NORM | {"rope__dimension_count": 2, "use_parallel_residual": True}, {}),
+    "phi": (LAYER_NORM | {"rope__dimension_count": 4}, {}),
+    "granite": (
+        {"attention__scale": 0.25, "residual_scale": 0.5, "embedding_scale": 3.0, "logit_scale": 2.0},
+        {"tie_word_embeddings": True},
+    ),
+    "cohere": (LAYER_NORM | {"rope__freq_base": 5e5, "logit_scale": 0.25}, {"tie_word_embeddings": True}),
+    "cohere2": (
+        LAYER_NORM | {"logit_scale": 0.25, "attention__sliding_window": 8},
+        {"tie_word_embeddings": True, "num_hidden_layers": 4, "layer_types": None},
+    ),
+    "arcee": ({}, {"mlp_bias": True}),
+    "nemotron": (LAYER_NORM | {"rope__dimension_count": 4}, {}),
+    "ernie4_5": ({"rope__freq_base": 5e5}, {"tie_word_embeddings": True}),
+    "exaone4": ({"attention__sliding_window": 8}, {"num_hidden_layers": 4, "layer_types": None}),
+}
+
+
+@pytest.mark.parametrize("family", RELATIVES)
+def test_a_file_of_another_architecture_gives_the_logits_of_its_model(family: str, tmp_path: Path) -> None:
+    keys, changed = RELATIVES[family]
+    model = reference(family, **changed)
+    path = write(tmp_path / "x.gguf", model, FAMILIES[family].GGUF.architecture, **keys)
+    assert_logits(path, model)
+    assert open_config(path).model_type == family
+
+
+DENSE = [name for name, its in FAMILIES.items() if its.GGUF and not its.GGUF.experts and name != "chatglm"]
+
+
+@pytest.mark.parametrize("family", DENSE)
+def test_tensor_names_are_those_that_the_gguf_package_gives_to_the_models_names(family: str) -> None:
+    """llama.cpp's converter names tensors by this table: from transformers' names, to what its programs read."""
+    module, config = FAMILIES[family], tiny(family).config
+    architecture = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == module.GGUF.architecture)
+    table = gguf.get_tensor_name_map(architecture, config.num_layers)
+    ours = {match.ours: match.theirs for match in matches(config, module.GGUF.weights)}
+    named = {match.theirs: ours[match.ours] for match in matches(config, module.WEIGHTS) if match.ours in ours}
+    assert len(named) >= len(ours) - sum(len(names) > 1 for names in ours)
+    for theirs, written in named.items():
+        assert table.get_name(theirs, try_suffixes=(".weight", ".bias")) == written

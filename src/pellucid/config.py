@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pellucid.base.errors import ConfigError
 from pellucid.base.typed import check_fields, shown
@@ -56,6 +56,7 @@ class NormConfig:
     eps: float = 1e-5
     bias: bool = False
     offset: float = 0.0
+    wide: bool = False  # γ multiplies in float32, before x̂ is rounded to 16 bits; else after (an offset: before, too)
 
     def __post_init__(self) -> None:
         check_fields(self, "norm")
@@ -218,7 +219,7 @@ class AttentionConfig:
         return shapes | _linear_shapes(f"{prefix}o_proj", d_model, self.q_dim, self.o_bias)
 
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]  # relu2: relu(x)²
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +234,7 @@ class MLPConfig:
     def __post_init__(self) -> None:
         check_fields(self, "mlp")
         _check_size("mlp", d_ff=self.d_ff)
-        _check_choice("mlp", "activation", self.activation, ("silu", "gelu", "gelu_tanh", "relu"))
+        _check_choice("mlp", "activation", self.activation, get_args(Activation))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,6 +295,7 @@ class LayerConfig:
 
     A sparse layer has ``experts``: ``mlp`` is then the shape of each of them. ``parallel``: both parts read the stream
     as it came in, x + attention(…) + mlp(…); an MLP without a norm of its own then reads what attention reads.
+    ``residual_scale`` multiplies what each part adds.
     """
 
     mixer: Mixer
@@ -302,9 +304,13 @@ class LayerConfig:
     mlp_norms: PartNorms
     experts: ExpertsConfig | None = None
     parallel: bool = False
+    residual_scale: float = 1.0
 
     def __post_init__(self) -> None:
         check_fields(self, "layer")
+        _check_number("layer", residual_scale=self.residual_scale)
+        if self.residual_scale != 1 and (self.mixer_norms.after or self.mlp_norms.after):
+            raise ConfigError("a part has a norm after it, or what it adds is scaled; not both", where="layer")
         if self.parallel and (self.mixer_norms.sum or self.mlp_norms.sum):
             raise ConfigError("parts that are added together have no sums of their own to norm", where="layer")
 
@@ -340,6 +346,8 @@ class ModelConfig:
     position: Literal["none", "learned", "sinusoidal"] = "none"  # what is added to embeddings; rotary is per layer
     embedding_scale: float = 1.0
     tie_embeddings: bool = False
+    head_bias: bool = False
+    logit_scale: float = 1.0  # multiplies logits, before they are capped
     logit_softcap: float | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
@@ -350,7 +358,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_fields(self, "model")
         _check_size(self.model_type, vocab_size=self.vocab_size, d_model=self.d_model, context_len=self.context_len)
-        _check_number(self.model_type, embedding_scale=self.embedding_scale)
+        _check_number(self.model_type, embedding_scale=self.embedding_scale, logit_scale=self.logit_scale)
+        if self.head_bias and self.tie_embeddings:
+            raise ConfigError("an output layer that is the embedding table has no bias", where=self.model_type)
         _check_choice(self.model_type, "position", self.position, ("none", "learned", "sinusoidal"))
         if not 0 < len(self.layers) <= MAX_LAYERS:
             raise ConfigError(
@@ -456,7 +466,7 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if config.final_norm:
         shapes |= _norm_shapes("final_norm", d, config.final_norm)
     if not config.tie_embeddings:
-        shapes |= _linear_shapes("lm_head", config.vocab_size, d, False)
+        shapes |= _linear_shapes("lm_head", config.vocab_size, d, config.head_bias)
     return shapes
 
 

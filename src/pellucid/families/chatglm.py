@@ -26,7 +26,7 @@ from pellucid.config import (
 from pellucid.families.gguf import GGUF, common_keys, has_bias
 from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys, one_or_many
-from pellucid.families.rules import SPLIT_QKV, Rule, Split, qkv_names
+from pellucid.families.rules import SPLIT_GATE_UP, SPLIT_QKV, Rule, gate_up_names, qkv_names
 
 # Keys that change nothing: how scores are scaled on the way (and back), precision, fused kernels, prefix tuning that is
 # off (``pre_seq_len``), and the vocabulary's size again.
@@ -128,13 +128,6 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-_GATE_UP = Split(lambda layer: (layer.mlp.d_ff, layer.mlp.d_ff))
-
-
-def _gate_up(kind: str) -> tuple[str, ...]:
-    return tuple(f"layers.{{i}}.mlp.{name}_proj.{kind}" for name in ("gate", "up"))
-
-
 def _block(at: str, norm_1: str, qkv: str, o: str, norm_2: str, up: str, down: str) -> tuple[Rule, ...]:
     return (
         Rule(f"{at}.{norm_1}.weight", "layers.{i}.attention_norm.weight"),
@@ -143,8 +136,8 @@ def _block(at: str, norm_1: str, qkv: str, o: str, norm_2: str, up: str, down: s
         Rule(f"{at}.{o}.weight", "layers.{i}.attention.o_proj.weight"),
         Rule(f"{at}.{o}.bias", "layers.{i}.attention.o_proj.bias"),
         Rule(f"{at}.{norm_2}.weight", "layers.{i}.mlp_norm.weight"),
-        Rule(f"{at}.{up}.weight", _gate_up("weight"), (_GATE_UP,)),
-        Rule(f"{at}.{up}.bias", _gate_up("bias"), (_GATE_UP,)),
+        Rule(f"{at}.{up}.weight", gate_up_names("weight"), (SPLIT_GATE_UP,)),
+        Rule(f"{at}.{up}.bias", gate_up_names("bias"), (SPLIT_GATE_UP,)),
         Rule(f"{at}.{down}.weight", "layers.{i}.mlp.down_proj.weight"),
         Rule(f"{at}.{down}.bias", "layers.{i}.mlp.down_proj.bias"),
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from pellucid.base.array import Array
@@ -19,7 +18,7 @@ from pellucid.families import llama, qwen3
 from pellucid.families.gguf import GGUF, common_keys, llama_rules
 from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys, rope, rope_to_hf
-from pellucid.families.rules import NormOffset, Rule
+from pellucid.families.rules import Rule, with_offset
 
 HARMLESS = ("cache_implementation",)
 
@@ -112,11 +111,6 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "rope_local_base_freq": near.rope.theta,
         **rope_to_hf(far.rope),
     }
-
-
-def with_offset(rules: tuple[Rule, ...], offset: float) -> tuple[Rule, ...]:
-    """The rules, of files whose norms mean γ = ``offset`` + the weight."""
-    return tuple(replace(rule, transforms=(NormOffset(offset),)) if "norm" in rule.theirs else rule for rule in rules)
 
 
 WEIGHTS = with_offset(

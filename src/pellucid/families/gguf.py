@@ -15,7 +15,7 @@ import numpy as np
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, UnsupportedError
 from pellucid.families.gguf_metadata import NO_TOKEN, Metadata
-from pellucid.families.rules import Place, Rule, Transform, Unstack
+from pellucid.families.rules import Place, Rule, Transform, Unstack, both
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,14 @@ def vocab_size(metadata: Metadata, tensors: Mapping[str, Array]) -> int:
 
 
 def common_keys(
-    architecture: str, metadata: Metadata, tensors: Mapping[str, Array], *, partial_rotary: bool = False
+    architecture: str,
+    metadata: Metadata,
+    tensors: Mapping[str, Array],
+    *,
+    partial_rotary: bool = False,
+    eps: str = "layer_norm_rms_epsilon",
 ) -> dict[str, Any]:
-    """The Hugging Face config of a decoder of Llama's shape.
+    """The Hugging Face config of a decoder of Llama's shape. ``eps``: the name of its norms' epsilon.
 
     ``partial_rotary``: the family reads ``rope_dimension_count`` of what is returned; elsewhere a head turns whole.
     """
@@ -89,7 +94,7 @@ def common_keys(
         "num_key_value_heads": own("attention.head_count_kv", num_heads),
         "head_dim": head_dim,
         "max_position_embeddings": needed("context_length"),
-        "rms_norm_eps": _short(needed("attention.layer_norm_rms_epsilon")),
+        "rms_norm_eps": short(needed(f"attention.{eps}")),
         "rope_theta": own("rope.freq_base", 10000.0),
         "tie_word_embeddings": "output.weight" not in tensors,
         **special_tokens(metadata),
@@ -110,7 +115,7 @@ def has_bias(tensors: Mapping[str, Array], *names: str) -> bool:
     return any(name.startswith("blk.") and name.endswith(tuple(f".{map}.bias" for map in names)) for name in tensors)
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
     """A float32 back to the decimal it was written as: 9.999999747378752e-06 → 1e-05."""
     return float(str(np.float32(value)))
 
@@ -164,27 +169,27 @@ def llama_rules(*, q: tuple[Transform, ...] = (), k: tuple[Transform, ...] = ())
     at = "layers.{i}."
     return (
         Rule("token_embd.weight", "embed.weight"),
-        Rule("blk.{i}.attn_norm.weight", at + "attention_norm.weight"),
-        Rule("blk.{i}.attn_q.weight", at + "attention.q_proj.weight", q),
-        Rule("blk.{i}.attn_q.bias", at + "attention.q_proj.bias", q),
-        Rule("blk.{i}.attn_k.weight", at + "attention.k_proj.weight", k),
-        Rule("blk.{i}.attn_k.bias", at + "attention.k_proj.bias", k),
-        Rule("blk.{i}.attn_v.weight", at + "attention.v_proj.weight"),
-        Rule("blk.{i}.attn_v.bias", at + "attention.v_proj.bias"),
-        Rule("blk.{i}.attn_q_norm.weight", at + "attention.q_norm.weight"),
-        Rule("blk.{i}.attn_k_norm.weight", at + "attention.k_norm.weight"),
-        Rule("blk.{i}.attn_output.weight", at + "attention.o_proj.weight"),
-        Rule("blk.{i}.attn_output.bias", at + "attention.o_proj.bias"),
-        Rule("blk.{i}.ffn_norm.weight", at + "mlp_norm.weight"),
-        Rule("blk.{i}.ffn_gate.weight", at + "mlp.gate_proj.weight"),
-        Rule("blk.{i}.ffn_gate.bias", at + "mlp.gate_proj.bias"),
-        Rule("blk.{i}.ffn_up.weight", at + "mlp.up_proj.weight"),
-        Rule("blk.{i}.ffn_up.bias", at + "mlp.up_proj.bias"),
-        Rule("blk.{i}.ffn_down.weight", at + "mlp.down_proj.weight"),
-        Rule("blk.{i}.ffn_down.bias", at + "mlp.down_proj.bias"),
-        Rule("output_norm.weight", "final_norm.weight"),
-        Rule("output.weight", "lm_head.weight"),
+        *both("blk.{i}.attn_norm", at + "attention_norm"),
+        *both("blk.{i}.attn_q", at + "attention.q_proj", q),
+        *both("blk.{i}.attn_k", at + "attention.k_proj", k),
+        *both("blk.{i}.attn_v", at + "attention.v_proj"),
+        *both("blk.{i}.attn_q_norm", at + "attention.q_norm"),
+        *both("blk.{i}.attn_k_norm", at + "attention.k_norm"),
+        *both("blk.{i}.attn_output", at + "attention.o_proj"),
+        *both("blk.{i}.ffn_norm", at + "mlp_norm"),
+        *both("blk.{i}.ffn_gate", at + "mlp.gate_proj"),
+        *both("blk.{i}.ffn_up", at + "mlp.up_proj"),
+        *both("blk.{i}.ffn_down", at + "mlp.down_proj"),
+        *both("output_norm", "final_norm"),
+        *both("output", "lm_head"),
     )
+
+
+# Norms after a part, before it is added to the stream.
+POST_NORM_RULES = (
+    Rule("blk.{i}.post_attention_norm.weight", "layers.{i}.attention_post_norm.weight"),
+    Rule("blk.{i}.post_ffw_norm.weight", "layers.{i}.mlp_post_norm.weight"),
+)
 
 
 def experts_keys(architecture: str, metadata: Metadata, *, normalize: bool) -> dict[str, Any]:

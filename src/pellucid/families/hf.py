@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pellucid.base.errors import ConfigError, UnsupportedError
 from pellucid.base.notice import notice
@@ -19,6 +20,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
     "relu": "relu",
+    "relu2": "relu2",
 }
 
 
@@ -150,13 +152,28 @@ _KNOWN = {*(name for names in _READ.values() for name in names), "original_max_p
 _LISTS = {"short_factor": "short_factors", "long_factor": "long_factors"}
 
 
-def rope(keys: Keys, dim: int, context_len: int, *, default_theta: float = 10000.0) -> RopeConfig:
-    """Rotary settings from ``rope_parameters`` (transformers 5), or ``rope_theta`` and ``rope_scaling`` (before it)."""
+def rope(
+    keys: Keys,
+    head_dim: int,
+    context_len: int,
+    *,
+    default_theta: float = 10000.0,
+    partial: float | None = None,
+    layout: Literal["half", "interleaved"] = "half",
+) -> RopeConfig:
+    """Rotary settings from ``rope_parameters`` (transformers 5), or ``rope_theta`` and ``rope_scaling`` (before it).
+
+    ``partial``: what part of a head turns where the config does not say it; None: the whole head, whatever it says.
+    """
     theta = keys.get("rope_theta", default_theta)  # read in any case: it is no unknown key
     outside = keys.size("original_max_position_embeddings", context_len), keys.get("original_max_position_embeddings")
-    settings = keys.part("rope_parameters", "rope_scaling")
+    settings, dim = keys.part("rope_parameters", "rope_scaling"), head_dim
+    if partial is not None:
+        factor = keys.get("partial_rotary_factor", partial)
+        factor = factor if settings is None else settings.get("partial_rotary_factor", factor)
+        dim = int(head_dim * factor)
     if settings is None:
-        return RopeConfig(dim=dim, theta=theta)
+        return RopeConfig(dim=dim, theta=theta, layout=layout)
     theta = settings.get("rope_theta", theta)
     kind = settings.get("type", "default")
     kind = settings.get("rope_type", kind)
@@ -168,7 +185,7 @@ def rope(keys: Keys, dim: int, context_len: int, *, default_theta: float = 10000
     original = settings.size("original_max_position_embeddings", context_len)
     _without_effect(settings, kind)
     if kind == "default":
-        return RopeConfig(dim=dim, theta=theta)
+        return RopeConfig(dim=dim, theta=theta, layout=layout)
     if outside[1] is not None:  # Phi-3 and others write it beside; transformers prefers that
         original = outside[0]
     if kind in ("dynamic", "linear"):
@@ -180,7 +197,13 @@ def rope(keys: Keys, dim: int, context_len: int, *, default_theta: float = 10000
         values = {"short_factor": values.get("short_factor")}
     lists: dict[str, Any] = {ours: tuple(values.pop(theirs, None) or ()) for theirs, ours in _LISTS.items()}
     scaling = RopeScaling(kind=kind, original_context_len=original, **lists, **values)
-    return RopeConfig(dim=dim, theta=theta, scaling=scaling)
+    return RopeConfig(dim=dim, theta=theta, layout=layout, scaling=scaling)
+
+
+def partial_rotary_to_hf(head_dim: int, dim: int) -> float:
+    """The factor that makes ``dim`` of ``head_dim`` again: the product is cut to a whole number."""
+    factor = dim / head_dim
+    return factor if int(head_dim * factor) == dim else math.nextafter(factor, 1.0)
 
 
 def _same_lists(values: Mapping[str, Any]) -> bool:

@@ -5,15 +5,25 @@ x + attention(rms(x)), then x + down(silu(gate(x)) ⊙ up(x)); rotary positions 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pellucid.base.array import Array
-from pellucid.config import AttentionConfig, ExpertsConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
+from pellucid.config import (
+    Activation,
+    AttentionConfig,
+    ExpertsConfig,
+    LayerConfig,
+    MLPConfig,
+    ModelConfig,
+    NormConfig,
+    PartNorms,
+    RopeConfig,
+)
 from pellucid.families.gguf import GGUF, common_keys, has_bias, llama_rules
 from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys, one_or_many, rope, rope_to_hf
-from pellucid.families.rules import PermuteRope, Rule
+from pellucid.families.rules import PermuteRope, Rule, both
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
@@ -25,51 +35,75 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
 def build(
     keys: Keys,
     *,
-    qkv_bias: bool,
+    qkv_bias: bool = False,
     o_bias: bool = False,
     mlp_bias: bool = False,
-    qk_norm: bool = False,
+    gated: bool = True,
+    activation: Activation | None = None,
+    norm: NormConfig | None = None,
+    norms: tuple[PartNorms, PartNorms] | None = None,
+    qk_norm: NormConfig | bool | None = None,
     head_dim: int | None = None,
-    windows: tuple[int | None, ...] | None = None,
+    rotary: RopeConfig | None = None,
+    ropes: Sequence[RopeConfig | None] | None = None,
+    windows: Sequence[int | None] | None = None,
     mlps: tuple[tuple[MLPConfig, ExpertsConfig | None], ...] | None = None,
+    attention: Mapping[str, Any] | None = None,
+    layer: Mapping[str, Any] | None = None,
+    tied: bool = False,
+    **fields: Any,
 ) -> ModelConfig:
-    """A decoder of Llama's shape from its config keys; relatives add biases, norms of q and k, windows, experts
-    (``mlps``, one a layer).
+    """A decoder of Llama's shape from its config keys; relatives say what they have otherwise.
+
+    ``norms``: those of attention and of the MLP, where they are not ``norm`` before each. ``qk_norm``: True for
+    ``norm``. By layer: its rotation (``ropes``; ``rotary`` is every layer's), its window, its MLP and experts
+    (``mlps``). ``attention``, ``layer`` and ``fields`` are fields of every layer's attention, of every layer, of the
+    model.
     """
     d_model, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     head_dim = keys.size("head_dim", head_dim or max(d_model // num_heads, 1))
     num_layers, context_len = keys.num_layers("num_hidden_layers"), keys.size("max_position_embeddings", 2048)
-    norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6))
-    norms = PartNorms(before=norm)
-    rotary = rope(keys, head_dim, context_len)
+    norm = norm or NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6))
+    mixer_norms, mlp_norms = norms or (PartNorms(before=norm), PartNorms(before=norm))
+    ropes = ropes or (rotary or rope(keys, head_dim, context_len),) * num_layers
     if mlps is None:
         dense = MLPConfig(
-            d_ff=keys.size("intermediate_size"), activation=keys.activation("hidden_act", "silu"), bias=mlp_bias
+            d_ff=keys.size("intermediate_size"),
+            activation=activation or keys.activation("hidden_act", "silu"),
+            gated=gated,
+            bias=mlp_bias,
         )
         mlps = ((dense, None),) * num_layers
     num_kv_heads = keys.size("num_key_value_heads", num_heads)
 
-    def layer(window: int | None, mlp: MLPConfig, experts: ExpertsConfig | None) -> LayerConfig:
-        attention = AttentionConfig(
+    def layer_of(
+        rotary: RopeConfig | None, window: int | None, mlp: MLPConfig, experts: ExpertsConfig | None
+    ) -> LayerConfig:
+        mixer = AttentionConfig(
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
             qkv_bias=qkv_bias,
             o_bias=o_bias,
-            qk_norm=norm if qk_norm else None,
+            qk_norm=norm if qk_norm is True else qk_norm or None,
             rope=rotary,
             window=window,
+            **attention or {},
         )
-        return LayerConfig(mixer=attention, mlp=mlp, mixer_norms=norms, mlp_norms=norms, experts=experts)
+        return LayerConfig(
+            mixer=mixer, mlp=mlp, mixer_norms=mixer_norms, mlp_norms=mlp_norms, experts=experts, **layer or {}
+        )
 
+    by_layer = zip(ropes, windows or (None,) * num_layers, mlps, strict=True)
     return ModelConfig(
         model_type=keys.get("model_type", "llama"),
         vocab_size=keys.size("vocab_size"),
         d_model=d_model,
         context_len=context_len,
-        layers=tuple(layer(window, *mlp) for window, mlp in zip(windows or (None,) * num_layers, mlps, strict=True)),
+        layers=tuple(layer_of(rotary, window, *mlp) for rotary, window, mlp in by_layer),
         final_norm=norm,
-        **keys.common(tied=False),
+        **fields,
+        **keys.common(tied=tied),
     )
 
 
@@ -85,6 +119,8 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 def base_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The keys that every relative of Llama has."""
     attention, mlp = config.layers[0].mixer, config.layers[0].mlp
+    norm = config.final_norm
+    assert norm is not None
     return {
         **config.extra,
         "model_type": config.model_type,
@@ -97,38 +133,34 @@ def base_to_hf(config: ModelConfig) -> dict[str, Any]:
         "head_dim": attention.head_dim,
         "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(mlp.activation, mlp.activation),
         "max_position_embeddings": config.context_len,
-        "rms_norm_eps": next(iter(config.layers[0].norms.values())).eps,
+        "rms_norm_eps": norm.eps,
         "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": config.bos_token_id,
         "eos_token_id": one_or_many(config.eos_token_ids),
         "pad_token_id": config.pad_token_id,
-        **(rope_to_hf(attention.rope) if attention.rope else {}),
+        **(rope_to_hf(config.ropes[0]) if config.ropes else {}),
     }
-
-
-def _linear(theirs: str, ours: str) -> tuple[Rule, Rule]:
-    return Rule(f"{theirs}.weight", f"{ours}.weight"), Rule(f"{theirs}.bias", f"{ours}.bias")
 
 
 WEIGHTS = (
     Rule("model.embed_tokens.weight", "embed.weight"),
-    Rule("model.layers.{i}.input_layernorm.weight", "layers.{i}.attention_norm.weight"),
-    *_linear("model.layers.{i}.self_attn.q_proj", "layers.{i}.attention.q_proj"),
-    *_linear("model.layers.{i}.self_attn.k_proj", "layers.{i}.attention.k_proj"),
-    *_linear("model.layers.{i}.self_attn.v_proj", "layers.{i}.attention.v_proj"),
-    *_linear("model.layers.{i}.self_attn.o_proj", "layers.{i}.attention.o_proj"),
-    Rule("model.layers.{i}.post_attention_layernorm.weight", "layers.{i}.mlp_norm.weight"),
-    *_linear("model.layers.{i}.mlp.gate_proj", "layers.{i}.mlp.gate_proj"),
-    *_linear("model.layers.{i}.mlp.up_proj", "layers.{i}.mlp.up_proj"),
-    *_linear("model.layers.{i}.mlp.down_proj", "layers.{i}.mlp.down_proj"),
-    Rule("model.norm.weight", "final_norm.weight"),
-    Rule("lm_head.weight", "lm_head.weight"),
+    *both("model.layers.{i}.input_layernorm", "layers.{i}.attention_norm"),
+    *both("model.layers.{i}.self_attn.q_proj", "layers.{i}.attention.q_proj"),
+    *both("model.layers.{i}.self_attn.k_proj", "layers.{i}.attention.k_proj"),
+    *both("model.layers.{i}.self_attn.v_proj", "layers.{i}.attention.v_proj"),
+    *both("model.layers.{i}.self_attn.o_proj", "layers.{i}.attention.o_proj"),
+    *both("model.layers.{i}.post_attention_layernorm", "layers.{i}.mlp_norm"),
+    *both("model.layers.{i}.mlp.gate_proj", "layers.{i}.mlp.gate_proj"),
+    *both("model.layers.{i}.mlp.up_proj", "layers.{i}.mlp.up_proj"),
+    *both("model.layers.{i}.mlp.down_proj", "layers.{i}.mlp.down_proj"),
+    *both("model.norm", "final_norm"),
+    *both("lm_head", "lm_head"),
 )
 IGNORED = ("*.rotary_emb.inv_freq",)
 
 
-def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
-    return common_keys("llama", metadata, tensors) | {
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array], architecture: str = "llama") -> dict[str, Any]:
+    return common_keys(architecture, metadata, tensors) | {
         "attention_bias": has_bias(tensors, "attn_q", "attn_k", "attn_v", "attn_output"),
         "mlp_bias": has_bias(tensors, "ffn_gate", "ffn_up", "ffn_down"),
     }

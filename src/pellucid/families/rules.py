@@ -8,7 +8,7 @@ transposes: the values never change, but for a norm's where a file means γ by a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -60,6 +60,27 @@ class Split:
 
     def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
         return [arrays[0].with_data(np.concatenate([array.data for array in arrays]))]
+
+
+class SplitHeads:
+    """Rows of q, k and v of the first head, then of the second, …, cut into q, k and v; back: head by head."""
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        (whole,) = arrays
+        assert isinstance(place, LayerConfig)
+        heads, rest = place.mixer.num_heads, whole.data.shape[1:]
+        if whole.shape[0] % (3 * heads):
+            raise WeightsError(
+                "rows do not divide into heads", expected=f"a multiple of {3 * heads}", received=whole.shape[0]
+            )
+        parts = whole.data.reshape(heads, 3, -1, *rest)
+        return [whole.with_data(parts[:, i].reshape(-1, *rest)) for i in range(3)]
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        assert isinstance(place, LayerConfig)
+        heads, rest = place.mixer.num_heads, arrays[0].data.shape[1:]
+        parts = np.stack([array.data.reshape(heads, -1, *rest) for array in arrays], 1)
+        return [arrays[0].with_data(parts.reshape(-1, *rest))]
 
 
 class Unstack:
@@ -118,6 +139,14 @@ SPLIT_QKV = Split(lambda layer: (layer.mixer.q_dim, layer.mixer.kv_dim, layer.mi
 def qkv_names(kind: str) -> tuple[str, ...]:
     """Our names of what such a projection holds; ``kind`` is weight or bias."""
     return tuple(f"layers.{{i}}.attention.{name}_proj.{kind}" for name in "qkv")
+
+
+# Rows of a projection that holds an MLP's gate and up in one.
+SPLIT_GATE_UP = Split(lambda layer: (layer.mlp.d_ff, layer.mlp.d_ff))
+
+
+def gate_up_names(kind: str) -> tuple[str, ...]:
+    return tuple(f"layers.{{i}}.mlp.{name}_proj.{kind}" for name in ("gate", "up"))
 
 
 @dataclass(frozen=True)
@@ -197,6 +226,36 @@ class Rule:
             arrays = transform.inverse(arrays, place)
         (array,) = arrays
         return array
+
+
+def both(theirs: str, ours: str, transforms: tuple[Transform, ...] = ()) -> tuple[Rule, Rule]:
+    """The rules of a linear map or a norm: its weight, and its bias where it has one."""
+    weight, bias = ((f"{theirs}.{kind}", f"{ours}.{kind}") for kind in ("weight", "bias"))
+    return Rule(*weight, transforms), Rule(*bias, transforms)
+
+
+def with_offset(rules: Iterable[Rule], offset: float) -> tuple[Rule, ...]:
+    """The rules, of files whose norms mean γ = ``offset`` + the weight."""
+    return tuple(
+        replace(rule, transforms=(NormOffset(offset),)) if "norm" in rule.theirs and "weight" in rule.theirs else rule
+        for rule in rules
+    )
+
+
+def without(rules: Iterable[Rule], *parts: str) -> tuple[Rule, ...]:
+    """The rules whose own names have none of these parts."""
+    return tuple(rule for rule in rules if not any(part in rule.theirs for part in parts))
+
+
+def renamed(rules: Iterable[Rule], names: Mapping[str, str]) -> tuple[Rule, ...]:
+    """The rules with parts of their own names replaced, of every part that a name has."""
+
+    def name(theirs: str) -> str:
+        for old, new in names.items():
+            theirs = theirs.replace(old, new)
+        return theirs
+
+    return tuple(replace(rule, theirs=name(rule.theirs)) for rule in rules)
 
 
 @dataclass(frozen=True)

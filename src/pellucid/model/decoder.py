@@ -31,7 +31,7 @@ class Layer(nn.Module):
 
     def __init__(self, d_model: int, config: LayerConfig, layer: int) -> None:
         super().__init__()
-        self.parallel, self.kind = config.parallel, config.mixer.name
+        self.parallel, self.kind, self.residual_scale = config.parallel, config.mixer.name, config.residual_scale
         self.attention_norm = optional_norm(d_model, config.mixer_norms.before)
         self.add_module(self.kind, make_mixer(d_model, config.mixer, layer))
         self.attention_post_norm = optional_norm(d_model, config.mixer_norms.after)
@@ -55,6 +55,8 @@ class Layer(nn.Module):
         o = getattr(self, self.kind)(x, ctx)
         if self.attention_post_norm is not None:
             o = self.attention_post_norm(ctx.tap(self, "attn_proj", o))
+        elif self.residual_scale != 1:
+            o = ctx.tap(self, "attn_proj", o) * self.residual_scale
         return ctx.tap(self, "attn_out", o)
 
     def think(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
@@ -62,6 +64,8 @@ class Layer(nn.Module):
         y = self.mlp(x, ctx)
         if self.mlp_post_norm is not None:
             y = self.mlp_post_norm(ctx.tap(self, "mlp_proj", y))
+        elif self.residual_scale != 1:
+            y = ctx.tap(self, "mlp_proj", y) * self.residual_scale
         return ctx.tap(self, "mlp_out", y)
 
 
@@ -80,7 +84,7 @@ class Decoder(nn.Module):
             self.register_buffer("sinusoidal", sinusoidal_table(config.context_len, config.d_model), persistent=False)
         self.layers = nn.ModuleList(Layer(config.d_model, layer, i) for i, layer in enumerate(config.layers))
         self.final_norm = make_norm(config.d_model, config.final_norm) if config.final_norm else None
-        self.lm_head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, config.head_bias)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -114,9 +118,11 @@ class Decoder(nn.Module):
         return ctx.tap(self, "final", x if self.final_norm is None else self.final_norm(x))
 
     def logits(self, hidden: Float[Tensor, "*rows D"], ctx: Context) -> Float[Tensor, "*rows V"]:
-        """hidden W_Vᵀ: a score for every token of the vocabulary; tied, W_V is the embedding table."""
+        """hidden W_Vᵀ (+ b): a score for every token of the vocabulary; tied, W_V is the embedding table."""
         linear = rows_invariant_linear if ctx.rows_invariant else F.linear
         logits = linear(hidden, self.embed.weight) if self.lm_head is None else self.lm_head(hidden, ctx)
+        if self.config.logit_scale != 1:
+            logits = logits * self.config.logit_scale
         if (cap := self.config.logit_softcap) is not None:
             logits = cap * torch.tanh(logits / cap)
         return ctx.tap(self, "logits", logits)

@@ -19,6 +19,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
 }
 ROWS_INVARIANT = ACTIVATIONS | {"silu": rows_invariant_silu, "gelu_tanh": rows_invariant_gelu_tanh}
 

@@ -27,20 +27,20 @@ class LayerNorm(nn.Module):
 class RMSNorm(nn.Module):
     """x / √(mean(x²) + eps) · γ (+ β), over the last axis, in float32 at least; γ = offset + weight.
 
-    Without an offset x̂ is rounded to its dtype before γ multiplies it, as Llama's code has it; with one, after it, as
-    Gemma's has. Source: Zhang & Sennrich 2019.
+    x̂ is rounded to its dtype before γ multiplies it, as Llama's code has it; ``wide``, or with an offset, after it, as
+    OLMo 2's and Gemma's have. Source: Zhang & Sennrich 2019.
     """
 
     def __init__(self, width: int, config: NormConfig) -> None:
         super().__init__()
-        self.eps, self.offset = config.eps, config.offset
+        self.eps, self.offset, self.wide = config.eps, config.offset, config.wide or config.offset != 0
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width)) if config.bias else None
 
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         hat = wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + self.eps)
-        if self.offset:  # in 16 bits the sum would lose most of the weight
+        if self.wide:  # in 16 bits the sum would lose most of the weight
             y = (hat * (self.weight.to(hat.dtype) + self.offset)).to(x.dtype)
         else:
             y = hat.to(x.dtype) * self.weight

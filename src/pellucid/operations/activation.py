@@ -19,6 +19,7 @@ FUNCTIONS = {
     "gelu": lambda x: x * (1 + _erf(x / math.sqrt(2))) / 2,
     "gelu_tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
     "relu": lambda x: np.maximum(x, 0.0),
+    "relu2": lambda x: np.square(np.maximum(x, 0.0)),
 }
 
 
@@ -35,8 +36,12 @@ class Activation(Operation):
     gated: bool
 
     def equation(self, result: str, *inputs: str) -> str:
-        act = rf"\operatorname{{{self.function.removesuffix('_tanh')}}}({inputs[0]})"
+        act = self._latex(inputs[0])
         return rf"{result} = {act}" + (rf" \odot {inputs[1]}" if self.gated else "")
+
+    def _latex(self, x: str) -> str:
+        square = "^2" if self.function == "relu2" else ""
+        return rf"\operatorname{{{self.function.removesuffix('_tanh').removesuffix('2')}}}({x}){square}"
 
     def line(self, name: str) -> Line:
         return Line("model.mlp", "MLP.forward", "self.gate_proj(" if self.gated else '"mlp_pre", self.up_proj(')
@@ -51,7 +56,7 @@ class Activation(Operation):
     def cell(self, look: Look) -> Operands:
         gate, *up = cells = tuple(look.step(path, look.at) for path in look.inputs)
         act = float(self.of(wide(gate.value)))
-        latex = rf"\operatorname{{{self.function.removesuffix('_tanh')}}}({number(gate.value)})"
+        latex = self._latex(number(gate.value))
         for cell in up:
             latex += rf" \cdot {factor(cell.value)} = {number(act)} \cdot {factor(cell.value)}"
         recomputed = act * (up[0].value if up else 1.0)

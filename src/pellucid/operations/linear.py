@@ -33,7 +33,7 @@ class Linear(Operation):
     reads = (
         *(f"AttentionConfig.{name}" for name in ("qkv_bias", "o_bias", "num_heads", "head_dim")),
         *(f"MLPConfig.{name}" for name in ("d_ff", "bias")),
-        *(f"ModelConfig.{name}" for name in ("tie_embeddings", "logit_softcap")),
+        *(f"ModelConfig.{name}" for name in ("tie_embeddings", "head_bias", "logit_scale", "logit_softcap")),
     )
     rows_checked = 8
 
@@ -43,6 +43,7 @@ class Linear(Operation):
     bias: bool = False
     head_dim: int | None = None
     joins: bool = False
+    scale: float = 1.0
     cap: float | None = None
 
     @property
@@ -53,7 +54,10 @@ class Linear(Operation):
     def equation(self, result: str, *inputs: str) -> str:
         product = rf"{inputs[0]}\, {self.matrix}^\top"
         shift = f" + b{self.matrix.removeprefix('W')}" if self.bias else ""
-        return f"{result} = {capped_latex(product + shift, self.cap)}"
+        return f"{result} = {capped_latex(self._scaled(product + shift), self.cap)}"
+
+    def _scaled(self, latex: str) -> str:
+        return latex if self.scale == 1 else rf"{self.scale:.4g} \cdot ({latex})"
 
     def line(self, name: str) -> Line:
         *owner, own = self.name.split(".")
@@ -64,7 +68,7 @@ class Linear(Operation):
 
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
         x = side_by_side(inputs[0]) if self.joins else inputs[0]
-        y = capped(product(x, *(weights[weight.name] for weight in self.weights)), self.cap)
+        y = capped(self.scale * product(x, *(weights[weight.name] for weight in self.weights)), self.cap)
         return y if self.head_dim is None else by_head(y, self.head_dim)
 
     def cell(self, look: Look) -> Operands:
@@ -81,11 +85,13 @@ class Linear(Operation):
             *(Term(cell.value, (cell,)) for cell in bias),
         )
         total = float(products.sum()) + sum(cell.value for cell in bias)
-        if self.cap is None:
+        if self.cap is None and self.scale == 1:
             return look.operands(recomputed=total, of=terms, latex=terms.latex)
-        parts = {"sum": total, "softcap": self.cap}
-        recomputed = float(capped(wide(total), self.cap))
-        return look.operands(recomputed=recomputed, of=terms, parts=parts, latex=capped_latex(number(total), self.cap))
+        parts = {"sum": total} | ({} if self.scale == 1 else {"scale": self.scale})
+        parts |= {} if self.cap is None else {"softcap": self.cap}
+        recomputed = float(capped(wide(self.scale * total), self.cap))
+        latex = number(total) if self.scale == 1 else self._scaled(number(total))
+        return look.operands(recomputed=recomputed, of=terms, parts=parts, latex=capped_latex(latex, self.cap))
 
     def _place(self, look: Look) -> Callable[[int], Index]:
         """Number of an input → its index in the step it comes from."""
@@ -98,13 +104,14 @@ class Linear(Operation):
 
     def back(self, direction: Numbers, inputs: Sequence[Numbers], weights: Weights) -> Passed:
         """Through Wᵀ; the bias is a constant. A soft cap is left out: what is shared out is the result before it."""
+        direction = self.scale * direction
         before = transposed(weights[self.weights[0].name], direction)
         constants = {name: float(wide(weights[name]) @ direction) for name, _ in self.weights[1:]}
         return Passed((before.reshape(inputs[0].shape),), constants)
 
     def row(self, weights: Weights, index: int) -> Numbers:
         """The direction of one output."""
-        return wide(weights[self.weights[0].name][index])
+        return self.scale * wide(weights[self.weights[0].name][index])
 
 
 def product(x: Numbers, weight: Any, bias: Any = None) -> Numbers:

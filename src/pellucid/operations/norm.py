@@ -38,7 +38,7 @@ class Norm(Operation):
     holds = Sentence("the norm's output is γ ⊙ x̂ + β", "归一化的输出为 γ ⊙ x̂ + β")
     identities = (NORMALIZED, UNIT_RMS)
     reads = (
-        *(f"NormConfig.{name}" for name in ("kind", "eps", "bias", "offset")),
+        *(f"NormConfig.{name}" for name in ("kind", "eps", "bias", "offset", "wide")),
         *(f"AttentionConfig.{name}" for name in ("qk_norm", "qk_norm_over")),
     )
 

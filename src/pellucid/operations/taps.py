@@ -28,6 +28,7 @@ from pellucid.operations.operation import Operation, Weight
 from pellucid.operations.position import Position
 from pellucid.operations.rotate import Rotate
 from pellucid.operations.route import Route
+from pellucid.operations.scale import Scale
 from pellucid.operations.scores import Scores
 from pellucid.operations.softmax import Softmax
 from pellucid.operations.sum import Sum
@@ -48,7 +49,7 @@ OPERATIONS: tuple[type[Operation], ...] = (
 # Fields of the description that say which operations there are and in what order; the rest are the operations' own.
 READS = (
     *(f"ModelConfig.{name}" for name in ("layers", "position", "final_norm")),
-    *(f"LayerConfig.{name}" for name in ("mixer", "mlp", "experts", "mixer_norms", "mlp_norms", "parallel")),
+    *(f"LayerConfig.{name}" for name in ("mixer", "mlp", "experts", "mixer_norms", "mlp_norms", "parallel", "residual_scale")),
     *(f"PartNorms.{name}" for name in ("before", "after", "sum")),
 )
 
@@ -143,6 +144,8 @@ def _taps(config: ModelConfig) -> Iterator[Tap]:
         name="embed" if config.tie_embeddings else "lm_head",
         shape=(config.vocab_size, d),
         matrix="E" if config.tie_embeddings else "W_U",
+        bias=config.head_bias,
+        scale=config.logit_scale,
         cap=config.logit_softcap,
     )
     yield top("logits", head, head.equation(r"\ell", "h"), "final", axes=BY_TOKEN)
@@ -262,13 +265,16 @@ class _Layer:
         yield from self._normed("mlp", "y", "mlp_post_norm")
 
     def _made(self, part: str, symbol: str) -> tuple[str, str]:
-        """Name and symbol of what a part makes: what it adds, or what is normed before it is added."""
+        """Name and symbol of what a part makes: what it adds, or what is normed or scaled before it is added."""
         norms = self.layer.mixer_norms if part == "attn" else self.layer.mlp_norms
-        return (f"{part}_proj", rf"\hat {symbol}") if norms.after else (f"{part}_out", symbol)
+        return (f"{part}_proj", rf"\hat {symbol}") if norms.after or self.layer.residual_scale != 1 else (f"{part}_out", symbol)
 
     def _normed(self, part: str, symbol: str, norm: str) -> Iterator[Tap]:
-        """What a part adds, where a norm stands after it."""
-        if (config := self.layer.norms.get(norm)) is not None:
+        """What a part adds, where a norm stands after it, or it is scaled."""
+        if (scale := self.layer.residual_scale) != 1:
+            name, made = self._made(part, symbol)
+            yield self._tap(f"{part}_out", Scale(scale), symbol, (made,), name)
+        elif (config := self.layer.norms.get(norm)) is not None:
             name, made = self._made(part, symbol)
             yield self._tap(f"{part}_out", self._norm(norm, config), symbol, (made,), name)
 

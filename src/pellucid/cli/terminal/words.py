@@ -18,7 +18,7 @@ from pellucid.config import (
     RopeConfig,
 )
 
-ACTIVATIONS = {"silu": "SiLU", "gelu": "GELU", "gelu_tanh": "GELU (tanh)", "relu": "ReLU"}
+ACTIVATIONS = {"silu": "SiLU", "gelu": "GELU", "gelu_tanh": "GELU (tanh)", "relu": "ReLU", "relu2": "ReLU²"}
 KINDS = {
     "SentencePieceTokenizer": "SentencePiece",
     "Llama2cTokenizer": "SentencePiece, as llama2.c writes it",

@@ -68,7 +68,8 @@ def language_loss(
     targets = batch.targets.flatten()
     head = model.lm_head
     rows = chunk_rows or _chunk_rows(model.config.vocab_size, hidden.device)
-    if head is None or type(head) is Linear:
+    if head is None or (type(head) is Linear and head.bias is None):
+        hidden = hidden if model.config.logit_scale == 1 else hidden * model.config.logit_scale
         weight = model.embed.weight if head is None else head.weight
         total, nll = HeadLoss.apply(
             hidden, weight, targets, model.config.logit_softcap, z_loss, rows, torch.is_grad_enabled()

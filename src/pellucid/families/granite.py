@@ -1,0 +1,78 @@
+"""Granite 3 (dense): Llama's shape with a number for embeddings, attention's scores, what parts add, and logits.
+
+Source: IBM Granite Team 2024, *Granite 3.0 Language Models* §2; transformers models/granite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pellucid.base.array import Array
+from pellucid.config import ModelConfig
+from pellucid.families import llama
+from pellucid.families.gguf import GGUF, llama_rules
+from pellucid.families.gguf_metadata import Metadata
+from pellucid.families.hf import Keys
+
+
+def config(hf: Mapping[str, Any]) -> ModelConfig:
+    keys = Keys(hf)
+    attention_bias = bool(keys.get("attention_bias", False))
+    return llama.build(
+        keys,
+        qkv_bias=attention_bias,
+        o_bias=attention_bias,
+        mlp_bias=bool(keys.get("mlp_bias", False)),
+        attention={"scale": keys.get("attention_multiplier", 1.0)},
+        layer={"residual_scale": keys.get("residual_multiplier", 1.0)},
+        embedding_scale=keys.get("embedding_multiplier", 1.0),
+        logit_scale=1 / keys.get("logits_scaling", 1.0),
+    )
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    layer = config.layers[0]
+    return llama.to_hf(config) | {
+        "architectures": ["GraniteForCausalLM"],
+        "attention_multiplier": layer.mixer.scale,
+        "residual_multiplier": layer.residual_scale,
+        "embedding_multiplier": config.embedding_scale,
+        "logits_scaling": float(f"{1 / config.logit_scale:.12g}"),
+    }
+
+
+WEIGHTS = llama.WEIGHTS
+IGNORED = llama.IGNORED
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    common = llama.gguf_hf(metadata, tensors, "granite")
+    scale = metadata.scalar("granite.attention.scale", 0.0) or common["head_dim"] ** -0.5
+    return common | {
+        "attention_multiplier": scale,
+        "residual_multiplier": metadata.scalar("granite.residual_scale", 0.0) or 1.0,
+        "embedding_multiplier": metadata.scalar("granite.embedding_scale", 0.0) or 1.0,
+        "logits_scaling": metadata.needed("granite.logit_scale") or 1.0,
+    }
+
+
+GGUF = GGUF(
+    architecture="granite",
+    hf=gguf_hf,
+    weights=llama_rules(q=(llama.Q_ROWS,), k=(llama.K_ROWS,)),
+    ignored=("rope_freqs.weight",),
+)
+
+TINY = llama.TINY | {
+    "model_type": "granite",
+    "attention_multiplier": 0.25,
+    "residual_multiplier": 0.5,
+    "embedding_multiplier": 3.0,
+    "logits_scaling": 2.0,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "untied": {"tie_word_embeddings": False},
+    "odd": {"residual_multiplier": 0.22, "embedding_multiplier": 12.0, "attention_multiplier": 0.3},
+}

@@ -1,0 +1,43 @@
+"""Scale: what a part makes times a number, before it is added to the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pellucid.operations.cell import Look, Operands, factor
+from pellucid.operations.numbers import Numbers, Weights
+from pellucid.operations.operation import Line, Operation, Passed, Sentence
+from pellucid.operations.places import Places
+
+
+@dataclass(frozen=True)
+class Scale(Operation):
+    """y = s · x. Source: IBM Granite Team 2024 (after μP: Yang et al. 2022)."""
+
+    kind = "scale"
+    holds = Sentence("the input times a fixed number", "输入乘以一个固定的数")
+    reads = ("LayerConfig.residual_scale",)
+
+    scale: float
+
+    def equation(self, result: str, *inputs: str) -> str:
+        return rf"{result} = {self.scale:.4g} \cdot {inputs[0]}"
+
+    def line(self, name: str) -> Line:
+        made = name.replace("_out", "_proj")
+        return Line("model.decoder", f"Layer.{'attend' if name.startswith('attn') else 'think'}", f'"{made}", {"o" if name.startswith("attn") else "y"}) *')
+
+    def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
+        return self.scale * inputs[0]
+
+    def cell(self, look: Look) -> Operands:
+        (source,) = look.inputs
+        made = look.step(source, look.at)
+        latex = rf"{self.scale:.4g} \cdot {factor(made.value)}"
+        return look.operands(
+            recomputed=self.scale * made.value, leads=(made,), parts={"scale": self.scale}, latex=latex
+        )
+
+    def back(self, direction: Numbers, inputs: Sequence[Numbers], weights: Weights) -> Passed:
+        return Passed((self.scale * direction,), {})
