@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pellucid.base.errors import RequestError
 from pellucid.explain import Ablate, attribution, compare, lens, surprise, trace
+from pellucid.explain.trace import Trace
 from pellucid.families import FAMILIES
 from pellucid.model.context import Context
 from pellucid.model.decoder import Layer
@@ -53,8 +54,14 @@ def test_attributions_sum_to_the_logit(family: str) -> None:
     t = trace(tiny(family), None, BATCH)
     for position in range(len(IDS)):
         found = attribution(t, position)
-        assert found.logit == pytest.approx(t["logits"][0, position].max().item(), rel=1e-5)
+        assert found.logit == pytest.approx(uncapped(t, t["logits"][0, position].max()).item(), rel=1e-5)
         assert found.error < 1e-5
+
+
+def uncapped(t: Trace, logit: Tensor) -> Tensor:
+    """The logit before the soft cap."""
+    cap = t.config.logit_softcap
+    return logit.double() if cap is None else cap * torch.atanh(logit.double() / cap)
 
 
 @pytest.mark.parametrize("description", DESCRIPTIONS)
@@ -63,10 +70,7 @@ def test_parts_sum_to_the_logit_wherever_norms_stand(description: str) -> None:
     decoder = random_decoder(DESCRIPTIONS[description])
     t = trace(decoder, None, IDS)
     its = attribution(t, token=5, against=7)
-    cap = decoder.config.logit_softcap
-    five, seven = (t["logits"][0, -1, i].double() for i in (5, 7))
-    if cap is not None:
-        five, seven = (cap * torch.atanh(logit / cap) for logit in (five, seven))
+    five, seven = (uncapped(t, t["logits"][0, -1, i]) for i in (5, 7))
     assert its.logit == pytest.approx((five - seven).item(), rel=1e-4)
     assert its.error < 1e-4 * abs(its.logit)
     assert {part.kind for part in its.parts} >= {"embed", "head", "mlp"}
@@ -104,7 +108,8 @@ def held(norm: LayerNorm | RMSNorm | None, x: Tensor) -> Tensor:
 def test_attribution_of_a_difference_is_the_difference_of_logits(family: str) -> None:
     t = trace(tiny(family), None, IDS)
     found = attribution(t, token=5, against=7)
-    assert found.logit == pytest.approx((t["logits"][0, -1, 5] - t["logits"][0, -1, 7]).item(), abs=1e-5)
+    five, seven = (uncapped(t, t["logits"][0, -1, i]) for i in (5, 7))
+    assert found.logit == pytest.approx((five - seven).item(), abs=1e-5)
     assert found.error < 1e-5
 
 

@@ -51,9 +51,11 @@ def write(
     hf = model.config.to_dict()
     family = FAMILIES[hf["model_type"]]
     config = family.config(hf)
-    tied = {"lm_head.weight"} if config.tie_embeddings else set()
-    tensors = model.state_dict().items()
-    stored = {name: Array.from_numpy(tensor.numpy()) for name, tensor in tensors if name not in tied}
+    tensors = dict(model.state_dict())
+    head = tensors.pop("lm_head.weight")
+    if not config.tie_embeddings:
+        tensors[next(rule.theirs for rule in family.WEIGHTS if rule.ours == "lm_head.weight")] = head
+    stored = {name: Array.from_numpy(tensor.numpy()) for name, tensor in tensors.items()}
     ours = {name: make()[name] for name, make in to_ours(config, family.WEIGHTS, stored, "here").items()}
     attention, mlp = config.layers[0].mixer, config.layers[0].mlp
     written: dict[str, Any] = {
@@ -417,6 +419,7 @@ RELATIVES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "arcee": ({}, {"mlp_bias": True}),
     "nemotron": (LAYER_NORM | {"rope__dimension_count": 4}, {}),
     "ernie4_5": ({"rope__freq_base": 5e5}, {"tie_word_embeddings": True}),
+    "gpt_bigcode": (LAYER_NORM | {"attention__key_length": None}, {"tie_word_embeddings": True}),
     "exaone4": ({"attention__sliding_window": 8}, {"num_hidden_layers": 4, "layer_types": None}),
 }
 

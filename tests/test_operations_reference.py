@@ -37,7 +37,7 @@ def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
 def test_logits_are_those_of_other_implementations(model: str) -> None:
     decoder, ids = tiny(model), [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
     theirs = reference_logits(decoder, torch.tensor([ids]))[0].detach()
-    assert distance(reference(decoder.config, weights_of(decoder), ids)["logits"], theirs.numpy()) < 3e-6
+    assert distance(reference(decoder.config, weights_of(decoder), ids)["logits"], theirs.numpy()) < 5e-6
 
 
 @pytest.mark.parametrize("model", [model for model in MODELS if not model.startswith(("vanilla", "chatglm"))])

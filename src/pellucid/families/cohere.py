@@ -23,9 +23,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     return build(keys)
 
 
-def build(
-    keys: Keys, kinds: Sequence[str] | None = None, window: int | None = None, theta: float = 5e5
-) -> ModelConfig:
+def build(keys: Keys, kinds: Sequence[str] | None = None, window: int | None = None, theta: float = 5e5) -> ModelConfig:
     """Command R's shape; where layers are of two ``kinds``, those with a window alone rotate."""
     head_dim = keys.size("head_dim", max(keys.size("hidden_size") // keys.size("num_attention_heads"), 1))
     context_len, num_layers = keys.size("max_position_embeddings", 8192), keys.num_layers("num_hidden_layers")

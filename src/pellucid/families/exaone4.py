@@ -29,7 +29,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     return llama.build(
         keys,
         norm=norm,
-        norms=(PartNorms(after=norm),) * 2,
+        norms=PartNorms(after=norm),
         qk_norm=True,
         ropes=[rotary if window is None or kind == "sliding_attention" else None for kind in kinds],
         windows=[window if kind == "sliding_attention" else None for kind in kinds],

@@ -38,7 +38,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         o_bias=bias,
         activation=keys.activation("hidden_activation", "gelu_pytorch_tanh"),
         norm=norm,
-        norms=(PartNorms(before=norm, after=norm),) * 2,
+        norms=PartNorms(before=norm, after=norm),
         head_dim=256,
         windows=[window if kind == "sliding_attention" else None for kind in gemma3.layer_types(keys, every=2)],
         attention={"scale": queries**-0.5, "softcap": score_cap},

@@ -15,7 +15,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     return build(Keys(hf))
 
 
-def build(keys: Keys, norms: tuple[PartNorms, PartNorms] | None = None, **fields: Any) -> ModelConfig:
+def build(keys: Keys, norms: PartNorms | None = None, **fields: Any) -> ModelConfig:
     """GLM's shape; its relatives have norms elsewhere."""
     head_dim, context_len = keys.size("head_dim", 128), keys.size("max_position_embeddings", 131072)
     return llama.build(

@@ -17,7 +17,7 @@ from pellucid.families.rules import SPLIT_GATE_UP, Rule, gate_up_names, without
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
     norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1.5625e-07))
-    return glm.build(keys, norm=norm, norms=(PartNorms(before=norm, after=norm),) * 2)
+    return glm.build(keys, norm=norm, norms=PartNorms(before=norm, after=norm))
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:

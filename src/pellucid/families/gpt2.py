@@ -20,6 +20,11 @@ HARMLESS = ("n_ctx",)  # the context again, under its oldest name
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf, HARMLESS)
     keys.only("reorder_and_upcast_attn", False, True)  # a matter of precision in half-precision training, not of values
+    return build(keys)
+
+
+def build(keys: Keys, *, num_kv_heads: int | None = None, activation: str = "gelu_new") -> ModelConfig:
+    """GPT-2's shape; a relative has fewer key-value heads."""
     keys.only("add_cross_attention", False)
     d_model, num_heads = keys.size("n_embd", 768), keys.size("n_head", 12)
     head_dim = max(d_model // num_heads, 1)
@@ -27,7 +32,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     norms = PartNorms(before=norm)
     mlp = MLPConfig(
         d_ff=keys.size("n_inner", 4 * d_model),
-        activation=keys.activation("activation_function", "gelu_new"),
+        activation=keys.activation("activation_function", activation),
         gated=False,
         bias=True,
     )
@@ -37,7 +42,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     def layer(i: int) -> LayerConfig:
         attention = AttentionConfig(
             num_heads=num_heads,
-            num_kv_heads=num_heads,
+            num_kv_heads=num_kv_heads or num_heads,
             head_dim=head_dim,
             qkv_bias=True,
             o_bias=True,
@@ -46,7 +51,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         return LayerConfig(mixer=attention, mlp=mlp, mixer_norms=norms, mlp_norms=norms)
 
     return ModelConfig(
-        model_type="gpt2",
+        model_type=keys.get("model_type", "gpt2"),
         vocab_size=keys.size("vocab_size", 50257),
         d_model=d_model,
         context_len=keys.size("n_positions", 1024),
@@ -62,7 +67,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     unscaled = first.mixer.scale == 1.0 and first.mixer.head_dim > 1
     return {
         **config.extra,
-        "model_type": "gpt2",
+        "model_type": config.model_type,
         "architectures": ["GPT2LMHeadModel"],
         "vocab_size": config.vocab_size,
         "n_embd": config.d_model,
@@ -81,7 +86,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _block(names: Mapping[str, str], layer_at: str, transpose: tuple[Transpose, ...]) -> tuple[Rule, ...]:
+def block(names: Mapping[str, str], layer_at: str, transpose: tuple[Transpose, ...]) -> tuple[Rule, ...]:
     """The rules of one layer; the two formats differ in names, and in whether a projection is stored transposed."""
     at = "layers.{i}."
     return (
@@ -103,7 +108,7 @@ def _block(names: Mapping[str, str], layer_at: str, transpose: tuple[Transpose, 
 WEIGHTS = (
     Rule("transformer.wte.weight", "embed.weight"),
     Rule("transformer.wpe.weight", "pos_embed.weight"),
-    *_block(
+    *block(
         {
             "norm_1": "ln_1",
             "qkv": "attn.c_attn",
@@ -125,15 +130,19 @@ IGNORED = ("*.attn.bias", "*.attn.masked_bias")  # the causal mask, as a buffer
 def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     num_heads = metadata.needed("gpt2.attention.head_count")
     metadata.expect("gpt2.attention.head_count_kv", num_heads, "GPT-2 has as many key-value heads as query heads")
+    return common_hf(metadata, tensors, "gpt2")
+
+
+def common_hf(metadata: Metadata, tensors: Mapping[str, Array], architecture: str) -> dict[str, Any]:
     return {
-        "model_type": "gpt2",
+        "model_type": architecture,
         "vocab_size": vocab_size(metadata, tensors),
-        "n_embd": metadata.needed("gpt2.embedding_length"),
-        "n_head": num_heads,
-        "n_layer": metadata.needed("gpt2.block_count"),
-        "n_positions": metadata.needed("gpt2.context_length"),
-        "n_inner": metadata.needed("gpt2.feed_forward_length"),
-        "layer_norm_epsilon": float(metadata.needed("gpt2.attention.layer_norm_epsilon")),
+        "n_embd": metadata.needed(f"{architecture}.embedding_length"),
+        "n_head": metadata.needed(f"{architecture}.attention.head_count"),
+        "n_layer": metadata.needed(f"{architecture}.block_count"),
+        "n_positions": metadata.needed(f"{architecture}.context_length"),
+        "n_inner": metadata.needed(f"{architecture}.feed_forward_length"),
+        "layer_norm_epsilon": float(metadata.needed(f"{architecture}.attention.layer_norm_epsilon")),
         "tie_word_embeddings": "output.weight" not in tensors,
         **special_tokens(metadata),
     }
@@ -145,7 +154,7 @@ GGUF = GGUF(
     weights=(
         Rule("token_embd.weight", "embed.weight"),
         Rule("position_embd.weight", "pos_embed.weight"),
-        *_block(
+        *block(
             {
                 "norm_1": "attn_norm",
                 "qkv": "attn_qkv",

@@ -81,7 +81,7 @@ TINY = {
     "n_embd": 32,
     "n_head": 4,
     "n_layer": 2,
-    "n_positions": 64,
+    "n_positions": 512,  # transformers has a table of angles of that length
     "rotary_dim": 4,
     "bos_token_id": 1,
     "eos_token_id": 2,

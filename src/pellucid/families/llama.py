@@ -41,7 +41,7 @@ def build(
     gated: bool = True,
     activation: Activation | None = None,
     norm: NormConfig | None = None,
-    norms: tuple[PartNorms, PartNorms] | None = None,
+    norms: PartNorms | tuple[PartNorms, PartNorms] | None = None,
     qk_norm: NormConfig | bool | None = None,
     head_dim: int | None = None,
     rotary: RopeConfig | None = None,
@@ -55,7 +55,7 @@ def build(
 ) -> ModelConfig:
     """A decoder of Llama's shape from its config keys; relatives say what they have otherwise.
 
-    ``norms``: those of attention and of the MLP, where they are not ``norm`` before each. ``qk_norm``: True for
+    ``norms``: those of both parts, or of attention and of the MLP, where they are not ``norm`` before each. ``qk_norm``: True for
     ``norm``. By layer: its rotation (``ropes``; ``rotary`` is every layer's), its window, its MLP and experts
     (``mlps``). ``attention``, ``layer`` and ``fields`` are fields of every layer's attention, of every layer, of the
     model.
@@ -64,7 +64,8 @@ def build(
     head_dim = keys.size("head_dim", head_dim or max(d_model // num_heads, 1))
     num_layers, context_len = keys.num_layers("num_hidden_layers"), keys.size("max_position_embeddings", 2048)
     norm = norm or NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6))
-    mixer_norms, mlp_norms = norms or (PartNorms(before=norm), PartNorms(before=norm))
+    norms = norms or PartNorms(before=norm)
+    mixer_norms, mlp_norms = (norms, norms) if isinstance(norms, PartNorms) else norms
     ropes = ropes or (rotary or rope(keys, head_dim, context_len),) * num_layers
     if mlps is None:
         dense = MLPConfig(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pellucid.base.array import Array
@@ -21,7 +21,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     return build(Keys(hf))
 
 
-def build(keys: Keys, **by_layer: Sequence[Any]) -> ModelConfig:
+def build(keys: Keys, **by_layer: Any) -> ModelConfig:
     """OLMo 2's shape; 3's layers have windows and rotations of their own."""
     norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-5), wide=True)
     bias = bool(keys.get("attention_bias", False))
@@ -30,7 +30,7 @@ def build(keys: Keys, **by_layer: Sequence[Any]) -> ModelConfig:
         qkv_bias=bias,
         o_bias=bias,
         norm=norm,
-        norms=(PartNorms(after=norm),) * 2,
+        norms=PartNorms(after=norm),
         qk_norm=True,
         attention={"qk_norm_over": "all"},
         **by_layer,

@@ -69,9 +69,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     }
 
 
-GGUF = GGUF(
-    architecture="phi2", hf=gguf_hf, weights=llama_rules(), harmless=("attention.layer_norm_rms_epsilon",)
-)
+GGUF = GGUF(architecture="phi2", hf=gguf_hf, weights=llama_rules(), harmless=("attention.layer_norm_rms_epsilon",))
 
 TINY = {name: value for name, value in llama.TINY.items() if name != "rms_norm_eps"} | {
     "model_type": "phi",

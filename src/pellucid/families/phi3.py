@@ -18,7 +18,7 @@ HARMLESS = ("attention_bias",)  # the code has no biases, whatever the file says
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
-    keys = Keys(hf | {name: _longrope(hf.get(name)) for name in ("rope_scaling", "rope_parameters")}, HARMLESS)
+    keys = Keys({**hf, **{name: _longrope(hf.get(name)) for name in ("rope_scaling", "rope_parameters")}}, HARMLESS)
     head_dim = keys.size("head_dim", max(keys.size("hidden_size") // keys.size("num_attention_heads"), 1))
     return llama.build(
         keys,

@@ -39,6 +39,19 @@ class Transpose:
 
 
 @dataclass(frozen=True)
+class DropRows:
+    """A table whose first rows are never read, without them; back: zeros in their place."""
+
+    rows: int
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        return [array.with_data(array.data[self.rows :]) for array in arrays]
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        return [array.with_data(np.pad(array.data, ((self.rows, 0), (0, 0)))) for array in arrays]
+
+
+@dataclass(frozen=True)
 class Split:
     """One array cut along its first axis into several, by sizes of the layer's description; back: concatenated."""
 

@@ -42,10 +42,14 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
 def to_hf(config: ModelConfig) -> dict[str, Any]:
     windows = windows_to_hf(config)
     del windows["max_window_layers"]
-    return llama.to_hf(config) | windows | {
-        "architectures": ["SmolLM3ForCausalLM"],
-        "no_rope_layers": [int(layer.mixer.rope is not None) for layer in config.layers],
-    }
+    return (
+        llama.to_hf(config)
+        | windows
+        | {
+            "architectures": ["SmolLM3ForCausalLM"],
+            "no_rope_layers": [int(layer.mixer.rope is not None) for layer in config.layers],
+        }
+    )
 
 
 WEIGHTS = llama.WEIGHTS

@@ -109,6 +109,10 @@ class Linear(Operation):
         constants = {name: float(wide(weights[name]) @ direction) for name, _ in self.weights[1:]}
         return Passed((before.reshape(inputs[0].shape),), constants)
 
+    def constants(self, weights: Weights, index: int) -> dict[str, float]:
+        """What one output has beside its direction: the bias."""
+        return {name: self.scale * float(weights[name][index]) for name, _ in self.weights[1:]}
+
     def row(self, weights: Weights, index: int) -> Numbers:
         """The direction of one output."""
         return self.scale * wide(weights[self.weights[0].name][index])

@@ -26,7 +26,11 @@ class Scale(Operation):
 
     def line(self, name: str) -> Line:
         made = name.replace("_out", "_proj")
-        return Line("model.decoder", f"Layer.{'attend' if name.startswith('attn') else 'think'}", f'"{made}", {"o" if name.startswith("attn") else "y"}) *')
+        return Line(
+            "model.decoder",
+            f"Layer.{'attend' if name.startswith('attn') else 'think'}",
+            f'"{made}", {"o" if name.startswith("attn") else "y"}) *',
+        )
 
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
         return self.scale * inputs[0]

@@ -49,7 +49,10 @@ OPERATIONS: tuple[type[Operation], ...] = (
 # Fields of the description that say which operations there are and in what order; the rest are the operations' own.
 READS = (
     *(f"ModelConfig.{name}" for name in ("layers", "position", "final_norm")),
-    *(f"LayerConfig.{name}" for name in ("mixer", "mlp", "experts", "mixer_norms", "mlp_norms", "parallel", "residual_scale")),
+    *(
+        f"LayerConfig.{name}"
+        for name in ("mixer", "mlp", "experts", "mixer_norms", "mlp_norms", "parallel", "residual_scale")
+    ),
     *(f"PartNorms.{name}" for name in ("before", "after", "sum")),
 )
 
@@ -267,7 +270,11 @@ class _Layer:
     def _made(self, part: str, symbol: str) -> tuple[str, str]:
         """Name and symbol of what a part makes: what it adds, or what is normed or scaled before it is added."""
         norms = self.layer.mixer_norms if part == "attn" else self.layer.mlp_norms
-        return (f"{part}_proj", rf"\hat {symbol}") if norms.after or self.layer.residual_scale != 1 else (f"{part}_out", symbol)
+        return (
+            (f"{part}_proj", rf"\hat {symbol}")
+            if norms.after or self.layer.residual_scale != 1
+            else (f"{part}_out", symbol)
+        )
 
     def _normed(self, part: str, symbol: str, norm: str) -> Iterator[Tap]:
         """What a part adds, where a norm stands after it, or it is scaled."""

@@ -118,9 +118,11 @@ def attribution(
     token = int(trace["logits"][row, column].argmax()) if token is None else token
     head = trace.tap("logits")
     assert isinstance(head.operation, Linear)
-    direction = head.operation.row(weights, token)
+    direction, constants = head.operation.row(weights, token), head.operation.constants(weights, token)
     if against is not None:
         direction = direction - head.operation.row(weights, against)
+        less = head.operation.constants(weights, against)
+        constants = {name: value - less[name] for name, value in constants.items()}
 
     def at(path: str) -> Numbers:
         """What a step has at this position: (D,), or (H, E) by head."""
@@ -128,12 +130,12 @@ def attribution(
         return wide(value.select(trace.tap(path).axes.index("position") - 1, column))
 
     (last,) = head.inputs
-    logit = float(at(last) @ direction)
+    logit = float(at(last) @ direction) + sum(constants.values())
     # A step's direction is how the logit changes with its value: it goes back from step to step, and where several
     # steps read one, their directions add up. ``branch`` is what was added to the stream on the way to a step.
     directions: dict[str, Numbers] = {last: direction}
     branch: dict[str, str] = {}
-    parts: list[Part] = []
+    parts = [Part(name, "bias", None, None, value) for name, value in constants.items()]
     neurons = [torch.zeros(0) for _ in trace.config.layers]
     activations = [torch.zeros(0) for _ in trace.config.layers]
     for path, tap in reversed(trace.taps.items()):

@@ -1,0 +1,54 @@
+"""StarCoder and SantaCoder: GPT-2 with one key-value head for all queries. Source: Li et al. 2023 §5.3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pellucid.base.array import Array
+from pellucid.config import ModelConfig
+from pellucid.families import gpt2
+from pellucid.families.gguf import GGUF
+from pellucid.families.gguf_metadata import Metadata
+from pellucid.families.hf import Keys
+from pellucid.families.rules import Transpose
+
+HARMLESS = (
+    *gpt2.HARMLESS,
+    "*softmax_in_fp32",
+    "attention_type",
+    "num_key_value_heads",
+    "inference_runner",
+    "*_runner_*",
+)
+
+
+def config(hf: Mapping[str, Any]) -> ModelConfig:
+    keys = Keys(hf, HARMLESS)
+    keys.only("multi_query", True)
+    return gpt2.build(keys, num_kv_heads=1, activation="gelu_pytorch_tanh")
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    hf = gpt2.to_hf(config) | {"architectures": ["GPTBigCodeForCausalLM"], "multi_query": True}
+    del hf["scale_attn_by_inverse_layer_idx"]
+    return hf
+
+
+WEIGHTS = tuple(
+    replace(rule, transforms=tuple(step for step in rule.transforms if not isinstance(step, Transpose)))
+    for rule in gpt2.WEIGHTS
+)
+IGNORED = gpt2.IGNORED
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    metadata.expect("starcoder.attention.head_count_kv", 1, "StarCoder has one key-value head")
+    return gpt2.common_hf(metadata, tensors, "starcoder") | {"model_type": "gpt_bigcode"}
+
+
+GGUF = GGUF(architecture="starcoder", hf=gguf_hf, weights=gpt2.GGUF.weights, harmless=gpt2.GGUF.harmless)
+
+TINY = gpt2.TINY | {"model_type": "gpt_bigcode"}
+VARIANTS = {name: gpt2.VARIANTS[name] for name in ("untied", "unscaled", "narrow", "gelu")}
