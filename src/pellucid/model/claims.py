@@ -28,6 +28,8 @@ TORCH = Claims(
             "position": one_of("none", "learned", "sinusoidal"),
             "embedding_scale": ANY,
             "tie_embeddings": ANY,
+            "head_bias": ANY,
+            "logit_scale": ANY,
             "logit_softcap": ANY,
             "bos_token_id": UNREAD,
             "eos_token_ids": UNREAD,
@@ -42,6 +44,7 @@ TORCH = Claims(
             "mlp_norms": ANY,
             "experts": ANY,
             "parallel": ANY,
+            "residual_scale": ANY,
         },
         AttentionConfig: {
             "num_heads": ANY,
@@ -73,8 +76,13 @@ TORCH = Claims(
             "long_factors": ANY,
         },
         PartNorms: {"before": ANY, "after": ANY, "sum": ANY},
-        NormConfig: {"kind": one_of("layer", "rms"), "eps": ANY, "bias": ANY, "offset": ANY},
-        MLPConfig: {"d_ff": ANY, "activation": one_of("silu", "gelu", "gelu_tanh", "relu"), "gated": ANY, "bias": ANY},
+        NormConfig: {"kind": one_of("layer", "rms"), "eps": ANY, "bias": ANY, "offset": ANY, "wide": ANY},
+        MLPConfig: {
+            "d_ff": ANY,
+            "activation": one_of("silu", "gelu", "gelu_tanh", "relu", "relu2"),
+            "gated": ANY,
+            "bias": ANY,
+        },
         ExpertsConfig: {
             "num_experts": ANY,
             "experts_per_token": ANY,

@@ -95,7 +95,7 @@ NATIVE = Claims(
             "long_factors": ANY,
         },
         PartNorms: {"before": ALIKE, "after": ALIKE, "sum": ALIKE},
-        NormConfig: {"kind": one_of("layer", "rms"), "eps": ANY, "bias": ANY, "offset": ANY},
+        NormConfig: {"kind": one_of("layer", "rms"), "eps": ANY, "bias": ANY, "offset": ANY, "wide": UNREAD},
         MLPConfig: {
             "d_ff": ALIKE,
             "activation": one_of("silu", "gelu", "gelu_tanh", "relu", alike=True),
