@@ -29,6 +29,7 @@ from pellucid.config import ModelConfig
 from pellucid.families import family_of, family_of_gguf, unread_keys
 from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.rules import Match, Rule, matches, some
+from pellucid.families.text_part import is_of_images, text_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def open_config(path: str | Path) -> ModelConfig:
 
 
 def _open_hugging_face(path: Path, location: Location) -> Checkpoint:
-    family, config = _hugging_face_config(location.config_file)
+    family, config, sees = _hugging_face_config(location.config_file)
     if location.kind == "distributed":
         stored, files = _put_together(location.weights.parent, config, family.WEIGHTS)
     else:
@@ -90,6 +91,9 @@ def _open_hugging_face(path: Path, location: Location) -> Checkpoint:
             if location.is_index
             else (open_file(location.weights), [location.weights])
         )
+    if sees:
+        kept = {name: partial(stored.__getitem__, name) for name in stored if not is_of_images(name)}
+        stored = Lazy(kept, getattr(stored, "aliases", None))
     weights = Weights(
         config,
         family.WEIGHTS,
@@ -164,7 +168,8 @@ def _open_llama2c(path: Path, location: Location) -> Checkpoint:
     )
 
 
-def _hugging_face_config(file: Path) -> tuple[ModuleType, ModelConfig]:
+def _hugging_face_config(file: Path) -> tuple[ModuleType, ModelConfig, bool]:
+    """The family, the description, and whether it is that of a part of a model that sees images, too."""
     if not file.is_file():
         raise ModelNotFoundError(
             "there is no config.json beside the weights",
@@ -177,10 +182,13 @@ def _hugging_face_config(file: Path) -> tuple[ModuleType, ModelConfig]:
         raise UnsupportedError(
             f"weights quantized by {method!r}", where=file, remedy="take the unquantized model, or a GGUF file of it"
         )
+    if (text := text_part(hf)) is not None:
+        notice(f"{file}: of this model of images and text, the text part is read ({text['model_type']})")
+        hf = text
     family = family_of(hf.get("model_type"), file)
     config = _described(lambda: family.config(hf), file)
     _tell_unread(unread_keys(config), file)
-    return family, config
+    return family, config, text is not None
 
 
 def _tell_unread(keys: list[str], where: Path) -> None:

@@ -12,13 +12,18 @@ from pellucid.families.gguf import GGUF
 from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys
 
-HARMLESS = ("cache_implementation", "order_of_interleaved_layers", "rotary_pct", "position_embedding_type")
+HARMLESS = (  # what is always so
+    *("cache_implementation", "order_of_interleaved_layers", "position_embedding_type", "layer_switch"),
+    *("use_embedding_sharing", "use_parallel_embedding"),
+)
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf, HARMLESS)
     keys.only("use_qk_norm", False)
     keys.only("use_parallel_block", True)
+    keys.only("use_gated_activation", True)
+    keys.only("rotary_pct", 1.0)
     return cohere.build(keys, gemma3.layer_types(keys, every=4), keys.size("sliding_window", 4096), 1e4)
 
 

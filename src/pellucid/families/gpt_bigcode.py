@@ -21,6 +21,7 @@ HARMLESS = (
     "num_key_value_heads",
     "inference_runner",
     "*_runner_*",
+    "pad_key_length",
 )
 
 

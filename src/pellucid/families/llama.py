@@ -55,10 +55,10 @@ def build(
 ) -> ModelConfig:
     """A decoder of Llama's shape from its config keys; relatives say what they have otherwise.
 
-    ``norms``: those of both parts, or of attention and of the MLP, where they are not ``norm`` before each. ``qk_norm``: True for
-    ``norm``. By layer: its rotation (``ropes``; ``rotary`` is every layer's), its window, its MLP and experts
-    (``mlps``). ``attention``, ``layer`` and ``fields`` are fields of every layer's attention, of every layer, of the
-    model.
+    ``norms``: those of both parts, or of attention and of the MLP, where they are not ``norm`` before each.
+    ``qk_norm``: True for ``norm``. By layer: its rotation (``ropes``; ``rotary`` is every layer's), its window, its MLP
+    and experts (``mlps``). ``attention``, ``layer`` and ``fields`` are fields of every layer's attention, of every
+    layer, of the model.
     """
     d_model, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     head_dim = keys.size("head_dim", head_dim or max(d_model // num_heads, 1))

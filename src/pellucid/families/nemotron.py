@@ -16,9 +16,11 @@ from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys, partial_rotary_to_hf, rope
 from pellucid.families.rules import with_offset
 
+HARMLESS = ("rope_percent",)  # partial_rotary_factor again, under an older name
+
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
-    keys = Keys(hf)
+    keys = Keys(hf, HARMLESS)
     head_dim = keys.size("head_dim", max(keys.size("hidden_size") // keys.size("num_attention_heads"), 1))
     attention_bias, offset = bool(keys.get("attention_bias", False)), keys.get("norm_weight_offset", 1.0)
     return llama.build(

@@ -14,7 +14,7 @@ from pellucid.families import llama
 from pellucid.families.hf import Keys, partial_rotary_to_hf, rope
 from pellucid.families.rules import SPLIT_GATE_UP, SPLIT_QKV, Rule, gate_up_names, qkv_names, without
 
-HARMLESS = ("attention_bias",)  # the code has no biases, whatever the file says
+HARMLESS = ("attention_bias", "full_attn_mod")  # the code has no biases, and reads no modulus, whatever the file says
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

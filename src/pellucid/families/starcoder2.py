@@ -16,9 +16,11 @@ from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys
 from pellucid.families.rules import renamed
 
+HARMLESS = ("activation_function", "attention_softmax_in_fp32")  # hidden_act is what is read
+
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
-    keys = Keys(hf)
+    keys = Keys(hf, HARMLESS)
     keys.only("mlp_type", "default")
     keys.only("norm_type", "layer_norm")
     bias = bool(keys.get("use_bias", True))

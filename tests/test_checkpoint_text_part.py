@@ -1,0 +1,76 @@
+"""Folders of models of images and text, as transformers writes them: the text part opens, and its logits are those of
+the whole model for a text without images.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from pellucid.base.errors import UnsupportedError
+from pellucid.checkpoint import open_checkpoint
+from pellucid.families import FAMILIES
+from pellucid.model.context import Context
+from pellucid.model.load import load_decoder
+
+IDS = torch.tensor([[1, 5, 9, 2, 7, 30, 4, 61, 13, 8, 90, 3, 22, 47, 5, 19, 33, 71, 80, 6]])
+EYES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+EYES |= {"image_size": 28, "patch_size": 14}
+CLIP = EYES | {"model_type": "clip_vision_model", "projection_dim": 16}
+# model_type -> its text part, its vision part, and keys of its own
+WHOLE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "gemma3": ("gemma3_text", EYES | {"model_type": "siglip_vision_model"}, {"mm_tokens_per_image": 1}),
+    "mistral3": ("mistral", EYES | {"model_type": "pixtral", "head_dim": 8}, {"image_token_index": 95}),
+    "llava": ("llama", CLIP, {"image_token_index": 95}),
+}
+
+
+def whole(model_type: str, **text: Any) -> transformers.PreTrainedModel:
+    part, vision, own = WHOLE[model_type]
+    described = FAMILIES[part].TINY | {"initializer_range": 0.5} | text
+    tied = {"tie_word_embeddings": described.get("tie_word_embeddings", False)}
+    config = transformers.AutoConfig.for_model(model_type, text_config=described, vision_config=vision, **own, **tied)
+    torch.manual_seed(0)
+    return transformers.AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("model_type", WHOLE)
+def test_the_text_part_has_the_whole_models_logits(
+    model_type: str, tied: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = whole(model_type, tie_word_embeddings=tied)
+    model.save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.config.model_type == WHOLE[model_type][0]
+    assert "of this model of images and text, the text part is read" in capsys.readouterr().err
+    decoder = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu")
+    with torch.no_grad():
+        ours = decoder(IDS, Context(positions=torch.arange(IDS.shape[1])[None]))
+        theirs = model(IDS).logits
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+def test_a_text_part_that_is_no_family_is_refused_by_name(tmp_path: Path) -> None:
+    model = whole("llava")
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    hf = json.loads(file.read_text())
+    hf["text_config"]["model_type"] = "of_tomorrow"
+    file.write_text(json.dumps(hf))
+    with pytest.raises(UnsupportedError, match="model_type 'of_tomorrow' is not implemented"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_model_whose_text_part_is_changed_by_images_is_refused(tmp_path: Path) -> None:
+    """PaliGemma's prompt sees both ways: as Gemma it would be another model."""
+    whole("llava").save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "paligemma"}))
+    with pytest.raises(UnsupportedError, match="model_type 'paligemma' is not implemented"):
+        open_checkpoint(tmp_path)
