@@ -234,3 +234,13 @@ def test_a_number_that_is_not_finite_is_named_before_anything_is_shown() -> None
         decoder.layers[1].get_submodule("mlp").get_parameter("up_proj.weight")[3, 2] = torch.nan
     with pytest.raises(NotFiniteError, match=r"layers.1.mlp.up_proj.weight: nan at \(3, 2\)"):
         subject.record([3, 4, 5])
+
+
+def test_logits_that_run_to_minus_infinity_are_named_as_those_that_run_to_plus() -> None:
+    for sign in (1, -1):
+        decoder = copy.deepcopy(tiny("qwen2"))
+        with torch.no_grad():
+            decoder.get_parameter("final_norm.weight").fill_(1e3)
+            decoder.get_parameter("lm_head.weight")[:, 0] = sign * 3e38
+        with pytest.raises(NotFiniteError, match="logits: -?inf at"):
+            Subject(decoder=decoder, tokenizer=None, name="tiny").record([3])

@@ -112,7 +112,14 @@ class Record(Mapping[str, Tensor]):
 
     def first_not_finite(self) -> str | None:
         """The first step that holds a NaN, or an infinity that is no mask; None where all is well."""
-        return next((path for path, value in self.items() if bool((value.isnan() | value.isposinf()).any())), None)
+
+        def is_bad(path: str, value: Tensor) -> bool:
+            bad = ~value.isfinite()
+            if path.endswith(".scores"):  # −∞ is what they hold where a query may not see a key
+                bad &= ~value.isneginf()
+            return bool(bad.any())
+
+        return next((path for path, value in self.items() if is_bad(path, value)), None)
 
     @property
     def nbytes(self) -> int:
