@@ -7,11 +7,13 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from pellucid.cli.app import COMMANDS, app
+from pellucid.cli.app import run as run_program
 
 PROGRAM = [sys.executable, "-m", "pellucid"]
 
@@ -60,6 +62,34 @@ def test_bad_input_is_one_message_and_status_2(tmp_path: Path) -> None:
     assert result.stdout == ""
     assert result.stderr.startswith("Error: ")
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["", " ", "a" * 5000, "~nobody-of-that-name/x", "\x1b[31mx", "x\udcffy", "/dev/null"])
+def test_a_name_that_names_no_model_is_said_in_one_short_printable_line(name: str) -> None:
+    result = run("inspect", "-m", name, "--offline")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.replace("\n", "").isprintable()
+    assert max(map(len, result.stderr.splitlines())) < 2100
+
+
+def test_more_threads_than_any_machine_has_are_refused(stories: Path) -> None:
+    for command in ("generate", "explain", "evaluate"):
+        result = run(command, "-m", stories / "stories260K.bin", "-t", 10**25)
+        assert result.returncode == 2
+        assert "1<=x<=1024" in result.stderr
+
+
+def test_a_lack_of_memory_is_one_message_and_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def out_of_memory(**_: object) -> None:
+        raise MemoryError("no memory for the model")
+
+    monkeypatch.setattr("pellucid.cli.app.app", out_of_memory)
+    with pytest.raises(SystemExit) as end:
+        run_program()
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "Error: no memory for the model\n"
 
 
 def test_a_debugging_person_gets_the_traceback(tmp_path: Path) -> None:

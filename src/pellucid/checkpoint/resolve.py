@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from pellucid.base.errors import ModelNotFoundError
+from pellucid.base.typed import shown
 from pellucid.checkpoint.catalogue import fetch_entry, find_entry, names
 from pellucid.checkpoint.hub import HubName, fetch
 
@@ -24,10 +25,17 @@ def resolve(
 
     Raises: ModelNotFoundError that suggests what may have been meant.
     """
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
     text = os.fspath(name)
+    if not text.strip():
+        raise _error(text, "no model is named", [])  # else it would be the folder that we are in
+    path = Path(text)
+    try:
+        path = path.expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError) as error:  # a name too long for the system; ~user of nobody
+        why = (error.strerror or "") if isinstance(error, OSError) else str(error)
+        raise ModelNotFoundError(f"there is no such file: {why}", where=shown(text), expected=EXPECTED) from None
     if isinstance(name, os.PathLike) or _looks_like_a_path(text):
         raise _no_such_file(text, path)
     if entry := find_entry(text):

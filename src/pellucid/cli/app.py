@@ -14,6 +14,7 @@ from pellucid.base.version import __version__
 from pellucid.cli.terminal.streams import drop_output, open_standard_streams, output_error, say
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses; 130 is the shell's for Ctrl-C
+MAX_LINE = 2000  # characters of an error's line
 COMMANDS = (
     "chat",
     "generate",
@@ -81,11 +82,24 @@ def run() -> None:
         )
         output_error()  # what is left of the output fails once, not again at the end
         status = BAD_INPUT
+    except MemoryError as error:
+        if os.environ.get("PELLUCID_DEBUG") == "1":
+            raise
+        complain(str(error) or "there is no memory for this")
+        status = FAILED
     sys.exit(status)
 
 
 def complain(message: str) -> None:
-    """The message on stderr, its first line in red on a terminal."""
-    first, *rest = message.splitlines() or [""]
+    """The message on stderr, its first line in red on a terminal. Whatever was typed or read cannot command that
+    terminal, nor fill it.
+    """
+    first, *rest = map(_plain, message.split("\n"))
     red = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     say("\n".join((click.style(f"Error: {first}", fg="red") if red else f"Error: {first}", *rest)))
+
+
+def _plain(line: str) -> str:
+    """A line of a message with its control characters written out, and cut where nobody would read on."""
+    line = line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} …"
+    return "".join(sign if sign.isprintable() or sign == "\t" else repr(sign)[1:-1] for sign in line)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @options.option(
     "-t",
     "--threads",
-    type=click.IntRange(min=1),
+    type=options.THREADS,
     metavar="N",
     help="CPU threads; default: one a core.",
     heading="Model",

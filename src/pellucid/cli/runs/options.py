@@ -14,6 +14,7 @@ NAMING = "a folder, .gguf or .bin file, catalogue name, or org/name[@revision]"
 
 QUANTIZED = ("q8", "q4")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+THREADS = click.IntRange(1, 1024)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
@@ -131,7 +132,7 @@ running = together(
         option(
             "-t",
             "--threads",
-            type=click.IntRange(min=1),
+            type=THREADS,
             metavar="N",
             help="CPU threads; default: one a core.",
             heading="Model",

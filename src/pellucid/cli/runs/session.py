@@ -151,9 +151,9 @@ def _speculator(tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Speculator | 
     from pellucid.generate import DraftModel, PromptLookup
 
     name, lookup = flags.get("draft"), flags.get("prompt_lookup")
-    if name and lookup:
+    if name is not None and lookup:
         raise RequestError("--draft and --prompt-lookup exclude each other")
-    if not name:
+    if name is None:
         return PromptLookup(lookup) if lookup else None
     from pellucid.auto import open_model, tokenizer_of
 

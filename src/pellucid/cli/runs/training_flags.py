@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pellucid.cli.runs import options
-from pellucid.cli.runs.options import Decorator, option
+from pellucid.cli.runs.options import THREADS, Decorator, option
 
 
 class Number(click.FloatRange):
@@ -25,7 +25,7 @@ class Number(click.FloatRange):
 # Bounds above are far beyond what is of use, and keep a slip of the pen from filling the memory.
 COUNT, AT_LEAST_0 = click.IntRange(1, 2**53), click.IntRange(0, 2**53)
 SIZE = click.IntRange(1, 2**24)  # of a matrix, a row, a batch
-LAYERS, EXPERTS, THREADS = click.IntRange(1, 4096), click.IntRange(1, 10_000), click.IntRange(1, 1024)
+LAYERS, EXPERTS = click.IntRange(1, 4096), click.IntRange(1, 10_000)
 SEED = click.IntRange(0, 2**62)
 FRACTION, NOT_NEGATIVE, POSITIVE = Number(0, 1, max_open=True), Number(min=0), Number(min=0, min_open=True)
 
