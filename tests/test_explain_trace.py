@@ -242,5 +242,5 @@ def test_logits_that_run_to_minus_infinity_are_named_as_those_that_run_to_plus()
         with torch.no_grad():
             decoder.get_parameter("final_norm.weight").fill_(1e3)
             decoder.get_parameter("lm_head.weight")[:, 0] = sign * 3e38
-        with pytest.raises(NotFiniteError, match="logits: -?inf at"):
+        with pytest.raises(NotFiniteError, match=r"logits: -?inf at"):
             Subject(decoder=decoder, tokenizer=None, name="tiny").record([3])
