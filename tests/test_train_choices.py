@@ -57,9 +57,22 @@ def test_a_likeliest_continuation_is_called_greedy() -> None:
     ]
 
 
-def test_what_exceeds_the_context_is_left_out_at_the_front() -> None:
+@pytest.mark.parametrize("variant", ["longrope", "dynamic"])
+def test_where_rotation_goes_by_length_a_score_goes_by_that_of_its_own_row(variant: str) -> None:
+    llama = FAMILIES["llama"]
+    config = llama.config({**llama.TINY, **llama.VARIANTS[variant]})
+    model = Decoder(config).initialize(torch.Generator().manual_seed(0))
+    pairs = [([3] * 20, [4, 5]), (list(range(3, 60)), [9])]  # beyond longrope's original 32, and not
+    for pair, beside in zip(pairs, score(model, pairs), strict=True):
+        assert beside.log_p == pytest.approx(score(model, [pair])[0].log_p, rel=1e-4)
+
+
+def test_what_exceeds_the_context_is_left_out_at_the_front(capsys: pytest.CaptureFixture[str]) -> None:
     long = [index % 90 for index in range(CONFIG.context_len + 50)]
+    score(MODEL, [(long[: CONFIG.context_len], [5])])
+    assert capsys.readouterr().err == ""
     (its,) = score(MODEL, [(long, [5, 6])])
+    assert "left out at the front" in capsys.readouterr().err
     assert its.log_p == pytest.approx(spread(long[-CONFIG.context_len + 1 :], [5, 6])[-2:].sum().item(), rel=1e-4)
 
 
@@ -239,3 +252,9 @@ def test_the_harness_runs_over_a_model_of_ours(learned: Path, monkeypatch: pytes
     ids = tokenizer.encode("<|endoftext|>The sky is blue.", add_special_tokens=False)
     assert rolling == pytest.approx(-evaluate(model, ids, 1).nll)
     assert its.loglikelihood_rolling([Asked("")]) == [0.0]
+
+
+def test_a_question_may_hold_unicodes_line_separators(tmp_path: Path) -> None:
+    question = {"question": "one\u2028two\x85three", "choices": ["a", "b"], "answer": 1}
+    (tmp_path / "quiz.jsonl").write_text(json.dumps(question, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    assert read_questions(tmp_path / "quiz.jsonl")[0].question == question["question"]

@@ -485,9 +485,16 @@ def test_packing_keeps_every_example_within_the_row(lengths: list[int]) -> None:
     ), "rows are filled"
 
 
-def test_packed_rows_have_the_loss_and_gradients_of_single_ones(numbers: Path, mini: Tokenizer) -> None:
+@pytest.mark.parametrize("by_length", [False, True])
+def test_packed_rows_have_the_loss_and_gradients_of_single_ones(
+    numbers: Path, mini: Tokenizer, by_length: bool
+) -> None:
     examples = tokenized(numbers, mini)
     tiny = {**FAMILIES["qwen2"].TINY, "vocab_size": len(mini)}
+    if by_length:  # where rotation goes by a text's length, that of its neighbours or of padding is none of it
+        factors = {"short_factor": [1.0] * 4, "long_factor": [2.0, 3.0, 5.0, 9.0]}
+        middle = int(np.median(examples.lengths)) - 1
+        tiny["rope_scaling"] = {"rope_type": "longrope", "original_max_position_embeddings": middle, **factors}
     model = Decoder(FAMILIES["qwen2"].config(tiny)).initialize(torch.Generator().manual_seed(0))
     found = []
     for its in (batches(examples), batches(examples, pack_into=40)):

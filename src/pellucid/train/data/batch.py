@@ -45,7 +45,12 @@ class Batch:
         weights is dropped.
         """
         if self.segments is not None:
-            return Context(self.positions, attend=SegmentMasked(self.segments, attention_dropout), recorder=recorder)
+            return Context(
+                self.positions,
+                attend=SegmentMasked(self.segments, attention_dropout),
+                recorder=recorder,
+                lengths=_lengths(self.positions, self.segments),
+            )
         attend = partial(causal, dropout=attention_dropout) if attention_dropout else causal
         return Context(self.positions, attend=attend, recorder=recorder)
 
@@ -58,3 +63,10 @@ class Batch:
         parts = zip(self.token_ids.split(rows), self.targets.split(rows), self.positions.split(rows), strict=True)
         segments = [None] * len(self.token_ids) if self.segments is None else self.segments.split(rows)
         return [Batch(*part, its) for part, its in zip(parts, segments, strict=False)]
+
+
+def _lengths(positions: Int[Tensor, "B T"], segments: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Of each token's own document: some rotary scalings go by it, and a neighbour's is nobody's business."""
+    places = segments - segments.amin(1, keepdim=True)
+    ends = positions.new_zeros(len(positions), positions.shape[1] + 1)
+    return ends.scatter_reduce(1, places, positions + 1, "amax").gather(1, places)

@@ -105,9 +105,9 @@ class ExampleBatches:
         made = torch.from_numpy(token_ids), torch.from_numpy(targets)
         if self.examples.paired:
             reference = None if self.reference is None else torch.from_numpy(self.reference[self.pairs(samples)])
-            return PreferenceBatch(*made, Batch.of(*made).positions, None, reference)
+            return PreferenceBatch(*made, torch.from_numpy(positions), None, reference)
         if all(len(row) == 1 for row in rows):  # padding follows the text, and causal attention never looks at it
-            return Batch.of(*made)
+            return Batch(*made, torch.from_numpy(positions))
         return Batch(*made, torch.from_numpy(positions), torch.from_numpy(segments))
 
 

@@ -12,6 +12,7 @@ import torch
 
 from pellucid.base.errors import RequestError
 from pellucid.base.files import parse_json, read_text
+from pellucid.base.notice import notice
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.text.tokenizer import Tokenizer
@@ -42,7 +43,7 @@ def read_questions(path: Path) -> list[Question]:
     Raises: DataError naming the line.
     """
     questions = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):  # a text may hold other separators of lines
         if line.strip():
             where = f"{path}, line {number}"
             questions.append(_question(parse_json(line, where), where))
@@ -142,7 +143,8 @@ def first_id(tokenizer: Tokenizer) -> int:
 
 @torch.no_grad()
 def score(model: Decoder, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, rows: int = 8) -> list[Score]:
-    """log p of each continuation after its context. What exceeds the model's context is left out at the front.
+    """log p of each continuation after its context. What exceeds the model's context is left out at the front, with a
+    notice.
 
     Raises: RequestError for a continuation that is longer than the context; NotFiniteError.
     """
@@ -153,6 +155,8 @@ def score(model: Decoder, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], 
             expected=f"at most {context_len} tokens",
             received=longest,
         )
+    if any(len(before) + len(after) > context_len + 1 for before, after in pairs):
+        notice(f"what exceeds the model's context of {context_len} tokens is left out at the front of what is scored")
     scores: list[Score] = [Score(0.0, True)] * len(pairs)
     by_length = sorted(range(len(pairs)), key=lambda place: -len(pairs[place][0]) - len(pairs[place][1]))
     for first in range(0, len(pairs), rows):
@@ -169,7 +173,8 @@ def _score(model: Decoder, pairs: Sequence[tuple[Sequence[int], Sequence[int]]])
     for number, row in enumerate(rows):
         ids[number, : len(row) - 1] = torch.tensor(row[:-1])
     ids = ids.to(model.device)
-    ctx = Context(torch.arange(ids.shape[1], device=model.device).expand(ids.shape))
+    lengths = torch.tensor([[len(row) - 1] for row in rows], device=model.device).expand(ids.shape)  # not the padding's
+    ctx = Context(torch.arange(ids.shape[1], device=model.device).expand(ids.shape), lengths=lengths)
     hidden = model.hidden(ids, ctx)  # (B, T, D)
     for number, (row, (_, continuation)) in enumerate(zip(rows, pairs, strict=True)):
         wanted = len(continuation)
