@@ -43,6 +43,7 @@ def write(
     model: transformers.PreTrainedModel,
     architecture: str = "llama",
     without: tuple[str, ...] = (),
+    beside: dict[str, np.ndarray] | None = None,
     **keys: Any,
 ) -> Path:
     """The model's own weights as llama.cpp's converter writes them, with the gguf package, and ``keys`` of the
@@ -77,6 +78,8 @@ def write(
     for name, array in to_theirs(config, family.GGUF.weights, ours):
         if name not in without:
             writer.add_tensor(name, np.ascontiguousarray(array.data))
+    for name, values in (beside or {}).items():
+        writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -396,6 +399,7 @@ RELATIVES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"attention__sliding_window": 8, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
         {"tie_word_embeddings": True, "query_pre_attn_scalar": 16, "head_dim": 16},
     ),
+    "phi3": ({"rope__dimension_count": 4, "attention__sliding_window": 8}, {"partial_rotary_factor": 0.5}),
     "glm4": ({"rope__dimension_count": 8}, {}),
     "smollm3": ({"rope__freq_base": 2e6}, {"no_rope_layers": [1, 1, 1, 0], "num_hidden_layers": 4, "rope_theta": 2e6}),
     "olmo2": ({}, {}),
@@ -416,6 +420,7 @@ RELATIVES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         LAYER_NORM | {"logit_scale": 0.25, "attention__sliding_window": 8},
         {"tie_word_embeddings": True, "num_hidden_layers": 4, "layer_types": None},
     ),
+    "hunyuan_v1_dense": ({}, {"tie_word_embeddings": True}),
     "arcee": ({}, {"mlp_bias": True}),
     "nemotron": (LAYER_NORM | {"rope__dimension_count": 4}, {}),
     "ernie4_5": ({"rope__freq_base": 5e5}, {"tie_word_embeddings": True}),
@@ -431,6 +436,24 @@ def test_a_file_of_another_architecture_gives_the_logits_of_its_model(family: st
     path = write(tmp_path / "x.gguf", model, FAMILIES[family].GGUF.architecture, **keys)
     assert_logits(path, model)
     assert open_config(path).model_type == family
+
+
+@pytest.mark.parametrize("original", [16, 32])
+def test_longrope_factors_are_those_of_the_text_s_length(original: int, tmp_path: Path) -> None:
+    """As transformers has it, of a text of 21 tokens; llama.cpp goes by the length that it was started with."""
+    lists = {"short_factor": [1.0, 1.1, 1.3, 1.7], "long_factor": [1.0, 1.5, 2.5, 4.0]}
+    scaling = {"rope_scaling": {"type": "longrope", **lists}, "original_max_position_embeddings": original}
+    model = reference("phi3", sliding_window=None, **scaling)
+    tensors = {
+        f"rope_factors_{name}.weight": np.array(lists[f"{name}_factor"], np.float32) for name in ("long", "short")
+    }
+    keys = {
+        "rope__dimension_count": 8,
+        "rope__scaling__original_context_length": original,
+        "rope__scaling__attn_factor": float(np.sqrt(1 + np.log(64 / original) / np.log(original))),
+        "attention__sliding_window": 0,
+    }
+    assert_logits(write(tmp_path / "x.gguf", model, "phi3", beside=tensors, **keys), model)
 
 
 DENSE = [name for name, its in FAMILIES.items() if its.GGUF and not its.GGUF.experts and name != "chatglm"]

@@ -419,6 +419,13 @@ def test_a_released_models_config_is_understood_to_the_last_key(name: str) -> No
     assert unread_keys(FAMILIES[hf["model_type"]].config(hf)) == []
 
 
+def test_an_alpha_makes_theta_larger() -> None:
+    hf = FAMILIES["hunyuan_v1_dense"].TINY | FAMILIES["hunyuan_v1_dense"].VARIANTS["alpha"]
+    theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**hf))
+    (rope,) = FAMILIES["hunyuan_v1_dense"].config(hf).ropes
+    torch.testing.assert_close(inverse_frequencies(rope), theirs.model.rotary_emb.inv_freq, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("chatglm", "vanilla")])
 def test_whatever_transformers_writes_of_a_family_is_understood(family: str) -> None:
     assert unread_keys(FAMILIES[family].config(transformers.AutoConfig.for_model(family).to_dict())) == []

@@ -166,8 +166,9 @@ class AttentionConfig:
     head_dim: int
     qkv_bias: bool = False
     o_bias: bool = False
-    qk_norm: NormConfig | None = None  # normalizes q and k, before rotation
+    qk_norm: NormConfig | None = None  # normalizes q and k
     qk_norm_over: Literal["head", "all"] = "head"  # each head by itself, with one γ for all; or all heads as one vector
+    qk_norm_at: Literal["before", "after"] = "before"  # rotation
     rope: RopeConfig | None = None
     window: int | None = None  # a query sees this many positions, its own included; None: all before it
     scale: float | None = None  # None: head_dim^-0.5
@@ -194,6 +195,7 @@ class AttentionConfig:
         if self.window is not None:
             _check_size("attention", window=self.window)
         _check_choice("attention", "qk_norm_over", self.qk_norm_over, ("head", "all"))
+        _check_choice("attention", "qk_norm_at", self.qk_norm_at, ("before", "after"))
 
     @property
     def q_dim(self) -> int:

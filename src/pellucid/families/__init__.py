@@ -36,6 +36,7 @@ from pellucid.families import (
     gptj,
     granite,
     helium,
+    hunyuan_v1_dense,
     hyperclovax,
     internlm3,
     iquestcoder,
@@ -105,6 +106,7 @@ FAMILIES: dict[str, ModuleType] = {
     "internlm3": internlm3,
     "iquestcoder": iquestcoder,
     "hyperclovax": hyperclovax,
+    "hunyuan_v1_dense": hunyuan_v1_dense,
     "chatglm": chatglm,
     "vanilla": vanilla,
 }

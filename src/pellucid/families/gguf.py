@@ -132,8 +132,8 @@ def _rope_scaling(
     def refuse(name: str, value: object) -> NoReturn:
         raise UnsupportedError(f"{architecture}.rope.{name} = {value!r} is not implemented", where="GGUF")
 
-    kind = own("rope.scaling.type", "linear")
-    if kind not in ("none", "linear", "yarn"):
+    kind, lists = own("rope.scaling.type", "linear"), _longrope_lists(tensors)
+    if kind not in ("none", "linear", "longrope" if lists else "yarn"):
         refuse("scaling.type", kind)
     old = own("rope.scale_linear", 0.0)  # the old name of the factor
     factor = own("rope.scaling.factor", old) or 1.0
@@ -144,6 +144,15 @@ def _rope_scaling(
         if (value := own(f"rope.scaling.{name}", plain)) != plain and (kind == "yarn" or name == "yarn_attn_factor"):
             refuse(f"scaling.{name}", value)
     factors = tensors.get("rope_freqs.weight")  # Llama 3.1: the converter wrote the factors themselves
+    if lists:  # whichever is for the length; what the magnitude is multiplied by is in the file
+        if factors is not None or factor != 1.0:
+            refuse("scaling.factor", "another scaling beside rope_factors_long.weight")
+        return lists | {
+            "rope_type": "longrope",
+            "factor": context_len / original,
+            "original_max_position_embeddings": original,
+            "attention_factor": magnitude,
+        }
     if kind == "yarn" and factor != 1.0:
         if factors is not None:
             refuse("scaling.type", "yarn beside rope_freqs.weight")
@@ -162,6 +171,16 @@ def _rope_scaling(
     if factors is not None:
         return {"rope_type": "factors", "short_factor": [factor * float(f) for f in factors.data.ravel()]}
     return None if factor == 1.0 else {"rope_type": "linear", "factor": factor}
+
+
+def _longrope_lists(tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """The factors of every frequency up to the original context, and beyond it; {} where a file has none."""
+    names = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
+    if not any(name in tensors for name in names.values()):
+        return {}
+    if absent := [name for name in names.values() if name not in tensors]:
+        raise ConfigError(f"{absent[0]} is missing beside its sibling", where="GGUF")
+    return {key: [float(f) for f in tensors[name].data.ravel()] for key, name in names.items()}
 
 
 def llama_rules(*, q: tuple[Transform, ...] = (), k: tuple[Transform, ...] = ()) -> tuple[Rule, ...]:

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import ModelConfig
 from pellucid.families import llama
+from pellucid.families.gguf import GGUF, common_keys, llama_rules
+from pellucid.families.gguf_metadata import Metadata
 from pellucid.families.hf import Keys, partial_rotary_to_hf, rope
 from pellucid.families.rules import SPLIT_GATE_UP, SPLIT_QKV, Rule, gate_up_names, qkv_names, without
 
@@ -53,7 +56,26 @@ WEIGHTS = (
     Rule("model.layers.{i}.mlp.gate_up_proj.weight", gate_up_names("weight"), (SPLIT_GATE_UP,)),
 )
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    common = common_keys("phi3", metadata, tensors, partial_rotary=True)
+    return common | {
+        "partial_rotary_factor": partial_rotary_to_hf(common["head_dim"], common.pop("rope_dimension_count")),
+        "sliding_window": metadata.scalar("phi3.attention.sliding_window", 0) or None,
+    }
+
+
+GGUF = GGUF(
+    architecture="phi3",
+    hf=gguf_hf,
+    weights=(
+        *without(llama_rules(), "attn_q.", "attn_k.", "attn_v.", "ffn_gate", "ffn_up"),
+        Rule("blk.{i}.attn_qkv.weight", qkv_names("weight"), (SPLIT_QKV,)),
+        Rule("blk.{i}.ffn_up.weight", gate_up_names("weight"), (SPLIT_GATE_UP,)),
+    ),
+    ignored=("rope_factors_long.weight", "rope_factors_short.weight"),
+)
 
 TINY = llama.TINY | {
     "model_type": "phi3",

@@ -35,13 +35,12 @@ class Attention(Attends):
         q = ctx.tap(self, "q", self._by_head(self.q_proj(x, ctx)))  # (B, H, T, E)
         k = ctx.tap(self, "k", self._by_head(self.k_proj(x, ctx)))  # (B, K, T, E)
         v = ctx.tap(self, "v", self._by_head(self.v_proj(x, ctx)))  # (B, K, T, E)
-        if self.q_norm is not None and self.k_norm is not None:
-            q = ctx.tap(self, "q_norm", self._normed(self.q_norm, q))
-            k = ctx.tap(self, "k_norm", self._normed(self.k_norm, k))
+        q, k = self._normed(q, k, ctx, "before")
         if (rope := self.config.rope) is not None:
             cos, sin = ctx.rotations[rope]
             q = ctx.tap(self, "q_rot", rotate(q, cos, sin, rope.layout))
             k = ctx.tap(self, "k_rot", rotate(k, cos, sin, rope.layout))
+        q, k = self._normed(q, k, ctx, "after")
         if ctx.sums is not None:
             ctx.sums += (x.detach().sum((0, 1, 3), dtype=torch.float32) for x in (q, k))
         z = ctx.tap(self, "z", ctx.by_request(self.mix, q, k, v))  # (B, H, T, E)
@@ -51,7 +50,14 @@ class Attention(Attends):
         """One request's tokens, or a batch's of one length, by the pass's way to attend."""
         return (ctx.attend or sdpa)(self, q, k, v, ctx)
 
-    def _normed(self, norm: nn.Module, x: Float[Tensor, "B H T E"]) -> Float[Tensor, "B H T E"]:
+    def _normed(self, q: Tensor, k: Tensor, ctx: Context, place: str) -> tuple[Tensor, Tensor]:
+        """q and k, normalized where the norms stand at this place."""
+        if self.q_norm is None or self.k_norm is None or place != self.config.qk_norm_at:
+            return q, k
+        q = ctx.tap(self, "q_norm", self._each_or_all(self.q_norm, q))
+        return q, ctx.tap(self, "k_norm", self._each_or_all(self.k_norm, k))
+
+    def _each_or_all(self, norm: nn.Module, x: Float[Tensor, "B H T E"]) -> Float[Tensor, "B H T E"]:
         """Each head by itself, or all heads of a position as one vector."""
         if self.config.qk_norm_over == "head":
             return norm(x)

@@ -54,6 +54,7 @@ TORCH = Claims(
             "o_bias": ANY,
             "qk_norm": ANY,
             "qk_norm_over": one_of("head", "all"),
+            "qk_norm_at": one_of("before", "after"),
             "rope": ANY,
             "window": ANY,
             "scale": ANY,

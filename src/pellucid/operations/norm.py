@@ -39,7 +39,7 @@ class Norm(Operation):
     identities = (NORMALIZED, UNIT_RMS)
     reads = (
         *(f"NormConfig.{name}" for name in ("kind", "eps", "bias", "offset", "wide")),
-        *(f"AttentionConfig.{name}" for name in ("qk_norm", "qk_norm_over")),
+        *(f"AttentionConfig.{name}" for name in ("qk_norm", "qk_norm_over", "qk_norm_at")),
     )
 
     name: str

@@ -209,21 +209,9 @@ class _Layer:
             cut = replace(projection, head_dim=attention.head_dim)
             yield self._tap(name, cut, name, ("n",), "attn_in", axes=axes)
         last = {"q": "q", "k": "k"}
-        if attention.qk_norm:
-            for name, heads, axes in (("q", attention.num_heads, BY_HEAD), ("k", attention.num_kv_heads, BY_KV_HEAD)):
-                over_all = attention.qk_norm_over == "all"
-                norm = Norm(
-                    name=f"{self.at}.attention.{name}_norm",
-                    width=attention.head_dim * (heads if over_all else 1),
-                    config=attention.qk_norm,
-                    heads=heads if over_all else None,
-                )
-                yield self._tap(f"{name}_norm", norm, rf"\hat {name}", (name,), name, axes=axes)
-                last[name] = f"{name}_norm"
-        if attention.rope:
-            for name, axes in (("q", BY_HEAD), ("k", BY_KV_HEAD)):
-                yield self._tap(f"{name}_rot", Rotate(rope=attention.rope), "", (name,), last[name], axes=axes)
-                last[name] = f"{name}_rot"
+        steps = (self._qk_norms(last), self._rotations(last))
+        for step in steps if attention.qk_norm_at == "before" else reversed(steps):
+            yield from step
         groups = attention.num_heads // attention.num_kv_heads
         scores = Scores(
             scale=attention.softmax_scale, groups=groups, softcap=attention.softcap, window=attention.window
@@ -237,6 +225,29 @@ class _Layer:
         name, symbol = self._made("attn", "o")
         yield self._tap(name, out, symbol, (r"[z_1; \dots; z_H]",), "z")
         yield from self._normed("attn", "o", "attention_post_norm")
+
+    def _qk_norms(self, last: dict[str, str]) -> Iterator[Tap]:
+        """``last``: the taps of queries and keys so far."""
+        attention = self.layer.mixer
+        if attention.qk_norm is None:
+            return
+        for name, heads, axes in (("q", attention.num_heads, BY_HEAD), ("k", attention.num_kv_heads, BY_KV_HEAD)):
+            over_all = attention.qk_norm_over == "all"
+            norm = Norm(
+                name=f"{self.at}.attention.{name}_norm",
+                width=attention.head_dim * (heads if over_all else 1),
+                config=attention.qk_norm,
+                heads=heads if over_all else None,
+            )
+            yield self._tap(f"{name}_norm", norm, rf"\hat {name}", (name,), last[name], axes=axes)
+            last[name] = f"{name}_norm"
+
+    def _rotations(self, last: dict[str, str]) -> Iterator[Tap]:
+        if (rope := self.layer.mixer.rope) is None:
+            return
+        for name, axes in (("q", BY_HEAD), ("k", BY_KV_HEAD)):
+            yield self._tap(f"{name}_rot", Rotate(rope=rope), "", (name,), last[name], axes=axes)
+            last[name] = f"{name}_rot"
 
     def _mlp(self) -> Iterator[Tap]:
         mlp, wide = self.layer.mlp, (self.layer.mlp.d_ff, self.d_model)
