@@ -18,7 +18,9 @@ from pellucid.base.typed import scalar
 from pellucid.config import ModelConfig
 from pellucid.families import (
     arcee,
+    biogpt,
     chatglm,
+    codegen,
     cohere,
     cohere2,
     cwm,
@@ -49,6 +51,7 @@ from pellucid.families import (
     olmo2,
     olmo3,
     opt,
+    persimmon,
     phi,
     phi3,
     qwen2,
@@ -107,6 +110,9 @@ FAMILIES: dict[str, ModuleType] = {
     "iquestcoder": iquestcoder,
     "hyperclovax": hyperclovax,
     "hunyuan_v1_dense": hunyuan_v1_dense,
+    "persimmon": persimmon,
+    "codegen": codegen,
+    "biogpt": biogpt,
     "chatglm": chatglm,
     "vanilla": vanilla,
 }

@@ -75,25 +75,34 @@ class Split:
         return [arrays[0].with_data(np.concatenate([array.data for array in arrays]))]
 
 
+@dataclass(frozen=True)
 class SplitHeads:
-    """Rows of q, k and v of the first head, then of the second, …, cut into q, k and v; back: head by head."""
+    """Rows of q, k and v of the first block of heads, then of the second, …, cut into q, k and v; back: block by block.
+
+    ``blocks``: how many; None: one a head. ``order``: where q, k and v are in a block.
+    """
+
+    blocks: int | None = None
+    order: tuple[int, int, int] = (0, 1, 2)
 
     def forward(self, arrays: list[Array], place: Place) -> list[Array]:
         (whole,) = arrays
-        assert isinstance(place, LayerConfig)
-        heads, rest = place.mixer.num_heads, whole.data.shape[1:]
-        if whole.shape[0] % (3 * heads):
+        blocks, rest = self._blocks(place), whole.data.shape[1:]
+        if whole.shape[0] % (3 * blocks):
             raise WeightsError(
-                "rows do not divide into heads", expected=f"a multiple of {3 * heads}", received=whole.shape[0]
+                "rows do not divide into heads", expected=f"a multiple of {3 * blocks}", received=whole.shape[0]
             )
-        parts = whole.data.reshape(heads, 3, -1, *rest)
-        return [whole.with_data(parts[:, i].reshape(-1, *rest)) for i in range(3)]
+        parts = whole.data.reshape(blocks, 3, -1, *rest)
+        return [whole.with_data(parts[:, i].reshape(-1, *rest)) for i in self.order]
 
     def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        blocks, rest = self._blocks(place), arrays[0].data.shape[1:]
+        parts = [arrays[self.order.index(i)].data.reshape(blocks, -1, *rest) for i in range(3)]
+        return [arrays[0].with_data(np.stack(parts, 1).reshape(-1, *rest))]
+
+    def _blocks(self, place: Place) -> int:
         assert isinstance(place, LayerConfig)
-        heads, rest = place.mixer.num_heads, arrays[0].data.shape[1:]
-        parts = np.stack([array.data.reshape(heads, -1, *rest) for array in arrays], 1)
-        return [arrays[0].with_data(parts.reshape(-1, *rest))]
+        return self.blocks or place.mixer.num_heads
 
 
 class Unstack:
