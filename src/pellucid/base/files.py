@@ -172,9 +172,17 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file beside ``path``; on success it takes the name, on any error it is removed."""
+    """Open a temporary file beside ``path``; on success it takes the name, on any error it is removed.
+
+    What is no file (``/dev/stdout``, a pipe) is written to as it is: a file must not take its place.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    device = path.parent in (Path("/dev"), Path("/dev/fd"))  # /dev/stdout may lead to a file
+    if path.exists() and not path.is_dir() and (device or not path.is_file()):
+        with open(path, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+        return
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
