@@ -150,6 +150,10 @@ def test_every_record_of_the_real_data_is_read(shared: Path) -> None:
         ({"conversations": [{"from": "function_call", "value": "add(1)"}]}, r"line 2: a function_call must be JSON"),
         ({"messages": [USER], "tools": "add"}, r"line 2: tools must be JSON"),
         ({"instruction": "a", "output": "b", "history": ["c"]}, r"line 2: history has the wrong form"),
+        (
+            {"chosen": [USER, ANSWER], "rejected": [{**USER, "content": "another question"}, ANSWER]},
+            r"line 2: the preferred and the rejected answer are to different questions.*another question",
+        ),
     ],
 )
 def test_a_bad_record_is_named_with_what_is_wrong(record: Any, message: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pellucid.base.typed import shown
 from pellucid.train.data.examples import Completion, Conversation, Example, Instruction, Message, Pair, Text
 from pellucid.train.data.messages import conversation, messages_of, of_type, tools_of
 from pellucid.train.data.sources import DataError, records
@@ -171,6 +172,13 @@ def _pair(record: Mapping[str, Any], where: str) -> Pair:
     if not before and all(len(end) > 1 for end in ends):  # both tell the whole conversation
         num_same = _num_same(*ends)
         before, ends = ends[0][:num_same], [end[num_same:] for end in ends]
+        if any(end and end[0].get("role") == "user" for end in ends):
+            raise DataError(
+                "the preferred and the rejected answer are to different questions",
+                where=where,
+                expected="conversations that are the same up to an answer",
+                received=" and ".join(shown(end[0].get("content")) if end else "nothing" for end in ends),
+            )
     elif before and all(end[: len(before)] == before for end in ends):  # told again
         ends = [end[len(before) :] for end in ends]
     return Pair(*(Conversation([*before, *end], tools, len(before)) for end in ends))
