@@ -4,10 +4,13 @@ transformer.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from functools import cache
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +42,40 @@ def tiny(model: str) -> Decoder:
         for name, parameter in decoder.named_parameters():
             parameter.normal_(1.0 if "norm.weight" in name else 0.0, 0.2, generator=generator)
     return decoder.requires_grad_(False).eval()
+
+
+def _facts(part: Any) -> Iterator[tuple[str, str, object]]:
+    """What a description says, field by field: words and switches as they are, numbers as whether they are said."""
+    for field in fields(part):
+        value = getattr(part, field.name)
+        parts = value if isinstance(value, tuple) else (value,)
+        if any(is_dataclass(one) for one in parts):
+            for one in parts:
+                yield from _facts(one)
+            continue
+        said = value if value is None or isinstance(value, bool | str) else value == field.default
+        yield type(part).__name__, field.name, said
+
+
+def _saying_something_new() -> Iterator[str]:
+    told: set[tuple[str, str, object]] = set()
+    for model in MODELS:
+        hf = tiny_hf(model)
+        facts = set(_facts(FAMILIES[hf["model_type"]].config(hf)))
+        if not {fact for fact in facts if fact[1] not in ("model_type", "extra")} <= told:
+            told |= facts
+            yield model
+
+
+TELLING = list(_saying_something_new())  # each says something in its description that none before it says
+
+
+def telling(models: Sequence[str] = MODELS, also: Container[str] = ()) -> list[Any]:
+    """``models`` for a test of what follows from a description alone: those that say something which none before them
+    says (and ``also``) are run by `make test`, all of them by `make test-all`.
+    """
+    often = {*TELLING, *also, *(set(models) - set(MODELS))}
+    return [model if model in often else pytest.param(model, marks=pytest.mark.slow) for model in models]
 
 
 def reference_logits(decoder: Decoder, token_ids: Tensor) -> Tensor:

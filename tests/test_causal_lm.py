@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from reference import reference_model, tiny
+from reference import reference_model, telling, tiny
 
 import pellucid
 from pellucid import AutoConfig, AutoModelForCausalLM
@@ -72,7 +72,7 @@ def test_transformers_reads_back_what_we_save_with_equal_logits(family: str, tmp
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", telling(list(FAMILIES)))
 def test_save_and_load_round_trips_bit_for_bit(family: str, tmp_path: Path) -> None:
     model = model_of(family)
     model.save_pretrained(tmp_path, max_shard_size=20_000)

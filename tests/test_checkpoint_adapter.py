@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reference import telling
 from test_checkpoint_hostile import damage, opens_or_says_why
 
 from pellucid import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -199,7 +200,7 @@ def test_over_a_gguf_file_it_has_the_files_tokenizer_or_one_of_its_own(
     assert AutoTokenizer.from_pretrained(tmp_path).encode(text) == AutoTokenizer.from_pretrained(base).encode(text)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", telling(list(FAMILIES)))
 def test_every_family_writes_and_reads_its_own_bit_for_bit(family: str, tmp_path: Path) -> None:
     config = FAMILIES[family].config(FAMILIES[family].TINY)
     updates = updates_for(config, ("o_proj", "down_proj"))

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import telling
 
 from pellucid.base.array import Array
 from pellucid.base.errors import PellucidError
@@ -78,7 +79,7 @@ def test_any_shape_over_any_number_of_processes(
     assert np.array_equal(DistributedTensors(folder)["model.w"].data, data)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", telling(list(FAMILIES)))
 def test_every_family_opens_in_parts(family: str, tmp_path: Path) -> None:
     config = FAMILIES[family].config(FAMILIES[family].TINY)
     random = np.random.default_rng(0)

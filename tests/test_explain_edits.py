@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reference import tiny
+from reference import telling, tiny
 
 from pellucid.base.errors import RequestError
 from pellucid.explain import Ablate, Edit, Patch, SwapToken, Trace, compare, trace
 from pellucid.families import FAMILIES
 
-EVERY = pytest.mark.parametrize("family", FAMILIES)
+EVERY = pytest.mark.parametrize("family", telling(list(FAMILIES)))
 IDS = [5, 6, 7, 8, 9, 10, 11, 12]
 OTHER = [5, 6, 7, 20, 21, 10, 11, 12]
 

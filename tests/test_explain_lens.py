@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import reference_model, tiny
+from reference import reference_model, telling, tiny
 from test_operations_reference import DESCRIPTIONS, random_decoder
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from pellucid.model.context import Context
 from pellucid.model.decoder import Layer
 from pellucid.model.norm import LayerNorm, RMSNorm
 
-EVERY = pytest.mark.parametrize("family", FAMILIES)
+EVERY = pytest.mark.parametrize("family", telling(list(FAMILIES)))
 IDS = [5, 6, 7, 8, 9, 10, 11, 12]
 BATCH = [IDS, [3, 4, 5]]
 

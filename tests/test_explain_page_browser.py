@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from chromium import chromium
-from reference import tiny
+from reference import telling, tiny
 from test_operations_reference import DESCRIPTIONS, random_decoder
 
 from pellucid.auto import open_model, tokenizer_of
@@ -458,7 +458,7 @@ def test_nothing_is_wider_than_the_window(browser: Any, url: str, width: int, la
     assert complaints == []
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", telling(list(FAMILIES)))
 def test_every_family_has_every_section(browser: Any, family: str) -> None:
     decoder = tiny(family)
     view = View(

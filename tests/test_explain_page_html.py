@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from reference import tiny
+from reference import telling, tiny
 
 from pellucid.base.errors import RequestError
 from pellucid.explain.show.html import bundle, escape, write_page
@@ -23,7 +23,7 @@ def data_of(path: Path) -> dict:
     return json.loads(block)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", telling(list(FAMILIES)))
 def test_every_family_is_written_whole(family: str, tmp_path: Path) -> None:
     its = trace(tiny(family), None, IDS)
     write_page(its, tmp_path / "page.html")

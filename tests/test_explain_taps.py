@@ -7,7 +7,7 @@ import xml.etree.ElementTree as xml
 from pathlib import Path
 
 import pytest
-from reference import MODELS, tiny
+from reference import MODELS, telling, tiny
 from test_operations_reference import DESCRIPTIONS
 
 import pellucid
@@ -19,7 +19,7 @@ from pellucid.families import FAMILIES
 from pellucid.native.claims import supports
 from pellucid.operations import WORDS, taps_of
 
-EVERY = pytest.mark.parametrize("family", FAMILIES)
+EVERY = pytest.mark.parametrize("family", telling(list(FAMILIES)))
 
 
 @EVERY
@@ -60,7 +60,7 @@ def test_words_are_written_in_both_languages_and_plainly() -> None:
         assert len(words.meaning_zh) > 12
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", telling())
 def test_the_line_that_computes_a_step_is_found(model: str) -> None:
     for tap in taps_of(tiny(model).config).values():
         file, _, number = line_in_torch(tap).partition(":")
@@ -68,7 +68,7 @@ def test_the_line_that_computes_a_step_is_found(model: str) -> None:
         assert tap.operation.line(tap.name).part in text
 
 
-@pytest.mark.parametrize("model", [model for model in MODELS if supports(tiny(model).config) is None])
+@pytest.mark.parametrize("model", telling([model for model in MODELS if supports(tiny(model).config) is None]))
 def test_the_line_of_the_native_program_is_found(model: str) -> None:
     for tap in taps_of(tiny(model).config).values():
         file, _, number = line_in_c(tap).partition(":")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference import reference_model, tiny
+from reference import reference_model, telling, tiny
 
 from pellucid.auto import tokenizer_of
 from pellucid.base.errors import NotFiniteError, RequestError
@@ -25,7 +25,7 @@ from pellucid.model.decoder import Decoder
 from pellucid.model.load import load_decoder
 from pellucid.operations import taps_of
 
-EVERY = pytest.mark.parametrize("family", FAMILIES)
+EVERY = pytest.mark.parametrize("family", telling(list(FAMILIES)))
 IDS = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
 BATCH = [IDS, [3, 4, 5, 6, 7]]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import MODELS, reference_model, tiny, torch_transformer
+from reference import reference_model, telling, tiny, torch_transformer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -28,7 +28,7 @@ from pellucid.model.executor import TorchExecutor
 LENGTH, PROMPT = 400, 300
 MARGIN = 1.5  # a third way to round differs from each of two about as much as these from each other
 SHARPER = 3.0  # what the final norm is multiplied by: a distribution near uniform would hide differences
-EVERY = pytest.mark.parametrize("model", MODELS)
+EVERY = pytest.mark.parametrize("model", telling(also=FAMILIES))
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 
 
@@ -103,7 +103,7 @@ def test_each_way_to_attend_is_as_near_the_references_as_these_are_to_each_other
     assert divergence(fused, decoder(token_ids, Context(positions))) <= MARGIN * bound
 
 
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("model", telling(list(FAMILIES)))
 @HALVES
 def test_decoding_one_by_one_is_as_near_as_the_references_two_ways_twice(model: str, dtype: torch.dtype) -> None:
     """One query a call has a kernel of its own, as each row count of a matrix product has: a third way to round."""

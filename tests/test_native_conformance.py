@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import MODELS, tiny
+from reference import MODELS, telling, tiny
 
 from pellucid.base.errors import ContextLengthError, RequestError
 from pellucid.config import ModelConfig, NormConfig, PartNorms, RopeScaling
@@ -78,9 +78,9 @@ def decoder_of(model: str) -> Decoder:
 
 
 RUN = [model for model in MODELS if supports(tiny(model).config) is None]  # every family, and its optional parts
-EVERY = pytest.mark.parametrize("model", [*RUN, *made()])
+EVERY = pytest.mark.parametrize("model", telling([*RUN, *made()]))
 HOWEVER_SPLIT = pytest.mark.parametrize(  # a scaling by length goes by how long the request is after each step
-    "model", [model for model in (*RUN, *made()) if not decoder_of(model).config.rotates_by_length]
+    "model", telling([model for model in (*RUN, *made()) if not decoder_of(model).config.rotates_by_length])
 )
 LENGTH = 40
 pytestmark = [
@@ -134,7 +134,7 @@ def test_every_weight_dtype_equals_torch_with_the_same_weights(model: str, dtype
     assert error <= (0.1 if quantize else 1e-5)
 
 
-@pytest.mark.parametrize("model", [*RUN, *made()])
+@EVERY
 def test_no_two_weights_lie_in_the_same_place(model: str) -> None:
     """But for gate and up, whose tiles lie in turn."""
     config = decoder_of(model).config

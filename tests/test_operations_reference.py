@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import MODELS, reference_logits, reference_model, tiny
+from reference import MODELS, reference_logits, reference_model, telling, tiny
 
 import pellucid.config
 from pellucid.config import ModelConfig, NormConfig, PartNorms, RopeConfig, RopeScaling
 from pellucid.explain import trace
+from pellucid.families import FAMILIES
 from pellucid.model.decoder import Decoder
 from pellucid.operations import reference, taps_of
 from pellucid.operations.taps import READS
 
 BATCH = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], [3, 4, 5, 6, 7]]
-EVERY = pytest.mark.parametrize("model", MODELS)
+EVERY = pytest.mark.parametrize("model", telling(also=FAMILIES))
 
 
 def weights_of(decoder: Decoder) -> dict[str, np.ndarray]:
@@ -40,7 +41,7 @@ def test_logits_are_those_of_other_implementations(model: str) -> None:
     assert distance(reference(decoder.config, weights_of(decoder), ids)["logits"], theirs.numpy()) < 5e-6
 
 
-@pytest.mark.parametrize("model", [model for model in MODELS if not model.startswith(("vanilla", "chatglm"))])
+@pytest.mark.parametrize("model", telling([model for model in MODELS if not model.startswith(("vanilla", "chatglm"))]))
 def test_in_float64_they_agree_to_the_rounding_of_angles(model: str) -> None:
     """transformers keeps norms' and rotary's float32 inside a float64 model: what is left is that."""
     decoder, ids = tiny(model), [5, 6, 7, 8, 9, 10, 11, 12]

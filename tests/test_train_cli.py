@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from reference import telling
 
 from pellucid import AutoModelForCausalLM, AutoTokenizer
 from pellucid.base.errors import ConfigError, PellucidError, RequestError
@@ -134,7 +135,7 @@ def test_tokenizer_train_makes_a_folder_that_loads(book: Path, tmp_path: Path) -
     assert len(AutoTokenizer.from_pretrained(tmp_path / "tokenizer")) <= 300
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", telling(list(FAMILIES)))
 def test_every_family_can_be_described_by_its_depth(family: str) -> None:
     config = describe(
         family,

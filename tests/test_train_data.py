@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import telling
 
 from pellucid import AutoTokenizer
 from pellucid.base.errors import ConfigError
@@ -195,7 +196,7 @@ def test_too_little_text_is_an_error(shards: Shards) -> None:
         Windows(Stream(shards, "train", 0.0), 4096)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", telling(list(FAMILIES)))
 def test_a_packed_document_is_computed_as_if_it_were_alone(family: str, shards: Shards) -> None:
     model = Decoder(FAMILIES[family].config(FAMILIES[family].TINY)).initialize(torch.Generator().manual_seed(0))
     (batch,) = Windows(Stream(shards, "train", 0.0), 56).in_order(1)

@@ -16,7 +16,7 @@ import peft
 import pytest
 import torch
 import transformers
-from reference import reference_model, tiny
+from reference import reference_model, telling, tiny
 from torch import Tensor, nn
 from train_worker import Noise
 
@@ -163,7 +163,7 @@ def test_without_the_adapter_it_is_its_base_bit_for_bit() -> None:
     assert not torch.allclose(logits(model), logits(tiny("qwen2")))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", telling(list(FAMILIES)))
 def test_a_kept_adapter_is_explained_as_what_it_amounts_to(family: str) -> None:
     """The tap of q has the adapter in it, and every identity holds of the weights that ``trace`` shows: W + scale · B
     A.
@@ -198,7 +198,7 @@ def test_it_learns_over_weights_of_any_dtype_and_under_autocast(dtype: torch.dty
 # --- merging ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", telling(list(FAMILIES)))
 def test_merged_it_is_a_plain_model_with_the_same_logits(family: str) -> None:
     model, _ = adapted(family)
     kept = logits(model)
