@@ -13,8 +13,8 @@ import transformers
 from pellucid.base.errors import ConfigError, UnsupportedError
 from pellucid.checkpoint import open_config
 from pellucid.config import RopeScaling
-from pellucid.families import FAMILIES, chatglm, llama, unread_keys
-from pellucid.families.harmless import is_neutral
+from pellucid.families import FAMILIES, chatglm, llama, unheard_of, unread_keys
+from pellucid.families.harmless import changes_numbers, is_neutral
 from pellucid.model.position import inverse_frequencies
 
 # config.json of released models, as their makers (and old versions of transformers) wrote them.
@@ -619,3 +619,33 @@ def test_rope_ratio_divides_positions_in_chatglm2_and_multiplies_theta_since(
         assert (rope.theta, rope.scaling) == (1e4, RopeScaling(kind="linear", factor=16, original_context_len=64))
     else:
         assert (rope.theta, rope.scaling) == (16e4, None)
+
+
+def test_an_unknown_model_type_names_the_guide_and_the_keys_that_no_family_reads(tmp_path: Path) -> None:
+    """Zamba2's keys: attention's and the MLP's are known, the recurrent layers' are not, dropout changes nothing."""
+    hf = {"model_type": "zamba2", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4}
+    hf |= {"rope_theta": 1e4, "hidden_act": "gelu", "attention_dropout": 0.0, "rms_norm_eps": 1e-5}
+    hf |= {"mamba_d_conv": 4, "n_mamba_heads": 8, "use_shared_attention_adapter": False, "adapter_rank": 128}
+    (tmp_path / "config.json").write_text(json.dumps(hf))
+    with pytest.raises(UnsupportedError, match="model_type 'zamba2' is not implemented") as refusal:
+        open_config(tmp_path)
+    guide = Path(__file__).resolve().parent.parent / "docs" / "add-a-family.md"
+    assert guide.is_file()
+    assert refusal.value.remedy == (
+        "docs/add-a-family.md says how a family is added; "
+        "of its keys no family here reads mamba_d_conv, n_mamba_heads, adapter_rank"
+    )
+
+
+def test_no_key_that_a_family_reads_is_called_unheard_of() -> None:
+    configs = [family.TINY | changed for family in FAMILIES.values() for changed in ({}, *family.VARIANTS.values())]
+    mechanisms = {name for config in configs for name in config if changes_numbers(name)}
+    assert len(mechanisms) > 30
+    assert unheard_of(dict.fromkeys(mechanisms, 0.3)) == []
+
+
+def test_unheard_of_keys_are_few_printable_and_also_those_of_a_text_part() -> None:
+    assert unheard_of({f"ssm_{i}": 2 for i in range(100)}) == [f"ssm_{i}" for i in range(12)]
+    assert unheard_of({"ssm_\x1b[2J": 2}) == [repr("ssm_\x1b[2J")]
+    assert unheard_of({"x" * 10_000 + "norm": 2}) == []
+    assert unheard_of({"text_config": {"ssm_size": 2, "head_dim": 8}}) == ["ssm_size"]

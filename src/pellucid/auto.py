@@ -138,7 +138,7 @@ class AutoConfig:
         """``AutoConfig.for_model("llama", vocab_size=512, hidden_size=64, …)``: config.json's keys of that family."""
         from pellucid.families import family_of
 
-        return family_of(model_type, "AutoConfig.for_model").config({"model_type": model_type, **keys})
+        return family_of(model_type, "AutoConfig.for_model", keys).config({"model_type": model_type, **keys})
 
 
 def open_executor(

@@ -191,7 +191,7 @@ class AutoModelForCausalLM:
         description = (
             config
             if isinstance(config, ModelConfig)
-            else family_of(config.get("model_type"), "from_config").config(config)
+            else family_of(config.get("model_type"), "from_config", config).config(config)
         )
         place = choose_device(device)
         numbers = choose_dtype(dtype, description.dtype, place)

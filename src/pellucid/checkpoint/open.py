@@ -185,7 +185,7 @@ def _hugging_face_config(file: Path) -> tuple[ModuleType, ModelConfig, bool]:
     if (text := text_part(hf)) is not None:
         notice(f"{file}: of this model of images and text, the text part is read ({text['model_type']})")
         hf = text
-    family = family_of(hf.get("model_type"), file)
+    family = family_of(hf.get("model_type"), file, hf)
     config = _described(lambda: family.config(hf), file)
     _tell_unread(unread_keys(config), file)
     return family, config, text is not None

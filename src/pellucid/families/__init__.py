@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from pellucid.base.errors import UnsupportedError
-from pellucid.base.typed import scalar
+from pellucid.base.typed import scalar, shown
 from pellucid.config import ModelConfig
 from pellucid.families import (
     arcee,
@@ -65,7 +65,7 @@ from pellucid.families import (
     vanilla,
     vaultgemma,
 )
-from pellucid.families.harmless import to_report
+from pellucid.families.harmless import suspicious, to_report
 
 FAMILIES: dict[str, ModuleType] = {
     "llama": llama,
@@ -118,13 +118,30 @@ FAMILIES: dict[str, ModuleType] = {
 }
 
 
-def family_of(model_type: object, where: object) -> ModuleType:
-    """The family of a config.json. Raises: UnsupportedError naming those there are."""
+def family_of(model_type: object, where: object, hf: Mapping[str, Any] | None = None) -> ModuleType:
+    """The family of a config.json. Raises: UnsupportedError naming those there are, and those of the config's keys
+    ``hf`` that look like mechanisms of which no family here has heard.
+    """
     if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type]
+    new = unheard_of(hf or {})
+    more = f"; of its keys no family here reads {', '.join(new)}" if new else ""
     raise UnsupportedError(
-        f"model_type {model_type!r} is not implemented", where=where, expected="one of " + ", ".join(FAMILIES)
+        f"model_type {shown(model_type)} is not implemented",
+        where=where,
+        expected="one of " + ", ".join(FAMILIES),
+        remedy=f"docs/add-a-family.md says how a family is added{more}",
     )
+
+
+def unheard_of(hf: Mapping[str, Any], most: int = 12) -> list[str]:
+    """Names, at most so many, of a config's keys that look like mechanisms and that no family reads."""
+    text = hf.get("text_config")
+    suspects = suspicious({**hf, **(text if isinstance(text, Mapping) else {})})
+    for family in FAMILIES.values():  # null means absent: what a family does not ask for comes back as it was
+        unread = family.config(dict.fromkeys(suspects) | family.TINY).extra
+        suspects = [name for name in suspects if name in unread]
+    return [name if name.isprintable() else shown(name) for name in suspects[:most]]
 
 
 def unread_keys(config: ModelConfig) -> list[str]:

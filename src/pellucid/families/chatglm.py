@@ -1,4 +1,4 @@
-"""ChatGLM2, ChatGLM3 and GLM-4 as their own code lays them out.
+"""ChatGLM2, ChatGLM3 and GLM-4: half of each head turns, in neighbouring pairs; the layout of their own code.
 
 Rotary positions turn the first half of each head's dimensions, pairs interleaved; q, k and v are one projection with
 bias, with two key-value heads; gate and up are one projection. Source: modeling_chatglm.py of THUDM/chatglm3-6b and

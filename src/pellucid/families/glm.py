@@ -1,4 +1,4 @@
-"""GLM-4-9B as transformers has it: half of each head turns, in neighbouring pairs; gate and up in one matrix."""
+"""GLM-4-9B (transformers' layout): half of each head turns, in neighbouring pairs; gate and up in one matrix."""
 
 from __future__ import annotations
 

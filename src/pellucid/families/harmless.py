@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import Any
 
 from pellucid.base.errors import UnsupportedError
@@ -105,3 +106,9 @@ def to_report(unread: Mapping[str, Any], known: Iterable[str] = ()) -> list[str]
         and not is_harmless(name, value, known)
         and not (changes_numbers(name) and is_neutral(name, value))
     ]
+
+
+def suspicious(hf: Mapping[str, Any], most: int = 1000) -> list[str]:
+    """The keys of a whole config, of its first so many, whose names and values say that something is computed."""
+    first = islice(hf.items(), most)  # a stranger's file may have a million, and patterns take a while
+    return [name for name, value in first if len(name) <= 80 and changes_numbers(name) and to_report({name: value})]

@@ -1,4 +1,4 @@
-"""Llama 1–3, SmolLM2, TinyLlama, and all that call themselves ``llama``; the pattern that its relatives vary.
+"""Llama 1–3, SmolLM2, TinyLlama: and all that call themselves ``llama``; the pattern that its relatives vary.
 
 x + attention(rms(x)), then x + down(silu(gate(x)) ⊙ up(x)); rotary positions on halves; no biases.
 """

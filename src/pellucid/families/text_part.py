@@ -10,7 +10,7 @@ from typing import Any
 
 # Models of images and text whose text part is a decoder as it stands, without change: what that part is where its
 # config does not say it. (Not those whose text sees both ways, or reads images by layers of its own.)
-_WITH_IMAGES = {
+WITH_IMAGES = {
     "gemma3": "gemma3_text",
     "mistral3": "mistral",
     "llava": "llama",
@@ -27,11 +27,11 @@ def text_part(hf: Mapping[str, Any]) -> Mapping[str, Any] | None:
     What the whole says of tokens, ties and type stands for the part, too, where that does not say it.
     """
     text, whole = hf.get("text_config"), hf.get("model_type")
-    if not isinstance(text, Mapping) or not isinstance(whole, str) or whole not in _WITH_IMAGES:
+    if not isinstance(text, Mapping) or not isinstance(whole, str) or whole not in WITH_IMAGES:
         return None
     shared = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "dtype", "torch_dtype")
     above = {name: hf[name] for name in shared if hf.get(name) is not None}
-    return {"model_type": _WITH_IMAGES[whole], **above, **{k: v for k, v in text.items() if v is not None}}
+    return {"model_type": WITH_IMAGES[whole], **above, **{k: v for k, v in text.items() if v is not None}}
 
 
 # Parts of the names of the tensors that are none of the text part's.

@@ -1,4 +1,4 @@
-"""The transformer of *Attention Is All You Need* (Vaswani et al. 2017), decoder-only.
+"""*Attention Is All You Need*: the transformer of Vaswani and others (2017), decoder-only.
 
 Sinusoidal positions: PE(pos, 2i) = sin(pos / 10000^(2i/d_model)), PE(pos, 2i+1) = cos(…), added to embeddings that are
 scaled by √d_model; multi-head softmax attention; ReLU (or GELU) between two linear maps; LayerNorm with bias, after
