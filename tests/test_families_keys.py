@@ -13,7 +13,7 @@ import transformers
 from pellucid.base.errors import ConfigError, UnsupportedError
 from pellucid.checkpoint import open_config
 from pellucid.config import RopeScaling
-from pellucid.families import FAMILIES, chatglm, llama, unheard_of, unread_keys
+from pellucid.families import FAMILIES, chatglm, family_of, llama, unheard_of, unread_keys
 from pellucid.families.harmless import changes_numbers, is_neutral
 from pellucid.model.position import inverse_frequencies
 
@@ -645,7 +645,8 @@ def test_no_key_that_a_family_reads_is_called_unheard_of() -> None:
 
 
 def test_unheard_of_keys_are_few_printable_and_also_those_of_a_text_part() -> None:
-    assert unheard_of({f"ssm_{i}": 2 for i in range(100)}) == [f"ssm_{i}" for i in range(12)]
+    with pytest.raises(UnsupportedError, match=r"reads ssm_0, .*, ssm_11(?!\d).{,20}$"):
+        family_of("of_tomorrow", "config.json", {f"ssm_{i}": 2 for i in range(100)})
     assert unheard_of({"ssm_\x1b[2J": 2}) == [repr("ssm_\x1b[2J")]
     assert unheard_of({"x" * 10_000 + "norm": 2}) == []
     assert unheard_of({"text_config": {"ssm_size": 2, "head_dim": 8}}) == ["ssm_size"]

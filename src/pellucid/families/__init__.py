@@ -66,6 +66,7 @@ from pellucid.families import (
     vaultgemma,
 )
 from pellucid.families.harmless import suspicious, to_report
+from pellucid.families.rules import some
 
 FAMILIES: dict[str, ModuleType] = {
     "llama": llama,
@@ -125,7 +126,7 @@ def family_of(model_type: object, where: object, hf: Mapping[str, Any] | None = 
     if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type]
     new = unheard_of(hf or {})
-    more = f"; of its keys no family here reads {', '.join(new)}" if new else ""
+    more = f"; of its keys no family here reads {some(new, 12)}" if new else ""
     raise UnsupportedError(
         f"model_type {shown(model_type)} is not implemented",
         where=where,
@@ -134,14 +135,14 @@ def family_of(model_type: object, where: object, hf: Mapping[str, Any] | None = 
     )
 
 
-def unheard_of(hf: Mapping[str, Any], most: int = 12) -> list[str]:
-    """Names, at most so many, of a config's keys that look like mechanisms and that no family reads."""
+def unheard_of(hf: Mapping[str, Any]) -> list[str]:
+    """Names of a config's keys that look like mechanisms and that no family reads."""
     text = hf.get("text_config")
     suspects = suspicious({**hf, **(text if isinstance(text, Mapping) else {})})
     for family in FAMILIES.values():  # null means absent: what a family does not ask for comes back as it was
         unread = family.config(dict.fromkeys(suspects) | family.TINY).extra
         suspects = [name for name in suspects if name in unread]
-    return [name if name.isprintable() else shown(name) for name in suspects[:most]]
+    return [name if name.isprintable() else shown(name) for name in suspects]
 
 
 def unread_keys(config: ModelConfig) -> list[str]:
