@@ -28,14 +28,8 @@ HARMLESS = (
     *("predict_special_tokens", "output_past", "chunk_size_feed_forward", "is_decoder", "is_encoder_decoder"),
     *("tie_encoder_decoder", "tf_legacy_loss", "prefix", "*_token_id", "*_token_ids", "suppress_tokens"),
     *("begin_suppress_tokens", "bad_words_ids", "do_sample", "num_return_sequences", "remove_invalid_values"),
-    *(
-        "exponential_decay_length_penalty",
-        "num_logits_to_keep",
-        "tp_plan",
-        "base_model_tp_plan",
-        "base_model_pp_plan",
-        "keys_to_ignore*",
-    ),
+    *("exponential_decay_length_penalty", "tp_plan", "base_model_tp_plan", "base_model_pp_plan", "keys_to_ignore*"),
+    *("num_logits_to_keep", "logits_to_keep"),
     *("experts_implementation", "_experts_implementation", "finetuned", "use_kernels", "training_args", "train_*"),
 )
 
