@@ -245,7 +245,8 @@ def line(name: str, its: dict) -> str:
     if its["goal"]:
         text += f" (goal {its['goal']:g})"
     if "share" in its:
-        text += f"  of the machine {its['share']['pellucid']:.0%} and {its['share']['llama.cpp']:.0%}, {told(its['limits'])}; {its['settings']}"
+        ours, theirs = its["share"]["pellucid"], its["share"]["llama.cpp"]
+        text += f"  of the machine {ours:.0%} and {theirs:.0%}, {told(its['limits'])}; {its['settings']}"
     return text
 
 
@@ -260,7 +261,7 @@ for part in model.create_completion(sys.argv[3], max_tokens=int(sys.argv[4]), te
 
 
 def starts(given: argparse.Namespace) -> dict[str, dict]:
-    """Seconds from the process's start to its first written byte, and its peak memory: whole programs, the Q4_1 file."""
+    """Seconds from the process's start to its first written byte, and its peak memory: whole programs, Q4_1."""
     file, threads = str(file_of("q4_1", given.llamacpp_python)), str(given.threads)
     pellucid = [
         str(Path(sys.executable).with_name("pellucid")),

@@ -24,9 +24,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-STORY = """The lighthouse at Port Ellery had been dark for eleven years when Mara came to repair it. She brought two crates of tools, a kettle,
-and a letter from the harbour board that nobody in the village would read. The lens was whole, but the clockwork that turned it had rusted, and
-birds had nested in the lamp room. She worked through the autumn. In December a fishing boat was lost off the point, and after that the village
+STORY = """The lighthouse at Port Ellery had been dark for eleven years when Mara came to repair it. She brought two \
+crates of tools, a kettle,
+and a letter from the harbour board that nobody in the village would read. The lens was whole, but the clockwork \
+that turned it had rusted, and
+birds had nested in the lamp room. She worked through the autumn. In December a fishing boat was lost off the point, \
+and after that the village
 brought her oil, bread, and a boy of twelve who could climb. They lit the lamp on the first of March."""
 QUESTIONS = (
     "What is a lighthouse for?",
@@ -127,7 +130,7 @@ class Model:
         return Request(prompt_ids=ids, max_new_tokens=new_tokens, sampling=params, stop_token_ids=stops)
 
     def chat(self, executor: Any) -> list[dict[str, Any]]:
-        """Each turn with and without reuse: tokens computed before the first token, and seconds; medians over rounds."""
+        """Each turn with and without reuse: tokens computed before the first token, and seconds; medians."""
         from pellucid.generate import Engine
 
         turns: list[dict[str, Any]] = []

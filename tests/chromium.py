@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of the page: the system's own, driven by playwright. Absent, they skip with the cure."""
+"""A headless Chromium for tests of the page: the system's own, driven by playwright. Absent, they skip with a cure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The native KV cache: kept in 16 bits or 8, in rings where a layer has a sliding window; nothing else depends on it."""
+"""The native KV cache: kept in 16 bits or 8, rings where a layer has a sliding window; no number else depends on it."""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ from pellucid.families import llama
 from pellucid.native.executor import NativeExecutor
 config = llama.config(llama.TINY | {"vocab_size": 8192, "hidden_size": 256, "max_position_embeddings": 100000})
 random = np.random.default_rng(0)
-weights = {name: Array.from_numpy(random.normal(size=shape).astype(np.float32)) for name, shape in weight_shapes(config).items()}
+def weight(shape): return Array.from_numpy(random.normal(size=shape).astype(np.float32))
+weights = {name: weight(shape) for name, shape in weight_shapes(config).items()}
 def make(): return NativeExecutor(config, weights, threads=2, flags=("-O1",))
 """
 

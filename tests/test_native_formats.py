@@ -34,7 +34,9 @@ ROWS, COLUMNS = 32, 512
 PATHS = {"native": (), "avx2": ("-mno-avx512f",), "plain": ("-DPLAIN_C",)}
 
 EXPORTS = r"""
-EXPORT float test_weight(int format, const uint8_t *tile, int row, int column) { return weight_at(format, tile, row, column); }
+EXPORT float test_weight(int format, const uint8_t *tile, int row, int column) {
+    return weight_at(format, tile, row, column);
+}
 // y[row of x][row of w] = x wᵀ
 EXPORT void test_product(int format, const uint8_t *tiles, int rows, int columns, const float *x, int count, float *y) {
     Panels panels;
@@ -45,7 +47,8 @@ EXPORT void test_product(int format, const uint8_t *tiles, int rows, int columns
         for (int first = 0, size; first < count; first += size) {
             size = panel_size(count - first);
             TileProduct *product = PRODUCTS[format][size == 8 ? 3 : size / 2];
-            product(tiles + t * tile_bytes(format, columns), columns / 32, &panels, (size_t)first * columns, raw + first);
+            product(
+                tiles + t * tile_bytes(format, columns), columns / 32, &panels, (size_t)first * columns, raw + first);
         }
         for (int r = 0; r < count; r++) memcpy(y + (size_t)r * rows + t * TILE, raw[r], sizeof raw[r]);
     }

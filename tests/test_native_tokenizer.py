@@ -32,8 +32,10 @@ from pellucid.text.tokenizer import Tokenizer
 pytestmark = pytest.mark.skipif(
     compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`"
 )
-SANITIZED = ("cc", "-std=gnu11", "-O0", "-DPLAIN_C", "-Wall", "-Wextra", "-Werror", "-pthread", "-g", "-fsanitize=address,undefined",
-             "-fno-sanitize-recover=all")  # fmt: skip
+SANITIZED = (
+    *("cc", "-std=gnu11", "-O0", "-DPLAIN_C", "-Wall", "-Wextra", "-Werror", "-pthread", "-g"),
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+)
 SEPARATOR = "\n__ggml_vocab_test__\n"
 
 
@@ -276,7 +278,7 @@ def test_a_damaged_vocabulary_is_refused(place: int, value: int, shared: Path, f
 
 
 def test_any_bytes_behind_the_weights_end_clearly(shared: Path, folder: Path) -> None:
-    """Scores, merges, ranges, trie and texts of noise: other ids, or a clear end, and nothing that a sanitizer minds."""
+    """Scores, merges, ranges, trie and texts of noise: other ids, or a clear end; nothing that a sanitizer minds."""
     pattern, settings = MODELS["casefolded"]
     tokenizer = SentencePieceTokenizer(trained(shared, pattern, **settings), {}, "noise")
     words = vocabulary.of(tokenizer)

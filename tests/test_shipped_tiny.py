@@ -1,4 +1,4 @@
-"""``tiny``, the model that came with Pellucid: it needs no network, it has learned, and it is a model like any other."""
+"""``tiny``, the model that came with Pellucid: it needs no network, it has learned, it is a model like any other."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ VECTOR = "f32 row"
 
 @dataclass(frozen=True)
 class Format:
-    """One format: its name in C, columns that come together, their bytes in a tile, and how (N, K) rows become tiles."""
+    """One format: its name in C, columns that come together, their bytes in a tile, how (N, K) rows become tiles."""
 
     c_name: str
     columns: int

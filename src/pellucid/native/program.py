@@ -98,7 +98,8 @@ def _heading(config: ModelConfig) -> str:
 // as one program.
 //
 // Read it from the end: forward() is the model, step by step; each of its steps is a function further up.
-// The parameters are in a file of their own, which is mapped into memory. Written by Pellucid from the model's description."""
+// The parameters are in a file of their own, which is mapped into memory. Written by Pellucid from the model's
+// description."""
 
 
 def _real(value: float) -> str:
