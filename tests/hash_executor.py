@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pellucid.base.errors import NotFiniteError
 from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
 from pellucid.executor import StepInput
 
@@ -76,6 +77,9 @@ class HashExecutor:
         self.capacity: dict[int, int] = {}
         self.max_slots, self.steps, self.computed = max_slots, 0, 0
         self.before_step: Callable[[Sequence[StepInput]], None] = lambda inputs: None
+
+    def why_not_finite(self, token_ids: Sequence[int]) -> NotFiniteError:
+        return NotFiniteError("hashes are finite")
 
     def allocate(self, capacity: int) -> int:
         if len(self.slots) >= self.max_slots:

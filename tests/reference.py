@@ -4,7 +4,7 @@ transformer.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from tempfile import TemporaryDirectory
@@ -70,7 +70,7 @@ def _saying_something_new() -> Iterator[str]:
 TELLING = list(_saying_something_new())  # each says something in its description that none before it says
 
 
-def telling(models: Sequence[str] = MODELS, also: Container[str] = ()) -> list[Any]:
+def telling(models: Sequence[str] = MODELS, also: Iterable[str] = ()) -> list[Any]:
     """``models`` for a test of what follows from a description alone: those that say something which none before them
     says (and ``also``) are run by `make test`, all of them by `make test-all`.
     """

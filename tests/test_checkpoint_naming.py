@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ State = dict[str, torch.Tensor]
 
 
 def reference(family: str = "llama", **changed: object) -> transformers.PreTrainedModel:
-    hf = {"llama": llama.TINY, "gpt2": gpt2.TINY}[family] | {"initializer_range": 0.5} | changed
+    hf: dict[str, Any] = {"llama": llama.TINY, "gpt2": gpt2.TINY}[family] | {"initializer_range": 0.5} | changed
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(**hf)
     return transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)

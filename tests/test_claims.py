@@ -5,7 +5,7 @@ every other legal value, one at a time: an executor refuses it by name, or compu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cache
 

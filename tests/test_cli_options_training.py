@@ -80,7 +80,8 @@ class Training:
         number = sum(path.name.startswith("run") for path in walk.folder.iterdir())
         folder = walk.folder / f"run{number}"
         folder.mkdir()
-        (walk.folder / "d.jsonl").exists() or write_conversations(walk.folder / "d.jsonl")
+        if not (walk.folder / "d.jsonl").exists():
+            write_conversations(walk.folder / "d.jsonl")
         base = [
             *self.base,
             "--steps",

@@ -61,7 +61,7 @@ def asking(reference: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def theirs(folder: Path, **asked: Any) -> list[int]:
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
     return model.generate(torch.tensor([PROMPT]), **asked)[0, len(PROMPT) :].tolist()
 
 

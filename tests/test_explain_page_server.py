@@ -90,9 +90,14 @@ def test_a_request_without_the_token_in_its_path_is_refused(server: PageServer) 
         assert ask(server, path)[0].status == 403
 
 
+def connect(server: PageServer) -> socket.socket:
+    host, port = server.server_address[:2]
+    return socket.create_connection((str(host), int(port)), timeout=20)
+
+
 def test_a_silent_connection_is_closed(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pellucid.explain.show.server._Handler.timeout", 0.2)
-    with serving(view) as server, socket.create_connection(server.server_address[:2], timeout=20) as connection:
+    with serving(view) as server, connect(server) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost:")
         assert connection.recv(1) == b""
 
@@ -102,8 +107,8 @@ def test_connections_are_bounded_and_a_place_is_free_again_when_one_ends(
 ) -> None:
     monkeypatch.setattr("pellucid.explain.show.server.MAX_CONNECTIONS", 3)
     with serving(view) as server:
-        held = [socket.create_connection(server.server_address[:2], timeout=20) for _ in range(3)]
-        with socket.create_connection(server.server_address[:2], timeout=20) as one_more:
+        held = [connect(server) for _ in range(3)]
+        with connect(server) as one_more:
             assert one_more.recv(1) == b""
         for connection in held:
             connection.close()

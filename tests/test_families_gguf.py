@@ -279,20 +279,26 @@ def test_a_token_that_llama_cpp_has_not_is_no_end(tmp_path: Path) -> None:
 
 def test_lists_of_one_value_a_layer_are_read(tmp_path: Path) -> None:
     model = reference()
-    keys = {"attention__head_count": [4, 4], "attention__head_count_kv": [2, 2], "feed_forward_length": [48, 48]}
+    keys: dict[str, Any] = {
+        "attention__head_count": [4, 4],
+        "attention__head_count_kv": [2, 2],
+        "feed_forward_length": [48, 48],
+    }
     assert_logits(write(tmp_path / "x.gguf", model, **keys), model)
 
 
 @pytest.mark.parametrize("key", ["attention__head_count", "attention__head_count_kv", "feed_forward_length"])
 def test_layers_that_differ_are_named(key: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "x.gguf", reference(), **{key: [4, 2]})
+    changed: dict[str, Any] = {key: [4, 2]}
+    path = write(tmp_path / "x.gguf", reference(), **changed)
     with pytest.raises(UnsupportedError, match=rf"llama\.{key.replace('__', '.')} differs from layer to layer"):
         open_checkpoint(path)
 
 
 @pytest.mark.parametrize("key", ["block_count", "context_length", "attention__layer_norm_rms_epsilon"])
 def test_what_llama_cpp_needs_is_needed(key: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "x.gguf", reference(), **{key: None})
+    changed: dict[str, Any] = {key: None}
+    path = write(tmp_path / "x.gguf", reference(), **changed)
     with pytest.raises(ConfigError, match=rf"llama\.{key.replace('__', '.')} is missing"):
         open_checkpoint(path)
 

@@ -61,7 +61,8 @@ def steps(executor: Executor, prompt: list[int], answer: list[int]) -> np.ndarra
 
 @pytest.mark.parametrize("prompt", [PROMPT, PROMPT * 3], ids=["within the original", "beyond it"])
 def test_an_answer_goes_on_beyond_the_original_context_as_transformers_does(folder: Path, prompt: list[int]) -> None:
-    model, new = transformers.AutoModelForCausalLM.from_pretrained(folder), 4 * ORIGINAL - len(prompt)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    new = 4 * ORIGINAL - len(prompt)
     with torch.no_grad():
         out = model.generate(
             torch.tensor([prompt]),
@@ -128,7 +129,7 @@ def test_a_longer_context_can_be_asked_for_where_positions_are_rotated_and_says_
     engine = Engine(executor, context_len=40)
     assert "a context of 40 tokens is more than the 16 that this model was made for" in capfd.readouterr().err
     (result,) = engine.run([Request(prompt_ids=PROMPT)])
-    reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    reference: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     expected = reference.generate(torch.tensor([PROMPT]), max_new_tokens=32, do_sample=False)[0, len(PROMPT) :]
     assert list(result.token_ids) == expected.tolist()
 
@@ -143,12 +144,12 @@ def test_a_table_of_positions_cannot_be_made_longer(tmp_path: Path) -> None:
 
 def test_logits_that_are_not_finite_end_the_request_with_layer_and_tensor(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    model = transformers.LlamaForCausalLM(llama({"rope_type": "default"}))
+    model: Any = transformers.LlamaForCausalLM(llama({"rope_type": "default"}))
     model.model.layers[1].mlp.up_proj.weight.data[3, 5] = torch.nan
     model.save_pretrained(tmp_path)
-    for asked in ({}, {"sampling": SamplingParams(seed=1)}):
+    for sampling in (None, SamplingParams(seed=1)):
         engine = Engine(open_executor(open_model(tmp_path), executor="torch", dtype="float32"))
-        (result,) = engine.run([Request(prompt_ids=PROMPT, max_new_tokens=4, **asked)])
+        (result,) = engine.run([Request(prompt_ids=PROMPT, max_new_tokens=4, sampling=sampling)])
         (answer,) = result.answers
         assert (answer.token_ids, answer.finish_reason) == ((), "error")
         assert isinstance(answer.error, NotFiniteError)

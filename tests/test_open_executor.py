@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_native_runs_in_the_dtype_that_is_asked_for(model: Path) -> None:
         ({"dtype": "float32", "kv_cache": "int8"}, "--executor native"),
     ],
 )
-def test_what_an_executor_cannot_do_is_refused(model: Path, options: dict[str, str], message: str) -> None:
+def test_what_an_executor_cannot_do_is_refused(model: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         open_executor(open_model(model), **options)
 
