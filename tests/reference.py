@@ -107,7 +107,7 @@ def reference_model(decoder: Decoder) -> nn.Module:
     missing, unexpected = model.load_state_dict(theirs, strict=False)
     if unexpected:
         return _through_files(decoder)
-    head = {rule.theirs for rule in family.WEIGHTS if rule.ours == "lm_head.weight"}
+    head = {"lm_head.weight", *(rule.theirs for rule in family.WEIGHTS if rule.ours == "lm_head.weight")}
     assert decoder.config.tie_embeddings or not missing, missing
     assert head.issuperset(missing), missing
     model.tie_weights()

@@ -256,10 +256,10 @@ def test_stopped_and_gone_on_with_it_ends_where_it_would_have(
         *QUICK,
         "--steps",
         "5",
-        "--no-merge",
         "--sample-every",
         "3",
         "-q",
+        *(() if "full" in method[-1] else ("--no-merge",)),
     ]
     words += ["--dropout", "0.1", "--attention-dropout", "0.1"]
     pellucid(*words, "-o", tmp_path / "whole")

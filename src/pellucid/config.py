@@ -17,6 +17,7 @@ from pellucid.base.typed import check_fields, shown
 
 MAX_SIZE = 2**31 - 1  # a width or a vocabulary beyond this is a damaged or hostile file
 MAX_LAYERS = 4096
+MAX_ROPE = 1e9  # what multiplies or divides a rotary frequency; beyond it is a damaged or hostile file
 MAX_EXPERTS = 2**16  # over all layers
 
 
@@ -93,12 +94,15 @@ class RopeScaling:
         _check_choice("rope scaling", "kind", self.kind, ("linear", "dynamic", "llama3", "yarn", "longrope", "factors"))
         _check_number("rope scaling", factor=self.factor)
         _check_number("rope scaling", beta_fast=self.beta_fast, beta_slow=self.beta_slow)
+        for name in ("factor", "beta_fast", "beta_slow"):
+            if not 1 / MAX_ROPE <= (value := getattr(self, name)) <= MAX_ROPE:
+                raise ConfigError(f"{name} is out of range", where="rope scaling", received=shown(value))
         for name in ("attention_factor", "mscale", "mscale_all_dim"):
             if (value := getattr(self, name)) is not None and not (
-                value > 0 or (value == 0 and name != "attention_factor")
+                0 < value <= MAX_ROPE or (value == 0 and name != "attention_factor")
             ):
-                raise ConfigError(f"{name} must be a positive number", where="rope scaling", received=value)
-        if self.kind in ("dynamic", "llama3", "yarn", "longrope"):
+                raise ConfigError(f"{name} must be a positive number", where="rope scaling", received=shown(value))
+        if self.kind in ("dynamic", "llama3", "yarn", "longrope") or self.original_context_len is not None:
             _check_size("rope scaling", original_context_len=self.original_context_len or 0)
         if self.kind == "longrope" and self.original_context_len == 1:
             raise ConfigError("an original context of 1 has no logarithm to divide by", where="rope scaling")
@@ -435,7 +439,7 @@ def _stretched(scaling: RopeScaling | None) -> int | None:
     """The context that a scaling is for, where that is not what ``context_len`` says already."""
     if scaling is None or scaling.kind not in ("linear", "dynamic", "yarn") or scaling.original_context_len is None:
         return None
-    return min(int(scaling.factor * scaling.original_context_len), MAX_SIZE)
+    return int(min(scaling.factor * scaling.original_context_len, MAX_SIZE))
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

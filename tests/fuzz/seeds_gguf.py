@@ -34,9 +34,9 @@ def _gguf_model(name: str, **more: tuple[int, Any]) -> Gguf:
         "attention.head_count_kv": (4, attention.num_kv_heads),
         "attention.key_length": (4, attention.head_dim),
         "attention.value_length": (4, attention.head_dim),
-        "attention.layer_norm_rms_epsilon": (6, 1e-5),
-        "attention.layer_norm_epsilon": (6, 1e-5),
     }
+    kind = config.final_norm.kind if config.final_norm else "rms"
+    numbers[f"attention.layer_norm_{'rms_' if kind == 'rms' else ''}epsilon"] = (6, 1e-5)
     if attention.rope:
         numbers |= {"rope.freq_base": (6, 10000.0), "rope.dimension_count": (4, attention.rope.dim)}
     if layer.experts:
@@ -123,8 +123,14 @@ def _known_gguf() -> list[Folder]:
     return [{"model.gguf": Known(whole, one)} for one in hostile]
 
 
+def _common_keys_do(family: Any) -> bool:
+    """Whether a file of the family needs no keys beyond those that ``_gguf_model`` writes."""
+    config: ModelConfig = family.config(family.TINY)
+    return config.logit_scale == 1.0 and all(layer.residual_scale == 1.0 for layer in config.layers)
+
+
 def gguf_seeds() -> list[Folder]:
-    found = [_gguf_model(name) for name, family in FAMILIES.items() if family.GGUF]
+    found = [_gguf_model(name) for name, family in FAMILIES.items() if family.GGUF and _common_keys_do(family)]
     scaled: list[dict[str, tuple[int, Any]]] = [
         {"rope.scaling.type": (8, "linear"), "rope.scaling.factor": (6, 2.0)},
         {

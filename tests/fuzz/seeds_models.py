@@ -14,6 +14,7 @@ import numpy as np
 from fuzz.mutations import Binary, Content, Folder, Json, Known
 from fuzz.use import use_model
 from pellucid.base.array import Array
+from pellucid.base.errors import PellucidError
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.families import FAMILIES
 from pellucid.families.rules import to_theirs
@@ -105,6 +106,15 @@ KEYS: dict[str, Any] = {
 }
 
 
+def _is_read(family: Any, hf: dict[str, Any]) -> bool:
+    """Not every family has every scaling."""
+    try:
+        family.config(hf)
+    except PellucidError:
+        return hf is family.TINY
+    return True
+
+
 def configs(name: str) -> Callable[[], list[Folder]]:
     def seeds() -> list[Folder]:
         family = FAMILIES[name]
@@ -118,7 +128,8 @@ def configs(name: str) -> Callable[[], list[Folder]]:
                 }
                 variants.append({**family.TINY, "rope_theta": 1e4, "rope_scaling": scaling})
                 variants.append({**family.TINY, "rope_parameters": {**scaling, "rope_theta": 1e4}})
-        return [{"config.json": Json(variant, KEYS), "model.safetensors": weights} for variant in variants]
+        read = [variant for variant in variants if _is_read(family, variant)]
+        return [{"config.json": Json(variant, KEYS), "model.safetensors": weights} for variant in read]
 
     return seeds
 

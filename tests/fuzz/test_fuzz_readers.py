@@ -78,7 +78,7 @@ def _again(name: str, number: int) -> str:
 
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory: pytest.TempPathFactory) -> Failures:
-    wanted = [(name, 0, count) for name, count in plan(int(os.environ.get("PELLUCID_FUZZ", "2500")))]
+    wanted = [(name, 0, count) for name, count in plan(int(os.environ.get("PELLUCID_FUZZ", "1500")))]
     return failures_of(wanted, tmp_path_factory.mktemp("fuzz"))
 
 
