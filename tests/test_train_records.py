@@ -362,3 +362,13 @@ def test_finetune_says_what_it_left_out(shared: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "1 left out, since their answer is empty (first: " in result.stderr
     assert "1 left out, since their label says they are bad" in result.stderr
+
+
+def test_keys_of_records_that_nothing_reads_are_named_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "scored.jsonl"
+    scored = {"prompt": "Hi", "completion": "Hello!", "weight": 0, "score": 0.1}
+    path.write_text("".join(json.dumps(scored | {"id": i}) + "\n" for i in range(3)))
+    assert len(list(read_examples(path))) == 3
+    told = [line for line in capfd.readouterr().err.splitlines() if "scored.jsonl" in line]
+    assert len(told) == 1
+    assert told[0].endswith("nothing here reads have no effect: 'id', 'score', 'weight'")

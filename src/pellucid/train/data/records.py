@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pellucid.base.notice import notice
 from pellucid.base.typed import shown
 from pellucid.train.data.examples import Completion, Conversation, Example, Instruction, Message, Pair, Text
 from pellucid.train.data.messages import conversation, messages_of, of_type, tools_of
@@ -25,6 +26,11 @@ from pellucid.train.data.sources import DataError, records
 
 SUFFIXES = (".jsonl", ".json")
 _FORMATS = "text, prompt and completion, messages, conversations, instruction and output, or chosen and rejected"
+_READ = {
+    *("text", "prompt", "completion", "messages", "conversations", "system", "tools", "instruction", "input"),
+    *("output", "history", "instances", "chosen", "rejected", "label", "kto_tag"),
+}
+MOST_NAMED = 8  # keys that no format reads
 # Of KTO's records (TRL's name, LLaMA-Factory's): whether the answer was a good one.
 _LABELS = ("label", "kto_tag")
 
@@ -55,8 +61,14 @@ def read_examples(
             expected="a .jsonl or .json file",
             remedy='write {"text": "…"} a line; or `pellucid pretrain` learns from plain text',
         )
+    unread: dict[str, None] = {}
     for record, where in records(path):
         yield from _read(_filled(record, fill, set() if filled is None else filled) if fill else record, where)
+        if len(unread) <= MOST_NAMED:
+            unread |= dict.fromkeys(sorted(map(str, set(record) - _READ)))
+    if unread:
+        names = ", ".join(map(repr, list(unread)[:MOST_NAMED])) + (", …" if len(unread) > MOST_NAMED else "")
+        notice(f"{path}: keys of records that nothing here reads have no effect: {names}")
 
 
 def _filled(value: Any, fill: Mapping[str, str], filled: set[str]) -> Any:
