@@ -73,7 +73,6 @@ INLINE Floats max_(Floats a, Floats b) {
     return choose(a > b, a, b);
 #endif
 }
-INLINE Floats abs_(Floats v) { return (Floats)((Ints)v & 0x7fffffff); }
 
 // Sums and maxima over the lanes, by halves, so that the order is the same everywhere.
 INLINE float sum_lanes(Floats v) {
