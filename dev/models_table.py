@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 from pellucid.families import FAMILIES
-from pellucid.families.text_part import WITH_IMAGES
+from pellucid.families.translation.text_part import WITH_IMAGES
 from pellucid.model.claims import TORCH
 from pellucid.native.claims import NATIVE
 

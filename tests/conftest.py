@@ -33,7 +33,7 @@ def smollm2() -> Path:
     once).
     """
     from pellucid.base.errors import PellucidError
-    from pellucid.checkpoint.catalogue import fetch_entry, find_entry
+    from pellucid.checkpoint.sources.catalogue import fetch_entry, find_entry
 
     entry = find_entry("smollm2")
     assert entry is not None

@@ -189,7 +189,7 @@ def offline(walk: Walk, *words: object, by: str = "-m", then: tuple[str, ...] = 
     """Without it the hub is asked; with it nothing is."""
     from huggingface_hub import constants
 
-    from pellucid.checkpoint import hub
+    from pellucid.checkpoint.sources import hub
 
     def asked(*_: object) -> Path:
         raise ModelNotFoundError("the hub was asked")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pellucid.checkpoint.save import save_checkpoint
 from pellucid.families import FAMILIES
-from pellucid.families.rules import to_theirs
+from pellucid.families.translation.rules import to_theirs
 from pellucid.model.decoder import Decoder, Layer
 from pellucid.model.load import to_tensor, weights_of
 from pellucid.model.mlp import MLP

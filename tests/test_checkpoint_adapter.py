@@ -23,12 +23,12 @@ from pellucid import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pellucid.auto import open_executor, open_model
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError, ModelNotFoundError, UnsupportedError, WeightsError
-from pellucid.checkpoint.adapted import fingerprint, is_adapter, merged
-from pellucid.checkpoint.adapter import read_adapter, write_adapter
-from pellucid.checkpoint.lora import LoraSettings, Update, projections
+from pellucid.checkpoint.adapters.adapted import fingerprint, is_adapter, merged
+from pellucid.checkpoint.adapters.adapter import read_adapter, write_adapter
+from pellucid.checkpoint.adapters.lora import LoraSettings, Update, projections
+from pellucid.checkpoint.files.safetensors import SafetensorsFile
+from pellucid.checkpoint.files.safetensors_write import save_safetensors
 from pellucid.checkpoint.open import open_checkpoint
-from pellucid.checkpoint.safetensors import SafetensorsFile
-from pellucid.checkpoint.safetensors_write import save_safetensors
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.executor import StepInput
 from pellucid.families import FAMILIES, llama

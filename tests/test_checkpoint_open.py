@@ -22,10 +22,11 @@ from pellucid.base.errors import (
     UnsupportedError,
     WeightsError,
 )
-from pellucid.checkpoint import SafetensorsFile, open_checkpoint, open_config, release, save_safetensors
+from pellucid.checkpoint import SafetensorsFile, open_checkpoint, open_config, save_safetensors
+from pellucid.checkpoint.files.release import release
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.families import FAMILIES, gpt2, llama, qwen2
-from pellucid.families.rules import to_theirs
+from pellucid.families.translation.rules import to_theirs
 
 
 def random_weights(config: ModelConfig) -> dict[str, Array]:

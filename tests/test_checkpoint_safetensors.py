@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 
 from pellucid.base.array import STORAGE, Array
 from pellucid.base.errors import CheckpointError, PellucidError, UnsupportedError
-from pellucid.checkpoint.lazy import Lazy
-from pellucid.checkpoint.safetensors import SafetensorsFile
-from pellucid.checkpoint.safetensors_write import save_safetensors
-from pellucid.checkpoint.shards import open_sharded
+from pellucid.checkpoint.files.lazy import Lazy
+from pellucid.checkpoint.files.safetensors import SafetensorsFile
+from pellucid.checkpoint.files.safetensors_write import save_safetensors
+from pellucid.checkpoint.files.shards import open_sharded
 
 
 def write(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:

@@ -18,7 +18,7 @@ from reference import MODELS, tiny_hf
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError, UnsupportedError, WeightsError
 from pellucid.checkpoint import SafetensorsFile, open_checkpoint, save_checkpoint, save_safetensors
-from pellucid.checkpoint.staging import Staging
+from pellucid.checkpoint.files.staging import Staging
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.families import FAMILIES, gpt2, llama
 from pellucid.quant import dequantize, quantize

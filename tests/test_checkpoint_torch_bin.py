@@ -16,7 +16,7 @@ import torch
 from pellucid.base.array import STORAGE
 from pellucid.base.errors import CheckpointError, PellucidError, UnsupportedError
 from pellucid.checkpoint import open_checkpoint
-from pellucid.checkpoint.torch_bin import open_torch_bin
+from pellucid.checkpoint.files.torch_bin import open_torch_bin
 from pellucid.families import llama
 
 

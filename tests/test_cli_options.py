@@ -328,7 +328,7 @@ def has_bits(program: str, bits: int) -> None:
 
 
 def _pull(walk: Walk) -> None:
-    from pellucid.checkpoint import catalogue
+    from pellucid.checkpoint.sources import catalogue
 
     calls: list[dict[str, Any]] = []
 

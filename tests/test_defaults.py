@@ -104,7 +104,7 @@ def test_load_model_gives_a_decoder_that_knows_its_ends(shipped: Path) -> None:
 
 @pytest.fixture
 def shipped() -> Path:
-    from pellucid.checkpoint.resolve import resolve
+    from pellucid.checkpoint.sources.resolve import resolve
 
     return resolve("tiny")
 

@@ -25,8 +25,8 @@ from train_worker import STEPS
 
 from pellucid.auto import open_model, tokenizer_of
 from pellucid.base.errors import CheckpointError, PellucidError
-from pellucid.checkpoint.safetensors import SafetensorsFile
-from pellucid.checkpoint.safetensors_write import save_safetensors
+from pellucid.checkpoint.files.safetensors import SafetensorsFile
+from pellucid.checkpoint.files.safetensors_write import save_safetensors
 from pellucid.cli.app import app
 from pellucid.cli.runs.explain_run import is_run, latest_model
 from pellucid.explain.show.html import write_training_page

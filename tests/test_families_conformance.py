@@ -12,7 +12,7 @@ from reference import MODELS, reference_logits, telling, tiny, tiny_hf
 from pellucid.config import weight_shapes
 from pellucid.executor import StepInput
 from pellucid.families import FAMILIES
-from pellucid.families.rules import to_ours, to_theirs
+from pellucid.families.translation.rules import to_ours, to_theirs
 from pellucid.model.attend import explicit
 from pellucid.model.cache import Cache
 from pellucid.model.context import Context

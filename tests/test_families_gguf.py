@@ -18,9 +18,9 @@ from reference import tiny
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, UnsupportedError, WeightsError
 from pellucid.checkpoint import open_checkpoint, open_config
-from pellucid.checkpoint.gguf import read_metadata
+from pellucid.checkpoint.files.gguf import read_metadata
 from pellucid.families import FAMILIES, chatglm
-from pellucid.families.rules import matches, to_ours, to_theirs
+from pellucid.families.translation.rules import matches, to_ours, to_theirs
 from pellucid.model.context import Context
 from pellucid.model.load import load_decoder, to_tensor, weights_of
 
@@ -266,8 +266,8 @@ def test_what_llama_cpps_own_saver_writes_of_every_model_is_understood(
 
 
 def test_a_token_that_llama_cpp_has_not_is_no_end(tmp_path: Path) -> None:
-    from pellucid.families.gguf import special_tokens
-    from pellucid.families.gguf_metadata import Metadata
+    from pellucid.families.translation.gguf import special_tokens
+    from pellucid.families.translation.gguf_metadata import Metadata
 
     ids = {"bos": 1, "eos": 2, "eot": 2**32 - 1, "eom": 7, "padding": 2**32 - 1}
     metadata = Metadata({f"tokenizer.ggml.{name}_token_id": np.uint32(id) for name, id in ids.items()})

@@ -14,7 +14,7 @@ from pellucid.base.errors import ConfigError, UnsupportedError
 from pellucid.checkpoint import open_config
 from pellucid.config import RopeScaling
 from pellucid.families import FAMILIES, chatglm, family_of, llama, unheard_of, unread_keys
-from pellucid.families.harmless import changes_numbers, is_neutral
+from pellucid.families.translation.harmless import changes_numbers, is_neutral
 from pellucid.model.position import inverse_frequencies
 
 # config.json of released models, as their makers (and old versions of transformers) wrote them.

@@ -22,7 +22,7 @@ from pellucid.base.errors import PellucidError, UnsupportedError, WeightsError
 from pellucid.checkpoint.open import open_checkpoint
 from pellucid.config import weight_shapes
 from pellucid.families import FAMILIES
-from pellucid.families.rules import to_theirs
+from pellucid.families.translation.rules import to_theirs
 from pellucid.model.load import weights_of
 from pellucid.quant import dequantize
 
@@ -97,7 +97,7 @@ def test_the_settings_of_a_family_mean_what_they_mean_to_transformers(
 
 
 def test_a_missing_expert_is_named(tmp_path: Path) -> None:
-    from pellucid.checkpoint.safetensors_write import save_safetensors
+    from pellucid.checkpoint.files.safetensors_write import save_safetensors
 
     decoder, its = tiny("mixtral"), FAMILIES["mixtral"]
     theirs = dict(to_theirs(decoder.config, its.WEIGHTS, dict(weights_of(decoder))))

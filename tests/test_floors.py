@@ -16,7 +16,7 @@ from pellucid.families import FAMILIES
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "pellucid"
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SOURCE.rglob("*.py"))}
 
-# Ground floor first. config.py and auto.py have landings of their own: what runs or builds a description names it.
+# Ground floor first. config and auto.py have landings of their own: what runs or builds a description names it.
 FLOORS = (
     {"base"},
     {"config"},
@@ -35,7 +35,13 @@ TORCH_ROOMS = {"model", "train", "explain", "causal_lm"}
 
 # Where a family's name is also somebody else's word: the pre-tokenizers and vocabularies inside GGUF, the tokenizer
 # classes of tokenizer_config.json, and the family that a llama2.c file is of.
-HOMONYMS = {"text", "families", "checkpoint/catalogue.py", "checkpoint/llama2c.py", "native/vocabulary.py"}
+HOMONYMS = {
+    "text",
+    "families",
+    "checkpoint/sources/catalogue.py",
+    "checkpoint/files/llama2c.py",
+    "native/vocabulary.py",
+}
 
 
 def room_of(path: Path) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from pellucid.base.array import Array
 from pellucid.families import chatglm
-from pellucid.families.rules import to_ours
+from pellucid.families.translation.rules import to_ours
 from pellucid.model.cache import Cache
 from pellucid.model.context import Context
 from pellucid.model.load import load_decoder

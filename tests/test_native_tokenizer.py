@@ -17,7 +17,7 @@ import pytest
 
 from pellucid.base.array import Array
 from pellucid.base.errors import TokenizerError
-from pellucid.checkpoint.gguf import GGUFFile
+from pellucid.checkpoint.files.gguf import GGUFFile
 from pellucid.config import weight_shapes
 from pellucid.families import llama
 from pellucid.native import vocabulary

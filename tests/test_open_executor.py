@@ -10,7 +10,7 @@ import pytest
 
 from pellucid import open_executor, open_model
 from pellucid.base.errors import ConfigError
-from pellucid.checkpoint.resolve import resolve
+from pellucid.checkpoint.sources.resolve import resolve
 from pellucid.executor import StepInput
 from pellucid.model.executor import TorchExecutor
 from pellucid.model.load import load_decoder

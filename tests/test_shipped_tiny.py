@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pellucid import AutoModelForCausalLM, AutoTokenizer, trace
-from pellucid.checkpoint.catalogue import Shipped, find_entry
+from pellucid.checkpoint.sources.catalogue import Shipped, find_entry
 from pellucid.train.measure.evaluate import evaluate
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models
 
 from pellucid.base.errors import TokenizerError
-from pellucid.checkpoint.gguf import GGUFFile
+from pellucid.checkpoint.files.gguf import GGUFFile
 from pellucid.text.cleanup import StreamingCleanUp, StreamingReplace, clean_up_tokenization
 from pellucid.text.detokenizer import IncrementalDetokenizer
 from pellucid.text.load import load_tokenizer

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 import pellucid
 from pellucid.base import notice
 from pellucid.base.errors import TokenizerError
-from pellucid.checkpoint.gguf import GGUFFile
+from pellucid.checkpoint.files.gguf import GGUFFile
 from pellucid.text.load import load_tokenizer
 from pellucid.text.readers.byte_level import CHAR_OF_BYTE
 from pellucid.text.readers.gguf import tokenizer_from_gguf

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from pellucid.base.errors import ModelNotFoundError, TokenizerError
-from pellucid.checkpoint.gguf import GGUFFile
+from pellucid.checkpoint.files.gguf import GGUFFile
 from pellucid.text.load import TOKENIZER_CONFIG_FILE, get_tokenizer_config, load_tokenizer
 from pellucid.text.readers.byte_level_bpe import ranks_to_bpe, read_ranks
 from pellucid.text.readers.gguf import tokenizer_from_gguf

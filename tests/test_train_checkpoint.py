@@ -12,8 +12,8 @@ from train_worker import small_run
 
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError
-from pellucid.checkpoint.safetensors import SafetensorsFile
-from pellucid.checkpoint.safetensors_write import save_safetensors
+from pellucid.checkpoint.files.safetensors import SafetensorsFile
+from pellucid.checkpoint.files.safetensors_write import save_safetensors
 from pellucid.train.runs.checkpoint import STATE, TENSORS, Checkpoints, restore_training, verify
 from pellucid.train.runs.run import Run
 

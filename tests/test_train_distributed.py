@@ -15,7 +15,7 @@ from train_worker import STEPS, Noise, small_run
 
 from pellucid import AutoModelForCausalLM
 from pellucid.base.errors import CheckpointError
-from pellucid.checkpoint.distributed import INDEX, DistributedTensors, model_weights
+from pellucid.checkpoint.files.distributed import INDEX, DistributedTensors, model_weights
 from pellucid.train.runs.checkpoint import STATE, verify
 
 WORKER = Path(__file__).with_name("train_worker.py")

@@ -24,10 +24,10 @@ from pellucid import AutoModelForCausalLM
 from pellucid.base.array import BLOCKS, Array
 from pellucid.base.errors import ConfigError, UnsupportedError, WeightsError
 from pellucid.causal_lm import CausalLM
-from pellucid.checkpoint.adapted import fingerprint
-from pellucid.checkpoint.adapter import TENSORS as ADAPTER
+from pellucid.checkpoint.adapters.adapted import fingerprint
+from pellucid.checkpoint.adapters.adapter import TENSORS as ADAPTER
+from pellucid.checkpoint.files.safetensors import SafetensorsFile
 from pellucid.checkpoint.open import open_checkpoint
-from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.explain import trace
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder

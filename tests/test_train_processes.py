@@ -15,7 +15,7 @@ from test_cli_finetune import FACTS, QUICK, figures, pellucid, save_model, write
 from test_train_cli import SMALL, TEXT, losses
 
 from pellucid.base.errors import ConfigError
-from pellucid.checkpoint.distributed import is_distributed
+from pellucid.checkpoint.files.distributed import is_distributed
 from pellucid.cli.app import app
 
 STEPS, STOP = 12, 4

@@ -19,7 +19,7 @@ from test_train_cli import torchrun
 from train_worker import STEPS, Noise, small_run
 
 from pellucid.base.errors import UnsupportedError
-from pellucid.checkpoint.safetensors import SafetensorsFile
+from pellucid.checkpoint.files.safetensors import SafetensorsFile
 from pellucid.explain.trace import trace
 from pellucid.model.load import to_tensor
 from pellucid.train.data.batch import IGNORED, Batch

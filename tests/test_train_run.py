@@ -15,7 +15,7 @@ from train_worker import STEPS, Noise, small_run
 
 from pellucid import AutoModelForCausalLM
 from pellucid.base.errors import CheckpointError
-from pellucid.checkpoint.safetensors import SafetensorsFile
+from pellucid.checkpoint.files.safetensors import SafetensorsFile
 from pellucid.train.data.batch import Batch
 from pellucid.train.runs.checkpoint import STATE, TENSORS
 from pellucid.train.runs.diagnose import TrainingError

@@ -20,7 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from pellucid.auto import load_model, open_model
 from pellucid.base.errors import ConfigError, NotFiniteError, PellucidError, RequestError
-from pellucid.checkpoint.safetensors import SafetensorsFile
+from pellucid.checkpoint.files.safetensors import SafetensorsFile
 from pellucid.cli.app import app
 from pellucid.harness import as_harness_model, generation
 from pellucid.model.load import load_decoder

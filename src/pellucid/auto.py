@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, TokenizerError
-from pellucid.checkpoint.adapted import base_of, is_adapter, open_adapted
+from pellucid.checkpoint.adapters.adapted import base_of, is_adapter, open_adapted
+from pellucid.checkpoint.files.gguf import read_metadata
+from pellucid.checkpoint.files.lazy import Lazy
 from pellucid.checkpoint.find import find
-from pellucid.checkpoint.gguf import read_metadata
 from pellucid.checkpoint.identity import identity
-from pellucid.checkpoint.lazy import Lazy
 from pellucid.checkpoint.open import Checkpoint, open_checkpoint, open_config
-from pellucid.checkpoint.resolve import resolve
+from pellucid.checkpoint.sources.resolve import resolve
 from pellucid.config import ModelConfig
 from pellucid.defaults import AnswerDefaults, tell_what_is_not_followed
 from pellucid.text.load import TOKENIZER_FILES, load_tokenizer

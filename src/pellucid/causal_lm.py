@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pellucid.auto import Name, open_model
 from pellucid.base.errors import ConfigError, RequestError
-from pellucid.checkpoint.safetensors_write import MAX_SHARD_BYTES
+from pellucid.checkpoint.files.safetensors_write import MAX_SHARD_BYTES
 from pellucid.checkpoint.save import save_checkpoint
 from pellucid.config import ModelConfig
 from pellucid.defaults import AnswerDefaults, tell_what_is_not_followed

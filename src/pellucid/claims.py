@@ -2,7 +2,7 @@
 
 ``Claims`` is a table, dataclass → field → ``Claim``. Every field of a description is held to it, however deep: a field
 that the table does not name must be at its default, a part of a kind that it does not name is refused whole. So a field
-that is new in ``config.py`` is refused wherever it says something, until an executor that computes it says so here.
+that is new in ``config`` is refused wherever it says something, until an executor that computes it says so here.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from fuzz.seeds_tokenizers import pieces
 from fuzz.use import use_model, use_tokenizer
 from pellucid.config import ModelConfig
 from pellucid.families import FAMILIES
-from pellucid.families.rules import to_theirs
+from pellucid.families.translation.rules import to_theirs
 
 
 def _gguf_model(name: str, **more: tuple[int, Any]) -> Gguf:
@@ -181,7 +181,7 @@ def gguf_tokenizer_seeds() -> list[Folder]:
 
 
 def read_gguf_tokenizer(folder: Path) -> None:
-    from pellucid.checkpoint.gguf import GGUFFile
+    from pellucid.checkpoint.files.gguf import GGUFFile
     from pellucid.text.readers.gguf import tokenizer_from_gguf
 
     use_tokenizer(tokenizer_from_gguf(GGUFFile(folder / "model.gguf").metadata), folder)

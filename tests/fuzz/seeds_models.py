@@ -17,7 +17,7 @@ from pellucid.base.array import Array
 from pellucid.base.errors import PellucidError
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.families import FAMILIES
-from pellucid.families.rules import to_theirs
+from pellucid.families.translation.rules import to_theirs
 
 
 @cache
@@ -276,7 +276,7 @@ def torch_bin_seeds() -> list[Folder]:
 
 
 def read_repeated(folder: Path) -> None:
-    from pellucid.checkpoint.torch_bin import open_torch_bin
+    from pellucid.checkpoint.files.torch_bin import open_torch_bin
     from pellucid.quant import dequantize
 
     for array in open_torch_bin(folder / "pytorch_model.bin").values():
@@ -313,7 +313,7 @@ def _shapes(config: ModelConfig) -> dict[str, Array]:
 def llama2c_bytes() -> bytes:
     import struct
 
-    from pellucid.checkpoint.llama2c import WEIGHTS
+    from pellucid.checkpoint.files.llama2c import WEIGHTS
 
     mine = dict(to_theirs(LLAMA_CONFIG, WEIGHTS, arrays(LLAMA_CONFIG)))
     order = [rule.theirs for rule in WEIGHTS]

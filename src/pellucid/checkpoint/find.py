@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from pellucid.base.errors import CheckpointError, ModelNotFoundError
-from pellucid.checkpoint.distributed import INDEX as DISTRIBUTED
-from pellucid.checkpoint.torch_bin import ZIP
+from pellucid.checkpoint.files.distributed import INDEX as DISTRIBUTED
+from pellucid.checkpoint.files.torch_bin import ZIP
 
 Kind = Literal["safetensors", "distributed", "gguf", "llama2c", "torch"]
 

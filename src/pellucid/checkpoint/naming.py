@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from pellucid.base.errors import WeightsError
-from pellucid.families.rules import Rule
+from pellucid.families.translation.rules import Rule
 
 WRAPPERS = {"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 DEPTH = 3  # parts of a name that a prefix may have

@@ -16,20 +16,20 @@ from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, ModelNotFoundError, PellucidError, UnsupportedError
 from pellucid.base.files import read_json
 from pellucid.base.notice import notice
-from pellucid.checkpoint import llama2c
-from pellucid.checkpoint.distributed import DistributedTensors, model_weights
+from pellucid.checkpoint.files import llama2c
+from pellucid.checkpoint.files.distributed import DistributedTensors, model_weights
+from pellucid.checkpoint.files.gguf import GGUFFile
+from pellucid.checkpoint.files.lazy import Lazy
+from pellucid.checkpoint.files.safetensors import SafetensorsFile
+from pellucid.checkpoint.files.shards import inside, open_sharded
+from pellucid.checkpoint.files.torch_bin import open_torch_bin
 from pellucid.checkpoint.find import Kind, Location, find
-from pellucid.checkpoint.gguf import GGUFFile
-from pellucid.checkpoint.lazy import Lazy
-from pellucid.checkpoint.safetensors import SafetensorsFile
-from pellucid.checkpoint.shards import inside, open_sharded
-from pellucid.checkpoint.torch_bin import open_torch_bin
 from pellucid.checkpoint.weights import Weights
 from pellucid.config import ModelConfig
 from pellucid.families import family_of, family_of_gguf, unread_keys
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.rules import Match, Rule, matches, some
-from pellucid.families.text_part import is_of_images, text_part
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.rules import Match, Rule, matches, some
+from pellucid.families.translation.text_part import is_of_images, text_part
 
 
 @dataclass(frozen=True, kw_only=True)

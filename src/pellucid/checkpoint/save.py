@@ -10,12 +10,12 @@ from typing import Any
 
 from pellucid.base.array import Array
 from pellucid.base.errors import UnsupportedError, WeightsError
-from pellucid.checkpoint.lazy import Lazy
-from pellucid.checkpoint.safetensors_write import MAX_SHARD_BYTES, stage_safetensors
-from pellucid.checkpoint.staging import Staging
+from pellucid.checkpoint.files.lazy import Lazy
+from pellucid.checkpoint.files.safetensors_write import MAX_SHARD_BYTES, stage_safetensors
+from pellucid.checkpoint.files.staging import Staging
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.families import family_of
-from pellucid.families.rules import Match, matches
+from pellucid.families.translation.rules import Match, matches
 from pellucid.quant import convert
 
 

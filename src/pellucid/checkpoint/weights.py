@@ -11,11 +11,11 @@ import numpy as np
 from pellucid.base.array import BLOCKS, Array
 from pellucid.base.errors import WeightsError
 from pellucid.base.notice import notice
-from pellucid.checkpoint.lazy import Lazy
+from pellucid.checkpoint.files.lazy import Lazy
+from pellucid.checkpoint.files.release import release
 from pellucid.checkpoint.naming import naming
-from pellucid.checkpoint.release import release
 from pellucid.config import ModelConfig, weight_shapes
-from pellucid.families.rules import Match, Rule, matches, some, to_ours
+from pellucid.families.translation.rules import Match, Rule, matches, some, to_ours
 from pellucid.quant import convert
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")

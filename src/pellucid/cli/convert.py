@@ -43,8 +43,8 @@ def command(
     saved in training are put together; what comes of it is a folder like any other model's.
     """
     from pellucid.auto import locate, open_model
-    from pellucid.checkpoint.adapted import is_adapter
-    from pellucid.checkpoint.distributed import is_distributed
+    from pellucid.checkpoint.adapters.adapted import is_adapter
+    from pellucid.checkpoint.files.distributed import is_distributed
     from pellucid.cli.terminal.numbers import size
 
     options.refuse_idle(kv_cache=(two_files, "is of --two-files"), quiet=(two_files, "is of --two-files"))
@@ -73,7 +73,7 @@ def command(
 def _write_whole(checkpoint: Checkpoint, out: Path) -> None:
     """The whole model, and its tokenizer where there is one."""
     from pellucid.auto import tokenizer_of
-    from pellucid.checkpoint.adapted import save_merged
+    from pellucid.checkpoint.adapters.adapted import save_merged
 
     save_merged(checkpoint, out)
     with suppress(TokenizerError):

@@ -144,7 +144,7 @@ def command(
     torch's float32 on the same weights. Without PROMPT, or -p, what is piped in is read. Where PROMPT is the folder of
     a training run, the page shows how its model learned, and (from its first checkpoint on) the model itself.
     """
-    from pellucid.checkpoint.resolve import resolve
+    from pellucid.checkpoint.sources.resolve import resolve
     from pellucid.cli.runs import explain_print as show
     from pellucid.cli.runs.explain_run import explain_run, is_run, looks_like_a_folder, training_of
     from pellucid.cli.terminal.at_hand import at_hand

@@ -34,8 +34,8 @@ def command(as_json: bool) -> None:
 
 
 def _rows() -> Iterator[Row]:
-    from pellucid.checkpoint.catalogue import CATALOGUE, Shipped
-    from pellucid.checkpoint.hub import HubName, cached
+    from pellucid.checkpoint.sources.catalogue import CATALOGUE, Shipped
+    from pellucid.checkpoint.sources.hub import HubName, cached
 
     begun = _begun_in_hub_cache()
     for entry in CATALOGUE:

@@ -21,7 +21,7 @@ def command(name: str, verify: bool, offline: bool, quiet: bool) -> None:
 
     MODEL is a name from `pellucid list`, or org/name[@revision] on the hub.
     """
-    from pellucid.checkpoint.catalogue import find_entry
+    from pellucid.checkpoint.sources.catalogue import find_entry
 
     catalogued = find_entry(name) is not None
     options.refuse_idle(
@@ -36,8 +36,8 @@ def pull(name: str, *, verify: bool = False, offline: bool = False, quiet: bool 
     """The model's path, fetched if need be; what is going on is said on stderr. Raises: ModelNotFoundError,
     CheckpointError.
     """
-    from pellucid.checkpoint.catalogue import fetch_entry, find_entry
-    from pellucid.checkpoint.resolve import resolve
+    from pellucid.checkpoint.sources.catalogue import fetch_entry, find_entry
+    from pellucid.checkpoint.sources.resolve import resolve
     from pellucid.cli.terminal.numbers import duration, size
 
     entry = find_entry(name)

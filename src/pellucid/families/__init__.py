@@ -65,8 +65,8 @@ from pellucid.families import (
     vanilla,
     vaultgemma,
 )
-from pellucid.families.harmless import suspicious, to_report
-from pellucid.families.rules import some
+from pellucid.families.translation.harmless import suspicious, to_report
+from pellucid.families.translation.rules import some
 
 FAMILIES: dict[str, ModuleType] = {
     "llama": llama,

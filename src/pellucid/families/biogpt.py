@@ -8,8 +8,8 @@ from typing import Any
 
 from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
 from pellucid.families import opt
-from pellucid.families.hf import Keys, one_or_many
-from pellucid.families.rules import renamed
+from pellucid.families.translation.hf import Keys, one_or_many
+from pellucid.families.translation.rules import renamed
 
 HARMLESS = ("layer_norm_eps",)  # the code has 1e-5, whatever the file says
 

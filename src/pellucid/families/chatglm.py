@@ -23,10 +23,10 @@ from pellucid.config import (
     RopeConfig,
     RopeScaling,
 )
-from pellucid.families.gguf import GGUF, common_keys, has_bias
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys, one_or_many
-from pellucid.families.rules import SPLIT_GATE_UP, SPLIT_QKV, Rule, gate_up_names, qkv_names
+from pellucid.families.translation.gguf import GGUF, common_keys, has_bias
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys, one_or_many
+from pellucid.families.translation.rules import SPLIT_GATE_UP, SPLIT_QKV, Rule, gate_up_names, qkv_names
 
 # Keys that change nothing: how scores are scaled on the way (and back), precision, fused kernels, prefix tuning that is
 # off (``pre_seq_len``), and the vocabulary's size again.

@@ -7,7 +7,7 @@ from typing import Any
 
 from pellucid.config import ModelConfig
 from pellucid.families import gptj
-from pellucid.families.rules import Rule, SplitHeads, qkv_names, without
+from pellucid.families.translation.rules import Rule, SplitHeads, qkv_names, without
 
 HARMLESS = gptj.HARMLESS
 

@@ -8,9 +8,9 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.config import ModelConfig
 from pellucid.families import cohere, gemma3
-from pellucid.families.gguf import GGUF
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys
+from pellucid.families.translation.gguf import GGUF
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys
 
 HARMLESS = (  # what is always so
     *("cache_implementation", "order_of_interleaved_layers", "position_embedding_type", "layer_switch"),

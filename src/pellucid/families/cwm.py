@@ -7,7 +7,7 @@ from typing import Any
 
 from pellucid.config import ModelConfig
 from pellucid.families import gemma3, llama
-from pellucid.families.hf import Keys, rope
+from pellucid.families.translation.hf import Keys, rope
 
 _ROPE = {  # where the file has none
     "rope_type": "llama3",

@@ -11,9 +11,9 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.config import ModelConfig, NormConfig, PartNorms
 from pellucid.families import gemma3, llama, olmo2
-from pellucid.families.gguf import GGUF, POST_NORM_RULES, common_keys, llama_rules
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys, rope
+from pellucid.families.translation.gguf import GGUF, POST_NORM_RULES, common_keys, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys, rope
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

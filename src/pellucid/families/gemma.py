@@ -12,10 +12,10 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.config import ModelConfig, NormConfig
 from pellucid.families import llama
-from pellucid.families.gguf import GGUF, common_keys, llama_rules
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys
-from pellucid.families.rules import with_offset
+from pellucid.families.translation.gguf import GGUF, common_keys, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys
+from pellucid.families.translation.rules import with_offset
 
 HARMLESS = ("hidden_activation",)  # a name that one version of transformers wrote beside hidden_act
 

@@ -15,10 +15,10 @@ from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError
 from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms, RopeConfig
 from pellucid.families import llama, qwen3
-from pellucid.families.gguf import GGUF, common_keys, llama_rules
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys, rope, rope_to_hf
-from pellucid.families.rules import Rule, with_offset
+from pellucid.families.translation.gguf import GGUF, common_keys, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys, rope, rope_to_hf
+from pellucid.families.translation.rules import Rule, with_offset
 
 HARMLESS = ("cache_implementation",)
 

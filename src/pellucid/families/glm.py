@@ -7,8 +7,8 @@ from typing import Any
 
 from pellucid.config import ModelConfig, PartNorms
 from pellucid.families import llama
-from pellucid.families.hf import Keys, partial_rotary_to_hf, rope
-from pellucid.families.rules import SPLIT_GATE_UP, Rule, gate_up_names, without
+from pellucid.families.translation.hf import Keys, partial_rotary_to_hf, rope
+from pellucid.families.translation.rules import SPLIT_GATE_UP, Rule, gate_up_names, without
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

@@ -8,10 +8,10 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.config import ModelConfig, NormConfig, PartNorms
 from pellucid.families import glm
-from pellucid.families.gguf import GGUF, POST_NORM_RULES, common_keys, has_bias, llama_rules
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys
-from pellucid.families.rules import SPLIT_GATE_UP, Rule, gate_up_names, without
+from pellucid.families.translation.gguf import GGUF, POST_NORM_RULES, common_keys, has_bias, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys
+from pellucid.families.translation.rules import SPLIT_GATE_UP, Rule, gate_up_names, without
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

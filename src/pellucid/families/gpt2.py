@@ -9,10 +9,10 @@ from typing import Any
 
 from pellucid.base.array import Array
 from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
-from pellucid.families.gguf import GGUF, special_tokens, vocab_size
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys, one_or_many
-from pellucid.families.rules import SPLIT_QKV, Rule, Transpose, qkv_names
+from pellucid.families.translation.gguf import GGUF, special_tokens, vocab_size
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys, one_or_many
+from pellucid.families.translation.rules import SPLIT_QKV, Rule, Transpose, qkv_names
 
 HARMLESS = ("n_ctx",)  # the context again, under its oldest name
 

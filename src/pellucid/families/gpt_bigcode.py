@@ -9,10 +9,10 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.config import ModelConfig
 from pellucid.families import gpt2
-from pellucid.families.gguf import GGUF
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys
-from pellucid.families.rules import Transpose
+from pellucid.families.translation.gguf import GGUF
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys
+from pellucid.families.translation.rules import Transpose
 
 HARMLESS = (
     *gpt2.HARMLESS,

@@ -10,8 +10,8 @@ from typing import Any
 
 from pellucid.base.errors import ConfigError
 from pellucid.config import MAX_LAYERS, AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
-from pellucid.families.hf import Keys, one_or_many
-from pellucid.families.rules import Rule, both
+from pellucid.families.translation.hf import Keys, one_or_many
+from pellucid.families.translation.rules import Rule, both
 
 HARMLESS = ("attention_layers",)  # what attention_types says, by layer
 

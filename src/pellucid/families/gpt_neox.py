@@ -11,10 +11,10 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.config import ModelConfig, NormConfig
 from pellucid.families import llama
-from pellucid.families.gguf import GGUF, common_keys, llama_rules
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys, partial_rotary_to_hf, rope
-from pellucid.families.rules import SPLIT_QKV, Rule, SplitHeads, both, qkv_names, without
+from pellucid.families.translation.gguf import GGUF, common_keys, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys, partial_rotary_to_hf, rope
+from pellucid.families.translation.rules import SPLIT_QKV, Rule, SplitHeads, both, qkv_names, without
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

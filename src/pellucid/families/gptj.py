@@ -10,8 +10,8 @@ from typing import Any
 
 from pellucid.config import ModelConfig, NormConfig, PartNorms, RopeConfig
 from pellucid.families import llama
-from pellucid.families.hf import Keys
-from pellucid.families.rules import Rule, both
+from pellucid.families.translation.hf import Keys
+from pellucid.families.translation.rules import Rule, both
 
 _NAMES = {  # ours, Llama's, where GPT-J has its own
     "hidden_size": "n_embd",

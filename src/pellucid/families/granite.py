@@ -11,9 +11,9 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.config import ModelConfig
 from pellucid.families import llama
-from pellucid.families.gguf import GGUF, llama_rules
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys
+from pellucid.families.translation.gguf import GGUF, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

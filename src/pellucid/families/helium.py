@@ -7,7 +7,7 @@ from typing import Any
 
 from pellucid.config import ModelConfig, NormConfig
 from pellucid.families import llama
-from pellucid.families.hf import Keys, rope
+from pellucid.families.translation.hf import Keys, rope
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

@@ -7,8 +7,8 @@ from typing import Any
 
 from pellucid.config import ModelConfig, NormConfig, PartNorms
 from pellucid.families import granite, llama
-from pellucid.families.hf import Keys
-from pellucid.families.rules import both
+from pellucid.families.translation.hf import Keys
+from pellucid.families.translation.rules import both
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pellucid.config import ModelConfig
 from pellucid.families import llama
-from pellucid.families.hf import Keys
+from pellucid.families.translation.hf import Keys
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

@@ -20,10 +20,10 @@ from pellucid.config import (
     PartNorms,
     RopeConfig,
 )
-from pellucid.families.gguf import GGUF, common_keys, has_bias, llama_rules
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys, one_or_many, rope, rope_to_hf
-from pellucid.families.rules import PermuteRope, Rule, both
+from pellucid.families.translation.gguf import GGUF, common_keys, has_bias, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys, one_or_many, rope, rope_to_hf
+from pellucid.families.translation.rules import PermuteRope, Rule, both
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

@@ -12,10 +12,10 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
 from pellucid.families import llama
-from pellucid.families.gguf import EXPERT_RULES, GGUF, common_keys, experts_keys, llama_rules
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys
-from pellucid.families.rules import Rule
+from pellucid.families.translation.gguf import EXPERT_RULES, GGUF, common_keys, experts_keys, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys
+from pellucid.families.translation.rules import Rule
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

@@ -11,10 +11,10 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.config import ModelConfig, NormConfig
 from pellucid.families import llama
-from pellucid.families.gguf import GGUF, common_keys, has_bias, llama_rules
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys, partial_rotary_to_hf, rope
-from pellucid.families.rules import with_offset
+from pellucid.families.translation.gguf import GGUF, common_keys, has_bias, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys, partial_rotary_to_hf, rope
+from pellucid.families.translation.rules import with_offset
 
 HARMLESS = ("rope_percent",)  # partial_rotary_factor again, under an older name
 

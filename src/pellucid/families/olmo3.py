@@ -7,7 +7,7 @@ from typing import Any
 
 from pellucid.config import ModelConfig, RopeConfig
 from pellucid.families import gemma3, llama, olmo2
-from pellucid.families.hf import Keys, rope, rope_to_hf
+from pellucid.families.translation.hf import Keys, rope, rope_to_hf
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

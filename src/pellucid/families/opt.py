@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
-from pellucid.families.hf import Keys, one_or_many
-from pellucid.families.rules import DropRows, Rule, both
+from pellucid.families.translation.hf import Keys, one_or_many
+from pellucid.families.translation.rules import DropRows, Rule, both
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

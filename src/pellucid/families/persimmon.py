@@ -10,8 +10,8 @@ from typing import Any
 
 from pellucid.config import ModelConfig, NormConfig
 from pellucid.families import llama
-from pellucid.families.hf import Keys, partial_rotary_to_hf, rope
-from pellucid.families.rules import Rule, SplitHeads, both, qkv_names, renamed, without
+from pellucid.families.translation.hf import Keys, partial_rotary_to_hf, rope
+from pellucid.families.translation.rules import Rule, SplitHeads, both, qkv_names, renamed, without
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

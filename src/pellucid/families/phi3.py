@@ -12,10 +12,10 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.config import ModelConfig
 from pellucid.families import llama
-from pellucid.families.gguf import GGUF, common_keys, llama_rules
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys, partial_rotary_to_hf, rope
-from pellucid.families.rules import SPLIT_GATE_UP, SPLIT_QKV, Rule, gate_up_names, qkv_names, without
+from pellucid.families.translation.gguf import GGUF, common_keys, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys, partial_rotary_to_hf, rope
+from pellucid.families.translation.rules import SPLIT_GATE_UP, SPLIT_QKV, Rule, gate_up_names, qkv_names, without
 
 HARMLESS = ("attention_bias", "full_attn_mod")  # the code has no biases, and reads no modulus, whatever the file says
 

@@ -12,7 +12,7 @@ from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError
 from pellucid.config import MLPConfig, ModelConfig
 from pellucid.families import llama, qwen3_moe
-from pellucid.families.gguf import (
+from pellucid.families.translation.gguf import (
     EXPERT_RULES,
     GGUF,
     SHARED_EXPERT_RULES,
@@ -21,9 +21,9 @@ from pellucid.families.gguf import (
     experts_keys,
     llama_rules,
 )
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys
-from pellucid.families.rules import Rule
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys
+from pellucid.families.translation.rules import Rule
 
 # Without effect while use_sliding_window is false; the dense width where no layer is dense.
 HARMLESS = ("sliding_window", "max_window_layers", "intermediate_size")

@@ -9,10 +9,10 @@ from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
 from pellucid.families import llama, qwen3
-from pellucid.families.gguf import EXPERT_RULES, GGUF, common_keys, expert_width, experts_keys
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys
-from pellucid.families.rules import Rule
+from pellucid.families.translation.gguf import EXPERT_RULES, GGUF, common_keys, expert_width, experts_keys
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys
+from pellucid.families.translation.rules import Rule
 
 # The window, where it is switched on, is every layer's; the dense width means nothing where no layer is dense.
 HARMLESS = ("max_window_layers", "intermediate_size")

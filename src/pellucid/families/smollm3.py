@@ -9,10 +9,10 @@ from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError
 from pellucid.config import ModelConfig
 from pellucid.families import llama
-from pellucid.families.gguf import GGUF, llama_rules
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys, rope
 from pellucid.families.qwen2 import windows_to_hf
+from pellucid.families.translation.gguf import GGUF, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys, rope
 
 HARMLESS = ("no_rope_layer_interval", "max_window_layers")  # what no_rope_layers and layer_types say by layer
 

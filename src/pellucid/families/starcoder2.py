@@ -11,10 +11,10 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.config import ModelConfig, NormConfig
 from pellucid.families import llama
-from pellucid.families.gguf import GGUF, common_keys, has_bias, llama_rules
-from pellucid.families.gguf_metadata import Metadata
-from pellucid.families.hf import Keys
-from pellucid.families.rules import renamed
+from pellucid.families.translation.gguf import GGUF, common_keys, has_bias, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
+from pellucid.families.translation.hf import Keys
+from pellucid.families.translation.rules import renamed
 
 HARMLESS = ("activation_function", "attention_softmax_in_fp32")  # hidden_act is what is read
 

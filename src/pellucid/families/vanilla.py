@@ -14,8 +14,8 @@ from typing import Any
 
 from pellucid.base.errors import ConfigError
 from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
-from pellucid.families.hf import Keys, one_or_many
-from pellucid.families.rules import Rule
+from pellucid.families.translation.hf import Keys, one_or_many
+from pellucid.families.translation.rules import Rule
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pellucid.config import ModelConfig, PartNorms
 from pellucid.families import gemma2
-from pellucid.families.rules import without
+from pellucid.families.translation.rules import without
 
 HARMLESS = gemma2.HARMLESS
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from pellucid.base.array import STORAGE, Array
 from pellucid.base.errors import ConfigError
-from pellucid.checkpoint.release import release
+from pellucid.checkpoint.files.release import release
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.model.decoder import Decoder
 from pellucid.model.quantized import QuantizedLinear, in_blocks

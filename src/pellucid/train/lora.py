@@ -13,8 +13,8 @@ from torch import nn
 
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, WeightsError
-from pellucid.checkpoint.adapter import read_adapter, write_adapter
-from pellucid.checkpoint.lora import LoraSettings, Update, projections, targeted
+from pellucid.checkpoint.adapters.adapter import read_adapter, write_adapter
+from pellucid.checkpoint.adapters.lora import LoraSettings, Update, projections, targeted
 from pellucid.model.decoder import Decoder
 from pellucid.model.linear import Linear, LoraLinear
 from pellucid.model.load import to_array, to_tensor

@@ -119,7 +119,7 @@ def _paired(flags: Mapping[str, Any]) -> bool:
 
 def _check(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> None:
     """Raises: RequestError for flags that contradict each other, or the model."""
-    from pellucid.checkpoint.adapted import is_adapter
+    from pellucid.checkpoint.adapters.adapted import is_adapter
 
     if is_adapter(checkpoint.path) and not _whole(flags):
         raise RequestError(
@@ -213,7 +213,7 @@ def _lora(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]
     """Low-rank updates learn; the weights stay as they are."""
     import torch
 
-    from pellucid.checkpoint.adapted import fingerprint
+    from pellucid.checkpoint.adapters.adapted import fingerprint
     from pellucid.model.load import load_decoder
     from pellucid.train.lora import LoraSettings, attach_lora, read_lora, write_lora
     from pellucid.train.measure.finite import check_weights
@@ -239,8 +239,8 @@ def _lora(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]
 
 def _merge(folder: Path) -> None:
     """The adapter in the folder gives way to the model that it makes of its base."""
-    from pellucid.checkpoint.adapted import open_adapted, save_merged
-    from pellucid.checkpoint.adapter import CONFIG, TENSORS
+    from pellucid.checkpoint.adapters.adapted import open_adapted, save_merged
+    from pellucid.checkpoint.adapters.adapter import CONFIG, TENSORS
     from pellucid.train.runs.checkpoint import Checkpoints
 
     save_merged(open_adapted(Checkpoints(folder / "checkpoints").steps()[-1]), folder)

@@ -19,7 +19,7 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError
 from pellucid.base.files import parse_json, read_text
-from pellucid.checkpoint.safetensors import SafetensorsFile
+from pellucid.checkpoint.files.safetensors import SafetensorsFile
 from pellucid.train.runs.record import ABOUT, BATCH, METRICS, SAMPLES, SNAPSHOTS, WEIGHTS
 
 MAX_FILE = 8 * 2**20  # bytes of a file that is read whole

@@ -14,7 +14,7 @@ from typing import Any
 
 from pellucid.base.errors import ConfigError
 from pellucid.base.files import atomic_write
-from pellucid.checkpoint.wheel import cache_folder
+from pellucid.checkpoint.sources.wheel import cache_folder
 
 PREFIX = "hf:"
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from pellucid.base.array import Array
 from pellucid.base.files import file_sha256
-from pellucid.checkpoint.safetensors import SafetensorsFile
-from pellucid.checkpoint.safetensors_write import save_safetensors
+from pellucid.checkpoint.files.safetensors import SafetensorsFile
+from pellucid.checkpoint.files.safetensors_write import save_safetensors
 from pellucid.model.decoder import Decoder
 from pellucid.train.data.example_batches import ExampleBatches
 from pellucid.train.data.example_store import MANIFEST, Examples

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError
 from pellucid.base.files import file_sha256, read_json, write_json
-from pellucid.checkpoint.distributed import MODEL, DistributedTensors, Spread, is_distributed
+from pellucid.checkpoint.files.distributed import MODEL, DistributedTensors, Spread, is_distributed
+from pellucid.checkpoint.files.safetensors import SafetensorsFile
 from pellucid.checkpoint.open import open_checkpoint
-from pellucid.checkpoint.safetensors import SafetensorsFile
 from pellucid.checkpoint.save import description, save_checkpoint
 from pellucid.config import ModelConfig
 from pellucid.model.load import to_tensor

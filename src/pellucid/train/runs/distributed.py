@@ -2,7 +2,7 @@
 back what it needs.
 
 DCP's planners decide who writes and reads which rows, on any number of processes; the storage is ours
-(``checkpoint/distributed.py``): torch's own is either of pickles, or (``HuggingFaceStorageWriter``) has no index, so
+(``checkpoint/files/distributed.py``): torch's own is of pickles, or (``HuggingFaceStorageWriter``) has no index, so
 that a file that is missing goes unnoticed. The folder must be one that all processes see.
 
 Source: torch.distributed.checkpoint, ``StorageWriter`` and ``StorageReader``.
@@ -40,9 +40,9 @@ from torch.futures import Future
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError, PellucidError
 from pellucid.base.files import file_sha256
-from pellucid.checkpoint.distributed import DistributedTensors, PartFile, Rows, Spread, part_name, write_index
-from pellucid.checkpoint.lazy import Lazy
-from pellucid.checkpoint.safetensors_write import save_safetensors
+from pellucid.checkpoint.files.distributed import DistributedTensors, PartFile, Rows, Spread, part_name, write_index
+from pellucid.checkpoint.files.lazy import Lazy
+from pellucid.checkpoint.files.safetensors_write import save_safetensors
 from pellucid.model.load import to_array, to_tensor
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from pellucid.base.files import atomic_write, write_json
-from pellucid.checkpoint.safetensors_write import save_safetensors
+from pellucid.checkpoint.files.safetensors_write import save_safetensors
 from pellucid.model.decoder import Decoder
 from pellucid.train.data.batch import IGNORED, Batch
 from pellucid.train.runs.look import take_snapshot, token_losses

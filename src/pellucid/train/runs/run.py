@@ -16,8 +16,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from pellucid.checkpoint.distributed import MODEL, DistributedTensors, is_distributed, model_weights
-from pellucid.checkpoint.safetensors_write import save_safetensors
+from pellucid.checkpoint.files.distributed import MODEL, DistributedTensors, is_distributed, model_weights
+from pellucid.checkpoint.files.safetensors_write import save_safetensors
 from pellucid.model.decoder import Decoder
 from pellucid.model.load import to_array
 from pellucid.train.data.batch import Batch

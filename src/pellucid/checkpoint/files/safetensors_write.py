@@ -16,8 +16,8 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError
-from pellucid.checkpoint.safetensors import DTYPES, MAX_HEADER_BYTES
-from pellucid.checkpoint.staging import Staging
+from pellucid.checkpoint.files.safetensors import DTYPES, MAX_HEADER_BYTES
+from pellucid.checkpoint.files.staging import Staging
 
 MAX_SHARD_BYTES = 5 * 10**9  # transformers' default was 5GB for years: a file that every tool and file system takes
 MAX_DIMS = 8

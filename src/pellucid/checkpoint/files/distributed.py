@@ -25,9 +25,9 @@ import numpy as np
 from pellucid.base.array import STORAGE, Array
 from pellucid.base.errors import CheckpointError
 from pellucid.base.files import atomic_write, read_json
-from pellucid.checkpoint.lazy import Lazy
-from pellucid.checkpoint.safetensors import SafetensorsFile
-from pellucid.checkpoint.shards import inside
+from pellucid.checkpoint.files.lazy import Lazy
+from pellucid.checkpoint.files.safetensors import SafetensorsFile
+from pellucid.checkpoint.files.shards import inside
 
 INDEX, FORMAT = "distributed.json", 1
 MODEL = "model."

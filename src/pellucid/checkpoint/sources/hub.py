@@ -18,8 +18,8 @@ from glob import escape
 from pathlib import Path
 
 from pellucid.base.errors import ModelNotFoundError, PellucidError
-from pellucid.checkpoint.hub_files import Needed, needed
-from pellucid.checkpoint.shards import read_index
+from pellucid.checkpoint.files.shards import read_index
+from pellucid.checkpoint.sources.hub_files import Needed, needed
 
 TIMEOUT = 10.0  # seconds for the hub to answer, before the cache is used
 _NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?(?::(?P<pick>[^:\\]+))?", re.ASCII)

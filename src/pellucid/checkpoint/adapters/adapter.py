@@ -21,15 +21,15 @@ from pellucid.base.errors import CheckpointError, ConfigError, UnsupportedError,
 from pellucid.base.files import read_json
 from pellucid.base.notice import notice
 from pellucid.base.typed import shown
-from pellucid.checkpoint.lora import ALL_LINEAR, HEAD, LoraSettings, Projection, Update, is_number, projections
-from pellucid.checkpoint.safetensors import SafetensorsFile
-from pellucid.checkpoint.safetensors_write import MAX_SHARD_BYTES, stage_safetensors
-from pellucid.checkpoint.shards import inside
-from pellucid.checkpoint.staging import Staging
-from pellucid.checkpoint.torch_bin import open_torch_bin
+from pellucid.checkpoint.adapters.lora import ALL_LINEAR, HEAD, LoraSettings, Projection, Update, is_number, projections
+from pellucid.checkpoint.files.safetensors import SafetensorsFile
+from pellucid.checkpoint.files.safetensors_write import MAX_SHARD_BYTES, stage_safetensors
+from pellucid.checkpoint.files.shards import inside
+from pellucid.checkpoint.files.staging import Staging
+from pellucid.checkpoint.files.torch_bin import open_torch_bin
 from pellucid.checkpoint.weights import FLOATS
 from pellucid.config import ModelConfig, weight_shapes
-from pellucid.families.rules import some
+from pellucid.families.translation.rules import some
 
 CONFIG, TENSORS, TORCH_BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 BASE_SHA256 = "base_sha256"  # in the safetensors file's metadata: the fingerprint of the model that was adapted

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pellucid.base.errors import ConfigError, UnsupportedError
-from pellucid.families.harmless import changes_numbers, is_neutral
+from pellucid.families.translation.harmless import changes_numbers, is_neutral
 
 NO_TOKEN = 2**32 - 1  # llama.cpp's saver writes −1 as uint32 where there is no such token
 

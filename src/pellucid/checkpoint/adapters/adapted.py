@@ -13,12 +13,12 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError, ModelNotFoundError
-from pellucid.checkpoint.adapter import CONFIG, Update, read_adapter, read_base_name, tensors_of
+from pellucid.checkpoint.adapters.adapter import CONFIG, Update, read_adapter, read_base_name, tensors_of
+from pellucid.checkpoint.files.lazy import Lazy
 from pellucid.checkpoint.find import NAMES
-from pellucid.checkpoint.lazy import Lazy
 from pellucid.checkpoint.open import Checkpoint, open_checkpoint
-from pellucid.checkpoint.resolve import resolve
 from pellucid.checkpoint.save import save_checkpoint
+from pellucid.checkpoint.sources.resolve import resolve
 from pellucid.checkpoint.weights import FLOATS, Weights
 from pellucid.quant import convert, dequantize
 

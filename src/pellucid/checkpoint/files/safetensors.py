@@ -25,7 +25,7 @@ from typing import Any
 from pellucid.base.array import Array, array_bytes
 from pellucid.base.errors import CheckpointError, UnsupportedError
 from pellucid.base.files import map_file
-from pellucid.checkpoint.lazy import Lazy
+from pellucid.checkpoint.files.lazy import Lazy
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_DIMS = 16

@@ -31,8 +31,8 @@ import numpy as np
 from pellucid.base.array import BLOCKS, Array, array_bytes
 from pellucid.base.errors import CheckpointError, UnsupportedError
 from pellucid.base.files import map_file
-from pellucid.checkpoint.lazy import Lazy
-from pellucid.checkpoint.shards import joined
+from pellucid.checkpoint.files.lazy import Lazy
+from pellucid.checkpoint.files.shards import joined
 
 ALIGNMENT = 32
 MAX_DIMS = 4

@@ -14,8 +14,8 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, UnsupportedError
-from pellucid.families.gguf_metadata import NO_TOKEN, Metadata
-from pellucid.families.rules import Place, Rule, Transform, Unstack, both
+from pellucid.families.translation.gguf_metadata import NO_TOKEN, Metadata
+from pellucid.families.translation.rules import Place, Rule, Transform, Unstack, both
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pellucid.base.errors import CheckpointError, WeightsError
 from pellucid.base.files import read_json
 from pellucid.base.notice import notice
 from pellucid.base.typed import shown
-from pellucid.checkpoint.lazy import Lazy
-from pellucid.families.rules import some
+from pellucid.checkpoint.files.lazy import Lazy
+from pellucid.families.translation.rules import some
 
 MAX_NAME = 255  # bytes of a file's name, in every file system in use
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pellucid.base.errors import ModelNotFoundError
 from pellucid.base.typed import shown
-from pellucid.checkpoint.catalogue import fetch_entry, find_entry, names
-from pellucid.checkpoint.hub import HubName, fetch
+from pellucid.checkpoint.sources.catalogue import fetch_entry, find_entry, names
+from pellucid.checkpoint.sources.hub import HubName, fetch
 
 SUFFIXES = (".gguf", ".safetensors", ".bin")
 EXPECTED = "a folder, a .gguf, .safetensors or .bin file, a name from `pellucid list`, or a hub id (org/name)"

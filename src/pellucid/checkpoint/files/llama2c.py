@@ -19,9 +19,9 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError, UnsupportedError
 from pellucid.base.files import map_file
-from pellucid.checkpoint.lazy import Lazy
+from pellucid.checkpoint.files.lazy import Lazy
 from pellucid.config import MAX_LAYERS
-from pellucid.families.rules import PermuteRope, Rule
+from pellucid.families.translation.rules import PermuteRope, Rule
 
 HEADER = struct.Struct("<7i")
 MAGIC = b"24ka"  # "ak42", little-endian: export.py's versions 1 and 2 begin with it

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pellucid.base.errors import ModelNotFoundError
-from pellucid.checkpoint import hub
-from pellucid.checkpoint.hub import HubName
-from pellucid.checkpoint.wheel import Wheel, cached_file, fetch_wheel, is_whole
+from pellucid.checkpoint.sources import hub
+from pellucid.checkpoint.sources.hub import HubName
+from pellucid.checkpoint.sources.wheel import Wheel, cached_file, fetch_wheel, is_whole
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pellucid.base.errors import ConfigError, UnsupportedError
 from pellucid.base.typed import is_real, shown
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.families import family_of
-from pellucid.families.rules import Match, Rule, Transpose, matches
+from pellucid.families.translation.rules import Match, Rule, Transpose, matches
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 HEAD = "lm_head"

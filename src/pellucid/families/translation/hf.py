@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pellucid.base.errors import ConfigError, UnsupportedError
 from pellucid.base.notice import notice
 from pellucid.config import MAX_LAYERS, Activation, RopeConfig, RopeScaling
-from pellucid.families.harmless import refuse_unread, to_report
+from pellucid.families.translation.harmless import refuse_unread, to_report
 
 # Hugging Face's names of activations -> ours. Source: transformers activations.ACT2FN.
 ACTIVATIONS: dict[str, Activation] = {

@@ -1,0 +1,1 @@
+"""Adapters: what LoRA adds to a model, read, written and folded in."""

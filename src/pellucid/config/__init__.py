@@ -1,0 +1,32 @@
+"""The description of a model: what it is made of, in the field's words, without a framework.
+
+A description and a set of named arrays *are* the model; executors run them. Differences between layers are data:
+``ModelConfig.layers`` holds one ``LayerConfig`` a layer. Everything is frozen, keyword-only and checked once, on
+construction, so an executor may believe it.
+"""
+
+from pellucid.config.attention import AttentionConfig
+from pellucid.config.checks import MAX_LAYERS, MAX_SIZE
+from pellucid.config.layer import LayerConfig, Mixer, PartNorms
+from pellucid.config.mlp import Activation, ExpertsConfig, MLPConfig, mlp_shapes
+from pellucid.config.model import ModelConfig, weight_shapes
+from pellucid.config.norm import NormConfig
+from pellucid.config.rope import RopeConfig, RopeScaling
+
+__all__ = [
+    "MAX_LAYERS",
+    "MAX_SIZE",
+    "Activation",
+    "AttentionConfig",
+    "ExpertsConfig",
+    "LayerConfig",
+    "MLPConfig",
+    "Mixer",
+    "ModelConfig",
+    "NormConfig",
+    "PartNorms",
+    "RopeConfig",
+    "RopeScaling",
+    "mlp_shapes",
+    "weight_shapes",
+]

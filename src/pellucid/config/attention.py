@@ -1,0 +1,79 @@
+"""Attention, the mixer of most layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pellucid.base.errors import ConfigError
+from pellucid.base.typed import check_fields
+from pellucid.config.checks import check_choice, check_size
+from pellucid.config.mlp import linear_shapes
+from pellucid.config.norm import NormConfig, norm_shapes
+from pellucid.config.rope import RopeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """softmax(q kᵀ · scale + mask) v, by head; ``num_heads / num_kv_heads`` query heads share a key-value head."""
+
+    name: ClassVar[str] = "attention"  # of the mixer in its weights' names
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    qkv_bias: bool = False
+    o_bias: bool = False
+    qk_norm: NormConfig | None = None  # normalizes q and k
+    qk_norm_over: Literal["head", "all"] = "head"  # each head by itself, with one γ for all; or all heads as one vector
+    qk_norm_at: Literal["before", "after"] = "before"  # rotation
+    rope: RopeConfig | None = None
+    window: int | None = None  # a query sees this many positions, its own included; None: all before it
+    scale: float | None = None  # None: head_dim^-0.5
+    softcap: float | None = None  # scores become softcap · tanh(scores / softcap)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "attention")
+        check_size("attention", num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim)
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                "query heads must divide evenly over key-value heads",
+                where="attention",
+                expected=f"num_heads a multiple of num_kv_heads = {self.num_kv_heads}",
+                received=self.num_heads,
+                remedy="check num_attention_heads and num_key_value_heads in config.json",
+            )
+        if self.rope and self.rope.dim > self.head_dim:
+            raise ConfigError(
+                "rope rotates more dimensions than a head has",
+                where="attention",
+                expected=f"≤ {self.head_dim}",
+                received=self.rope.dim,
+            )
+        if self.window is not None:
+            check_size("attention", window=self.window)
+        check_choice("attention", "qk_norm_over", self.qk_norm_over, ("head", "all"))
+        check_choice("attention", "qk_norm_at", self.qk_norm_at, ("before", "after"))
+
+    @property
+    def q_dim(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_dim(self) -> int:
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def softmax_scale(self) -> float:
+        return self.head_dim**-0.5 if self.scale is None else self.scale
+
+    def weight_shapes(self, prefix: str, d_model: int) -> dict[str, tuple[int, ...]]:
+        """Its weights: ``{"layers.0.attention.q_proj.weight": (576, 576), …}`` for ``layers.0.attention.``."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for part, width in (("q", self.q_dim), ("k", self.kv_dim), ("v", self.kv_dim)):
+            shapes |= linear_shapes(f"{prefix}{part}_proj", width, d_model, self.qkv_bias)
+        if self.qk_norm:
+            for part, width in (("q", self.q_dim), ("k", self.kv_dim)):
+                over = self.head_dim if self.qk_norm_over == "head" else width
+                shapes |= norm_shapes(f"{prefix}{part}_norm", over, self.qk_norm)
+        return shapes | linear_shapes(f"{prefix}o_proj", d_model, self.q_dim, self.o_bias)

@@ -1,0 +1,77 @@
+"""One layer: a mixer and an MLP, and where norms stand about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pellucid.base.errors import ConfigError
+from pellucid.base.typed import check_fields
+from pellucid.config.attention import AttentionConfig
+from pellucid.config.checks import check_number
+from pellucid.config.mlp import ExpertsConfig, MLPConfig
+from pellucid.config.norm import NormConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartNorms:
+    """Where norms stand about a part f of a layer: x' = sum(x + after(f(before(x)))); one that is None is the identity.
+
+    ``before`` alone is GPT-2's and Llama's order (pre-norm); ``sum`` alone that of *Attention Is All You Need*
+    (post-norm); ``before`` and ``after`` are Gemma's (a sandwich); ``after`` alone is OLMo 2's.
+    """
+
+    before: NormConfig | None = None
+    after: NormConfig | None = None
+    sum: NormConfig | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "norms")
+
+
+# What moves information between positions; other kinds join here. Each has a ``name``, its ``weight_shapes``, and
+# ``rope`` where it rotates.
+Mixer = AttentionConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerConfig:
+    """One layer: a mixer, which moves information between positions, then an MLP, each added to the residual stream.
+
+    A sparse layer has ``experts``: ``mlp`` is then the shape of each of them. ``parallel``: both parts read the stream
+    as it came in, x + attention(…) + mlp(…); an MLP without a norm of its own then reads what attention reads.
+    ``residual_scale`` multiplies what each part adds.
+    """
+
+    mixer: Mixer
+    mlp: MLPConfig
+    mixer_norms: PartNorms
+    mlp_norms: PartNorms
+    experts: ExpertsConfig | None = None
+    parallel: bool = False
+    residual_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "layer")
+        check_number("layer", residual_scale=self.residual_scale)
+        if self.residual_scale != 1 and (self.mixer_norms.after or self.mlp_norms.after):
+            raise ConfigError("a part has a norm after it, or what it adds is scaled; not both", where="layer")
+        if self.parallel and (self.mixer_norms.sum or self.mlp_norms.sum):
+            raise ConfigError("parts that are added together have no sums of their own to norm", where="layer")
+
+    @property
+    def attention(self) -> AttentionConfig | None:
+        """The mixer, where it attends; None where it is of another kind."""
+        return self.mixer if isinstance(self.mixer, AttentionConfig) else None
+
+    @property
+    def norms(self) -> dict[str, NormConfig]:
+        """The layer's norms over the stream's width, by their weights' names, in the order of computation."""
+        named = {
+            "attention_norm": self.mixer_norms.before,
+            "attention_post_norm": self.mixer_norms.after,
+            "attention_sum_norm": self.mixer_norms.sum,
+            "mlp_norm": self.mlp_norms.before,
+            "mlp_post_norm": self.mlp_norms.after,
+            "mlp_sum_norm": self.mlp_norms.sum,
+        }
+        return {name: norm for name, norm in named.items() if norm is not None}

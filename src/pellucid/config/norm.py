@@ -1,0 +1,33 @@
+"""Norms of a description, and the weights that they have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pellucid.base.typed import check_fields
+from pellucid.config.checks import check_choice, check_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormConfig:
+    """Layer normalization, before γ and β (bias). γ is ``offset`` + the weight: Gemma's files hold what γ has beyond 1.
+
+    ``layer``: (x − μ) / √(σ² + eps) · γ + β (Ba et al. 2016). ``rms``: x / √(mean(x²) + eps) · γ (Zhang & Sennrich
+    2019). The offset is no transform of the weight: half of the float32 numbers near ¼ equal no 1 + w.
+    """
+
+    kind: Literal["layer", "rms"] = "rms"
+    eps: float = 1e-5
+    bias: bool = False
+    offset: float = 0.0
+    wide: bool = False  # γ multiplies in float32, before x̂ is rounded to 16 bits; else after (an offset: before, too)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "norm")
+        check_choice("norm", "kind", self.kind, ("layer", "rms"))
+        check_number("norm", eps=self.eps)
+
+
+def norm_shapes(name: str, width: int, norm: NormConfig) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,)} | ({f"{name}.bias": (width,)} if norm.bias else {})
