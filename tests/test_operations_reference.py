@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -158,7 +158,7 @@ def test_every_field_of_the_description_is_read_by_an_operation() -> None:
     described = {
         f"{part.__name__}.{field.name}"
         for part in vars(pellucid.config).values()
-        if isinstance(part, type) and part.__module__ == "pellucid.config"
+        if isinstance(part, type) and is_dataclass(part)
         for field in fields(part)
     }
     configs = [tiny(model).config for model in MODELS] + list(DESCRIPTIONS.values())

@@ -1,0 +1,34 @@
+"""Every tap of a model (``taps_of``), the operations there are, and which fields say how they are put together."""
+
+from pellucid.operations.activation import Activation
+from pellucid.operations.copy import Copy
+from pellucid.operations.experts import Experts
+from pellucid.operations.linear import Linear
+from pellucid.operations.lookup import Lookup
+from pellucid.operations.mix import Mix
+from pellucid.operations.norm import Norm
+from pellucid.operations.operation import Operation
+from pellucid.operations.position import Position
+from pellucid.operations.rotate import Rotate
+from pellucid.operations.route import Route
+from pellucid.operations.scores import Scores
+from pellucid.operations.softmax import Softmax
+from pellucid.operations.sum import Sum
+from pellucid.operations.taps.model import taps_of
+from pellucid.operations.taps.tap import Tap
+
+__all__ = ["OPERATIONS", "READS", "Tap", "taps_of"]
+
+OPERATIONS: tuple[type[Operation], ...] = (
+    Lookup, Position, Copy, Sum, Norm, Linear, Rotate, Scores, Softmax, Mix, Activation, Route, Experts
+)  # fmt: skip
+
+# Fields of the description that say which operations there are and in what order; the rest are the operations' own.
+READS = (
+    *(f"ModelConfig.{name}" for name in ("layers", "position", "final_norm")),
+    *(
+        f"LayerConfig.{name}"
+        for name in ("mixer", "mlp", "experts", "mixer_norms", "mlp_norms", "parallel", "residual_scale")
+    ),
+    *(f"PartNorms.{name}" for name in ("before", "after", "sum")),
+)

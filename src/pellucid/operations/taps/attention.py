@@ -1,0 +1,72 @@
+"""The taps of attention: q, k and v, normed and rotated, scores, pattern, and what the heads make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from pellucid.config import AttentionConfig, ModelConfig
+from pellucid.operations.mix import Mix
+from pellucid.operations.norm import Norm
+from pellucid.operations.rotate import Rotate
+from pellucid.operations.scores import Scores
+from pellucid.operations.softmax import Softmax
+from pellucid.operations.taps.part import Part
+from pellucid.operations.taps.tap import BY_HEAD, BY_KV_HEAD, BY_PAIR, Tap
+
+
+class AttentionTaps(Part):
+    """Attention's, from what it reads to what it adds."""
+
+    def __init__(self, config: ModelConfig, i: int, attention: AttentionConfig) -> None:
+        sizes = {"head": attention.num_heads, "kv_head": attention.num_kv_heads, "head_dim": attention.head_dim}
+        super().__init__(config, i, sizes)
+        self.attention = attention
+
+    def taps(self) -> Iterator[Tap]:
+        attention = self.attention
+        wide, narrow = attention.q_dim, attention.kv_dim
+        for name, out, axes in (("q", wide, BY_HEAD), ("k", narrow, BY_KV_HEAD), ("v", narrow, BY_KV_HEAD)):
+            projection = self.linear(f"attention.{name}_proj", name.upper(), (out, self.d_model), attention.qkv_bias)
+            cut = replace(projection, head_dim=attention.head_dim)
+            yield self.tap(name, cut, name, ("n",), "attn_in", axes=axes)
+        last = {"q": "q", "k": "k"}
+        steps = (self._qk_norms(last), self._rotations(last))
+        for step in steps if attention.qk_norm_at == "before" else reversed(steps):
+            yield from step
+        groups = attention.num_heads // attention.num_kv_heads
+        scores = Scores(
+            scale=attention.softmax_scale, groups=groups, softcap=attention.softcap, window=attention.window
+        )
+        yield self.tap("scores", scores, "s", ("q", "k"), last["q"], last["k"], axes=BY_PAIR)
+        yield self.tap("pattern", Softmax(), "a", ("s",), "scores", axes=BY_PAIR)
+        yield self.tap("z", Mix(groups=groups), "z", ("a", "v"), "pattern", "v", axes=BY_HEAD)
+        out = replace(
+            self.linear("attention.o_proj", "O", (self.d_model, attention.q_dim), attention.o_bias), joins=True
+        )
+        name, symbol = self.made("attn", "o")
+        yield self.tap(name, out, symbol, (r"[z_1; \dots; z_H]",), "z")
+        yield from self.normed("attn", "o", "attention_post_norm")
+
+    def _qk_norms(self, last: dict[str, str]) -> Iterator[Tap]:
+        """``last``: the taps of queries and keys so far."""
+        attention = self.attention
+        if attention.qk_norm is None:
+            return
+        for name, heads, axes in (("q", attention.num_heads, BY_HEAD), ("k", attention.num_kv_heads, BY_KV_HEAD)):
+            over_all = attention.qk_norm_over == "all"
+            norm = Norm(
+                name=f"{self.at}.attention.{name}_norm",
+                width=attention.head_dim * (heads if over_all else 1),
+                config=attention.qk_norm,
+                heads=heads if over_all else None,
+            )
+            yield self.tap(f"{name}_norm", norm, rf"\hat {name}", (name,), last[name], axes=axes)
+            last[name] = f"{name}_norm"
+
+    def _rotations(self, last: dict[str, str]) -> Iterator[Tap]:
+        if (rope := self.attention.rope) is None:
+            return
+        for name, axes in (("q", BY_HEAD), ("k", BY_KV_HEAD)):
+            yield self.tap(f"{name}_rot", Rotate(rope=rope), "", (name,), last[name], axes=axes)
+            last[name] = f"{name}_rot"

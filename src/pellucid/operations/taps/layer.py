@@ -1,0 +1,53 @@
+"""The taps of one layer: the stream, its mixer, its MLP, and the norms about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pellucid.base.errors import UnsupportedError
+from pellucid.config import AttentionConfig, ModelConfig
+from pellucid.operations.copy import Copy
+from pellucid.operations.sum import Sum
+from pellucid.operations.taps.attention import AttentionTaps
+from pellucid.operations.taps.mlp import MLPTaps
+from pellucid.operations.taps.part import Part
+from pellucid.operations.taps.tap import Tap
+
+# The mixer's description → its taps, for (description of the model, number of the layer, the mixer's).
+MIXERS: dict[type, Callable[[ModelConfig, int, Any], Part]] = {AttentionConfig: AttentionTaps}
+
+
+class LayerTaps(Part):
+    """The layer's; ``stream``: the taps whose sum it reads."""
+
+    def __init__(self, config: ModelConfig, i: int, stream: tuple[str, ...]) -> None:
+        super().__init__(config, i, {})
+        self.stream, mixer = stream, self.layer.mixer
+        if type(mixer) not in MIXERS:
+            raise UnsupportedError(
+                "no operations say what this mixer computes", where=self.at, received=type(mixer).__name__
+            )
+        self.mixer, self.mlp = MIXERS[type(mixer)](config, i, mixer), MLPTaps(config, i)
+
+    def taps(self) -> Iterator[Tap]:
+        symbols = {1: (f"x''_{{{self.i - 1}}}" if self.i else "e",), 2: ("e", "p")}[len(self.stream)]
+        yield self.tap("resid_pre", Sum() if len(self.stream) > 1 else Copy(), "x", symbols, *self.stream)
+        yield self.read("attn_in", "n", "x", "resid_pre", "attention_norm")
+        yield from self.mixer.taps()
+        if self.layer.parallel:
+            yield from self._parallel()
+            return
+        yield self.add("resid_mid", "x'", ("x", "o"), ("resid_pre", "attn_out"), "attention_sum_norm")
+        yield self.read("mlp_in", "n'", "x'", "resid_mid", "mlp_norm")
+        yield from self.mlp.taps()
+        yield self.add("resid_post", "x''", ("x'", "y"), ("resid_mid", "mlp_out"), "mlp_sum_norm")
+
+    def _parallel(self) -> Iterator[Tap]:
+        """An MLP beside attention: it reads the stream as it came in, by its own norm or by attention's."""
+        if self.layer.mlp_norms.before or not self.layer.mixer_norms.before:
+            yield self.read("mlp_in", "n'", "x", "resid_pre", "mlp_norm")
+        else:
+            yield self.tap("mlp_in", Copy(), "n'", ("n",), "attn_in")
+        yield from self.mlp.taps()
+        yield self.tap("resid_post", Sum(parallel=True), "x''", ("x", "o", "y"), "resid_pre", "attn_out", "mlp_out")
