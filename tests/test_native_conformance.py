@@ -59,6 +59,12 @@ def made() -> dict[str, ModelConfig]:
         "parallel sandwich": each(parallel=True, mixer_norms=both, mlp_norms=both),
         "q and k as a whole": mixers(*[{"qk_norm": ln, "qk_norm_over": "all"}] * 3),
         "q and k with an offset": mixers(*[{"qk_norm": rms}] * 3),
+        "q and k normed after their rotation": mixers(
+            *[{"qk_norm": ln, "qk_norm_over": "all", "qk_norm_at": "after"}] * 2,
+            {"qk_norm": ln, "qk_norm_over": "all", "qk_norm_at": "after", "rope": None},
+        ),
+        "scaled": replace(each(residual_scale=0.3), logit_scale=2.5, tie_embeddings=False, head_bias=True),
+        "parallel scaled": each(residual_scale=0.3, parallel=True, mlp_norms=PartNorms()),
         "several rotary bases": mixers({"rope": slow}, {"rope": far, "window": 9}, {"rope": None, "window": 5}),
         "windows and scales": mixers({"window": 3}, {"scale": 0.9}, {"window": 12, "scale": 0.1}),
         "biases in one layer": mixers({"qkv_bias": True}, {}, {"o_bias": True}),

@@ -41,6 +41,8 @@ NATIVE = Claims(
             "position": one_of("none", "learned", "sinusoidal"),
             "embedding_scale": ANY,
             "tie_embeddings": ANY,
+            "head_bias": ANY,
+            "logit_scale": ANY,
             "logit_softcap": _POSITIVE,
             "bos_token_id": UNREAD,
             "eos_token_ids": UNREAD,
@@ -55,6 +57,7 @@ NATIVE = Claims(
             "mlp_norms": ANY,
             "experts": one_of(None),
             "parallel": ALIKE,
+            "residual_scale": ALIKE,
         },
         AttentionConfig: {
             "num_heads": ALIKE,
@@ -64,6 +67,7 @@ NATIVE = Claims(
             "o_bias": ANY,
             "qk_norm": ALIKE,
             "qk_norm_over": one_of("head", "all", alike=True),
+            "qk_norm_at": one_of("before", "after", alike=True),
             "rope": ANY,
             "window": ANY,
             "scale": ANY,
@@ -98,7 +102,7 @@ NATIVE = Claims(
         NormConfig: {"kind": one_of("layer", "rms"), "eps": ANY, "bias": ANY, "offset": ANY, "wide": UNREAD},
         MLPConfig: {
             "d_ff": ALIKE,
-            "activation": one_of("silu", "gelu", "gelu_tanh", "relu", alike=True),
+            "activation": one_of("silu", "gelu", "gelu_tanh", "relu", "relu2", alike=True),
             "gated": ALIKE,
             "bias": ANY,
         },

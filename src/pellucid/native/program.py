@@ -20,7 +20,7 @@ MAX_ROWS = 256  # tokens that one step computes at a time
 TAKE_BACK = 32  # more of them than a window needs are kept for guesses that turn out wrong
 CHUNK = 512  # positions of the KV cache, as in c/cache.h
 KV_CACHES = {"f32": 32, "f16": 16, "int8": 8}
-ACTIVATIONS = {"silu": "SILU", "gelu": "GELU", "gelu_tanh": "GELU_TANH", "relu": "RELU"}
+ACTIVATIONS = {"silu": "SILU", "gelu": "GELU", "gelu_tanh": "GELU_TANH", "relu": "RELU", "relu2": "RELU2"}
 INCLUDES = "stdatomic stdbool stdint stdio stdlib string math limits pthread sched unistd fcntl errno sys/mman sys/stat"
 
 
@@ -116,7 +116,7 @@ def _sizes(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str
     rows = {"D_ROW": config.d_model, "Q_ROW": a.q_dim, "KV_ROW": a.kv_dim, "FF_ROW": layer.mlp.d_ff}
     row_sizes = "\n".join(f"    {name} = {padded(width)}," for name, width in rows.items())
     offsets = {"POS_EMBED": "pos_embed.weight", "ROTARY_FREQUENCIES": "rotary.frequencies"}
-    offsets |= {"FINAL_NORM": "final_norm.weight", "FINAL_NORM_BIAS": "final_norm.bias"}
+    offsets |= {"FINAL_NORM": "final_norm.weight", "FINAL_NORM_BIAS": "final_norm.bias", "HEAD_BIAS": "lm_head.bias"}
     places = "\n".join(
         f"#define {name} ((size_t){layout.entries[weight].offset})"
         for name, weight in offsets.items()
@@ -232,6 +232,8 @@ def _forward(config: ModelConfig) -> str:
     if parallel and "mlp_norm" not in layer.norms:
         read_by_mlp = "attention_norm"  # what attention reads
     by_head = attention.qk_norm_over == "head"
+    scaled, after = layer.residual_scale != 1, attention.qk_norm_at == "after"
+    apart = parallel or "attention_post_norm" in layer.norms
     values = {
         "embedding_scale": _real(config.embedding_scale),
         **{name: _norm(layer.norms.get(name), f"layer->{name}", f"layer->{name}_bias") for name in names},
@@ -248,6 +250,11 @@ def _forward(config: ModelConfig) -> str:
         "normalize_qk": "normalize_heads" if by_head else "normalize_all_heads",
         "final_norm": _norm(config.final_norm, "FINAL_NORM", "FINAL_NORM_BIAS"),
         "logit_softcap": _real(config.logit_softcap or 0),
+        "scale": f", {_real(layer.residual_scale)}" if scaled else "",
+        "times": _times(layer.residual_scale),
+        "logits": "final W_Vᵀ" + (" + b" if config.head_bias else "") + _times(config.logit_scale),
+        "head_bias": "numbers(m, HEAD_BIAS)" if config.head_bias else "NULL",
+        "logit_scale": f", {_real(config.logit_scale)}" if config.logit_scale != 1 else "",
     }
     conditions = {
         "embedding_scale": config.embedding_scale != 1.0,
@@ -256,13 +263,24 @@ def _forward(config: ModelConfig) -> str:
         **{name: name in layer.norms for name in names},
         "parallel": parallel,
         "in_turn": not parallel,
-        "attention_apart": parallel or "attention_post_norm" in layer.norms,
+        "attention_apart": apart,
+        "attention_at_once": not apart,
+        "attention_scaled": scaled,
         "attention_apart_in_turn": not parallel and "attention_post_norm" in layer.norms,
-        "qk_norm": attention.qk_norm is not None,
+        "qk_norm_before": attention.qk_norm is not None and not after,
+        "qk_norm_after": attention.qk_norm is not None and after,
+        "rope_last": bool(ropes) and not (attention.qk_norm is not None and after),
+        "scaled": scaled,
+        "mlp_at_once": "mlp_post_norm" not in layer.norms,
         "gated": layer.mlp.gated,
         "logit_softcap": config.logit_softcap is not None,
     }
     return string.Template(_keep(_file("forward.c.in"), conditions)).substitute(values)
+
+
+def _times(scale: float) -> str:
+    """In words: what something is multiplied by, where it is."""
+    return f" · {scale:g}" if scale != 1 else ""
 
 
 def _named(layer: LayerConfig, norm: str) -> str:

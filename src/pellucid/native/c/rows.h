@@ -53,11 +53,12 @@ SOME void rotate(float *x, const float *cosine, const float *sine, int pairs, in
     }
 }
 
-enum { SILU, GELU, GELU_TANH, RELU };
+enum { SILU, GELU, GELU_TANH, RELU, RELU2 };
 
 INLINE Floats activate(const int kind, Floats x) {
     if (kind == SILU) return x / (1.0f + exp_(-x));
     if (kind == RELU) return max_(x, splat(0));
+    if (kind == RELU2) return max_(x, splat(0)) * max_(x, splat(0));
     if (kind == GELU_TANH) return 0.5f * x * (1.0f + tanh_(0.79788456080f * fma_(x * x * x, splat(0.044715f), x)));
     for (int i = 0; i < LANES; i++) x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f)); // GELU: x Φ(x)
     return x;

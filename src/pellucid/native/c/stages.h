@@ -23,6 +23,7 @@ typedef struct {
     size_t row_size;
     int width;         // outputs kept of a row: rows of the matrix beyond them are padding
     bool add;          // to what `out` holds
+    float scale;       // of what is made, before it is added; 0: as it is
 } Product;
 
 // raw[row] = outputs t · 16 … of a matrix, for all rows.
@@ -51,6 +52,8 @@ static void multiply(Model *m, Turn *turn, const Panels *x, int rows, const Prod
                 float *out = p->out + r * p->row_size + t * TILE, *y = raw[r];
                 if (p->bias)
                     for (int j = 0; j < TILE; j++) y[j] += p->bias[t * TILE + j];
+                if (p->scale)
+                    for (int j = 0; j < TILE; j++) y[j] *= p->scale;
                 if (p->add)
                     for (int j = 0; j < kept; j++) y[j] += out[j];
                 if (kept == TILE) memcpy(out, y, TILE * sizeof(float));
@@ -148,7 +151,16 @@ SOME void normalize_heads(Model *m, Turn *turn, const Norm *q_norm, const Norm *
             normalize_head(unit % HEADS < NUM_HEADS ? q_norm : k_norm, head_of(m, unit), HEAD_DIM);
 }
 
-// Each q and k turned, where the layer has rotary positions (else −1); keys and values into their slots.
+// Each q and k turned, where the layer has rotary positions (else −1).
+SOME void rotate_heads(Model *m, Turn *turn, int rotary) {
+    while (take(turn, m->rows * HEADS, share_of(turn, m->rows * HEADS, 1)))
+        for (int unit = turn->begin; unit < turn->end && rotary >= 0; unit++) {
+            const size_t at = ((size_t)(unit / HEADS) * NUM_ROTARY + (size_t)rotary) * ROTARY_PAIRS;
+            rotate(head_of(m, unit), m->cosine + at, m->sine + at, ROTARY_PAIRS, ROTARY_APART, ROTARY_STEP);
+        }
+}
+
+// The same, and keys and values into their slots.
 static void rotate_and_append(Model *m, Turn *turn, int i, int rotary) {
     while (take(turn, m->rows * HEADS, share_of(turn, m->rows * HEADS, 1)))
         for (int unit = turn->begin; unit < turn->end; unit++) {

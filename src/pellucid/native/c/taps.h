@@ -16,9 +16,9 @@ static void tap_norm(Model *m, Turn *turn, const char *name, int i, int rows, co
     tap(m, turn, name, i, rows, tapped[0], WIDEST, width);
 }
 
-// norm(x) Wᵀ + b by itself.
+// norm(x) Wᵀ + b by itself; `scale`: 0: as it is.
 static void tap_product(Model *m, Turn *turn, const char *name, int i, int rows, const float *x, int row_size, int columns, const Norm *norm,
-                        const Matrix *w, const float *bias, int width) {
+                        const Matrix *w, const float *bias, float scale, int width) {
     const Product product = {.matrix = w};
     Panels *own = &m->own[turn->thread];
     float *scratch = m->scratch + (size_t)turn->thread * WIDEST, raw[1][TILE];
@@ -29,7 +29,10 @@ static void tap_product(Model *m, Turn *turn, const char *name, int i, int rows,
             fill(own, 0, 1, row, row_size, form_for(w->format));
             for (int t = 0; t < w->rows / TILE; t++) {
                 multiply_tile(m, &product, t, own, 1, raw);
-                for (int j = 0; j < TILE && t * TILE + j < width; j++) tapped[r][t * TILE + j] = raw[0][j] + (bias ? bias[t * TILE + j] : 0);
+                for (int j = 0; j < TILE && t * TILE + j < width; j++) {
+                    const float y = raw[0][j] + (bias ? bias[t * TILE + j] : 0);
+                    tapped[r][t * TILE + j] = scale ? y * scale : y;
+                }
             }
         }
     tap(m, turn, name, i, rows, tapped[0], WIDEST, width);
