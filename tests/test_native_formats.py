@@ -20,10 +20,11 @@ from pellucid.model.load import load_decoder
 from pellucid.native import build
 from pellucid.native.build import compiler
 from pellucid.native.executor import NativeExecutor
-from pellucid.native.formats import FORMATS, _q5_0_as_q8_0, own_format, to_tiles
+from pellucid.native.formats import FORMATS, own_format, to_tiles
 from pellucid.native.layout import plan
 from pellucid.native.program import source
 from pellucid.quant import LAYOUTS, convert, dequantize
+from pellucid.quant.exact import WIDER, widened
 
 pytestmark = [
     pytest.mark.skipif(compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`"),
@@ -142,12 +143,26 @@ def test_a_tile_holds_the_arrays_own_values(dtype: str) -> None:
         np.testing.assert_allclose(got, values[row], rtol=3e-7, atol=1e-9)
 
 
-def test_five_bits_are_widened_to_eight_and_nothing_is_lost() -> None:
-    array = random_array("q5_0", (ROWS, COLUMNS))
-    assert own_format(array) == "q8_0"
-    wide = Array("q8_0", array.shape, _q5_0_as_q8_0(array))
+@pytest.mark.parametrize("dtype", WIDER)
+def test_blocks_without_a_kernel_are_widened_and_nothing_is_lost(dtype: str) -> None:
+    elements, size = BLOCKS[dtype]
+    stored = np.random.default_rng(0).integers(0, 256, (ROWS, COLUMNS // elements * size), np.uint8)
+    if "d" in (LAYOUTS[dtype].names or ()):
+        stored.view(LAYOUTS[dtype])["d"] = np.random.default_rng(1).normal(0, 0.01, (ROWS, COLUMNS // elements))
+    array = Array(dtype, (ROWS, COLUMNS), stored)
+    wide = widened(array)
+    assert own_format(array) == wide.dtype == WIDER[dtype]
+    assert wide.dtype in FORMATS
     np.testing.assert_array_equal(dequantize(wide), dequantize(array))
-    np.testing.assert_array_equal(to_tiles(array, "q8_0", ROWS, COLUMNS), to_tiles(wide, "q8_0", ROWS, COLUMNS))
+    np.testing.assert_array_equal(to_tiles(array, wide.dtype, ROWS, COLUMNS), to_tiles(wide, wide.dtype, ROWS, COLUMNS))
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in BLOCKS if dtype not in {*FORMATS, *WIDER}])
+def test_blocks_without_a_wider_relative_are_float32(dtype: str) -> None:
+    elements, size = BLOCKS[dtype]
+    array = Array(dtype, (16, elements), np.zeros((16, size), np.uint8))
+    assert own_format(array) == "float32"
+    assert not to_tiles(array, "float32", 16, 256).any()
 
 
 @EVERY

@@ -31,7 +31,7 @@ STORAGE: dict[str, np.dtype] = {
     "bool": np.dtype("?"),
 }
 
-# Block format -> (elements in a block, bytes in a block). Source: ggml-common.h, block_q4_0 … block_q6_K.
+# Block format -> (elements in a block, bytes in a block). Source: ggml-common.h, block_q4_0 … block_nvfp4.
 BLOCKS: dict[str, tuple[int, int]] = {
     "q4_0": (32, 18),
     "q4_1": (32, 20),
@@ -43,6 +43,21 @@ BLOCKS: dict[str, tuple[int, int]] = {
     "q4_k": (256, 144),
     "q5_k": (256, 176),
     "q6_k": (256, 210),
+    "iq1_s": (256, 50),
+    "iq1_m": (256, 56),
+    "iq2_xxs": (256, 66),
+    "iq2_xs": (256, 74),
+    "iq2_s": (256, 82),
+    "iq3_xxs": (256, 98),
+    "iq3_s": (256, 110),
+    "iq4_nl": (32, 18),
+    "iq4_xs": (256, 136),
+    "tq1_0": (256, 54),
+    "tq2_0": (256, 66),
+    "q1_0": (128, 18),
+    "q2_0": (64, 18),
+    "mxfp4": (32, 17),
+    "nvfp4": (64, 36),
 }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.quant import LAYOUTS, convert, dequantize
+from pellucid.quant.exact import WIDER, widened
 from pellucid.quant.k_quants import planes, six_bit_scales_and_minimums
 
 VECTOR = "f32 row"
@@ -142,22 +143,7 @@ FORMATS = {
 
 def own_format(array: Array) -> str:
     """The format an array is multiplied in: its own; for those that have no kernel, one that holds the same numbers."""
-    return array.dtype if array.dtype in FORMATS else "q8_0" if array.dtype == "q5_0" else "float32"
-
-
-def _q5_0_as_q8_0(array: Array) -> np.ndarray:
-    """The same scales, and five bits in eight: nothing is rounded. (Llama.cpp makes Q5_0 of rows that are no whole
-    K-quant blocks.)
-    """
-    narrow = np.ascontiguousarray(array.data).view(LAYOUTS["q5_0"])
-    wide = np.empty(narrow.shape, LAYOUTS["q8_0"])
-    ones = narrow.copy()
-    ones["d"] = 1
-    wide["d"], wide["qs"] = (
-        narrow["d"],
-        dequantize(Array("q5_0", array.shape, ones.view(np.uint8))).reshape(wide["qs"].shape),
-    )
-    return wide.view(np.uint8)
+    return array.dtype if array.dtype in FORMATS else WIDER.get(array.dtype, "float32")
 
 
 def to_tiles(array: Array, dtype: str, rows: int, columns: int) -> np.ndarray:
@@ -165,8 +151,8 @@ def to_tiles(array: Array, dtype: str, rows: int, columns: int) -> np.ndarray:
     form = FORMATS[dtype]
     if dtype == array.dtype:
         data = array.data
-    elif array.dtype == "q5_0" and dtype == "q8_0":
-        data = _q5_0_as_q8_0(array)
+    elif WIDER.get(array.dtype) == dtype:
+        data = widened(array).data
     elif dtype in ("float32", "float16", "bfloat16"):
         data = convert(array, dtype).data
     else:

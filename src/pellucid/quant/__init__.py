@@ -1,7 +1,7 @@
 """Weight formats: any stored dtype to float32 and back, in numpy, a few hundred kilobytes of temporaries at a time.
 
 ``bfloat16`` is the upper half of a float32. GGML's block formats give every 32 (or 256) consecutive weights of a row a
-scale of their own: ``blocks32`` and ``k_quants`` hold their layouts.
+scale of their own: ``blocks32``, ``k_quants``, ``iq``, ``tables4`` and ``low_bits`` hold their layouts.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import numpy as np
 
 from pellucid.base.array import BLOCKS, STORAGE, Array, row_bytes
 from pellucid.base.errors import CheckpointError
-from pellucid.quant import blocks32, k_quants
+from pellucid.quant import blocks32, iq, k_quants, low_bits, tables4
 from pellucid.quant.bfloat16 import from_bfloat16, to_bfloat16
 
 __all__ = ["convert", "dequantize", "dequantize_into", "from_bfloat16", "is_finite", "quantize", "to_bfloat16"]
 
-LAYOUTS: dict[str, np.dtype] = blocks32.LAYOUTS | k_quants.LAYOUTS
-DECODERS: dict[str, Callable[[np.ndarray, np.ndarray], None]] = blocks32.DECODERS | k_quants.DECODERS
+_ROOMS = (blocks32, k_quants, iq, tables4, low_bits)
+LAYOUTS: dict[str, np.dtype] = {name: layout for room in _ROOMS for name, layout in room.LAYOUTS.items()}
+DECODERS: dict[str, Callable[[np.ndarray, np.ndarray], None]] = {
+    name: decode for room in _ROOMS for name, decode in room.DECODERS.items()
+}
 ENCODERS: dict[str, Callable[[np.ndarray, np.ndarray], None]] = blocks32.ENCODERS
 FLOATS = ("float32", "float16", "bfloat16")
 
@@ -35,10 +38,13 @@ def dequantize(array: Array) -> np.ndarray:
 
 
 def is_finite(array: Array) -> bool:
-    """Whether all of the array's values are finite numbers: of blocks, their scales tell."""
+    """Whether all of the array's values are finite numbers: of blocks with float16 scales, those tell."""
+    layout = LAYOUTS.get(array.dtype)
+    scales = [name for name in layout.names or () if layout[name] == np.float16] if layout else []
+    if array.is_blocks and not scales:
+        parts = (array.with_data(array.data[rows]) for rows in _row_chunks(array.data.shape))
+        return all(bool(np.isfinite(dequantize(part)).all()) for part in parts)
     if array.is_blocks:
-        layout = LAYOUTS[array.dtype]
-        scales = [name for name in layout.names or () if layout[name] == np.float16]
         return all(
             bool(np.isfinite(np.ascontiguousarray(part).reshape(-1).view(layout)[name]).all())
             for part in (array.data[rows] for rows in _row_chunks(array.data.shape))

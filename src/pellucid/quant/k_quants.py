@@ -66,12 +66,17 @@ def decode_q2_k(blocks: np.ndarray, out: np.ndarray) -> None:
     _write(out, planes(blocks["qs"], 2), _scaled(blocks, "d", scales & 0x0F), _scaled(blocks, "dmin", scales >> 4))
 
 
+def q3_k_scales(packed: np.ndarray) -> np.ndarray:
+    """Q3_K's 12 bytes → 16 scales of 6 bits less 32: the low 4 are the halves of bytes 0–7, the upper 2 are planes of
+    bytes 8–11.
+    """
+    packed = packed[:, None, :]
+    return (planes(packed[:, :, :8], 4) | planes(packed[:, :, 8:], 2) << 4).astype(np.int8) - 32
+
+
 def decode_q3_k(blocks: np.ndarray, out: np.ndarray) -> None:
-    # 16 scales of 6 bits: the low 4 are the halves of bytes 0–7, the upper 2 are planes of bytes 8–11.
-    packed = blocks["scales"][:, None, :]
-    scales = (planes(packed[:, :, :8], 4) | planes(packed[:, :, 8:], 2) << 4).astype(np.int8) - 32
     q = (planes(blocks["qs"], 2) | planes(blocks["hmask"], 1) << 2).astype(np.int8) - 4
-    _write(out, q, _scaled(blocks, "d", scales))
+    _write(out, q, _scaled(blocks, "d", q3_k_scales(blocks["scales"])))
 
 
 def decode_q4_k(blocks: np.ndarray, out: np.ndarray) -> None:
