@@ -1,18 +1,20 @@
 """Weight formats: any stored dtype to float32 and back, in numpy, a few hundred kilobytes of temporaries at a time.
 
 ``bfloat16`` is the upper half of a float32. GGML's block formats give every 32 (or 256) consecutive weights of a row a
-scale of their own: ``blocks32``, ``k_quants``, ``iq``, ``tables4`` and ``low_bits`` hold their layouts.
+scale of their own: ``blocks32``, ``k_quants``, ``iq``, ``tables4`` and ``low_bits`` hold their layouts, ``k_encoders``
+and ``search`` how the scales are chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from pellucid.base.array import BLOCKS, STORAGE, Array, row_bytes
 from pellucid.base.errors import CheckpointError
-from pellucid.quant import blocks32, iq, k_quants, low_bits, tables4
+from pellucid.quant import blocks32, iq, k_encoders, k_quants, low_bits, tables4
 from pellucid.quant.bfloat16 import from_bfloat16, to_bfloat16
 
 __all__ = ["convert", "dequantize", "dequantize_into", "from_bfloat16", "is_finite", "quantize", "to_bfloat16"]
@@ -22,10 +24,14 @@ LAYOUTS: dict[str, np.dtype] = {name: layout for room in _ROOMS for name, layout
 DECODERS: dict[str, Callable[[np.ndarray, np.ndarray], None]] = {
     name: decode for room in _ROOMS for name, decode in room.DECODERS.items()
 }
-ENCODERS: dict[str, Callable[[np.ndarray, np.ndarray], None]] = blocks32.ENCODERS
+ENCODERS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray | None], None]] = (
+    blocks32.ENCODERS | k_encoders.ENCODERS
+)
 FLOATS = ("float32", "float16", "bfloat16")
 
 CHUNK = 2**18  # elements worked on at a time: a megabyte of float32, about what a core's cache holds
+LARGEST = 2.0**29  # beyond what any block format holds, 65504 · 128 · 32; its cube times q is within float32
+SEARCHED = 2**16  # elements whose scales are searched at a time: some ten temporaries of them stay in the cache
 
 
 def dequantize(array: Array) -> np.ndarray:
@@ -87,11 +93,14 @@ def _decode(dtype: str, data: np.ndarray, out: np.ndarray) -> None:
         DECODERS[dtype](blocks[start : start + step], values[start : start + step])
 
 
-def quantize(values: np.ndarray, dtype: str) -> Array:
-    """float32 values as ``q8_0``, ``q4_0`` or ``q4_1``, rounded bit for bit as ggml's reference does.
+def quantize(values: np.ndarray, dtype: str, importance: np.ndarray | None = None, threads: int = 1) -> Array:
+    """float32 values in blocks of ``dtype``, bit for bit as ggml's reference rounds them.
 
-    Raises: CheckpointError for another format, rows that are not whole blocks, or values no block can hold (inf, NaN,
-    a scale beyond float16).
+    ``importance``: how much an error counts in each column, (columns,), or of each of the first axis's matrices,
+    (matrices, columns); as llama.cpp's importance matrix. Q8_0 takes no notice of it.
+
+    Raises: CheckpointError for another format, rows that are not whole blocks, values no block can hold (inf, NaN, a
+    scale beyond float16), or importance of another shape.
     """
     if dtype not in ENCODERS:
         raise CheckpointError(f"there is no encoder for {dtype}", expected=" or ".join(ENCODERS))
@@ -100,19 +109,56 @@ def quantize(values: np.ndarray, dtype: str) -> Array:
             "a single number cannot be quantized", expected=f"rows of {BLOCKS[dtype][0]} values or a multiple"
         )
     data = np.empty((*values.shape[:-1], row_bytes(dtype, values.shape[-1])), np.uint8)
-    elements = BLOCKS[dtype][0]
-    blocks = data.reshape(-1).view(LAYOUTS[dtype])
-    wide = np.ascontiguousarray(values, np.float32).reshape(len(blocks), elements)
-    step = CHUNK // elements
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        for start in range(0, len(blocks), step):
-            part = blocks[start : start + step]
-            ENCODERS[dtype](wide[start : start + step], part)
-            if not all(np.isfinite(part[name]).all() for name in ("d", "m") if name in (part.dtype.names or ())):
-                raise CheckpointError(
-                    f"values too large for {dtype}, or not finite", expected="a scale within float16's range, 65504"
-                )
+    columns = values.shape[-1]
+    rows = np.ascontiguousarray(values, np.float32).reshape(-1, columns)
+    blocks = data.reshape(len(rows), -1).view(LAYOUTS[dtype])  # (rows, blocks of a row)
+    if importance is not None:
+        if importance.shape not in ((columns,), (*values.shape[:1], columns)[-2:]) or values.ndim < importance.ndim:
+            raise CheckpointError(
+                "importance of another shape", expected=f"{columns} numbers a matrix", received=list(importance.shape)
+            )
+        importance = np.ascontiguousarray(importance, np.float32).reshape(-1, columns)
+        importance = importance if dtype != "q8_0" else None
+    step = max(1, (SEARCHED if importance is not None or dtype in k_encoders.ENCODERS else CHUNK) // max(1, columns))
+    each = len(rows) // len(importance) if importance is not None else len(rows)  # rows of a matrix
+    parts = [
+        (start, min(start + step, first + each))
+        for first in range(0, len(rows), max(1, each))
+        for start in range(first, first + each, step)
+    ]
+
+    def encode(part: tuple[int, int]) -> None:
+        start, stop = part
+        column = None if importance is None else importance[start // each]
+        _encode(dtype, rows[start:stop], blocks[start:stop], column)
+
+    if threads > 1 and len(parts) > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(encode, parts))
+    else:
+        for part in parts:
+            encode(part)
     return Array(dtype, values.shape, data)
+
+
+def _encode(dtype: str, rows: np.ndarray, blocks: np.ndarray, importance: np.ndarray | None) -> None:
+    """Rows (R, C) into blocks (R, B); ``importance`` (C,)."""
+    elements = BLOCKS[dtype][0]
+    weights, flat = None, blocks.reshape(-1)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore", under="ignore"):
+        if importance is not None:
+            weights = np.broadcast_to(importance, rows.shape)
+            if elements == 32:  # of the whole row, where a super-block has its own
+                spread = np.add.reduce(np.square(np.ascontiguousarray(rows.T)), axis=0) / np.float32(rows.shape[1])
+                weights = weights * np.sqrt(spread[:, None] + rows * rows)
+            weights = np.ascontiguousarray(weights).reshape(-1, elements)
+        ENCODERS[dtype](rows.reshape(-1, elements), flat, weights)
+    scales = [name for name in ("d", "m", "dmin") if name in (flat.dtype.names or ())]
+    within = bool(rows.size == 0 or (rows.max() < LARGEST and rows.min() > -LARGEST))  # false for NaN
+    if not within or not all(np.isfinite(flat[name]).all() for name in scales):
+        raise CheckpointError(
+            f"values too large for {dtype}, or not finite", expected="a scale within float16's range, 65504"
+        )
 
 
 def convert(array: Array, dtype: str) -> Array:

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pellucid.quant import search
+
 LAYOUTS: dict[str, np.dtype] = {
     "q8_0": np.dtype([("d", "<f2"), ("qs", "i1", 32)]),
     "q4_0": np.dtype([("d", "<f2"), ("qs", "u1", 16)]),
@@ -81,8 +83,19 @@ def _pack4(q: np.ndarray, blocks: np.ndarray) -> None:
     blocks["qs"] = small[:, :16] | small[:, 16:] << 4
 
 
-def encode_q8_0(values: np.ndarray, blocks: np.ndarray) -> None:
-    """``values`` (N, 32) float32 → ``blocks`` (N,) of the layout; so for all below. d = max |w| / 127."""
+def _pack5(q: np.ndarray, blocks: np.ndarray) -> None:
+    """Rounded-down ``q`` (N, 32) float32, capped at 31, into ``qs`` and ``qh``."""
+    small = np.minimum(q, 31).astype(np.uint8)
+    blocks["qs"] = small[:, :16] & 15 | (small[:, 16:] & 15) << 4
+    blocks["qh"] = np.packbits(small >> 4, axis=1, bitorder="little")
+
+
+def encode_q8_0(values: np.ndarray, blocks: np.ndarray, weights: np.ndarray | None = None) -> None:
+    """``values`` (N, 32) float32 → ``blocks`` (N,) of the layout; so for all below. d = max |w| / 127.
+
+    ``weights``, of the values' shape: how much each one's error counts, and the scale is searched by it; here a scale
+    that loses nothing at the ends is as good as any.
+    """
     scale = np.abs(values).max(axis=1, keepdims=True) / np.float32(127)
     scaled = values * _inverse(scale)
     size = np.abs(scaled)
@@ -92,22 +105,49 @@ def encode_q8_0(values: np.ndarray, blocks: np.ndarray) -> None:
     blocks["qs"] = np.copysign(whole, scaled)
 
 
-def encode_q4_0(values: np.ndarray, blocks: np.ndarray) -> None:
+def encode_q4_0(values: np.ndarray, blocks: np.ndarray, weights: np.ndarray | None = None) -> None:
     """d = w / −8 for the w of largest magnitude, so that it becomes exactly q = 0."""
-    largest = np.abs(values).argmax(axis=1)[:, None]
-    scale = (np.take_along_axis(values, largest, axis=1) + np.float32(0)) / np.float32(-8)
-    blocks["d"] = scale[:, 0]
-    _pack4(values * _inverse(scale) + np.float32(8.5), blocks)
+    _pack4(_with_scale(values, blocks, weights, 8), blocks)
 
 
-def encode_q4_1(values: np.ndarray, blocks: np.ndarray) -> None:
+def encode_q5_0(values: np.ndarray, blocks: np.ndarray, weights: np.ndarray | None = None) -> None:
+    _pack5(_with_scale(values, blocks, weights, 16), blocks)
+
+
+def encode_q4_1(values: np.ndarray, blocks: np.ndarray, weights: np.ndarray | None = None) -> None:
     """d = (max w − min w) / 15, m = min w."""
+    _pack4(_with_minimum(values, blocks, weights, 15), blocks)
+
+
+def encode_q5_1(values: np.ndarray, blocks: np.ndarray, weights: np.ndarray | None = None) -> None:
+    _pack5(_with_minimum(values, blocks, weights, 31), blocks)
+
+
+def _with_scale(values: np.ndarray, blocks: np.ndarray, weights: np.ndarray | None, most: int) -> np.ndarray:
+    """Writes d; returns q before it is rounded down."""
+    if weights is not None:
+        blocks["d"], q = search.signed(values.T.copy(), weights.T.copy(), most)
+        return q.T
+    largest = np.abs(values).argmax(axis=1)[:, None]
+    scale = (np.take_along_axis(values, largest, axis=1) + np.float32(0)) / np.float32(-most)
+    blocks["d"] = scale[:, 0]
+    return values * _inverse(scale) + np.float32(most + 0.5)
+
+
+def _with_minimum(values: np.ndarray, blocks: np.ndarray, weights: np.ndarray | None, most: int) -> np.ndarray:
+    """Writes d and m; returns q before it is rounded down."""
+    if weights is not None:
+        blocks["d"], minimum, q = search.with_minimum(
+            values.T.copy(), weights.T.copy(), most, start=-0.9, step=0.05, num_steps=36
+        )
+        blocks["m"] = -minimum
+        return q.T
     least = values.min(axis=1, keepdims=True)
-    scale = (values.max(axis=1, keepdims=True) - least) / np.float32(15)
+    scale = (values.max(axis=1, keepdims=True) - least) / np.float32(most)
     blocks["d"] = scale[:, 0]
     blocks["m"] = least[:, 0]
-    _pack4((values - least) * _inverse(scale) + np.float32(0.5), blocks)
+    return (values - least) * _inverse(scale) + np.float32(0.5)
 
 
 DECODERS = {"q8_0": decode_q8_0, "q4_0": decode_q4_0, "q4_1": decode_q4_1, "q5_0": decode_q5_0, "q5_1": decode_q5_1}
-ENCODERS = {"q8_0": encode_q8_0, "q4_0": encode_q4_0, "q4_1": encode_q4_1}
+ENCODERS = {"q8_0": encode_q8_0, "q4_0": encode_q4_0, "q4_1": encode_q4_1, "q5_0": encode_q5_0, "q5_1": encode_q5_1}
