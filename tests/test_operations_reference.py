@@ -66,6 +66,12 @@ def check_taps(decoder: Decoder, texts: list[list[int]] = BATCH, most: float = 1
         assert distance(*rows) < most, path
 
 
+def routed(config: ModelConfig, **experts: Any) -> ModelConfig:
+    """The same model with another router in every layer."""
+    layers = (replace(layer, experts=replace(layer.experts, **experts)) for layer in config.layers if layer.experts)
+    return replace(config, layers=tuple(layers))
+
+
 def changed(config: ModelConfig, **mixer: Any) -> ModelConfig:
     """The same model with other attention in every layer."""
     layers = tuple(replace(layer, mixer=replace(layer.mixer, **mixer)) for layer in config.layers)
@@ -81,6 +87,19 @@ def normed(config: ModelConfig, mixer_norms: PartNorms, mlp_norms: PartNorms, pa
 
 RMS, LAYER, BIASED = NormConfig(offset=1.0), NormConfig(kind="layer", bias=True), NormConfig(bias=True)
 EVERYWHERE = PartNorms(before=LAYER, after=RMS, sum=LAYER)
+ROUTERS = {
+    "sigmoid": {"scores": "sigmoid"},
+    "sigmoid, as it is": {"scores": "sigmoid", "normalize": False, "scale": 2.5},
+    "corrected": {"scores": "sigmoid", "correction_bias": True, "normalize_eps": 1e-20, "wide": True},
+    "corrected softmax": {"correction_bias": True, "normalize_eps": 1e-12},
+    "groups": {"scores": "sigmoid", "correction_bias": True, "num_groups": 4, "groups_per_token": 2, "scale": 1.5},
+    "groups by softmax": {"num_groups": 4, "groups_per_token": 2, "normalize": False},
+    "groups by their best": {"num_groups": 2, "group_score": "max", "normalize": False, "scale": 16.0},
+    "biased router": {"router_bias": True, "shared": None, "shared_gated": False},
+    "input weighed": {"scores": "sigmoid", "normalize": False, "weighs": "input", "shared_gated": False},
+    "sparsemixer": {"scores": "sparsemixer", "normalize": False, "jitter": 0.2},
+    "large eps": {"scores": "sigmoid", "normalize_eps": 0.5},
+}
 LLAMA, GPT2, MOE = (tiny(name).config for name in ("llama", "gpt2", "qwen2_moe"))
 DIM = LLAMA.layers[0].mixer.head_dim
 DESCRIPTIONS = {
@@ -116,7 +135,7 @@ DESCRIPTIONS = {
         ),
         RopeScaling(kind="factors", short_factors=tuple(1.0 + i for i in range(DIM // 2))),
     )
-}
+} | {f"router: {name}": routed(MOE, **router) for name, router in ROUTERS.items()}
 
 
 def random_decoder(config: ModelConfig) -> Decoder:

@@ -8,7 +8,8 @@ from pellucid.base.errors import ConfigError
 from pellucid.base.typed import check_fields
 from pellucid.config.attention import AttentionConfig
 from pellucid.config.checks import check_number
-from pellucid.config.mlp import ExpertsConfig, MLPConfig
+from pellucid.config.experts import ExpertsConfig
+from pellucid.config.mlp import MLPConfig
 from pellucid.config.norm import NormConfig
 
 

@@ -136,16 +136,10 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes |= layer.mixer.weight_shapes(f"{at}.{layer.mixer.name}.", d)
         for name in (name for name in norms if name.startswith("mlp")):
             shapes |= norm_shapes(f"{at}.{name}", d, norms[name])
-        if (experts := layer.experts) is None:
+        if layer.experts is None:
             shapes |= mlp_shapes(f"{at}.mlp.", d, mlp)
-            continue
-        shapes |= linear_shapes(f"{at}.mlp.router", experts.num_experts, d, False)
-        for e in range(experts.num_experts):
-            shapes |= mlp_shapes(f"{at}.mlp.experts.{e}.", d, mlp)
-        if experts.shared:
-            shapes |= mlp_shapes(f"{at}.mlp.shared.", d, experts.shared)
-        if experts.shared_gated:
-            shapes |= linear_shapes(f"{at}.mlp.shared_gate", 1, d, False)
+        else:
+            shapes |= layer.experts.weight_shapes(f"{at}.mlp.", d, mlp)
     if config.final_norm:
         shapes |= norm_shapes("final_norm", d, config.final_norm)
     if not config.tie_embeddings:

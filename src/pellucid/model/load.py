@@ -13,7 +13,7 @@ from torch import nn
 from pellucid.base.array import STORAGE, Array
 from pellucid.base.errors import ConfigError
 from pellucid.checkpoint.files.release import release
-from pellucid.config import ModelConfig, weight_shapes
+from pellucid.config import WIDE_WEIGHTS, ModelConfig, weight_shapes
 from pellucid.model.decoder import Decoder
 from pellucid.model.quantized import QuantizedLinear, in_blocks
 from pellucid.quant import dequantize_into
@@ -133,8 +133,9 @@ def load_weights(
             modules[path] = QuantizedLinear(blocks, precision, target)
             decoder.set_submodule(path, modules[path])
             continue
-        tensor = to_tensor(array, precision).to(target)
-        if array.dtype != str(precision).removeprefix("torch.") or target.type != "cpu":
+        kept = torch.promote_types(precision, torch.float32) if leaf in WIDE_WEIGHTS else precision
+        tensor = to_tensor(array, kept).to(target)
+        if array.dtype != str(kept).removeprefix("torch.") or target.type != "cpu":
             release(array)  # converted: the file's pages need not stay in memory beside the copy
         setattr(modules[path], leaf, nn.Parameter(tensor, requires_grad=False))
     for name, buffer in list(decoder.named_buffers(recurse=False)):

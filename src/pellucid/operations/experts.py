@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from pellucid.config import ExpertsConfig, MLPConfig, mlp_shapes
+from pellucid.config import ExpertsConfig, MLPConfig
 from pellucid.operations.activation import Activation
 from pellucid.operations.cell import Look, Operands, Sum, Term, by_size
 from pellucid.operations.linear import product
@@ -18,7 +19,7 @@ from pellucid.operations.places import Places
 
 @dataclass(frozen=True, kw_only=True)
 class Experts(Operation):
-    """Σ_e w_e · MLP_e(x), + MLP_shared(x), times σ(x W_gᵀ) where that is gated.
+    """Σ_e w_e · MLP_e(x), or Σ_e MLP_e(w_e · x), + MLP_shared(x), times σ(x W_gᵀ) where that is gated.
 
     Source: Shazeer et al. 2017; Dai et al. 2024 (DeepSeekMoE) §3.2, shared experts.
     """
@@ -26,7 +27,7 @@ class Experts(Operation):
     kind = "experts"
     holds = Sentence("y is the experts' weighted sum", "y 是各专家输出的加权和")
     reads = (
-        *(f"ExpertsConfig.{name}" for name in ("num_experts", "shared", "shared_gated")),
+        *(f"ExpertsConfig.{name}" for name in ("num_experts", "weighs", "shared", "shared_gated")),
         *(f"MLPConfig.{name}" for name in ("d_ff", "activation", "gated", "bias")),
     )
     rows_checked = 8
@@ -39,18 +40,18 @@ class Experts(Operation):
 
     @property
     def weights(self) -> tuple[Weight, ...]:
-        shapes: dict[str, tuple[int, ...]] = {}
-        for e in range(self.config.num_experts):
-            shapes |= mlp_shapes(f"{self.name}.experts.{e}.", self.d_model, self.mlp)
-        if self.config.shared:
-            shapes |= mlp_shapes(f"{self.name}.shared.", self.d_model, self.config.shared)
-        if self.config.shared_gated:
-            shapes[f"{self.name}.shared_gate.weight"] = (1, self.d_model)
-        return tuple(Weight(name, shape) for name, shape in shapes.items())
+        shapes = self.config.weight_shapes(f"{self.name}.", self.d_model, self.mlp)
+        own = (f"{self.name}.experts.", f"{self.name}.shared")  # the router's are of other steps
+        return tuple(Weight(name, shape) for name, shape in shapes.items() if name.startswith(own))
 
     def equation(self, result: str, *inputs: str) -> str:
         x, w = inputs
-        latex = rf"{result}_t = \sum_{{e}} {w}_{{t,e}}\, \operatorname{{MLP}}_e({x}_t)"
+        each = (
+            rf"{w}_{{t,e}}\, \operatorname{{MLP}}_e({x}_t)"
+            if self.config.weighs == "output"
+            else rf"\operatorname{{MLP}}_e({w}_{{t,e}}\, {x}_t)"
+        )
+        latex = rf"{result}_t = \sum_{{e}} {each}"
         if self.config.shared:
             gate = rf"\sigma({x}_t W_g^\top)\, " if self.config.shared_gated else ""
             latex += rf" + {gate}\operatorname{{MLP}}_{{\text{{shared}}}}({x}_t)"
@@ -65,11 +66,11 @@ class Experts(Operation):
         for e in range(self.config.num_experts):
             rows = shares[..., e] != 0
             if rows.any():
-                y[rows] += shares[..., e][rows][:, None] * self.expert(e, x[rows], weights)
+                y[rows] += self.weighed(e, shares[..., e][rows][:, None], x[rows], weights)
         return y + self.shared(x, weights) if self.config.shared else y
 
     def cell(self, look: Look) -> Operands:
-        """A term an expert that counts: its weight times what it makes of the token; one for the shared expert, which
+        """A term an expert that counts: what it makes of the token, with its weight; one for the shared expert, which
         has no weight.
         """
         (source, shares), (text, _, d) = look.inputs, look.at
@@ -77,8 +78,8 @@ class Experts(Operation):
         x, w = look.row(source, text, column), look.row(shares, text, column)
         terms = []
         for e in np.flatnonzero(w).tolist():
-            made = float(self.expert(e, x, weights)[d])
-            terms.append(Term(float(w[e]) * made, (look.step(shares, (text, column, e), w[e]),)))
+            made = float(self.weighed(e, w[e], x, weights)[d])
+            terms.append(Term(made, (look.step(shares, (text, column, e), w[e]),)))
         if self.config.shared:
             terms.append(Term(float(self.shared(x, weights)[d]), ()))
         made = Sum(by_size(terms))
@@ -87,6 +88,12 @@ class Experts(Operation):
     def expert(self, e: int, x: Numbers, weights: Weights) -> Numbers:
         """What one expert makes of rows."""
         return through(f"{self.name}.experts.{e}", self.mlp, x, weights)
+
+    def weighed(self, e: int, share: Any, x: Numbers, weights: Weights) -> Numbers:
+        """What one expert adds to rows."""
+        if self.config.weighs == "input":
+            return self.expert(e, share * x, weights)
+        return share * self.expert(e, x, weights)
 
     def shared(self, x: Numbers, weights: Weights) -> Numbers:
         """What the shared expert makes of rows, as much of it as its gate lets through."""

@@ -33,6 +33,7 @@ class Linear(Operation):
     reads = (
         *(f"AttentionConfig.{name}" for name in ("qkv_bias", "o_bias", "num_heads", "head_dim")),
         *(f"MLPConfig.{name}" for name in ("d_ff", "bias")),
+        *(f"ExpertsConfig.{name}" for name in ("router_bias", "wide")),
         *(f"ModelConfig.{name}" for name in ("tie_embeddings", "head_bias", "logit_scale", "logit_softcap")),
     )
     rows_checked = 8

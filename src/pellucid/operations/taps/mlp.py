@@ -45,9 +45,10 @@ class MLPTaps(Part):
         """A mixture of experts: what the router says, what each expert counts for, and their sum. Experts' own neurons
         have no tap.
         """
-        router = self.linear("mlp.router", "router", (experts.num_experts, self.d_model), False)
+        router = self.linear("mlp.router", "router", (experts.num_experts, self.d_model), experts.router_bias)
         yield self.tap("router_logits", router, "r", ("n'",), "mlp_in", axes=BY_EXPERT)
-        yield self.tap("experts", Route(config=experts), "w", ("r",), "router_logits", axes=BY_EXPERT)
+        route = Route(config=experts, name=f"{self.at}.mlp")
+        yield self.tap("experts", route, "w", ("r",), "router_logits", axes=BY_EXPERT)
         name, symbol = self.made("mlp", "y")
         mixed = Experts(name=f"{self.at}.mlp", d_model=self.d_model, mlp=self.layer.mlp, config=experts)
         yield self.tap(name, mixed, symbol, ("n'", "w"), "mlp_in", "experts")
