@@ -68,7 +68,10 @@ def check_taps(decoder: Decoder, texts: list[list[int]] = BATCH, most: float = 1
 
 def routed(config: ModelConfig, **experts: Any) -> ModelConfig:
     """The same model with another router in every layer."""
-    layers = (replace(layer, experts=replace(layer.experts, **experts)) for layer in config.layers if layer.experts)
+    experts = {"normalize": True} | experts
+    layers = (
+        replace(layer, experts=replace(layer.experts, **experts)) if layer.experts else layer for layer in config.layers
+    )
     return replace(config, layers=tuple(layers))
 
 
@@ -102,40 +105,44 @@ ROUTERS = {
 }
 LLAMA, GPT2, MOE = (tiny(name).config for name in ("llama", "gpt2", "qwen2_moe"))
 DIM = LLAMA.layers[0].mixer.head_dim
-DESCRIPTIONS = {
-    "sandwich": normed(LLAMA, PartNorms(before=RMS, after=RMS), PartNorms(before=RMS, after=RMS)),
-    "after alone": normed(GPT2, PartNorms(after=LAYER), PartNorms(after=LAYER)),
-    "RMS norms with a bias": normed(LLAMA, PartNorms(before=BIASED), PartNorms(before=BIASED)),
-    "all three": normed(GPT2, EVERYWHERE, EVERYWHERE),
-    "none": replace(normed(GPT2, PartNorms(), PartNorms()), final_norm=None),
-    "parallel": normed(LLAMA, PartNorms(before=RMS), PartNorms(before=LAYER), parallel=True),
-    "parallel, one norm": normed(LLAMA, PartNorms(before=LAYER), PartNorms(after=RMS), parallel=True),
-    "parallel experts": normed(MOE, PartNorms(before=RMS), PartNorms(), parallel=True),
-    "sandwiched experts": normed(MOE, PartNorms(before=RMS, after=RMS), PartNorms(before=RMS, after=RMS)),
-    "q and k by head": changed(LLAMA, qk_norm=RMS),
-    "q and k over all": changed(LLAMA, qk_norm=LAYER, qk_norm_over="all"),
-    "soft caps": replace(changed(LLAMA, softcap=2.0, scale=0.7), logit_softcap=3.0),
-    "window": changed(LLAMA, window=3),
-    "interleaved": changed(LLAMA, rope=RopeConfig(dim=DIM // 2, layout="interleaved")),
-    "no rope, sinusoidal": replace(changed(LLAMA, rope=None), position="sinusoidal", embedding_scale=8.0),
-    "no rope, learned": replace(changed(LLAMA, rope=None), position="learned"),
-} | {
-    f"{scaling.kind} rope": changed(LLAMA, rope=RopeConfig(dim=DIM, scaling=scaling))
-    for scaling in (
-        RopeScaling(kind="linear", factor=3.0),
-        RopeScaling(kind="dynamic", factor=3.0, original_context_len=8),
-        RopeScaling(kind="llama3", factor=3.0, original_context_len=8),
-        RopeScaling(kind="yarn", factor=3.0, original_context_len=8),
-        RopeScaling(
-            kind="longrope",
-            factor=3.0,
-            original_context_len=8,
-            short_factors=(2.0,) * (DIM // 2),
-            long_factors=(3.0,) * (DIM // 2),
-        ),
-        RopeScaling(kind="factors", short_factors=tuple(1.0 + i for i in range(DIM // 2))),
-    )
-} | {f"router: {name}": routed(MOE, **router) for name, router in ROUTERS.items()}
+DESCRIPTIONS = (
+    {
+        "sandwich": normed(LLAMA, PartNorms(before=RMS, after=RMS), PartNorms(before=RMS, after=RMS)),
+        "after alone": normed(GPT2, PartNorms(after=LAYER), PartNorms(after=LAYER)),
+        "RMS norms with a bias": normed(LLAMA, PartNorms(before=BIASED), PartNorms(before=BIASED)),
+        "all three": normed(GPT2, EVERYWHERE, EVERYWHERE),
+        "none": replace(normed(GPT2, PartNorms(), PartNorms()), final_norm=None),
+        "parallel": normed(LLAMA, PartNorms(before=RMS), PartNorms(before=LAYER), parallel=True),
+        "parallel, one norm": normed(LLAMA, PartNorms(before=LAYER), PartNorms(after=RMS), parallel=True),
+        "parallel experts": normed(MOE, PartNorms(before=RMS), PartNorms(), parallel=True),
+        "sandwiched experts": normed(MOE, PartNorms(before=RMS, after=RMS), PartNorms(before=RMS, after=RMS)),
+        "q and k by head": changed(LLAMA, qk_norm=RMS),
+        "q and k over all": changed(LLAMA, qk_norm=LAYER, qk_norm_over="all"),
+        "soft caps": replace(changed(LLAMA, softcap=2.0, scale=0.7), logit_softcap=3.0),
+        "window": changed(LLAMA, window=3),
+        "interleaved": changed(LLAMA, rope=RopeConfig(dim=DIM // 2, layout="interleaved")),
+        "no rope, sinusoidal": replace(changed(LLAMA, rope=None), position="sinusoidal", embedding_scale=8.0),
+        "no rope, learned": replace(changed(LLAMA, rope=None), position="learned"),
+    }
+    | {
+        f"{scaling.kind} rope": changed(LLAMA, rope=RopeConfig(dim=DIM, scaling=scaling))
+        for scaling in (
+            RopeScaling(kind="linear", factor=3.0),
+            RopeScaling(kind="dynamic", factor=3.0, original_context_len=8),
+            RopeScaling(kind="llama3", factor=3.0, original_context_len=8),
+            RopeScaling(kind="yarn", factor=3.0, original_context_len=8),
+            RopeScaling(
+                kind="longrope",
+                factor=3.0,
+                original_context_len=8,
+                short_factors=(2.0,) * (DIM // 2),
+                long_factors=(3.0,) * (DIM // 2),
+            ),
+            RopeScaling(kind="factors", short_factors=tuple(1.0 + i for i in range(DIM // 2))),
+        )
+    }
+    | {f"router: {name}": routed(MOE, **router) for name, router in ROUTERS.items()}
+)
 
 
 def random_decoder(config: ModelConfig) -> Decoder:

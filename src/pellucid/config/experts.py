@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from pellucid.base.errors import ConfigError
 from pellucid.base.typed import check_fields
-from pellucid.config.checks import check_choice, check_number, check_size
+from pellucid.config.checks import check_number, check_size
 from pellucid.config.mlp import MLPConfig, linear_shapes, mlp_shapes
 
 Scores = Literal["softmax", "sigmoid", "sparsemixer"]
@@ -59,9 +59,6 @@ class ExpertsConfig:
         check_fields(self, "experts")
         check_size("experts", num_experts=self.num_experts, experts_per_token=self.experts_per_token)
         check_size("experts", num_groups=self.num_groups, groups_per_token=self.groups_per_token)
-        check_choice("experts", "scores", self.scores, get_args(Scores))
-        check_choice("experts", "group_score", self.group_score, ("top2", "max"))
-        check_choice("experts", "weighs", self.weighs, ("output", "input"))
         check_number("experts", scale=self.scale)
         if not 0 <= self.normalize_eps < 1 or not 0 <= self.jitter < 1:
             raise ConfigError("normalize_eps and jitter are small numbers", where="experts", expected="0 ≤ · < 1")

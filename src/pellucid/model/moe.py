@@ -63,7 +63,9 @@ class MoE(nn.Module):
             return self.router(x, ctx)
         bias = None if self.router.bias is None else self.router.bias.float()
         with torch.autocast(x.device.type, enabled=False):
-            return (rows_invariant_linear if ctx.rows_invariant else F.linear)(x.float(), self.router.weight.float(), bias)
+            return (rows_invariant_linear if ctx.rows_invariant else F.linear)(
+                x.float(), self.router.weight.float(), bias
+            )
 
     def route(self, logits: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows E"]:
         """Each token's weights over the experts, in float32 at least; 0 for those it does not go through."""

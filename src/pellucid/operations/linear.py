@@ -17,7 +17,7 @@ PART = 2**23  # numbers of a weight in float64 at a time
 OWNERS = {
     "attention": ("model.attention", "Attention.forward"),
     "mlp": ("model.mlp", "MLP.forward"),
-    "router": ("model.moe", "MoE.forward"),
+    "router": ("model.moe", "MoE.rate"),
 }
 
 

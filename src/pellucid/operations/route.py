@@ -132,9 +132,7 @@ class Route(Operation):
         with np.errstate(invalid="ignore"):  # 0 / 0 where both are 0, and that is near
             return ~((best - logits) / np.maximum(np.abs(logits), best) > 2 * self.config.jitter)
 
-    def chosen(
-        self, logits: Numbers, correction: Numbers | float = 0.0, recorded: Numbers | None = None
-    ) -> np.ndarray:
+    def chosen(self, logits: Numbers, correction: Numbers | float = 0.0, recorded: Numbers | None = None) -> np.ndarray:
         """(…, k) the experts of the largest ranks, best first; of equal ones the first, or those that a run chose."""
         config = self.config
         rank = self._ranks(logits, correction)
@@ -189,9 +187,7 @@ class Route(Operation):
         own, latex = float(scores[e]), number(float(scores[e]))
         if not self.config.normalize:
             return {"recomputed": own, "latex": latex, "parts": {"score": own}}
-        terms = [
-            Term(float(scores[i]), (look.step(source, (*before, i), float(row[i])),)) for i in map(int, chosen)
-        ]
+        terms = [Term(float(scores[i]), (look.step(source, (*before, i), float(row[i])),)) for i in map(int, chosen)]
         total = float(scores[chosen].sum()) + self.config.normalize_eps
         return {
             "recomputed": own / total,
