@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pellucid.base.errors import ConfigError
 from pellucid.base.typed import check_fields
-from pellucid.config.checks import check_choice, check_size
+from pellucid.config.checks import check_choice, check_number, check_size
 from pellucid.config.mlp import linear_shapes
 from pellucid.config.norm import NormConfig, norm_shapes
 from pellucid.config.rope import RopeConfig
@@ -31,6 +32,8 @@ class AttentionConfig:
     window: int | None = None  # a query sees this many positions, its own included; None: all before it
     scale: float | None = None  # None: head_dim^-0.5
     softcap: float | None = None  # scores become softcap · tanh(scores / softcap)
+    clip: float | None = None  # q, k and v as projected are brought within −clip … clip
+    alibi: float | None = None  # scores lose slope · distance, and head h of H has slope 2^(−alibi · h / H)
 
     def __post_init__(self) -> None:
         check_fields(self, "attention")
@@ -52,6 +55,10 @@ class AttentionConfig:
             )
         if self.window is not None:
             check_size("attention", window=self.window)
+        if self.clip is not None:
+            check_number("attention", clip=self.clip)
+        if self.alibi is not None:
+            check_number("attention", alibi=self.alibi)
         check_choice("attention", "qk_norm_over", self.qk_norm_over, ("head", "all"))
         check_choice("attention", "qk_norm_at", self.qk_norm_at, ("before", "after"))
 
@@ -66,6 +73,20 @@ class AttentionConfig:
     @property
     def softmax_scale(self) -> float:
         return self.head_dim**-0.5 if self.scale is None else self.scale
+
+    @property
+    def alibi_slopes(self) -> tuple[float, ...]:
+        """What each head's scores lose a place of distance; empty where they lose nothing.
+
+        Where H is no power of two, the slopes of the power below it come first, then every other one of the power
+        above. Source: Press et al. 2022 §3 and its code (ALiBi: attention with linear biases).
+        """
+        if self.alibi is None:
+            return ()
+        below = 2 ** int(math.log2(self.num_heads))
+        exponents = [(h + 1) / below for h in range(below)]
+        exponents += [(2 * h + 1) / (2 * below) for h in range(self.num_heads - below)]
+        return tuple(2 ** (-self.alibi * exponent) for exponent in exponents)
 
     def weight_shapes(self, prefix: str, d_model: int) -> dict[str, tuple[int, ...]]:
         """Its weights: ``{"layers.0.attention.q_proj.weight": (576, 576), …}`` for ``layers.0.attention.``."""

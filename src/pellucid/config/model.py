@@ -28,6 +28,7 @@ class ModelConfig:
     final_norm: NormConfig | None
     position: Literal["none", "learned", "sinusoidal"] = "none"  # what is added to embeddings; rotary is per layer
     embedding_scale: float = 1.0
+    embedding_norm: NormConfig | None = None  # over what enters the first layer
     tie_embeddings: bool = False
     head_bias: bool = False
     logit_scale: float = 1.0  # multiplies logits, before they are capped
@@ -129,6 +130,8 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"embed.weight": (config.vocab_size, d)}
     if config.position == "learned":
         shapes["pos_embed.weight"] = (config.context_len, d)
+    if config.embedding_norm:
+        shapes |= norm_shapes("embed_norm", d, config.embedding_norm)
     for i, layer in enumerate(config.layers):
         at, mlp, norms = f"layers.{i}", layer.mlp, layer.norms
         for name in (name for name in norms if name.startswith("attention")):

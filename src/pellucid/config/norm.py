@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pellucid.base.errors import ConfigError
 from pellucid.base.typed import check_fields
 from pellucid.config.checks import check_choice, check_number
 
@@ -19,6 +20,7 @@ class NormConfig:
 
     kind: Literal["layer", "rms"] = "rms"
     eps: float = 1e-5
+    weight: bool = True  # False: γ is 1
     bias: bool = False
     offset: float = 0.0
     wide: bool = False  # γ multiplies in float32, before x̂ is rounded to 16 bits; else after (an offset: before, too)
@@ -27,7 +29,9 @@ class NormConfig:
         check_fields(self, "norm")
         check_choice("norm", "kind", self.kind, ("layer", "rms"))
         check_number("norm", eps=self.eps)
+        if not self.weight and (self.bias or self.offset):
+            raise ConfigError("a norm without a weight has no bias and no offset either", where="norm")
 
 
 def norm_shapes(name: str, width: int, norm: NormConfig) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (width,)} | ({f"{name}.bias": (width,)} if norm.bias else {})
+    return {f"{name}.{kind}": (width,) for kind in ("weight", "bias") if getattr(norm, kind)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pellucid.config import AttentionConfig
@@ -39,6 +39,23 @@ def visible(
     return seen & (key_mask[:, None, None, :] | (distance == 0))  # (B, 1, T, S)
 
 
+def distances_felt(
+    config: AttentionConfig, queries: Int[Tensor, "T"], keys: Int[Tensor, "S"]
+) -> Float[Tensor, "H T S"] | None:
+    """ALiBi: what each head's scores lose by the distance of query and key; None where they lose nothing."""
+    if config.alibi is None:
+        return None
+    slopes = torch.tensor(config.alibi_slopes, device=queries.device)
+    return slopes[:, None, None] * (keys[None, :] - queries[:, None])
+
+
+def with_distances(
+    mask: Bool[Tensor, "T S"] | Bool[Tensor, "B 1 T S"], bias: Float[Tensor, "H T S"] | None, like: Tensor
+) -> Tensor:
+    """The mask as a fused kernel takes it: of truth values, or of what is added to the scores."""
+    return mask if bias is None else bias.to(like.dtype).masked_fill(~mask, float("-inf"))
+
+
 def sdpa(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
     """The fused kernel (FlashAttention-like: the scores are never in memory as a whole).
 
@@ -50,13 +67,21 @@ def sdpa(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> T
     k, v, start, first = _with_cached(attention, k, v, ctx)
     num_keys, groups = k.shape[2], num_heads // k.shape[1]
     implied = (
-        ctx.key_mask is None and num_queries in (1, num_keys) and (config.window is None or num_keys <= config.window)
+        ctx.key_mask is None
+        and config.alibi is None
+        and num_queries in (1, num_keys)
+        and (config.window is None or num_keys <= config.window)
     )
-    mask = None if implied else _mask(attention, num_queries, num_keys, start, first, ctx)
+    mask = None
+    if not implied:
+        seen, bias = _mask(attention, num_queries, num_keys, start, first, ctx)
+        mask = with_distances(seen, bias, q)
     if (
         num_queries == 1 and groups > 1
     ):  # the heads that share a key-value head stand in as its rows: nothing is repeated
         q = q.reshape(batch, k.shape[1], groups, head_dim)
+        if mask is not None and config.alibi is not None:
+            mask = mask.reshape(*mask.shape[:-3], k.shape[1], groups, num_keys)
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=config.softmax_scale)
         return z.reshape(batch, num_heads, 1, head_dim)  # on a GPU it may come by other strides
     if groups > 1:
@@ -74,7 +99,8 @@ def explicit(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) 
     scores = q @ k.mT * config.softmax_scale  # (B, H, T, S)
     if config.softcap is not None:
         scores = config.softcap * torch.tanh(scores / config.softcap)
-    mask = _mask(attention, q.shape[2], k.shape[2], start, first, ctx)
+    mask, bias = _mask(attention, q.shape[2], k.shape[2], start, first, ctx)
+    scores = scores if bias is None else scores + bias.to(scores.dtype)
     scores = ctx.tap(attention, "scores", scores.masked_fill(~mask, float("-inf")))
     pattern = ctx.tap(attention, "pattern", scores.float().softmax(-1).to(v.dtype))
     return pattern @ v  # (B, H, T, E)
@@ -90,9 +116,13 @@ def _with_cached(attention: Attends, k: Tensor, v: Tensor, ctx: Context) -> tupl
     return k, v, first + k.shape[2] - added, first
 
 
-def _mask(attention: Attends, num_queries: int, num_keys: int, start: int, first: int, ctx: Context) -> Tensor:
+def _mask(
+    attention: Attends, num_queries: int, num_keys: int, start: int, first: int, ctx: Context
+) -> tuple[Tensor, Tensor | None]:
+    """Which keys each query sees, and what is added to their scores."""
     device = ctx.positions.device
     queries = torch.arange(start, start + num_queries, device=device)
     keys = torch.arange(first, first + num_keys, device=device)
     key_mask = None if ctx.key_mask is None else ctx.key_mask[:, first : first + num_keys]
-    return visible(queries, keys, attention.config.window, key_mask)
+    seen = visible(queries, keys, attention.config.window, key_mask)
+    return seen, distances_felt(attention.config, queries, keys)

@@ -32,9 +32,9 @@ class Attention(Attends):
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         x = for_products(ctx.tap(self, "attn_in", x))
-        q = ctx.tap(self, "q", self._by_head(self.q_proj(x, ctx)))  # (B, H, T, E)
-        k = ctx.tap(self, "k", self._by_head(self.k_proj(x, ctx)))  # (B, K, T, E)
-        v = ctx.tap(self, "v", self._by_head(self.v_proj(x, ctx)))  # (B, K, T, E)
+        q = ctx.tap(self, "q", self._by_head(self._clipped(self.q_proj(x, ctx))))  # (B, H, T, E)
+        k = ctx.tap(self, "k", self._by_head(self._clipped(self.k_proj(x, ctx))))  # (B, K, T, E)
+        v = ctx.tap(self, "v", self._by_head(self._clipped(self.v_proj(x, ctx))))  # (B, K, T, E)
         q, k = self._normed(q, k, ctx, "before")
         if (rope := self.config.rope) is not None:
             cos, sin = ctx.rotations[rope]
@@ -62,6 +62,9 @@ class Attention(Attends):
         if self.config.qk_norm_over == "head":
             return norm(x)
         return self._by_head(norm(x.transpose(1, 2).flatten(2)))
+
+    def _clipped(self, x: Float[Tensor, "B T HE"]) -> Float[Tensor, "B T HE"]:
+        return x if (clip := self.config.clip) is None else x.clamp(-clip, clip)
 
     def _by_head(self, x: Float[Tensor, "B T HE"]) -> Float[Tensor, "B H T E"]:
         return x.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)

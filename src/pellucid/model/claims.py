@@ -27,6 +27,7 @@ TORCH = Claims(
             "final_norm": ANY,
             "position": one_of("none", "learned", "sinusoidal"),
             "embedding_scale": ANY,
+            "embedding_norm": ANY,
             "tie_embeddings": ANY,
             "head_bias": ANY,
             "logit_scale": ANY,
@@ -59,6 +60,8 @@ TORCH = Claims(
             "window": ANY,
             "scale": ANY,
             "softcap": ANY,
+            "clip": ANY,
+            "alibi": ANY,
         },
         RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY},
         RopeScaling: {
@@ -77,7 +80,14 @@ TORCH = Claims(
             "long_factors": ANY,
         },
         PartNorms: {"before": ANY, "after": ANY, "sum": ANY},
-        NormConfig: {"kind": one_of("layer", "rms"), "eps": ANY, "bias": ANY, "offset": ANY, "wide": ANY},
+        NormConfig: {
+            "kind": one_of("layer", "rms"),
+            "eps": ANY,
+            "weight": ANY,
+            "bias": ANY,
+            "offset": ANY,
+            "wide": ANY,
+        },
         MLPConfig: {
             "d_ff": ANY,
             "activation": one_of("silu", "gelu", "gelu_tanh", "relu", "relu2"),

@@ -82,6 +82,7 @@ class Decoder(nn.Module):
         self.pos_embed = Embedding(config.context_len, config.d_model) if config.position == "learned" else None
         if config.position == "sinusoidal":  # derived from the config alone, so in no checkpoint
             self.register_buffer("sinusoidal", sinusoidal_table(config.context_len, config.d_model), persistent=False)
+        self.embed_norm = optional_norm(config.d_model, config.embedding_norm)
         self.layers = nn.ModuleList(Layer(config.d_model, layer, i) for i, layer in enumerate(config.layers))
         self.final_norm = make_norm(config.d_model, config.final_norm) if config.final_norm else None
         self.lm_head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, config.head_bias)
@@ -107,6 +108,8 @@ class Decoder(nn.Module):
         x = ctx.tap(self, "embed", x)
         if (table := self._position_table()) is not None:
             x = x + ctx.tap(self, "pos_embed", table[ctx.positions])
+        if self.embed_norm is not None:
+            x = ctx.tap(self, "embed_norm", self.embed_norm(x))
         lengths = (
             ctx.positions.amax(1, keepdim=True).add(1).expand_as(ctx.positions) if ctx.lengths is None else ctx.lengths
         )

@@ -16,12 +16,12 @@ class LayerNorm(nn.Module):
     def __init__(self, width: int, config: NormConfig) -> None:
         super().__init__()
         self.eps, self.offset = config.eps, config.offset
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.ones(width)) if config.weight else None
         self.bias = nn.Parameter(torch.zeros(width)) if config.bias else None
 
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
-        gamma = self.weight + self.offset if self.offset else self.weight
-        return F.layer_norm(x, gamma.shape, gamma, self.bias, self.eps)
+        gamma = self.weight + self.offset if self.weight is not None and self.offset else self.weight
+        return F.layer_norm(x, x.shape[-1:], gamma, self.bias, self.eps)
 
 
 class RMSNorm(nn.Module):
@@ -34,13 +34,15 @@ class RMSNorm(nn.Module):
     def __init__(self, width: int, config: NormConfig) -> None:
         super().__init__()
         self.eps, self.offset, self.wide = config.eps, config.offset, config.wide or config.offset != 0
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.ones(width)) if config.weight else None
         self.bias = nn.Parameter(torch.zeros(width)) if config.bias else None
 
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         hat = wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + self.eps)
-        if self.wide:  # in 16 bits the sum would lose most of the weight
+        if self.weight is None:
+            y = hat.to(x.dtype)
+        elif self.wide:  # in 16 bits the sum would lose most of the weight
             y = (hat * (self.weight.to(hat.dtype) + self.offset)).to(x.dtype)
         else:
             y = hat.to(x.dtype) * self.weight

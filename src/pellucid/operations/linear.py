@@ -25,13 +25,13 @@ OWNERS = {
 class Linear(Operation):
     """x Wᵀ + b. ``head_dim``: the result is cut into heads; ``joins``: the input is heads, laid side by side.
 
-    ``cap``: cap · tanh(· / cap) of the result, a soft cap on logits.
+    ``cap``: cap · tanh(· / cap) of the result, a soft cap on logits. ``clip``: the result brought within −clip … clip.
     """
 
     kind = "linear"
     holds = Sentence("the output is x Wᵀ + b", "输出为 x Wᵀ + b")
     reads = (
-        *(f"AttentionConfig.{name}" for name in ("qkv_bias", "o_bias", "num_heads", "head_dim")),
+        *(f"AttentionConfig.{name}" for name in ("qkv_bias", "o_bias", "num_heads", "head_dim", "clip")),
         *(f"MLPConfig.{name}" for name in ("d_ff", "bias")),
         *(f"ExpertsConfig.{name}" for name in ("router_bias", "wide")),
         *(f"ModelConfig.{name}" for name in ("tie_embeddings", "head_bias", "logit_scale", "logit_softcap")),
@@ -46,6 +46,7 @@ class Linear(Operation):
     joins: bool = False
     scale: float = 1.0
     cap: float | None = None
+    clip: float | None = None
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -55,7 +56,15 @@ class Linear(Operation):
     def equation(self, result: str, *inputs: str) -> str:
         product = rf"{inputs[0]}\, {self.matrix}^\top"
         shift = f" + b{self.matrix.removeprefix('W')}" if self.bias else ""
-        return f"{result} = {capped_latex(self._scaled(product + shift), self.cap)}"
+        return f"{result} = {self._clipped(capped_latex(self._scaled(product + shift), self.cap))}"
+
+    def _clipped(self, latex: str) -> str:
+        return latex if self.clip is None else rf"\operatorname{{clip}}({latex}, \pm {self.clip:g})"
+
+    def _bent(self, y: Numbers) -> Numbers:
+        """The sum, scaled, capped and clipped."""
+        y = capped(self.scale * y, self.cap)
+        return y if self.clip is None else np.clip(y, -self.clip, self.clip)
 
     def _scaled(self, latex: str) -> str:
         return latex if self.scale == 1 else rf"{self.scale:.4g} \cdot ({latex})"
@@ -69,7 +78,7 @@ class Linear(Operation):
 
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
         x = side_by_side(inputs[0]) if self.joins else inputs[0]
-        y = capped(self.scale * product(x, *(weights[weight.name] for weight in self.weights)), self.cap)
+        y = self._bent(product(x, *(weights[weight.name] for weight in self.weights)))
         return y if self.head_dim is None else by_head(y, self.head_dim)
 
     def cell(self, look: Look) -> Operands:
@@ -86,13 +95,14 @@ class Linear(Operation):
             *(Term(cell.value, (cell,)) for cell in bias),
         )
         total = float(products.sum()) + sum(cell.value for cell in bias)
-        if self.cap is None and self.scale == 1:
+        if self.cap is None and self.clip is None and self.scale == 1:
             return look.operands(recomputed=total, of=terms, latex=terms.latex)
         parts = {"sum": total} | ({} if self.scale == 1 else {"scale": self.scale})
         parts |= {} if self.cap is None else {"softcap": self.cap}
-        recomputed = float(capped(wide(self.scale * total), self.cap))
+        parts |= {} if self.clip is None else {"clip": self.clip}
         latex = number(total) if self.scale == 1 else self._scaled(number(total))
-        return look.operands(recomputed=recomputed, of=terms, parts=parts, latex=capped_latex(latex, self.cap))
+        latex = self._clipped(capped_latex(latex, self.cap))
+        return look.operands(recomputed=float(self._bent(wide(total))), of=terms, parts=parts, latex=latex)
 
     def _place(self, look: Look) -> Callable[[int], Index]:
         """Number of an input → its index in the step it comes from."""
@@ -104,7 +114,7 @@ class Linear(Operation):
         return lambda i: (text, i // width, column, i % width)
 
     def back(self, direction: Numbers, inputs: Sequence[Numbers], weights: Weights) -> Passed:
-        """Through Wᵀ; the bias is a constant. A soft cap is left out: what is shared out is the result before it."""
+        """Through Wᵀ; the bias is a constant. A cap is left out: what is shared out is the result before it."""
         direction = self.scale * direction
         before = transposed(weights[self.weights[0].name], direction)
         constants = {name: float(wide(weights[name]) @ direction) for name, _ in self.weights[1:]}

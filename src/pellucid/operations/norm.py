@@ -38,7 +38,7 @@ class Norm(Operation):
     holds = Sentence("the norm's output is γ ⊙ x̂ + β", "归一化的输出为 γ ⊙ x̂ + β")
     identities = (NORMALIZED, UNIT_RMS)
     reads = (
-        *(f"NormConfig.{name}" for name in ("kind", "eps", "bias", "offset", "wide")),
+        *(f"NormConfig.{name}" for name in ("kind", "eps", "weight", "bias", "offset", "wide")),
         *(f"AttentionConfig.{name}" for name in ("qk_norm", "qk_norm_over", "qk_norm_at")),
     )
 
@@ -49,16 +49,17 @@ class Norm(Operation):
 
     @property
     def weights(self) -> tuple[Weight, ...]:
-        gamma = Weight(f"{self.name}.weight", (self.width,))
-        return (gamma, Weight(f"{self.name}.bias", (self.width,))) if self.config.bias else (gamma,)
+        kinds = (kind for kind in ("weight", "bias") if getattr(self.config, kind))
+        return tuple(Weight(f"{self.name}.{kind}", (self.width,)) for kind in kinds)
 
     def equation(self, result: str, *inputs: str) -> str:
         x = inputs[0] if len(inputs) == 1 else f"({' + '.join(inputs)})"
-        gamma = rf"({self.config.offset:g} + \gamma)" if self.config.offset else r"\gamma"
+        gamma = r"\gamma \odot " if self.config.weight else ""
+        gamma = rf"({self.config.offset:g} + \gamma) \odot " if self.config.offset else gamma
         if self.config.kind == "rms":
-            scaled = rf"{gamma} \odot \frac{{{x}}}{{\sqrt{{\operatorname{{mean}}({x}^2) + \epsilon}}}}"
+            scaled = rf"{gamma}\frac{{{x}}}{{\sqrt{{\operatorname{{mean}}({x}^2) + \epsilon}}}}"
         else:
-            scaled = rf"{gamma} \odot \frac{{{x} - \mu}}{{\sqrt{{\sigma^2 + \epsilon}}}}"
+            scaled = rf"{gamma}\frac{{{x} - \mu}}{{\sqrt{{\sigma^2 + \epsilon}}}}"
         return f"{result} = {scaled}" + (r" + \beta" if self.config.bias else "")
 
     def line(self, name: str) -> Line:
@@ -75,7 +76,9 @@ class Norm(Operation):
         return (x - mean) / deviation, mean, deviation
 
     def scale_and_shift(self, weights: Weights) -> tuple[Numbers, Numbers]:
-        """γ and β; 0 where there is no β."""
+        """γ and β; 1 where there is no γ, 0 where there is no β."""
+        if not self.config.weight:
+            return np.ones(self.width), np.zeros(self.width)
         gamma, *beta = (wide(weights[weight.name]) for weight in self.weights)
         return self.config.offset + gamma, beta[0] if beta else np.zeros_like(gamma)
 
@@ -98,16 +101,18 @@ class Norm(Operation):
         x = sum(rows[1:], rows[0])
         _, mean, deviation = (float(part[..., 0]) for part in self.normalized(x))
         leads = [look.step(path, look.at, row[index]) for path, row in zip(look.inputs, rows, strict=True)]
-        gamma, *beta = (look.weight(weight.name, (index,)) for weight in self.weights)
-        scale, value = self.config.offset + gamma.value, float(x[index])
+        cells = tuple(look.weight(weight.name, (index,)) for weight in self.weights)
+        gamma, beta = cells[:1], cells[1:]
+        scale, value = self.config.offset + (gamma[0].value if gamma else 1.0), float(x[index])
         shifted = number(value) if self.config.kind == "rms" else f"{number(value)} - {factor(mean)}"
-        times = f"({self.config.offset:g} + {factor(gamma.value)})" if self.config.offset else factor(gamma.value)
+        times = rf"{factor(gamma[0].value)} \cdot " if gamma else ""
+        times = rf"({self.config.offset:g} + {factor(gamma[0].value)}) \cdot " if self.config.offset else times
         parts = {"x": value, "mu": mean, "sigma": deviation, "eps": self.config.eps, "gamma": scale}
         return look.operands(
             recomputed=(value - mean) / deviation * scale + sum(cell.value for cell in beta),
-            leads=(*leads, gamma, *beta),
+            leads=(*leads, *cells),
             parts=parts | ({"beta": beta[0].value} if beta else {}),
-            latex=rf"{times} \cdot \frac{{{shifted}}}{{{number(deviation)}}}"
+            latex=rf"{times}\frac{{{shifted}}}{{{number(deviation)}}}"
             + "".join(f" + {factor(cell.value)}" for cell in beta),
         )
 

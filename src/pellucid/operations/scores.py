@@ -18,24 +18,28 @@ from pellucid.operations.places import Places
 class Scores(Operation):
     """scale · q·k, capped, and −∞ where a key must not be seen: after the query, ``window`` or more before it, padding.
 
-    ``groups`` query heads share a key-value head. Source: Vaswani et al. 2017 §3.2; Ainslie et al. 2023 (groups).
+    ``groups`` query heads share a key-value head. ``slopes``: what each head's scores lose a place of distance.
+    Source: Vaswani et al. 2017 §3.2; Ainslie et al. 2023 (groups); Press et al. 2022 (ALiBi).
     """
 
     kind = "scores"
     holds = Sentence("scores are scaled q · k, masked", "得分为缩放并遮蔽后的 q · k")
     stage = ("stages.h", "gather_chunk(")
     reads = tuple(
-        f"AttentionConfig.{name}" for name in ("num_heads", "num_kv_heads", "head_dim", "scale", "softcap", "window")
+        f"AttentionConfig.{name}"
+        for name in ("num_heads", "num_kv_heads", "head_dim", "scale", "softcap", "window", "alibi")
     )
 
     scale: float
     groups: int = 1
     softcap: float | None = None
     window: int | None = None
+    slopes: tuple[float, ...] = ()
 
     def equation(self, result: str, *inputs: str) -> str:
         q, k = inputs
         dot = capped_latex(rf"{self.scale:.4g}\, {q}_{{h,t}} \cdot {k}_{{{share(self.groups)},j}}", self.softcap)
+        dot += r" - m_h\, (t - j)" if self.slopes else ""
         seen = r"j \le t" if self.window is None else rf"t - {self.window} < j \le t"
         return rf"{result}_{{h,t,j}} = {dot} \;\text{{ if }}\; {seen}, \;\text{{ else }}\; -\infty"
 
@@ -45,11 +49,18 @@ class Scores(Operation):
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
         q, k = inputs  # (…, H, t, E), (…, K, T, E)
         dots = q @ np.swapaxes(np.repeat(k, self.groups, -3), -1, -2) * self.scale
-        return np.where(self.visible(places), capped(dots, self.softcap), -np.inf)
+        scores = capped(dots, self.softcap)
+        if self.slopes:
+            scores = scores - wide(self.slopes)[:, None, None] * self._distances(places)
+        return np.where(self.visible(places), scores, -np.inf)
+
+    def _distances(self, places: Places) -> np.ndarray:
+        """(t, T): how far each key is before each query."""
+        return places.columns[:, None] - np.arange(places.token_ids.shape[-1])
 
     def visible(self, places: Places) -> np.ndarray:
         """(t, T), or (…, 1, t, T) where there is padding: which place may look at which. Each sees itself."""
-        distance = places.columns[:, None] - np.arange(places.token_ids.shape[-1])
+        distance = self._distances(places)
         near = (distance >= 0) & (distance < (self.window or distance.size + 1))
         return near if places.mask is None else near & (places.mask[..., None, None, :] | (distance == 0))
 
@@ -66,10 +77,16 @@ class Scores(Operation):
             ),
         )
         dot, masked = float(products.sum()), self._why_masked(look, key)
-        score = float(capped(wide(dot * self.scale), self.softcap))
+        score, lost = float(capped(wide(dot * self.scale), self.softcap)), 0.0
+        if self.slopes:
+            lost = self.slopes[head] * (look.place - key)
+            score -= lost
         scaled = rf"{self.scale:.4g} \cdot \left({terms.latex}\right)"
         latex = scaled if self.softcap is None else capped_latex(number(dot * self.scale), self.softcap)
         parts = {"dot": dot, "scale": self.scale, "unmasked": score}
+        if self.slopes:
+            latex += rf" - {self.slopes[head]:.4g} \cdot {look.place - key}"
+            parts |= {"slope": self.slopes[head], "lost": lost}
         return look.operands(
             recomputed=-math.inf if masked else score,
             of=terms,

@@ -30,6 +30,13 @@ WORDS: dict[str, Words] = {
         "to the embedding, because attention by itself does not know the order of words.",
         "只与词元在文中的位置有关、与词元本身无关的向量。注意力本身分不清先后，所以把它加到词嵌入上，让模型知道次序。",
     ),
+    "embed_norm": Words(
+        "Embedding, normalized",
+        "归一化后的词嵌入",
+        "What enters the first layer, brought to a common scale: some models normalize their embeddings once before "
+        "any layer reads them.",
+        "进入第一层的向量，先统一了长短。有的模型在任何一层读取之前，先把词嵌入归一化一次。",
+    ),
     "resid_pre": Words(
         "Residual stream, entering the layer",
         "进入本层的残差流",

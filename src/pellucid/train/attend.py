@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from pellucid.model.attend import sdpa, visible
+from pellucid.model.attend import distances_felt, sdpa, visible, with_distances
 
 if TYPE_CHECKING:
     from pellucid.model.attention import Attention
@@ -64,12 +64,17 @@ def _attend(
     config, groups = attention.config, q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, T, E)
+    places = torch.arange(q.shape[2], device=q.device)
+    bias = distances_felt(config, places, places)
     if config.softcap is not None:
         scores = config.softcap * torch.tanh(q @ k.mT * (config.softmax_scale / config.softcap))  # (B, H, T, T)
+        scores = scores if bias is None else scores + bias.to(scores.dtype)
         return F.dropout(scores.masked_fill(~seen, float("-inf")).float().softmax(-1).to(v.dtype), dropout) @ v
     if not _products_pay(q, v):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=config.softmax_scale)
+        mask = with_distances(seen, bias, q)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=config.softmax_scale)
     scores = (q * config.softmax_scale).to(v.dtype) @ k.to(v.dtype).mT  # (B, H, T, T)
+    scores = scores if bias is None else scores + bias.to(scores.dtype)
     return (
         F.dropout(
             (scores + torch.zeros_like(seen, dtype=v.dtype).masked_fill_(~seen, float("-inf"))).softmax(-1), dropout

@@ -105,6 +105,41 @@ class SplitHeads:
         return self.blocks or place.mixer.num_heads
 
 
+class SplitGroups:
+    """Rows of the query heads that share a key-value head, its key's and its value's, then of the next, cut into q, k
+    and v; back: group by group.
+    """
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        (whole,) = arrays
+        groups, heads, rest = *self._sizes(place), whole.data.shape[1:]
+        if whole.shape[0] % (groups * (heads + 2)):
+            raise WeightsError(
+                "rows do not divide into heads",
+                expected=f"a multiple of {groups * (heads + 2)}",
+                received=whole.shape[0],
+            )
+        parts = whole.data.reshape(groups, heads + 2, -1, *rest)
+        cuts = parts[:, :heads], parts[:, heads], parts[:, heads + 1]
+        return [whole.with_data(np.ascontiguousarray(cut).reshape(-1, *rest)) for cut in cuts]
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        groups, heads, rest = *self._sizes(place), arrays[0].data.shape[1:]
+        q, k, v = arrays
+        parts = (
+            q.data.reshape(groups, heads, -1, *rest),
+            *(part.data.reshape(groups, 1, -1, *rest) for part in (k, v)),
+        )
+        return [q.with_data(np.concatenate(parts, 1).reshape(-1, *rest))]
+
+    def _sizes(self, place: Place) -> tuple[int, int]:
+        """Groups, and query heads in each."""
+        assert isinstance(place, LayerConfig)
+        attention = place.attention
+        assert attention is not None
+        return attention.num_kv_heads, attention.num_heads // attention.num_kv_heads
+
+
 class Unstack:
     """One array (E, …) of all experts of a layer cut into E of one each; back: stacked. Nothing is copied on the way to
     ours.
@@ -202,6 +237,26 @@ class PermuteRope:
         return [array.with_data(halves.swapaxes(1, 2).reshape(rows, *rest))]
 
 
+class SwapHalves:
+    """The halves of each head's rows of q or k change places: for models whose pairs turn the other way round."""
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        (array,) = arrays
+        assert isinstance(place, LayerConfig)
+        attention, rest = place.attention, array.data.shape[1:]
+        assert attention is not None
+        if array.shape[0] % attention.head_dim:
+            raise WeightsError(
+                "rows do not divide into heads",
+                expected=f"a multiple of {attention.head_dim}",
+                received=array.shape[0],
+            )
+        halves = array.data.reshape(-1, 2, attention.head_dim // 2, *rest)
+        return [array.with_data(np.ascontiguousarray(halves[:, ::-1]).reshape(-1, *rest))]
+
+    inverse = forward
+
+
 @dataclass(frozen=True)
 class Rule:
     """``theirs`` ↔ ``ours``; a rule whose ours a model does not have (a bias, a tied head) does not apply to it."""
@@ -209,6 +264,7 @@ class Rule:
     theirs: str
     ours: str | tuple[str, ...]
     transforms: tuple[Transform, ...] = ()
+    when: Callable[[LayerConfig], bool] | None = None  # the layers that it is for, where names differ with the shape
 
     @property
     def by_layer(self) -> bool:
@@ -226,6 +282,8 @@ class Rule:
             return
         of_experts = "{e}" in ours[0]
         for i, layer in enumerate(config.layers):
+            if self.when is not None and not self.when(layer):
+                continue
             theirs, names = self.theirs.replace("{i}", str(i)), tuple(name.replace("{i}", str(i)) for name in ours)
             if not of_experts:
                 yield theirs, names, i
@@ -250,10 +308,15 @@ class Rule:
         return array
 
 
-def both(theirs: str, ours: str, transforms: tuple[Transform, ...] = ()) -> tuple[Rule, Rule]:
+def both(
+    theirs: str,
+    ours: str,
+    transforms: tuple[Transform, ...] = (),
+    when: Callable[[LayerConfig], bool] | None = None,
+) -> tuple[Rule, Rule]:
     """The rules of a linear map or a norm: its weight, and its bias where it has one."""
     weight, bias = ((f"{theirs}.{kind}", f"{ours}.{kind}") for kind in ("weight", "bias"))
-    return Rule(*weight, transforms), Rule(*bias, transforms)
+    return Rule(*weight, transforms, when), Rule(*bias, transforms, when)
 
 
 def with_offset(rules: Iterable[Rule], offset: float) -> tuple[Rule, ...]:

@@ -25,7 +25,7 @@ OPERATIONS: tuple[type[Operation], ...] = (
 
 # Fields of the description that say which operations there are and in what order; the rest are the operations' own.
 READS = (
-    *(f"ModelConfig.{name}" for name in ("layers", "position", "final_norm")),
+    *(f"ModelConfig.{name}" for name in ("layers", "position", "embedding_norm", "final_norm")),
     *(
         f"LayerConfig.{name}"
         for name in ("mixer", "mlp", "experts", "mixer_norms", "mlp_norms", "parallel", "residual_scale")

@@ -28,7 +28,7 @@ class AttentionTaps(Part):
         wide, narrow = attention.q_dim, attention.kv_dim
         for name, out, axes in (("q", wide, BY_HEAD), ("k", narrow, BY_KV_HEAD), ("v", narrow, BY_KV_HEAD)):
             projection = self.linear(f"attention.{name}_proj", name.upper(), (out, self.d_model), attention.qkv_bias)
-            cut = replace(projection, head_dim=attention.head_dim)
+            cut = replace(projection, head_dim=attention.head_dim, clip=attention.clip)
             yield self.tap(name, cut, name, ("n",), "attn_in", axes=axes)
         last = {"q": "q", "k": "k"}
         steps = (self._qk_norms(last), self._rotations(last))
@@ -36,7 +36,11 @@ class AttentionTaps(Part):
             yield from step
         groups = attention.num_heads // attention.num_kv_heads
         scores = Scores(
-            scale=attention.softmax_scale, groups=groups, softcap=attention.softcap, window=attention.window
+            scale=attention.softmax_scale,
+            groups=groups,
+            softcap=attention.softcap,
+            window=attention.window,
+            slopes=attention.alibi_slopes,
         )
         yield self.tap("scores", scores, "s", ("q", "k"), last["q"], last["k"], axes=BY_PAIR)
         yield self.tap("pattern", Softmax(), "a", ("s",), "scores", axes=BY_PAIR)

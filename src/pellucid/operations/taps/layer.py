@@ -31,7 +31,8 @@ class LayerTaps(Part):
         self.mixer, self.mlp = MIXERS[type(mixer)](config, i, mixer), MLPTaps(config, i)
 
     def taps(self) -> Iterator[Tap]:
-        symbols = {1: (f"x''_{{{self.i - 1}}}" if self.i else "e",), 2: ("e", "p")}[len(self.stream)]
+        first = {"embed": "e", "pos_embed": "p", "embed_norm": r"\hat e"}
+        symbols = tuple(first.get(source, f"x''_{{{self.i - 1}}}") for source in self.stream)
         yield self.tap("resid_pre", Sum() if len(self.stream) > 1 else Copy(), "x", symbols, *self.stream)
         yield self.read("attn_in", "n", "x", "resid_pre", "attention_norm")
         yield from self.mixer.taps()

@@ -54,6 +54,10 @@ def _taps(config: ModelConfig) -> Iterator[Tap]:
         places = learned if config.position == "learned" else Position(width=d)
         yield top("pos_embed", places, places.equation("p"))
         stream = ("embed", "pos_embed")
+    if config.embedding_norm is not None:
+        norm = Norm(name="embed_norm", width=d, config=config.embedding_norm)
+        yield top("embed_norm", norm, norm.equation(r"\hat e", *("e", "p")[: len(stream)]), *stream)
+        stream = ("embed_norm",)
     for i in range(config.num_layers):
         yield from LayerTaps(config, i, stream).taps()
         stream = (f"layers.{i}.resid_post",)
