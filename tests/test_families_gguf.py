@@ -475,4 +475,5 @@ def test_tensor_names_are_those_that_the_gguf_package_gives_to_the_models_names(
     named = {match.theirs: ours[match.ours] for match in matches(config, module.WEIGHTS) if match.ours in ours}
     assert len(named) >= len(ours) - sum(len(names) > 1 for names in ours)
     for theirs, written in named.items():
-        assert table.get_name(theirs, try_suffixes=(".weight", ".bias")) == written
+        names = (theirs, theirs.removeprefix("transformer."))  # one converter drops what the model's class puts before
+        assert written in [table.get_name(name, try_suffixes=(".weight", ".bias")) for name in names]

@@ -95,7 +95,7 @@ class RopeConfig:
         lists = {"longrope": ("short_factors", "long_factors"), "factors": ("short_factors",)}
         for name in lists.get(scaling.kind, ()) if scaling else ():
             factors = getattr(scaling, name)
-            if len(factors) != self.dim // 2 or not all(factor > 0 for factor in factors):
+            if len(factors) != self.dim // 2 or not all(0 < factor <= MAX_ROPE for factor in factors):
                 raise ConfigError(
                     f"{name} needs a positive number for each rotated pair",
                     where="rope",

@@ -146,7 +146,7 @@ TINY = {
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "clipped": {"attn_config": {"clip_qkv": 0.05}},
-    "steep": {"attn_config": {"alibi_bias_max": 16, "softmax_scale": 0.5}},
+    "scaled": {"attn_config": {"softmax_scale": 0.5}},
     "six_heads": {"n_heads": 6, "d_model": 48},
     "untied": {"tie_word_embeddings": False},
 }

@@ -54,7 +54,7 @@ TINY = {name: value for name, value in llama.TINY.items() if name != "rms_norm_e
     "tie_word_embeddings": False,
 }
 VARIANTS: dict[str, dict[str, Any]] = {
-    "clipped": {"clip_qkv": 0.05},
+    "clipped": {"clip_qkv": 0.5},
     "bias": {"attention_bias": True},
     "tied": {"tie_word_embeddings": True},
 }

@@ -269,6 +269,12 @@ export const en = {
   rotary_said: (r) =>
     `Pair ${r.pair} is dimensions ${r.a} and ${r.b}. The query at position ${r.pos} turns by ${r.degrees}°, from ` +
     `(${r.x}, ${r.y}) to (${r.rx}, ${r.ry}); the key at ${r.key} by ${r.turn}°.`,
+  alibi_story: (slopes) => [
+    `This model has no vector for a position. Each head lets its scores fall with the distance of the other token ` +
+      `instead (*ALiBi*): by ${slopes[0].toPrecision(3)} a token in the first head, by ` +
+      `${slopes.at(-1).toPrecision(3)} in the last. A steep head looks near, a flat one far.`,
+  ],
+  embed_norm_story: () => [`Before the first layer, each row is brought to a common scale by a norm.`],
   no_position_story: () => [
     `This model adds no position: order enters only through the mask, which lets a token see those before it.`,
   ],

@@ -233,6 +233,11 @@ export const zh = {
   rotary_said: (r) =>
     `第 ${r.pair} 对是维度 ${r.a} 和 ${r.b}。位置 ${r.pos} 的查询转了 ${r.degrees}°，从 (${r.x}, ${r.y}) 到 (${r.rx}, ${r.ry})；位置 ` +
     `${r.key} 的键转了 ${r.turn}°。`,
+  alibi_story: (slopes) => [
+    `这个模型没有表示位置的向量。每个注意力头的得分直接随距离下降（*ALiBi*）：第一个头每远一个词元降 ` +
+      `${slopes[0].toPrecision(3)}，最后一个头降 ${slopes.at(-1).toPrecision(3)}。降得快的头看近处，降得慢的头看远处。`,
+  ],
+  embed_norm_story: () => [`进入第一层之前，每一行先做一次归一化，统一长短。`],
   no_position_story: () => [`这个模型不加位置：先后次序只由掩码带进来，它只让词元看自己前面的词元。`],
 
   // 4

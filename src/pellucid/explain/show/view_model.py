@@ -37,6 +37,7 @@ def describe(subject: Subject) -> dict[str, Any]:
             "position": config.position,
             "embedding_scale": config.embedding_scale,
             "tie_embeddings": config.tie_embeddings,
+            "embedding_norm": config.embedding_norm is not None,
             "final_norm": asdict(config.final_norm) if config.final_norm else None,
             "dtype": str(decoder.dtype).removeprefix("torch."),
             "device": str(decoder.device),
@@ -64,6 +65,7 @@ def _layer(layer: LayerConfig, taps: Sequence[Tap]) -> dict[str, Any]:
         "scale": attention.softmax_scale,
         "softcap": attention.softcap,
         "window": attention.window,
+        "alibi": attention.alibi_slopes or None,
         "qk_norm": asdict(attention.qk_norm) if attention.qk_norm else None,
         "rope": None
         if rope is None
@@ -83,9 +85,9 @@ def _norms(taps: Iterable[Tap]) -> list[dict[str, Any]]:
         if isinstance(norm := tap.operation, Norm) and "head" not in tap.axes and "kv_head" not in tap.axes:
             part, _, place = norm.name.rpartition(".")[2].removesuffix("_norm").partition("_")
             at = {"part": part, "place": {"": "before", "post": "after"}.get(place, place)}
-            norms.append(
-                {**at, "step": tap.path, "inputs": tap.inputs, "weight": norm.weights[0].name, **asdict(norm.config)}
-            )
+            names = {name.rpartition(".")[2]: name for name, _ in norm.weights}
+            weights = {"gamma": names.get("weight"), "beta": names.get("bias")}
+            norms.append({**at, "step": tap.path, "inputs": tap.inputs, **weights, **asdict(norm.config)})
     return norms
 
 

@@ -129,7 +129,8 @@ class Metadata(Mapping[str, Any]):
             return all(item is True for item in values)
         if own == "attention.sliding_window":  # one that is no shorter than the context never acts
             context = self._raw.get(f"{architecture}.context_length", 0)
-            return all(item == 0 or item >= context for item in values)
+            numbers = all(isinstance(item, (int, float)) for item in (context, *values))
+            return numbers and all(item == 0 or item >= context for item in values)
         return all(is_neutral(name, item) or item in _NEUTRAL.get(own, ()) for item in values)
 
 

@@ -36,7 +36,14 @@ export function render(app) {
       stepFigure(app, () => "layers.0.resid_pre", { keys: [] }),
     );
   if (rope) section.append(story(app, "rotary_story", rope), rotary(app, rope));
-  if (!rope && model.config.position === "none") section.append(story(app, "no_position_story"));
+  const slopes = model.layers.find((layer) => layer.alibi)?.alibi;
+  if (slopes) section.append(story(app, "alibi_story", slopes));
+  if (!rope && !slopes && model.config.position === "none") section.append(story(app, "no_position_story"));
+  if (model.config.embedding_norm)
+    section.append(
+      story(app, "embed_norm_story"),
+      stepFigure(app, () => "embed_norm", { keys: [] }),
+    );
   return section;
 }
 

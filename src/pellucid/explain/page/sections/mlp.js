@@ -42,15 +42,15 @@ function norm(app) {
     const [tiles, out, weight, shift, described] = await Promise.all([
       Promise.all(its.inputs.map((name) => app.source.tile(name, { at: [0], run }))),
       app.source.tile(its.step, { at: [0], run }),
-      app.source.tile(its.weight),
-      its.bias ? app.source.tile(its.weight.replace(/weight$/, "bias")) : null,
+      its.gamma ? app.source.tile(its.gamma) : null,
+      its.beta ? app.source.tile(its.beta) : null,
       app.source.get(`step/${its.step}`, { run }),
     ]);
     const { kind, eps, offset } = its,
       width = out.cols,
       row = (tile) => tile.data.subarray(pos * width, (pos + 1) * width),
       x = Float32Array.from(row(tiles[0])),
-      gain = weight.data.map((value) => offset + value);
+      gain = weight ? weight.data.map((value) => offset + value) : new Float32Array(width).fill(1);
     for (const more of tiles.slice(1)) row(more).forEach((value, j) => (x[j] += value));
     const mean = kind === "layer" ? x.reduce((a, b) => a + b, 0) / width : 0,
       spread = Math.sqrt(x.reduce((sum, value) => sum + (value - mean) ** 2, 0) / width + eps);
@@ -60,7 +60,7 @@ function norm(app) {
     const strips = [
       [app.t("norm_before"), x],
       [kind === "layer" ? app.t("norm_between") : app.t("norm_between_rms"), between],
-      [app.t("norm_gain"), gain],
+      ...(weight ? [[app.t("norm_gain"), gain]] : []),
       ...(shift ? [[app.t("norm_shift"), shift.data]] : []),
       [app.t("norm_after"), after],
     ];
