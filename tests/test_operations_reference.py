@@ -88,6 +88,19 @@ def normed(config: ModelConfig, mixer_norms: PartNorms, mlp_norms: PartNorms, pa
     return replace(config, layers=tuple(layers))
 
 
+def in_turn(config: ModelConfig) -> ModelConfig:
+    """Layers that are a mixer alone and layers that are an MLP alone, in turn."""
+    layers = [
+        part
+        for layer in config.layers
+        for part in (
+            replace(layer, mlp=None, experts=None, mlp_norms=PartNorms()),
+            replace(layer, mixer=None, mixer_norms=PartNorms()),
+        )
+    ]
+    return replace(config, layers=tuple(layers))
+
+
 RMS, LAYER, BIASED = NormConfig(offset=1.0), NormConfig(kind="layer", bias=True), NormConfig(bias=True)
 EVERYWHERE = PartNorms(before=LAYER, after=RMS, sum=LAYER)
 ROUTERS = {
@@ -115,6 +128,9 @@ DESCRIPTIONS = (
         "parallel": normed(LLAMA, PartNorms(before=RMS), PartNorms(before=LAYER), parallel=True),
         "parallel, one norm": normed(LLAMA, PartNorms(before=LAYER), PartNorms(after=RMS), parallel=True),
         "parallel experts": normed(MOE, PartNorms(before=RMS), PartNorms(), parallel=True),
+        "one part a layer": in_turn(LLAMA),
+        "one part a layer, normed after": in_turn(normed(GPT2, EVERYWHERE, EVERYWHERE)),
+        "one part a layer, experts": in_turn(MOE),
         "sandwiched experts": normed(MOE, PartNorms(before=RMS, after=RMS), PartNorms(before=RMS, after=RMS)),
         "q and k by head": changed(LLAMA, qk_norm=RMS),
         "q and k over all": changed(LLAMA, qk_norm=LAYER, qk_norm_over="all"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pellucid.base.errors import ConfigError
-from pellucid.base.typed import check_fields
+from pellucid.base.typed import check_fields, shown
 from pellucid.config.attention import AttentionConfig
 from pellucid.config.checks import check_number
 from pellucid.config.experts import ExpertsConfig
@@ -38,13 +38,14 @@ Mixer = AttentionConfig
 class LayerConfig:
     """One layer: a mixer, which moves information between positions, then an MLP, each added to the residual stream.
 
+    One of the two may be absent, with its norms: state-space models have layers of a mixer alone, hybrids of an MLP.
     A sparse layer has ``experts``: ``mlp`` is then the shape of each of them. ``parallel``: both parts read the stream
     as it came in, x + attention(…) + mlp(…); an MLP without a norm of its own then reads what attention reads.
     ``residual_scale`` multiplies what each part adds.
     """
 
-    mixer: Mixer
-    mlp: MLPConfig
+    mixer: Mixer | None
+    mlp: MLPConfig | None
     mixer_norms: PartNorms
     mlp_norms: PartNorms
     experts: ExpertsConfig | None = None
@@ -54,6 +55,15 @@ class LayerConfig:
     def __post_init__(self) -> None:
         check_fields(self, "layer")
         check_number("layer", residual_scale=self.residual_scale)
+        if self.mixer is None and self.mlp is None:
+            raise ConfigError("a layer needs a mixer or an MLP", where="layer")
+        if self.mlp is None and self.experts is not None:
+            raise ConfigError("experts need the shape of an MLP", where="layer")
+        for part, norms in ((self.mixer, self.mixer_norms), (self.mlp, self.mlp_norms)):
+            if part is None and norms != PartNorms():
+                raise ConfigError("a part that is absent has no norms", where="layer", received=shown(norms))
+        if self.parallel and (self.mixer is None or self.mlp is None):
+            raise ConfigError("parts run beside each other where there are two", where="layer")
         if self.residual_scale != 1 and (self.mixer_norms.after or self.mlp_norms.after):
             raise ConfigError("a part has a norm after it, or what it adds is scaled; not both", where="layer")
         if self.parallel and (self.mixer_norms.sum or self.mlp_norms.sum):

@@ -107,7 +107,7 @@ class ModelConfig:
         """Parameters that take part in one token's computation: without the experts that it does not go through."""
         idle = 0
         for layer in self.layers:
-            if experts := layer.experts:
+            if layer.mlp and (experts := layer.experts):
                 its = sum(math.prod(shape) for shape in mlp_shapes("", self.d_model, layer.mlp).values())
                 idle += (experts.num_experts - experts.experts_per_token) * its
         return self.num_parameters() - idle
@@ -136,9 +136,12 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         at, mlp, norms = f"layers.{i}", layer.mlp, layer.norms
         for name in (name for name in norms if name.startswith("attention")):
             shapes |= norm_shapes(f"{at}.{name}", d, norms[name])
-        shapes |= layer.mixer.weight_shapes(f"{at}.{layer.mixer.name}.", d)
+        if layer.mixer is not None:
+            shapes |= layer.mixer.weight_shapes(f"{at}.{layer.mixer.name}.", d)
         for name in (name for name in norms if name.startswith("mlp")):
             shapes |= norm_shapes(f"{at}.{name}", d, norms[name])
+        if mlp is None:
+            continue
         if layer.experts is None:
             shapes |= mlp_shapes(f"{at}.mlp.", d, mlp)
         else:

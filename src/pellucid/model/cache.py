@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import NoneType
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from pellucid.base.errors import ContextLengthError, UnsupportedError
 from pellucid.config import AttentionConfig, ModelConfig
 from pellucid.model.keys_values import ROLLBACK, FullCache, WindowCache
-from pellucid.model.state import State
+from pellucid.model.state import State, Stateless
 
 __all__ = ["ROLLBACK", "STATES", "Cache", "FullCache", "WindowCache"]
 
@@ -24,7 +25,10 @@ def keys_and_values(
 
 
 # The mixer's description → a new state for (description, batch, capacity, dtype, device). Its module: see ``mixers``.
-STATES: dict[type, Callable[[Any, int, int, torch.dtype, torch.device], State]] = {AttentionConfig: keys_and_values}
+STATES: dict[type, Callable[[Any, int, int, torch.dtype, torch.device], State]] = {
+    AttentionConfig: keys_and_values,
+    NoneType: lambda *_: Stateless(),
+}
 
 
 class Cache:

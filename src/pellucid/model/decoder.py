@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pellucid.base.errors import ContextLengthError, RequestError
-from pellucid.config import LayerConfig, ModelConfig
+from pellucid.config import ExpertsConfig, LayerConfig, MLPConfig, ModelConfig
 from pellucid.model.attention import Attention
 from pellucid.model.claims import TORCH
 from pellucid.model.context import Context
@@ -25,33 +25,43 @@ from pellucid.model.position import rotation, sinusoidal_table
 
 
 class Layer(nn.Module):
-    """x + mixer(x), then x + mlp(x), or both at once (``parallel``), with norms where the description has them."""
+    """x + mixer(x), then x + mlp(x), or both at once (``parallel``), or one of the two alone; with norms where the
+    description has them.
+    """
 
     attention: Attention  # the mixer, by the name of its kind
 
     def __init__(self, d_model: int, config: LayerConfig, layer: int) -> None:
         super().__init__()
-        self.parallel, self.kind, self.residual_scale = config.parallel, config.mixer.name, config.residual_scale
+        self.parallel, self.residual_scale = config.parallel, config.residual_scale
+        self.kind = None if config.mixer is None else config.mixer.name
         self.attention_norm = optional_norm(d_model, config.mixer_norms.before)
-        self.add_module(self.kind, make_mixer(d_model, config.mixer, layer))
+        if config.mixer is not None:
+            self.add_module(config.mixer.name, make_mixer(d_model, config.mixer, layer))
         self.attention_post_norm = optional_norm(d_model, config.mixer_norms.after)
         self.attention_sum_norm = optional_norm(d_model, config.mixer_norms.sum)
         self.mlp_norm = optional_norm(d_model, config.mlp_norms.before)
-        self.mlp = MoE(d_model, config.mlp, config.experts) if config.experts else MLP(d_model, config.mlp)
+        self.mlp = None if config.mlp is None else make_mlp(d_model, config.mlp, config.experts)
         self.mlp_post_norm = optional_norm(d_model, config.mlp_norms.after)
         self.mlp_sum_norm = optional_norm(d_model, config.mlp_norms.sum)
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         x = ctx.tap(self, "resid_pre", x)
-        read = normed(self.attention_norm, x)
         if self.parallel:
+            read = normed(self.attention_norm, x)
             mlp_read = read if self.mlp_norm is None else self.mlp_norm(x)
             return ctx.tap(self, "resid_post", x + self.attend(read, ctx) + self.think(mlp_read, ctx))
-        x = ctx.tap(self, "resid_mid", normed(self.attention_sum_norm, x + self.attend(read, ctx)))
-        return ctx.tap(self, "resid_post", normed(self.mlp_sum_norm, x + self.think(normed(self.mlp_norm, x), ctx)))
+        if self.kind is not None:
+            x = normed(self.attention_sum_norm, x + self.attend(normed(self.attention_norm, x), ctx))
+            if self.mlp is not None:
+                x = ctx.tap(self, "resid_mid", x)
+        if self.mlp is not None:
+            x = normed(self.mlp_sum_norm, x + self.think(normed(self.mlp_norm, x), ctx))
+        return ctx.tap(self, "resid_post", x)
 
     def attend(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         """What the mixer adds to the stream."""
+        assert self.kind is not None
         o = getattr(self, self.kind)(x, ctx)
         if self.attention_post_norm is not None:
             o = self.attention_post_norm(ctx.tap(self, "attn_proj", o))
@@ -61,12 +71,17 @@ class Layer(nn.Module):
 
     def think(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         """What the MLP adds to the stream."""
+        assert self.mlp is not None
         y = self.mlp(x, ctx)
         if self.mlp_post_norm is not None:
             y = self.mlp_post_norm(ctx.tap(self, "mlp_proj", y))
         elif self.residual_scale != 1:
             y = ctx.tap(self, "mlp_proj", y) * self.residual_scale
         return ctx.tap(self, "mlp_out", y)
+
+
+def make_mlp(d_model: int, mlp: MLPConfig, experts: ExpertsConfig | None) -> MLP | MoE:
+    return MLP(d_model, mlp) if experts is None else MoE(d_model, mlp, experts)
 
 
 class Decoder(nn.Module):

@@ -42,3 +42,23 @@ class State(Protocol):
     def copy_from(self, other: Any, length: int) -> None:
         """Take over the first ``length`` tokens, which it reaches, of a state of the same kind; this one is new."""
         ...
+
+
+class Stateless:
+    """Of a layer without a mixer: nothing is kept, so any length is as good as another."""
+
+    rollback = None
+    reason = ""
+    length = 0
+
+    def reaches(self, length: int) -> bool:
+        return True
+
+    def truncate(self, length: int) -> None:
+        pass
+
+    def clear(self) -> None:
+        pass
+
+    def copy_from(self, other: Any, length: int) -> None:
+        pass

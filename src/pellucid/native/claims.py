@@ -26,6 +26,7 @@ def _alone_where_by_length(kind: Any, scaling: Any, config: ModelConfig) -> bool
     return not scaling.by_length or len(config.ropes) == 1
 
 
+_THERE = Claim(test=lambda value, part, config: value is not None, words="it runs layers that have both parts")
 _POSITIVE = Claim(test=lambda value, part, config: value is None or value > 0, words="it runs positive ones")
 
 NATIVE = Claims(
@@ -51,8 +52,8 @@ NATIVE = Claims(
             "extra": UNREAD,
         },
         LayerConfig: {
-            "mixer": ANY,
-            "mlp": ANY,
+            "mixer": _THERE,
+            "mlp": _THERE,
             "mixer_norms": ANY,
             "mlp_norms": ANY,
             "experts": one_of(None),

@@ -27,11 +27,14 @@ class Sum(Operation):
     holds = Sentence("the stream is the sum of its parts", "残差流等于各部分之和")
 
     parallel: bool = False  # of two parts that read the same stream
+    mixed: bool = False  # what is added is the mixer's
 
     def equation(self, result: str, *inputs: str) -> str:
         return f"{result} = {' + '.join(inputs)}"
 
     def line(self, name: str) -> Line:
+        if self.mixed:
+            return Line("model.decoder", "Layer.forward", "x + self.attend(normed(")
         if name == "resid_post":
             return Line("model.decoder", "Layer.forward", "+ self.think(" if self.parallel else "x + self.think(")
         return Line(*LINES.get(name, ("model.decoder", "Layer.forward")), f'"{name}"')

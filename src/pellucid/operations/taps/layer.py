@@ -24,31 +24,37 @@ class LayerTaps(Part):
     def __init__(self, config: ModelConfig, i: int, stream: tuple[str, ...]) -> None:
         super().__init__(config, i, {})
         self.stream, mixer = stream, self.layer.mixer
-        if type(mixer) not in MIXERS:
+        if mixer is not None and type(mixer) not in MIXERS:
             raise UnsupportedError(
                 "no operations say what this mixer computes", where=self.at, received=type(mixer).__name__
             )
-        self.mixer, self.mlp = MIXERS[type(mixer)](config, i, mixer), MLPTaps(config, i)
+        self.mixer = None if mixer is None else MIXERS[type(mixer)](config, i, mixer)
+        self.mlp = None if self.layer.mlp is None else MLPTaps(config, i, self.layer.mlp)
 
     def taps(self) -> Iterator[Tap]:
         first = {"embed": "e", "pos_embed": "p", "embed_norm": r"\hat e"}
         symbols = tuple(first.get(source, f"x''_{{{self.i - 1}}}") for source in self.stream)
         yield self.tap("resid_pre", Sum() if len(self.stream) > 1 else Copy(), "x", symbols, *self.stream)
-        yield self.read("attn_in", "n", "x", "resid_pre", "attention_norm")
-        yield from self.mixer.taps()
-        if self.layer.parallel:
-            yield from self._parallel()
-            return
-        yield self.add("resid_mid", "x'", ("x", "o"), ("resid_pre", "attn_out"), "attention_sum_norm")
-        yield self.read("mlp_in", "n'", "x'", "resid_mid", "mlp_norm")
-        yield from self.mlp.taps()
-        yield self.add("resid_post", "x''", ("x'", "y"), ("resid_mid", "mlp_out"), "mlp_sum_norm")
+        x, source = "x", "resid_pre"
+        if self.mixer is not None:
+            yield self.read("attn_in", "n", x, source, "attention_norm")
+            yield from self.mixer.taps()
+            if self.layer.parallel and self.mlp is not None:
+                yield from self._parallel(self.mlp)
+                return
+            made, after = ("resid_post", "x''") if self.mlp is None else ("resid_mid", "x'")
+            yield self.add(made, after, (x, "o"), (source, "attn_out"), "attention_sum_norm")
+            x, source = after, made
+        if self.mlp is not None:
+            yield self.read("mlp_in", "n'", x, source, "mlp_norm")
+            yield from self.mlp.taps()
+            yield self.add("resid_post", "x''", (x, "y"), (source, "mlp_out"), "mlp_sum_norm")
 
-    def _parallel(self) -> Iterator[Tap]:
+    def _parallel(self, mlp: MLPTaps) -> Iterator[Tap]:
         """An MLP beside attention: it reads the stream as it came in, by its own norm or by attention's."""
         if self.layer.mlp_norms.before or not self.layer.mixer_norms.before:
             yield self.read("mlp_in", "n'", "x", "resid_pre", "mlp_norm")
         else:
             yield self.tap("mlp_in", Copy(), "n'", ("n",), "attn_in")
-        yield from self.mlp.taps()
+        yield from mlp.taps()
         yield self.tap("resid_post", Sum(parallel=True), "x''", ("x", "o", "y"), "resid_pre", "attn_out", "mlp_out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pellucid.config import ExpertsConfig, ModelConfig
+from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
 from pellucid.operations.activation import Activation
 from pellucid.operations.experts import Experts
 from pellucid.operations.route import Route
@@ -15,17 +15,16 @@ from pellucid.operations.taps.tap import BY_EXPERT, BY_NEURON, Tap
 class MLPTaps(Part):
     """The MLP's, from what it reads to what it adds."""
 
-    def __init__(self, config: ModelConfig, i: int) -> None:
-        layer = config.layers[i]
-        super().__init__(
-            config, i, {"neuron": layer.mlp.d_ff, "expert": layer.experts.num_experts if layer.experts else 0}
-        )
+    def __init__(self, config: ModelConfig, i: int, mlp: MLPConfig) -> None:
+        experts = config.layers[i].experts
+        super().__init__(config, i, {"neuron": mlp.d_ff, "expert": experts.num_experts if experts else 0})
+        self.mlp = mlp
 
     def taps(self) -> Iterator[Tap]:
         return self.dense() if self.layer.experts is None else self.sparse(self.layer.experts)
 
     def dense(self) -> Iterator[Tap]:
-        mlp, wide = self.layer.mlp, (self.layer.mlp.d_ff, self.d_model)
+        mlp, wide = self.mlp, (self.mlp.d_ff, self.d_model)
         first = "gate" if mlp.gated else "up"
         act = Activation(function=mlp.activation, gated=mlp.gated)
         pre = self.linear(f"mlp.{first}_proj", first, wide, mlp.bias)
@@ -50,6 +49,6 @@ class MLPTaps(Part):
         route = Route(config=experts, name=f"{self.at}.mlp")
         yield self.tap("experts", route, "w", ("r",), "router_logits", axes=BY_EXPERT)
         name, symbol = self.made("mlp", "y")
-        mixed = Experts(name=f"{self.at}.mlp", d_model=self.d_model, mlp=self.layer.mlp, config=experts)
+        mixed = Experts(name=f"{self.at}.mlp", d_model=self.d_model, mlp=self.mlp, config=experts)
         yield self.tap(name, mixed, symbol, ("n'", "w"), "mlp_in", "experts")
         yield from self.normed("mlp", "y", "mlp_post_norm")

@@ -51,7 +51,8 @@ class Part:
     def add(self, name: str, symbol: str, added: tuple[str, str], sources: tuple[str, str], norm: str) -> Tap:
         """The stream after a part, normed where a norm stands over the sum."""
         config = self.layer.norms.get(norm)
-        return self.tap(name, Sum() if config is None else self.norm(norm, config), symbol, added, *sources)
+        mixed = norm == "attention_sum_norm"
+        return self.tap(name, Sum(mixed=mixed) if config is None else self.norm(norm, config), symbol, added, *sources)
 
     def norm(self, name: str, config: NormConfig) -> Norm:
         return Norm(name=f"{self.at}.{name}", width=self.d_model, config=config)
