@@ -18,6 +18,7 @@ from reference import reference_model, telling, tiny, torch_transformer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pellucid.config import WIDE_WEIGHTS
 from pellucid.executor import StepInput
 from pellucid.families import FAMILIES
 from pellucid.model.attend import explicit
@@ -59,7 +60,11 @@ def decoder_in(model: str, dtype: torch.dtype) -> Decoder:
             weight.normal_(0.0, 0.2, generator=generator)
         else:
             weight.copy_(small.get_parameter(name) * (SHARPER if name.startswith("final_norm.") else 1.0))
-    return decoder.to(dtype).eval()
+    wide = {name: weight.clone() for name, weight in decoder.named_parameters() if name.endswith(WIDE_WEIGHTS)}
+    decoder.to(dtype)
+    for name, weight in wide.items():  # as they are loaded
+        decoder.get_parameter(name).data = weight
+    return decoder.eval()
 
 
 @cache

@@ -27,7 +27,10 @@ from pellucid.model.load import weights_of
 from pellucid.quant import dequantize
 
 SPARSE = {"mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
-EVERY = pytest.mark.parametrize("family", SPARSE)
+EVERY = pytest.mark.parametrize(
+    "family", [name for name in FAMILIES if any(layer.experts for layer in tiny(name).config.layers)]
+)
+EVERY_GGUF = pytest.mark.parametrize("family", SPARSE)
 IDS = torch.tensor([[5, 9, 2, 7, 5, 11, 40, 3], [1, 2, 3, 4, 50, 60, 70, 80]])
 
 
@@ -40,8 +43,9 @@ def theirs_of(family: str, seed: int = 0, **changed: Any) -> Any:
     model = transformers.AutoModelForCausalLM.from_config(
         config, attn_implementation="eager", experts_implementation="eager"
     ).eval()
+    corrections = [(name, buffer) for name, buffer in model.named_buffers() if name.endswith("correction_bias")]
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in (*model.named_parameters(), *corrections):
             parameter.normal_(1.0 if "norm" in name else 0.0, 0.2)
     return model
 
@@ -183,6 +187,18 @@ def write_gguf(path: Path, family: str, *, experts_as: str | None = None, **chan
 
 
 @EVERY
+@torch.no_grad()
+def test_a_state_dict_as_transformers_has_it_in_memory_opens_too(family: str, tmp_path: Path) -> None:
+    """Experts fused, and names that are not those of its files: what FSDP, accelerate or ``torch.save`` write."""
+    theirs = theirs_of(family)
+    theirs.config.save_pretrained(tmp_path)
+    torch.save({name: tensor for name, tensor in theirs.state_dict().items()}, tmp_path / "pytorch_model.bin")
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path, device="cpu")
+    expected = theirs(IDS).logits
+    torch.testing.assert_close(ours(IDS).logits, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+@EVERY_GGUF
 def test_a_gguf_file_has_its_experts_in_one_tensor_and_they_are_read_without_a_copy(
     family: str, tmp_path: Path
 ) -> None:

@@ -85,7 +85,10 @@ def phimoe(logits: Tensor, bias: Tensor) -> Tensor:
 
 V2 = {"normalize": False, "scale": 16.0, "wide": True}
 ROUTERS = {
-    "deepseek_v3": (lambda x, b: deepseek_v3(x, b, 4, 2, True), V3 | {"num_groups": 4, "groups_per_token": 2, "scale": 2.5}),
+    "deepseek_v3": (
+        lambda x, b: deepseek_v3(x, b, 4, 2, True),
+        V3 | {"num_groups": 4, "groups_per_token": 2, "scale": 2.5},
+    ),
     "glm4_moe": (lambda x, b: deepseek_v3(x, b, 1, 1, True), V3 | {"scale": 2.5}),
     "unnormalized": (
         lambda x, b: deepseek_v3(x, b, 2, 1, False),
@@ -101,7 +104,7 @@ ROUTERS = {
     "gpt_oss": (gpt_oss, {"router_bias": True}),
     "llama4": (llama4, {"scores": "sigmoid", "normalize": False, "weighs": "input"}),
     "phimoe": (phimoe, {"scores": "sparsemixer", "normalize": False, "jitter": 0.05, "experts_per_token": 2}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ROUTERS)
@@ -163,4 +166,4 @@ def test_a_wide_router_computes_in_float32_in_a_narrow_model_and_its_correction_
 )
 def test_routers_that_cannot_be_are_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        ExpertsConfig(**{"num_experts": 8, "experts_per_token": 2} | wrong)
+        ExpertsConfig(**dict[str, Any]({"num_experts": 8, "experts_per_token": 2}) | wrong)

@@ -99,6 +99,7 @@ def _open_hugging_face(path: Path, location: Location) -> Checkpoint:
         family.WEIGHTS,
         stored,
         location.weights,
+        also=getattr(family, "ALSO", ()),
         ignored=family.IGNORED,
         aliases=getattr(stored, "aliases", None),
     )

@@ -15,7 +15,7 @@ from pellucid.checkpoint.files.lazy import Lazy
 from pellucid.checkpoint.files.release import release
 from pellucid.checkpoint.naming import naming
 from pellucid.config import ModelConfig, weight_shapes
-from pellucid.families.translation.rules import Match, Rule, matches, some, to_ours
+from pellucid.families.translation.rules import Match, Rule, as_stored, matches, some, to_ours
 from pellucid.quant import convert
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -27,7 +27,7 @@ ROWS = 4096  # of two tables compared at a time
 class Weights(Lazy):
     """Our name → Array, in the order of computation. A plain rename costs nothing: the Array is a view of the file.
 
-    ``ignored`` are patterns of their known buffers; ``aliases`` are names under which a file holds a tensor once more
+    ``also`` are rules for other names that the same weights go by; ``ignored`` patterns of their known buffers; ``aliases`` are names under which a file holds a tensor once more
     without storing it again. ``stored_names`` says which name in the file each of ours is made of, ``config`` is the
     description that the files bear out: with tied embeddings and another head stored, it is no longer tied.
 
@@ -45,6 +45,7 @@ class Weights(Lazy):
         stored: Mapping[str, Array],
         where: object,
         *,
+        also: tuple[Rule, ...] = (),
         ignored: Iterable[str] = (),
         aliases: Mapping[str, str] | None = None,
         strict: bool = False,
@@ -57,9 +58,10 @@ class Weights(Lazy):
                 remedy="a file may be missing",
             )
         aliases = {name: kept for name, kept in (aliases or {}).items() if name not in stored and kept in stored}
-        known = {theirs for rule in rules for theirs, _, _ in rule.places(config)}
+        known = {theirs for rule in (*rules, *also) for theirs, _, _ in rule.places(config)}
         named = naming(known, rules, (*stored, *aliases), tuple(ignored), where)
         names = {full: aliases.get(name, name) for full, name in named.names.items()}
+        rules = as_stored(config, rules, also, names)
         if named.how:
             notice(f"{where}: in the names of tensors, {named.how}")
         self.config = config = _tied(config, rules, names, stored, where)

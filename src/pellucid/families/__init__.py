@@ -3,8 +3,8 @@
 A family module holds ``config(hf) -> ModelConfig`` and its inverse ``to_hf(config)``; ``WEIGHTS``, the rules between
 its names and ours; ``IGNORED``, patterns of known buffers that are no weights; ``GGUF``, how llama.cpp's files of it
 are read, or None; ``TINY``, a small config that enrols it in every conformance test; and ``VARIANTS``, name → config
-keys changed, which enrol its optional parts (biases, ties, windows, scalings). ``HARMLESS`` (optional) are patterns of
-its own keys that change nothing.
+keys changed, which enrol its optional parts (biases, ties, windows, scalings). Optional: ``HARMLESS``, patterns of its
+own keys that change nothing; ``ALSO``, rules for other names that files have for the same weights.
 """
 
 from __future__ import annotations
@@ -25,14 +25,18 @@ from pellucid.families import (
     cohere,
     cohere2,
     cwm,
+    dots1,
     ernie4_5,
     exaone4,
+    exaone_moe,
     falcon,
+    flex_olmo,
     gemma,
     gemma2,
     gemma3,
     glm,
     glm4,
+    glm4_moe,
     gpt2,
     gpt_bigcode,
     gpt_neo,
@@ -55,6 +59,7 @@ from pellucid.families import (
     olmo,
     olmo2,
     olmo3,
+    olmoe,
     opt,
     persimmon,
     phi,
@@ -65,6 +70,7 @@ from pellucid.families import (
     qwen3_moe,
     seed_oss,
     smollm3,
+    solar_open,
     stablelm,
     starcoder2,
     vanilla,
@@ -124,6 +130,12 @@ FAMILIES: dict[str, ModuleType] = {
     "bloom": bloom,
     "mpt": mpt,
     "nanochat": nanochat,
+    "glm4_moe": glm4_moe,
+    "dots1": dots1,
+    "solar_open": solar_open,
+    "exaone_moe": exaone_moe,
+    "olmoe": olmoe,
+    "flex_olmo": flex_olmo,
     "chatglm": chatglm,
     "vanilla": vanilla,
 }

@@ -17,23 +17,29 @@ from pellucid.families.translation.hf import Keys, rope
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
-    keys = Keys({**hf, "sliding_window_pattern": _every(hf.get("sliding_window_pattern"))})
+    keys = Keys(in_numbers(hf))
+    norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-5))
+    return llama.build(keys, norm=norm, norms=PartNorms(after=norm), qk_norm=True, **by_layer(keys))
+
+
+def in_numbers(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with its pattern of layers as a number."""
+    return {**hf, "sliding_window_pattern": _every(hf.get("sliding_window_pattern"))}
+
+
+def by_layer(keys: Keys) -> dict[str, Any]:
+    """Each layer's rotation and window: with a window, layers that see all do not rotate."""
     num_layers = keys.num_layers("num_hidden_layers")
-    window = keys.get("sliding_window", None if "sliding_window" in hf else 4096)
+    window = keys.get("sliding_window", None if keys.has("sliding_window") else 4096)
     kinds = gemma3.layer_types(keys, every=4) if window else ["full_attention"] * num_layers
     keys.get("layer_types")
     keys.get("sliding_window_pattern")
     head_dim = keys.size("head_dim", max(keys.size("hidden_size") // keys.size("num_attention_heads"), 1))
     rotary = rope(keys, head_dim, keys.size("max_position_embeddings", 2048))
-    norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-5))
-    return llama.build(
-        keys,
-        norm=norm,
-        norms=PartNorms(after=norm),
-        qk_norm=True,
-        ropes=[rotary if window is None or kind == "sliding_attention" else None for kind in kinds],
-        windows=[window if kind == "sliding_attention" else None for kind in kinds],
-    )
+    return {
+        "ropes": [rotary if window is None or kind == "sliding_attention" else None for kind in kinds],
+        "windows": [window if kind == "sliding_attention" else None for kind in kinds],
+    }
 
 
 def _every(pattern: Any) -> Any:

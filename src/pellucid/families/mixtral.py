@@ -12,6 +12,7 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
 from pellucid.families import llama
+from pellucid.families.translation.experts import in_memory
 from pellucid.families.translation.gguf import EXPERT_RULES, GGUF, common_keys, experts_keys, llama_rules
 from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
@@ -48,6 +49,7 @@ WEIGHTS = (
     Rule(f"{_BLOCK}.experts.{{e}}.w2.weight", f"{_EXPERT}.down_proj.weight"),
     Rule(f"{_BLOCK}.experts.{{e}}.w3.weight", f"{_EXPERT}.up_proj.weight"),
 )
+ALSO = in_memory(WEIGHTS, "block_sparse_moe")
 IGNORED = llama.IGNORED
 
 

@@ -12,6 +12,7 @@ from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError
 from pellucid.config import MLPConfig, ModelConfig
 from pellucid.families import llama, qwen3_moe
+from pellucid.families.translation.experts import in_memory
 from pellucid.families.translation.gguf import (
     EXPERT_RULES,
     GGUF,
@@ -64,6 +65,7 @@ WEIGHTS = (
     ),
     Rule("model.layers.{i}.mlp.shared_expert_gate.weight", "layers.{i}.mlp.shared_gate.weight"),
 )
+ALSO = in_memory(WEIGHTS, "mlp")
 IGNORED = llama.IGNORED
 
 

@@ -9,6 +9,7 @@ from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
 from pellucid.families import llama, qwen3
+from pellucid.families.translation.experts import in_memory
 from pellucid.families.translation.gguf import EXPERT_RULES, GGUF, common_keys, expert_width, experts_keys
 from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
@@ -93,6 +94,7 @@ EXPERTS = (
     ),
 )
 WEIGHTS = (*qwen3.WEIGHTS, *EXPERTS)
+ALSO = in_memory(WEIGHTS, "mlp")
 IGNORED = llama.IGNORED
 
 

@@ -73,7 +73,9 @@ class MoE(nn.Module):
         if config.scores == "sparsemixer":
             chosen, weights = self._mixed(wide)
         else:
-            scores = wide.sigmoid() if config.scores == "sigmoid" else wide.softmax(-1)
+            scores = (
+                1 / (1 + torch.exp(-wide)) if config.scores == "sigmoid" else wide.softmax(-1)
+            )  # steps that round alike
             chosen = self._chosen(wide, scores)
             if config.normalize and config.scores == "softmax" and not config.normalize_eps:
                 weights = wide.gather(-1, chosen).softmax(-1)  # of all, divided by the sum of the chosen: the same

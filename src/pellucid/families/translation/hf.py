@@ -49,6 +49,10 @@ class Keys:
         value = self._hf.get(name)
         return default if value is None else value
 
+    def has(self, name: str) -> bool:
+        """Whether the config has the key, be it null."""
+        return name in self._hf
+
     def size(self, name: str, default: int | None = None) -> int:
         """A positive whole number. Raises: ConfigError naming the key."""
         value = self.get(name, default)

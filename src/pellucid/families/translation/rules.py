@@ -7,7 +7,7 @@ transposes: the values never change, but for a norm's where a file means γ by a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
@@ -163,6 +163,21 @@ class Unstack:
 
 
 @dataclass(frozen=True)
+class Each:
+    """A transform of one array into ``parts``, of each of several; back: of each group of so many."""
+
+    transform: Transform
+    parts: int = 1
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        return [part for array in arrays for part in self.transform.forward([array], place)]
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        groups = (arrays[i : i + self.parts] for i in range(0, len(arrays), self.parts))
+        return [array for group in groups for array in self.transform.inverse(group, place)]
+
+
+@dataclass(frozen=True)
 class NormOffset:
     """A norm's weight in files whose γ is ``offset`` + the weight, for a description whose norms have another one.
 
@@ -270,13 +285,18 @@ class Rule:
     def by_layer(self) -> bool:
         return "{i}" in self.theirs
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Ours, as a tuple."""
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
+
     def places(self, config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...], int]]:
         """(their name, our names, layer), everywhere in a model: once for each layer, and each expert, that the name
         stands for.
 
         Where ``{e}`` is in our name alone, theirs holds all experts of the layer in one.
         """
-        ours = (self.ours,) if isinstance(self.ours, str) else self.ours
+        ours = self.names
         if not self.by_layer:
             yield self.theirs, ours, 0
             return
@@ -341,6 +361,15 @@ def renamed(rules: Iterable[Rule], names: Mapping[str, str]) -> tuple[Rule, ...]
         return theirs
 
     return tuple(replace(rule, theirs=name(rule.theirs)) for rule in rules)
+
+
+def as_stored(
+    config: ModelConfig, rules: Iterable[Rule], other: Iterable[Rule], stored: Container[str]
+) -> tuple[Rule, ...]:
+    """The rules, with those of ``other`` in place of the ones for the same weights, wherever a file has their names."""
+    found = [rule for rule in other if any(theirs in stored for theirs, _, _ in rule.places(config))]
+    made = {name for rule in found for name in rule.names}
+    return (*(rule for rule in rules if not made.issuperset(rule.names)), *found)
 
 
 @dataclass(frozen=True)
