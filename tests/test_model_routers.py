@@ -50,7 +50,7 @@ def deepseek_v3(logits: Tensor, bias: Tensor, groups: int, kept: int, norm: bool
     router = DeepseekV3TopkRouter(
         config(n_group=groups, topk_group=kept, norm_topk_prob=norm, routed_scaling_factor=2.5)
     )
-    router.e_score_correction_bias = bias
+    router.e_score_correction_bias.data = bias
     return spread(logits, *fed(router, logits))
 
 
