@@ -192,7 +192,7 @@ def test_a_state_dict_as_transformers_has_it_in_memory_opens_too(family: str, tm
     """Experts fused, and names that are not those of its files: what FSDP, accelerate or ``torch.save`` write."""
     theirs = theirs_of(family)
     theirs.config.save_pretrained(tmp_path)
-    torch.save({name: tensor for name, tensor in theirs.state_dict().items()}, tmp_path / "pytorch_model.bin")
+    torch.save(dict(theirs.state_dict()), tmp_path / "pytorch_model.bin")
     ours = AutoModelForCausalLM.from_pretrained(tmp_path, device="cpu")
     expected = theirs(IDS).logits
     torch.testing.assert_close(ours(IDS).logits, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
