@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fuzz.use import use_model, use_tokenizer
 from pellucid.config import ModelConfig
 from pellucid.families import FAMILIES
 from pellucid.families.translation.rules import to_theirs
+from pellucid.text.readers.sentencepiece_proto import fields
 
 
 def _gguf_model(name: str, **more: tuple[int, Any]) -> Gguf:
@@ -167,6 +169,73 @@ def _spm_words() -> list[tuple[str, int, Any]]:
     ]
 
 
+Words = list[tuple[str, int, Any]]
+
+
+def _other_words() -> tuple[list[Words], Words]:
+    """A unigram model with a character map, WordPiece, Gemma 4's merges of characters; and RWKV's bytes."""
+    unigram = [("<pad>", 0.0, 3), ("</s>", 0.0, 3), ("<unk>", 0.0, 2), ("▁", -2.0, 1)]
+    unigram += [(token, -3.0, 1) for token in "Helowrd12ab"] + [("▁He", -4.0, 1), ("llo", -5.0, 1)]
+    pieces_ = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"▁hello", "▁hello", "▁12", "e", "l"]
+    names = (("unknown", 1), ("cls", 2), ("seperator", 3), ("padding", 0))
+    gemma = ["<pad>", "<eos>", "<bos>", "<unk>", "▁", *"Helo\n12", "lo", "llo"] + [
+        f"<0x{byte:02X}>" for byte in range(256)
+    ]
+    rwkv = ["<s>", *(f"\\x{byte:02x}" for byte in range(256)), "the", "llo", "\\n\\n", "漢", "\\xe3\\x81"]
+    of_bytes: Words = [
+        ("tokenizer.ggml.model", 8, "rwkv"),
+        ("tokenizer.ggml.tokens", 9, (8, rwkv)),
+        ("tokenizer.ggml.token_type", 9, (5, [3] + [1] * (len(rwkv) - 1))),
+    ]
+    return [
+        [
+            ("tokenizer.ggml.model", 8, "t5"),
+            ("tokenizer.ggml.tokens", 9, (8, [text for text, _, _ in unigram])),
+            ("tokenizer.ggml.scores", 9, (6, [score for _, score, _ in unigram])),
+            ("tokenizer.ggml.token_type", 9, (5, [kind for _, _, kind in unigram])),
+            ("tokenizer.ggml.precompiled_charsmap", 9, (0, list(_charsmap()))),
+            ("tokenizer.ggml.add_space_prefix", 7, True),
+            ("tokenizer.ggml.remove_extra_whitespaces", 7, True),
+        ],
+        [
+            ("tokenizer.ggml.model", 8, "bert"),
+            ("tokenizer.ggml.tokens", 9, (8, list(dict.fromkeys(pieces_)))),
+            ("tokenizer.ggml.token_type", 9, (5, [3] * 4 + [1] * (len(set(pieces_)) - 4))),
+            *((f"tokenizer.ggml.{name}_token_id", 4, place) for name, place in names),
+        ],
+        [
+            ("tokenizer.ggml.model", 8, "gemma4"),
+            ("tokenizer.ggml.tokens", 9, (8, gemma)),
+            ("tokenizer.ggml.token_type", 9, (5, [3] * 4 + [1] * 10 + [6] * 256)),
+            ("tokenizer.ggml.merges", 9, (8, ["l o", "l lo"])),
+            ("tokenizer.ggml.bos_token_id", 4, 2),
+            ("tokenizer.ggml.eos_token_id", 4, 1),
+            ("tokenizer.ggml.unknown_token_id", 4, 3),
+        ],
+    ], of_bytes
+
+
+@cache
+def _charsmap() -> bytes:
+    """SentencePiece's own map of two characters, as its trainer writes it."""
+    import io
+    import tempfile
+
+    import sentencepiece
+
+    model = io.BytesIO()
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
+        rules.write("FF21\t41\nFF11\t31 32\n")
+        rules.flush()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(["hello world"] * 20), model_writer=model, vocab_size=12, model_type="char",
+            normalization_rule_tsv=rules.name, minloglevel=2,
+        )  # fmt: skip
+    return next(
+        value for field, spec in fields(model.getvalue()) if field == 3 for number, value in fields(spec) if number == 2
+    )
+
+
 def gguf_tokenizer_seeds() -> list[Folder]:
     base = _gguf_model("llama")
     head = [pair for pair in base.metadata if not pair[0].startswith("tokenizer.")]
@@ -174,10 +243,24 @@ def gguf_tokenizer_seeds() -> list[Folder]:
         f"tokenizer.ggml.{name}"
         for name in ("eot_token_id", "seperator_token_id", "mask_token_id", "pre", "precompiled_charsmap")
     )
+    others, _ = _other_words()
     return [
         {"model.gguf": Gguf([*head, *words], base.tensors, more)}
-        for words in (_gguf_words(LLAMA_CONFIG.vocab_size), _spm_words(), _spm_words())
+        for words in (_gguf_words(LLAMA_CONFIG.vocab_size), _spm_words(), _spm_words(), *others)
     ]
+
+
+def gguf_rwkv_seeds() -> list[Folder]:
+    base = _gguf_model("llama")
+    head = [pair for pair in base.metadata if not pair[0].startswith("tokenizer.")]
+    return [{"model.gguf": Gguf([*head, *_other_words()[1]], base.tensors, ("tokenizer.ggml.eos_token_id",))}]
+
+
+def read_gguf_rwkv(folder: Path) -> None:
+    from pellucid.checkpoint.files.gguf import GGUFFile
+    from pellucid.text.readers.gguf import tokenizer_from_gguf
+
+    use_tokenizer(tokenizer_from_gguf(GGUFFile(folder / "model.gguf").metadata), folder, saved=False)
 
 
 def read_gguf_tokenizer(folder: Path) -> None:

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fuzz.mutations import Binary, Folder, Json
-from fuzz.seeds_gguf import gguf_seeds, gguf_tokenizer_seeds, read_gguf, read_gguf_tokenizer
+from fuzz.seeds_gguf import (
+    gguf_rwkv_seeds,
+    gguf_seeds,
+    gguf_tokenizer_seeds,
+    read_gguf,
+    read_gguf_rwkv,
+    read_gguf_tokenizer,
+)
 from fuzz.seeds_models import (
     GENERATION,
     adapter_seeds,
@@ -80,7 +87,8 @@ TARGETS: dict[str, Target] = {
     "llama2c": Target(lambda: [{"model.bin": Binary(llama2c_bytes(), 28)}], read_llama2c),
     "distributed": Target(distributed_seeds, read_model, 2, ("config.json",)),
     "gguf": Target(gguf_seeds, read_gguf, 6),
-    "gguf-tokenizer": Target(gguf_tokenizer_seeds, read_gguf_tokenizer, 3),
+    "gguf-tokenizer": Target(gguf_tokenizer_seeds, read_gguf_tokenizer, 5),
+    "gguf-rwkv": Target(gguf_rwkv_seeds, read_gguf_rwkv, 1),
     "tokenizer-json": Target(
         lambda: [{"tokenizer.json": one} for one in (*tokenizer_jsons(), *known_tokenizer_jsons())], read_tokenizer, 6
     ),

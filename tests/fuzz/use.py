@@ -40,7 +40,7 @@ def use_model(checkpoint: Any) -> None:
     generate(executor, [[1, 2, 3]], max_new_tokens=2)
 
 
-def use_tokenizer(tokenizer: Any, folder: Path) -> None:
+def use_tokenizer(tokenizer: Any, folder: Path, saved: bool = True) -> None:
     text = "Hello <s> wörld\n 12"
     ids = tokenizer.encode(text)
     tokenizer.encode(text, add_special_tokens=False)
@@ -52,6 +52,8 @@ def use_tokenizer(tokenizer: Any, folder: Path) -> None:
     _ = "".join([stream.push(i) for i in ids]) + stream.flush()
     _ = (len(tokenizer), tokenizer.get_vocab(), tokenizer.all_special_ids, tokenizer.stop_token_ids, repr(tokenizer))
     _ = tokenizer.pad_token_id
+    if not saved:
+        return
     out = folder / "saved"
     try:
         tokenizer.save_pretrained(out)

@@ -21,9 +21,12 @@ Merge = tuple[str, str]
 
 
 def build_bpe(
-    vocab: Mapping[str, int], merges: Sequence[Merge], pre: PreTokenizer, where: object
+    vocab: Mapping[str, int], merges: Sequence[Merge], pre: PreTokenizer, where: object, *, unk: str | None = None
 ) -> tokenizers.Tokenizer:
     """A tokenizer that cuts text with ``pre``, spells it in the byte-level alphabet and applies ``merges`` in order.
+
+    Where ``pre`` says so it spells characters, a space as ``▁``; one that is no token becomes byte tokens,
+    or ``unk``.
 
     Raises: TokenizerError where a merge names or makes a token that the vocabulary lacks.
     """
@@ -39,6 +42,8 @@ def build_bpe(
             where=where,
             remedy="vocabulary and merges are of different tokenizers, or damaged",
         )
+    if not pre.bytes:
+        return _characters(vocab, merges, pre, where, unk)
     with library_errors("the vocabulary cannot be used", where):
         backend = tokenizers.Tokenizer(
             models.BPE(vocab=dict(vocab), merges=list(merges), ignore_merges=pre.ignore_merges)
@@ -54,6 +59,28 @@ def build_bpe(
         spelling = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=own)
         backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, spelling]) if splits else spelling
         backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _characters(
+    vocab: Mapping[str, int], merges: Sequence[Merge], pre: PreTokenizer, where: object, unk: str | None
+) -> tokenizers.Tokenizer:
+    """Source: llama.cpp, ``src/llama-vocab.cpp``, ``GEMMA4``: lines by themselves, several line ends as one token."""
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    with library_errors("the vocabulary cannot be used", where):
+        model = models.BPE(
+            vocab=dict(vocab), merges=list(merges), byte_fallback=True, fuse_unk=True, ignore_merges=pre.ignore_merges
+        )
+        if unk is not None:
+            model.unk_token = unk
+        backend = tokenizers.Tokenizer(model)
+        backend.normalizer = normalizers.Replace(" ", "▁")
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated") for pattern in pre.patterns]
+        )
+        backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     return backend
 
 

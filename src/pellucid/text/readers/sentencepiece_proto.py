@@ -54,16 +54,23 @@ def build_model(
     eos_piece: str,
     byte_fallback: bool,
     add_dummy_prefix: bool,
+    unigram: bool = False,
+    trims_spaces: bool = False,
+    charsmap: bytes = b"",
 ) -> bytes:
-    """A serialized ModelProto of kind BPE whose pieces are (text, score, type), without normalization of text."""
-    trainer = _number(3, _BPE) + _number(35, int(byte_fallback))
+    """A serialized ModelProto of kind BPE, or unigram, whose pieces are (text, score, type).
+
+    Text is normalized by ``charsmap`` alone, which is SentencePiece's own: a double array, and replacements.
+    """
+    trainer = _number(3, UNIGRAM if unigram else _BPE) + _number(35, int(byte_fallback))
     trainer += (
         _bytes(45, unk_piece.encode("utf-8"))
         + _bytes(46, bos_piece.encode("utf-8"))
         + _bytes(47, eos_piece.encode("utf-8"))
     )
     model = b"".join([_piece(*piece) for piece in pieces]) + _bytes(_TRAINER_SPEC, trainer)
-    return model + normalizer_spec(add_dummy_prefix=add_dummy_prefix, remove_extra_whitespaces=False)
+    spec = normalizer_spec(add_dummy_prefix=add_dummy_prefix, remove_extra_whitespaces=trims_spaces)
+    return model + spec + (_bytes(_NORMALIZER_SPEC, _bytes(2, charsmap)) if charsmap else b"")
 
 
 def normalizer_spec(*, add_dummy_prefix: bool, remove_extra_whitespaces: bool | None = None) -> bytes:
@@ -97,14 +104,14 @@ def read_model(data: bytes) -> SentencePieceModel:
     trainer: dict[int, Any] = {}
     normalizer: dict[int, Any] = {}
     try:
-        for field, value in _fields(data):
+        for field, value in fields(data):
             if field == _PIECES:
-                piece = dict(_fields(value))
+                piece = dict(fields(value))
                 pieces.append((piece[1], struct.unpack("<f", piece.get(2, bytes(4)))[0], piece.get(3, NORMAL)))
             elif field == _TRAINER_SPEC:
-                trainer |= _fields(value)
+                trainer |= fields(value)
             elif field == _NORMALIZER_SPEC:
-                normalizer |= _fields(value)  # of several, later values hold
+                normalizer |= fields(value)  # of several, later values hold
         return SentencePieceModel(
             kind=_KINDS.get(trainer.get(3, UNIGRAM), "unknown"),
             pieces=pieces,
@@ -134,7 +141,7 @@ def _charsmap(data: bytes) -> tuple[np.ndarray, bytes]:
     return np.frombuffer(data, "<u4", size // 4, 4).astype(np.uint32), data[4 + size :] + b"\0"
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+def fields(data: bytes) -> Iterator[tuple[int, Any]]:
     """(field, value) of a message; values are whole numbers or bytes."""
     at = 0
     while at < len(data):
