@@ -9,7 +9,7 @@ from pellucid.config.attention import AttentionConfig
 from pellucid.config.checks import MAX_LAYERS, MAX_SIZE
 from pellucid.config.experts import WIDE_WEIGHTS, ExpertsConfig
 from pellucid.config.layer import LayerConfig, Mixer, PartNorms
-from pellucid.config.mlp import Activation, MLPConfig, mlp_shapes
+from pellucid.config.mlp import XIELU, Activation, MLPConfig, mlp_shapes
 from pellucid.config.model import ModelConfig, weight_shapes
 from pellucid.config.norm import NormConfig
 from pellucid.config.rope import RopeConfig, RopeScaling
@@ -18,6 +18,7 @@ __all__ = [
     "MAX_LAYERS",
     "MAX_SIZE",
     "WIDE_WEIGHTS",
+    "XIELU",
     "Activation",
     "AttentionConfig",
     "ExpertsConfig",

@@ -66,6 +66,9 @@ class LayerConfig:
             raise ConfigError("parts run beside each other where there are two", where="layer")
         if self.residual_scale != 1 and (self.mixer_norms.after or self.mlp_norms.after):
             raise ConfigError("a part has a norm after it, or what it adds is scaled; not both", where="layer")
+        shared = self.experts.shared if self.experts else None
+        if self.experts and "xielu" in (self.mlp.activation, shared.activation if shared else None):
+            raise ConfigError("experts have no activation with weights of its own", where="layer", received="xielu")
         if self.parallel and (self.mixer_norms.sum or self.mlp_norms.sum):
             raise ConfigError("parts that are added together have no sums of their own to norm", where="layer")
 

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 from pellucid.base.typed import check_fields
 from pellucid.config.checks import check_choice, check_size
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]  # relu2: relu(x)²
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"]  # relu2: relu(x)²
+XIELU = ("alpha_p", "alpha_n", "beta", "eps")  # the numbers of a layer's xIELU: two are learned, two as they came
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,4 +40,6 @@ def mlp_shapes(prefix: str, d_model: int, mlp: MLPConfig) -> dict[str, tuple[int
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (out, into) in maps.items():
         shapes |= linear_shapes(f"{prefix}{name}", out, into, mlp.bias)
+    if mlp.activation == "xielu":
+        shapes |= {f"{prefix}xielu.{name}": (1,) for name in XIELU}
     return shapes

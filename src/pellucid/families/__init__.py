@@ -17,6 +17,7 @@ from pellucid.base.errors import UnsupportedError
 from pellucid.base.typed import scalar, shown
 from pellucid.config import ModelConfig
 from pellucid.families import (
+    apertus,
     arcee,
     biogpt,
     bloom,
@@ -136,6 +137,7 @@ FAMILIES: dict[str, ModuleType] = {
     "exaone_moe": exaone_moe,
     "olmoe": olmoe,
     "flex_olmo": flex_olmo,
+    "apertus": apertus,
     "chatglm": chatglm,
     "vanilla": vanilla,
 }

@@ -90,7 +90,7 @@ TORCH = Claims(
         },
         MLPConfig: {
             "d_ff": ANY,
-            "activation": one_of("silu", "gelu", "gelu_tanh", "relu", "relu2"),
+            "activation": one_of("silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"),
             "gated": ANY,
             "bias": ANY,
         },

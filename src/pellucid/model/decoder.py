@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -193,6 +194,10 @@ class Decoder(nn.Module):
             weight.fill_(1.0 - norm.offset if name.endswith("weight") else 0.0)
         elif name.endswith("bias"):
             weight.zero_()
+        elif ".xielu." in name:  # α_p = α_n = 0.8 at first
+            beta, eps = 0.5, -1e-6
+            start = {"alpha_p": math.log(math.expm1(0.8)), "alpha_n": math.log(math.expm1(0.8 - beta))}
+            weight.fill_((start | {"beta": beta, "eps": eps})[name.rpartition(".")[2]])
         elif name == "embed.weight" and self.config.embedding_scale != 1.0:
             weight.normal_(0.0, self.config.embedding_scale**-1, generator=generator)
         else:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pellucid.config import XIELU as WEIGHTS_OF_XIELU
 from pellucid.config import MLPConfig
 from pellucid.model.context import Context
 from pellucid.model.invariant import rows_invariant_gelu_tanh, rows_invariant_silu
@@ -24,6 +26,24 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 ROWS_INVARIANT = ACTIVATIONS | {"silu": rows_invariant_silu, "gelu_tanh": rows_invariant_gelu_tanh}
 
 
+class XIELU(nn.Module):
+    """α_p x² + β x where x > 0, else α_n (e^min(x, ε) − 1 − x) + β x; α_p = softplus(a_p), α_n = β + softplus(a_n).
+
+    β and ε are as the checkpoint has them: nothing learns them. Source: Huang & Schlag 2024 (xIELU).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in WEIGHTS_OF_XIELU:
+            self.register_parameter(name, nn.Parameter(torch.zeros(1)))
+
+    def forward(self, x: Float[Tensor, "*rows F"]) -> Float[Tensor, "*rows F"]:
+        beta, eps = self.beta.detach(), self.eps.detach()
+        positive, negative = F.softplus(self.alpha_p), beta + F.softplus(self.alpha_n)
+        bent = (torch.expm1(torch.minimum(x, eps)) - x) * negative
+        return torch.where(x > 0, positive * x * x + beta * x, bent + beta * x)
+
+
 class MLP(nn.Module):
     """down(act(up(x))), or gated: down(act(gate(x)) ⊙ up(x)).
 
@@ -36,10 +56,11 @@ class MLP(nn.Module):
         self.gate_proj = Linear(d_model, config.d_ff, bias=config.bias) if config.gated else None
         self.up_proj = Linear(d_model, config.d_ff, bias=config.bias)
         self.down_proj = Linear(config.d_ff, d_model, bias=config.bias)
+        self.xielu = XIELU() if config.activation == "xielu" else None
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         x = for_products(ctx.tap(self, "mlp_in", x))
-        activation = (ROWS_INVARIANT if ctx.rows_invariant else ACTIVATIONS)[self.activation]
+        activation = self.xielu or (ROWS_INVARIANT if ctx.rows_invariant else ACTIVATIONS)[self.activation]
         if self.gate_proj is None:
             act = activation(ctx.tap(self, "mlp_pre", self.up_proj(x, ctx)))  # (B, T, F)
         else:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pellucid.config import XIELU
 from pellucid.operations.cell import Look, Operands, factor, number
 from pellucid.operations.numbers import Numbers, Weights, wide
-from pellucid.operations.operation import Line, Operation, Sentence
+from pellucid.operations.operation import Line, Operation, Sentence, Weight
 from pellucid.operations.places import Places
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -23,9 +24,18 @@ FUNCTIONS = {
 }
 
 
+def xielu(x: Numbers, a_p: float, a_n: float, beta: float, eps: float) -> Numbers:
+    positive, negative = np.logaddexp(0.0, a_p), beta + np.logaddexp(0.0, a_n)
+    return np.where(x > 0, positive * x * x, negative * (np.expm1(np.minimum(x, eps)) - x)) + beta * x
+
+
 @dataclass(frozen=True, kw_only=True)
 class Activation(Operation):
-    """act(g), or gated: act(g) ⊙ u. Source: Hendrycks & Gimpel 2016 (GELU); Shazeer 2020 (gated)."""
+    """act(g), or gated: act(g) ⊙ u. Source: Hendrycks & Gimpel 2016 (GELU); Shazeer 2020 (gated); Huang & Schlag 2024.
+
+    ``xielu`` has weights, of ``name``: α_p x² + β x where x > 0, else α_n (e^min(x, ε) − 1 − x) + β x, with
+    α_p = log(1 + e^a_p), α_n = β + log(1 + e^a_n).
+    """
 
     kind = "activation"
     holds = Sentence("neurons are the activation's output", "神经元等于激活函数的输出")
@@ -34,6 +44,11 @@ class Activation(Operation):
 
     function: str
     gated: bool
+    name: str = ""
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        return tuple(Weight(f"{self.name}.{own}", (1,)) for own in XIELU) if self.function == "xielu" else ()
 
     def equation(self, result: str, *inputs: str) -> str:
         act = self._latex(inputs[0])
@@ -47,20 +62,24 @@ class Activation(Operation):
         return Line("model.mlp", "MLP.forward", "self.gate_proj(" if self.gated else '"mlp_pre", self.up_proj(')
 
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
-        return self.of(inputs[0]) * (inputs[1] if self.gated else 1.0)
+        return self.of(inputs[0], weights) * (inputs[1] if self.gated else 1.0)
 
-    def of(self, x: Numbers) -> Numbers:
+    def of(self, x: Numbers, weights: Weights | None = None) -> Numbers:
+        if self.function == "xielu":
+            assert weights is not None
+            return xielu(x, *(wide(weights[name])[0] for name, _ in self.weights))
         with np.errstate(over="ignore"):  # exp of a large number is infinite, and what is divided by it 0
             return FUNCTIONS[self.function](x)
 
     def cell(self, look: Look) -> Operands:
         gate, *up = cells = tuple(look.step(path, look.at) for path in look.inputs)
-        act = float(self.of(wide(gate.value)))
+        own = tuple(look.weight(name, (0,)) for name, _ in self.weights)
+        act = float(self.of(wide(gate.value), {cell.name: [cell.value] for cell in own}))
         latex = self._latex(number(gate.value))
         for cell in up:
             latex += rf" \cdot {factor(cell.value)} = {number(act)} \cdot {factor(cell.value)}"
         recomputed = act * (up[0].value if up else 1.0)
-        return look.operands(recomputed=recomputed, leads=cells, parts={"activation": act}, latex=latex)
+        return look.operands(recomputed=recomputed, leads=(*cells, *own), parts={"activation": act}, latex=latex)
 
     def shares(self, value: Numbers, direction: Numbers) -> Numbers:
         """(F,) of each neuron."""

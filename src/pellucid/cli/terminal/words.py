@@ -18,7 +18,14 @@ from pellucid.config import (
     RopeConfig,
 )
 
-ACTIVATIONS = {"silu": "SiLU", "gelu": "GELU", "gelu_tanh": "GELU (tanh)", "relu": "ReLU", "relu2": "ReLU²"}
+ACTIVATIONS = {
+    "silu": "SiLU",
+    "gelu": "GELU",
+    "gelu_tanh": "GELU (tanh)",
+    "relu": "ReLU",
+    "relu2": "ReLU²",
+    "xielu": "xIELU",
+}
 KINDS = {
     "SentencePieceTokenizer": "SentencePiece",
     "Llama2cTokenizer": "SentencePiece, as llama2.c writes it",

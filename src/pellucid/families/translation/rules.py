@@ -38,6 +38,16 @@ class Transpose:
     inverse = forward
 
 
+class OneNumber:
+    """A number that a file holds without an axis, as a vector of one; back: without it."""
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        return [array.with_data(array.data.reshape(1)) for array in arrays]
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        return [array.with_data(array.data.reshape(())) for array in arrays]
+
+
 @dataclass(frozen=True)
 class DropRows:
     """A table whose first rows are never read, without them; back: zeros in their place."""
