@@ -51,7 +51,9 @@ def text(decoder: Decoder) -> Tensor:
 def decoder_in(model: str, dtype: torch.dtype) -> Decoder:
     """The tiny model with sharper logits, and room for the text where positions have a table."""
     small = tiny(model)
-    by_table = small.config.position != "none" or any(layer.attention.alibi for layer in small.config.layers)
+    by_table = small.config.position != "none" or any(
+        getattr(layer.mixer, "alibi", None) for layer in small.config.layers
+    )
     room = LENGTH if by_table else small.config.context_len
     decoder = Decoder(replace(small.config, context_len=room)).requires_grad_(False)
     generator = torch.Generator().manual_seed(1)

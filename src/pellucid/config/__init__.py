@@ -8,6 +8,7 @@ construction, so an executor may believe it.
 from pellucid.config.attention import AttentionConfig
 from pellucid.config.checks import MAX_LAYERS, MAX_SIZE
 from pellucid.config.experts import WIDE_WEIGHTS, ExpertsConfig
+from pellucid.config.latent import LatentAttentionConfig
 from pellucid.config.layer import LayerConfig, Mixer, PartNorms
 from pellucid.config.mlp import XIELU, Activation, MLPConfig, mlp_shapes
 from pellucid.config.model import ModelConfig, weight_shapes
@@ -22,6 +23,7 @@ __all__ = [
     "Activation",
     "AttentionConfig",
     "ExpertsConfig",
+    "LatentAttentionConfig",
     "LayerConfig",
     "MLPConfig",
     "Mixer",

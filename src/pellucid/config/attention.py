@@ -71,6 +71,21 @@ class AttentionConfig:
         return self.num_kv_heads * self.head_dim
 
     @property
+    def z_dim(self) -> int:
+        """Numbers of all heads' results."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kept(self) -> tuple[int, int, int]:
+        """What the cache keeps of a token: (heads, numbers of a key, of a value)."""
+        return self.num_kv_heads, self.head_dim, self.head_dim
+
+    def state_bytes(self, num_tokens: int, size: int) -> int:
+        """What the cache keeps of a sequence, in numbers of ``size`` bytes."""
+        heads, key, value = self.kept
+        return heads * (key + value) * min(num_tokens, self.window or num_tokens) * size
+
+    @property
     def softmax_scale(self) -> float:
         return self.head_dim**-0.5 if self.scale is None else self.scale
 

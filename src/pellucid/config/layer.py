@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import ConfigError
 from pellucid.base.typed import check_fields, shown
 from pellucid.config.attention import AttentionConfig
 from pellucid.config.checks import check_number
 from pellucid.config.experts import ExpertsConfig
+from pellucid.config.latent import LatentAttentionConfig
 from pellucid.config.mlp import MLPConfig
 from pellucid.config.norm import NormConfig
 
@@ -31,7 +33,11 @@ class PartNorms:
 
 # What moves information between positions; other kinds join here. Each has a ``name``, its ``weight_shapes``, and
 # ``rope`` where it rotates.
-Mixer = AttentionConfig
+# A checker of types takes it for any: who reads a field of one kind (a family, a rule) knows that its layers have it.
+if TYPE_CHECKING:
+    Mixer = Any
+else:
+    Mixer = AttentionConfig | LatentAttentionConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,8 +123,8 @@ class Decoding(Generation):
         for config, layer in zip(cache.config.layers, cache.layers, strict=True):
             first = max(0, cache.length - layer.kept) if isinstance(layer, WindowCache) else 0
             layers.append({"first": first})
-            total += 2 * config.mixer.kv_dim * size * (cache.length - first)
-        each = sum(2 * layer.mixer.kv_dim for layer in cache.config.layers) * size
+            total += config.mixer.state_bytes(1, size) * (cache.length - first)
+        each = sum(layer.mixer.state_bytes(1, size) for layer in cache.config.layers)
         return {"length": cache.length, "bytes": total, "bytes_per_token": each, "layers": layers}
 
 
@@ -153,6 +153,6 @@ class NativeDecoding(Generation):
         )
         layers = [{"first": max(0, length - width) if width else 0} for width in window]
         width = {"f32": 4, "f16": 2, "int8": 1}[self.native.executor.kv_cache]
-        each = [2 * layer.mixer.kv_dim * width for layer in self.config.layers]
+        each = [layer.mixer.state_bytes(1, width) for layer in self.config.layers]
         total = sum(size * (length - layer["first"]) for size, layer in zip(each, layers, strict=True))
         return {"length": length, "bytes": total, "bytes_per_token": sum(each), "layers": layers}

@@ -51,6 +51,7 @@ from pellucid.families import (
     iquestcoder,
     jais2,
     llama,
+    minicpm3,
     ministral,
     mistral,
     mixtral,
@@ -139,6 +140,7 @@ FAMILIES: dict[str, ModuleType] = {
     "flex_olmo": flex_olmo,
     "apertus": apertus,
     "chatglm": chatglm,
+    "minicpm3": minicpm3,
     "vanilla": vanilla,
 }
 

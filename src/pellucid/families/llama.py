@@ -14,6 +14,7 @@ from pellucid.config import (
     AttentionConfig,
     ExpertsConfig,
     LayerConfig,
+    Mixer,
     MLPConfig,
     ModelConfig,
     NormConfig,
@@ -48,6 +49,7 @@ def build(
     ropes: Sequence[RopeConfig | None] | None = None,
     windows: Sequence[int | None] | None = None,
     mlps: tuple[tuple[MLPConfig, ExpertsConfig | None], ...] | None = None,
+    mixers: Sequence[Mixer | None] | None = None,
     attention: Mapping[str, Any] | None = None,
     layer: Mapping[str, Any] | None = None,
     tied: bool = False,
@@ -57,8 +59,8 @@ def build(
 
     ``norms``: those of both parts, or of attention and of the MLP, where they are not ``norm`` before each.
     ``qk_norm``: True for ``norm``. By layer: its rotation (``ropes``; ``rotary`` is every layer's), its window, its MLP
-    and experts (``mlps``). ``attention``, ``layer`` and ``fields`` are fields of every layer's attention, of every
-    layer, of the model.
+    and experts (``mlps``), a mixer of another kind in attention's place (``mixers``). ``attention``, ``layer`` and
+    ``fields`` are fields of every layer's attention, of every layer, of the model.
     """
     d_model, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     head_dim = keys.size("head_dim", head_dim or max(d_model // num_heads, 1))
@@ -66,7 +68,9 @@ def build(
     norm = norm or NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6))
     norms = norms or PartNorms(before=norm)
     mixer_norms, mlp_norms = (norms, norms) if isinstance(norms, PartNorms) else norms
-    ropes = ropes or (rotary or rope(keys, head_dim, context_len),) * num_layers
+    mixers = mixers or (None,) * num_layers
+    if not ropes and None in mixers:
+        ropes = (rotary or rope(keys, head_dim, context_len),) * num_layers
     if mlps is None:
         dense = MLPConfig(
             d_ff=keys.size("intermediate_size"),
@@ -78,9 +82,13 @@ def build(
     num_kv_heads = keys.size("num_key_value_heads", num_heads)
 
     def layer_of(
-        rotary: RopeConfig | None, window: int | None, mlp: MLPConfig, experts: ExpertsConfig | None
+        mixer: Mixer | None,
+        rotary: RopeConfig | None,
+        window: int | None,
+        mlp: MLPConfig,
+        experts: ExpertsConfig | None,
     ) -> LayerConfig:
-        mixer = AttentionConfig(
+        mixer = mixer or AttentionConfig(
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
@@ -95,13 +103,14 @@ def build(
             mixer=mixer, mlp=mlp, mixer_norms=mixer_norms, mlp_norms=mlp_norms, experts=experts, **layer or {}
         )
 
-    by_layer = zip(ropes, windows or (None,) * num_layers, mlps, strict=True)
+    none = (None,) * num_layers
+    by_layer = zip(mixers, ropes or none, windows or none, mlps, strict=True)
     return ModelConfig(
         model_type=keys.get("model_type", "llama"),
         vocab_size=keys.size("vocab_size"),
         d_model=d_model,
         context_len=context_len,
-        layers=tuple(layer_of(rotary, window, *mlp) for rotary, window, mlp in by_layer),
+        layers=tuple(layer_of(mixer, rotary, window, *mlp) for mixer, rotary, window, mlp in by_layer),
         final_norm=norm,
         **fields,
         **keys.common(tied=tied),

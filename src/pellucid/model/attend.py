@@ -1,7 +1,8 @@
 """Ways to attend: the fused kernel, and the same mathematics step by step with every matrix open to view.
 
-Both take q (B, H, T, E), k and v (B, K, T, E) as rotated and projected, append k and v to the cache if there is one,
-and return z = softmax(q kᵀ · scale + mask) v of shape (B, H, T, E).
+Both take q (B, H, T, E), k and v (B, K, T, E) as rotated and projected, append k and v to the cache if there is one
+(where the module does not bring those of all tokens itself), and return z = softmax(q kᵀ · scale + mask) v of shape
+(B, H, T, E). Values may be of another width than keys; z is of theirs.
 """
 
 from __future__ import annotations
@@ -11,16 +12,23 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pellucid.config import AttentionConfig
 from pellucid.model.context import Context
-from pellucid.model.keys_values import FullCache, WindowCache
+from pellucid.model.keys_values import FullCache, KeepsKeys, WindowCache
 
 
 class Attends(nn.Module):
     """What a way to attend knows of the module it serves: its description, and the layer whose state it adds to."""
 
-    config: AttentionConfig
+    config: KeepsKeys
     layer: int
+
+    def remembered(self, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, int]:
+        """All keys and values, cached ones first; the place in the sequence of the first."""
+        if ctx.cache is None:
+            return k, v, 0
+        state = ctx.cache.layers[self.layer]
+        assert isinstance(state, FullCache | WindowCache)
+        return state.append(k, v)
 
 
 def visible(
@@ -40,7 +48,7 @@ def visible(
 
 
 def distances_felt(
-    config: AttentionConfig, queries: Int[Tensor, "T"], keys: Int[Tensor, "S"]
+    config: KeepsKeys, queries: Int[Tensor, "T"], keys: Int[Tensor, "S"]
 ) -> Float[Tensor, "H T S"] | None:
     """ALiBi: what each head's scores lose by the distance of query and key; None where they lose nothing."""
     if config.alibi is None:
@@ -64,7 +72,8 @@ def sdpa(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> T
     config, (batch, num_heads, num_queries, head_dim) = attention.config, q.shape
     if config.softcap is not None:
         return explicit(attention, q, k, v, ctx)
-    k, v, start, first = _with_cached(attention, k, v, ctx)
+    k, v, first = attention.remembered(k, v, ctx)
+    start = first + k.shape[2] - num_queries
     num_keys, groups = k.shape[2], num_heads // k.shape[1]
     implied = (
         ctx.key_mask is None
@@ -83,7 +92,7 @@ def sdpa(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> T
         if mask is not None and config.alibi is not None:
             mask = mask.reshape(*mask.shape[:-3], k.shape[1], groups, num_keys)
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=config.softmax_scale)
-        return z.reshape(batch, num_heads, 1, head_dim)  # on a GPU it may come by other strides
+        return z.reshape(batch, num_heads, 1, -1)  # on a GPU it may come by other strides
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     causal = implied and num_queries > 1
@@ -93,7 +102,8 @@ def sdpa(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> T
 def explicit(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
     """The equation as written; taps ``scores`` (scaled, capped, masked) and ``pattern``."""
     config = attention.config
-    k, v, start, first = _with_cached(attention, k, v, ctx)
+    k, v, first = attention.remembered(k, v, ctx)
+    start = first + k.shape[2] - q.shape[2]
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, S, E)
     scores = q @ k.mT * config.softmax_scale  # (B, H, T, S)
@@ -104,16 +114,6 @@ def explicit(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) 
     scores = ctx.tap(attention, "scores", scores.masked_fill(~mask, float("-inf")))
     pattern = ctx.tap(attention, "pattern", scores.float().softmax(-1).to(v.dtype))
     return pattern @ v  # (B, H, T, E)
-
-
-def _with_cached(attention: Attends, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, int, int]:
-    """All keys and values, cached ones first; the places in the sequence of the first new one and the first of all."""
-    if ctx.cache is None:
-        return k, v, 0, 0
-    added, state = k.shape[2], ctx.cache.layers[attention.layer]
-    assert isinstance(state, FullCache | WindowCache)
-    k, v, first = state.append(k, v)
-    return k, v, first + k.shape[2] - added, first
 
 
 def _mask(

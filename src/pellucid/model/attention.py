@@ -19,6 +19,8 @@ class Attention(Attends):
     2023.
     """
 
+    config: AttentionConfig
+
     def __init__(self, d_model: int, config: AttentionConfig, layer: int) -> None:
         super().__init__()
         self.config, self.layer = config, layer

@@ -9,16 +9,14 @@ from typing import Any
 import torch
 
 from pellucid.base.errors import ContextLengthError, UnsupportedError
-from pellucid.config import AttentionConfig, ModelConfig
-from pellucid.model.keys_values import ROLLBACK, FullCache, WindowCache
+from pellucid.config import AttentionConfig, LatentAttentionConfig, ModelConfig
+from pellucid.model.keys_values import ROLLBACK, FullCache, KeepsKeys, WindowCache
 from pellucid.model.state import State, Stateless
 
 __all__ = ["ROLLBACK", "STATES", "Cache", "FullCache", "WindowCache"]
 
 
-def keys_and_values(
-    config: AttentionConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device
-) -> State:
+def keys_and_values(config: KeepsKeys, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> State:
     if config.window is None:
         return FullCache(config, batch, capacity, dtype, device)
     return WindowCache(config, batch, dtype, device, capacity)
@@ -27,6 +25,7 @@ def keys_and_values(
 # The mixer's description → a new state for (description, batch, capacity, dtype, device). Its module: see ``mixers``.
 STATES: dict[type, Callable[[Any, int, int, torch.dtype, torch.device], State]] = {
     AttentionConfig: keys_and_values,
+    LatentAttentionConfig: keys_and_values,
     NoneType: lambda *_: Stateless(),
 }
 

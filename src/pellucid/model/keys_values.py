@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pellucid.config import AttentionConfig
+from pellucid.config import AttentionConfig, LatentAttentionConfig
 
+KeepsKeys = AttentionConfig | LatentAttentionConfig
 ROLLBACK = 32  # tokens that a window can take back at any time: as many guesses may have been wrong
 
 
@@ -16,11 +17,9 @@ class FullCache:
     rollback = None
     reason = ""
 
-    def __init__(
-        self, config: AttentionConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        shape = (batch, config.num_kv_heads, capacity, config.head_dim)
-        self.k, self.v = torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device)
+    def __init__(self, config: KeepsKeys, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+        heads, *widths = config.kept
+        self.k, self.v = (torch.empty(batch, heads, capacity, n, dtype=dtype, device=device) for n in widths)
         self.length = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -54,13 +53,13 @@ class WindowCache:
     reason = "a sliding-window cache has dropped what this needs"
 
     def __init__(
-        self, config: AttentionConfig, batch: int, dtype: torch.dtype, device: torch.device, capacity: int | None = None
+        self, config: KeepsKeys, batch: int, dtype: torch.dtype, device: torch.device, capacity: int | None = None
     ) -> None:
         assert config.window is not None
         self.kept = config.window - 1
         size = 2 * config.window + ROLLBACK
-        shape = (batch, config.num_kv_heads, size if capacity is None else min(size, capacity), config.head_dim)
-        self.k, self.v = torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device)
+        (heads, *widths), held = config.kept, size if capacity is None else min(size, capacity)
+        self.k, self.v = (torch.empty(batch, heads, held, n, dtype=dtype, device=device) for n in widths)
         self.first = self.stop = 0  # place in the sequence of the buffer's first entry; entries in use
         self._moving = False  # an interruption may have left some entries moved and others not
 

@@ -7,14 +7,18 @@ from typing import Any
 
 from torch import nn
 
-from pellucid.config import AttentionConfig, Mixer
+from pellucid.config import AttentionConfig, LatentAttentionConfig, Mixer
 from pellucid.model.attention import Attention
+from pellucid.model.latent import LatentAttention
 
 # The mixer's description → a module for (d_model, description, number of the layer), called with (x, ctx).
 #
 # ``x`` (B, T, D) may hold several requests' tokens end to end: ``ctx.by_request`` takes them apart where tokens meet. A
 # kind that does not attend refuses a pass whose ``attend`` or ``key_mask`` says which tokens may meet, until it obeys.
-MIXERS: dict[type, Callable[[int, Any, int], nn.Module]] = {AttentionConfig: Attention}
+MIXERS: dict[type, Callable[[int, Any, int], nn.Module]] = {
+    AttentionConfig: Attention,
+    LatentAttentionConfig: LatentAttention,
+}
 
 
 def make_mixer(d_model: int, config: Mixer, layer: int) -> nn.Module:

@@ -16,6 +16,12 @@ from pellucid.operations.places import Places
 PART = 2**23  # numbers of a weight in float64 at a time
 OWNERS = {
     "attention": ("model.attention", "Attention.forward"),
+    "latent": ("model.latent", "LatentAttention.forward"),
+    "q_proj of latent": ("model.latent", "LatentAttention._queries"),
+    "q_a_proj": ("model.latent", "LatentAttention._queries"),
+    "q_b_proj": ("model.latent", "LatentAttention._queries"),
+    "k_b_proj": ("model.latent", "LatentAttention.mix"),
+    "v_b_proj": ("model.latent", "LatentAttention.mix"),
     "mlp": ("model.mlp", "MLP.forward"),
     "router": ("model.moe", "MoE.rate"),
 }
@@ -32,6 +38,9 @@ class Linear(Operation):
     holds = Sentence("the output is x Wᵀ + b", "输出为 x Wᵀ + b")
     reads = (
         *(f"AttentionConfig.{name}" for name in ("qkv_bias", "o_bias", "num_heads", "head_dim", "clip")),
+        *(f"LatentAttentionConfig.{name}" for name in ("num_heads", "kv_lora_rank", "qk_nope_head_dim")),
+        *(f"LatentAttentionConfig.{name}" for name in ("qk_rope_head_dim", "v_head_dim", "q_lora_rank")),
+        *(f"LatentAttentionConfig.{name}" for name in ("latent_bias", "o_bias")),
         *(f"MLPConfig.{name}" for name in ("d_ff", "bias")),
         *(f"ExpertsConfig.{name}" for name in ("router_bias", "wide")),
         *(f"ModelConfig.{name}" for name in ("tie_embeddings", "head_bias", "logit_scale", "logit_softcap")),
@@ -47,6 +56,7 @@ class Linear(Operation):
     scale: float = 1.0
     cap: float | None = None
     clip: float | None = None
+    owner: str | None = None  # whose code computes it, where the name does not say it
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -74,7 +84,8 @@ class Linear(Operation):
         if not owner:  # the output layer, or the table of embeddings in its place
             return Line("model.decoder", "Decoder.logits", "self.embed.weight")
         part = f'"{name}"' if own == "up_proj" else f"self.{own}("  # of the two places for one, gated and not
-        return Line(*OWNERS.get(own, OWNERS[owner[-1]]), part)
+        place = OWNERS.get(own, OWNERS.get(f"{own} of {self.owner}", OWNERS[self.owner or owner[-1]]))
+        return Line(*place, part)
 
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
         x = side_by_side(inputs[0]) if self.joins else inputs[0]

@@ -40,6 +40,7 @@ class Norm(Operation):
     reads = (
         *(f"NormConfig.{name}" for name in ("kind", "eps", "weight", "bias", "offset", "wide")),
         *(f"AttentionConfig.{name}" for name in ("qk_norm", "qk_norm_over", "qk_norm_at")),
+        "LatentAttentionConfig.latent_norm",
     )
 
     name: str

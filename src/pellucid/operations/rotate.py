@@ -26,6 +26,7 @@ class Rotate(Operation):
     holds = Sentence("pairs are turned by their angle", "成对旋转相应的角度")
     reads = (
         "AttentionConfig.rope",
+        "LatentAttentionConfig.rope",
         *(f"RopeConfig.{name}" for name in ("dim", "theta", "layout", "scaling")),
         *(f"RopeScaling.{name}" for name in ("kind", "factor", "original_context_len", "attention_factor")),
         *(f"RopeScaling.{name}" for name in ("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow")),

@@ -25,9 +25,10 @@ class Scores(Operation):
     kind = "scores"
     holds = Sentence("scores are scaled q · k, masked", "得分为缩放并遮蔽后的 q · k")
     stage = ("stages.h", "gather_chunk(")
-    reads = tuple(
-        f"AttentionConfig.{name}"
-        for name in ("num_heads", "num_kv_heads", "head_dim", "scale", "softcap", "window", "alibi")
+    reads = (
+        *(f"AttentionConfig.{name}" for name in ("num_heads", "num_kv_heads", "head_dim", "scale", "softcap")),
+        *("AttentionConfig.window", "AttentionConfig.alibi"),
+        *(f"LatentAttentionConfig.{name}" for name in ("scale", "window")),
     )
 
     scale: float

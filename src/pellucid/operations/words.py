@@ -97,6 +97,46 @@ WORDS: dict[str, Words] = {
         "long distances.",
         "键以与查询相同的方式旋转。转得快的维度分辨近邻，转得慢的维度衡量远距离。",
     ),
+    "c_q": Words(
+        "Latent of the queries",
+        "查询的潜向量",
+        "A narrow vector made of what attention reads. The queries of all heads are made of it, which takes fewer "
+        "weights than a map from the whole width.",
+        "由注意力的输入压缩成的一个窄向量，所有头的查询都由它展开。这样比直接从整个宽度映射省下许多权重。",
+    ),
+    "c_q_norm": Words(
+        "Latent of the queries, normalized",
+        "归一化后的查询潜向量",
+        "The narrow vector brought to a common scale before the queries are made of it.",
+        "在展开成各头的查询之前，先把这个窄向量缩放到相当的长度。",
+    ),
+    "c_kv": Words(
+        "Latent of keys and values",
+        "键和值的潜向量",
+        "A narrow vector made of what attention reads. The keys and values of all heads are made of it, so it alone "
+        "(with the part that turns) has to be kept of each token.",
+        "由注意力的输入压缩成的一个窄向量，所有头的键和值都由它展开。因此每个词元只需保存它（以及会旋转的那一小段）。",
+    ),
+    "c_kv_norm": Words(
+        "Latent of keys and values, normalized",
+        "归一化后的键值潜向量",
+        "The narrow vector brought to a common scale. This is what the model remembers of a token.",
+        "把窄向量缩放到相当的长度。模型对一个词元的“记忆”就是它。",
+    ),
+    "k_shared": Words(
+        "The part of keys that all heads share",
+        "各头共用的键",
+        "A short vector that says where a token stands once it has been turned by its position; it is the same for "
+        "every head.",
+        "一个很短的向量，按位置旋转之后表明词元在哪里；所有头用的都是同一个。",
+    ),
+    "k_whole": Words(
+        "Keys, both parts",
+        "完整的键",
+        "The part that all heads share, then the head's own, made of the latent: together they are compared with the "
+        "query.",
+        "各头共用的一段在前，由潜向量展开的一段在后，合起来再与查询比较。",
+    ),
     "scores": Words(
         "Attention scores",
         "注意力得分",

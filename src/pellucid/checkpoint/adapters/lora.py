@@ -18,7 +18,7 @@ from pellucid.config import ModelConfig, weight_shapes
 from pellucid.families import family_of
 from pellucid.families.translation.rules import Match, Rule, Transpose, matches
 
-LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LINEAR = "_proj"  # how the names of linear maps inside the layers end
 HEAD = "lm_head"
 ALL_LINEAR = "all-linear"  # every linear map inside the layers, as PEFT means it: not the output head
 MAX_RANK = 2**16
@@ -103,10 +103,7 @@ def projections(config: ModelConfig) -> list[Projection]:
     every = []
     for match in matches(config, family_of(config.model_type, "LoRA").WEIGHTS):
         ours = tuple(name.removesuffix(".weight") for name in match.ours)
-        if all(
-            name.endswith(".weight") and name.removesuffix(".weight").rpartition(".")[2] in (*LINEAR, HEAD)
-            for name in match.ours
-        ):
+        if all(name.endswith(f"{LINEAR}.weight") or name == f"{HEAD}.weight" for name in match.ours):
             every.append(Projection(match.theirs.removesuffix(".weight"), ours, match))
     place = {name.removesuffix(".weight"): number for number, name in enumerate(weight_shapes(config))}
     return sorted(every, key=lambda projection: place[projection.ours[0]])

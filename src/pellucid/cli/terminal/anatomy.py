@@ -73,6 +73,5 @@ def layer_groups(weights: Iterable[Weight]) -> list[LayerGroup]:
 
 
 def cache_bytes(config: ModelConfig, context_len: int, dtype: str) -> int:
-    """The key-value cache of one request of ``context_len`` tokens: 2 · Σ over layers of kv_dim · positions kept."""
-    kept = (layer.mixer.kv_dim * min(context_len, layer.mixer.window or context_len) for layer in config.layers)
-    return 2 * BYTES_OF[dtype] * sum(kept)
+    """The key-value cache of one request of ``context_len`` tokens."""
+    return sum(layer.mixer.state_bytes(context_len, BYTES_OF[dtype]) for layer in config.layers if layer.mixer)

@@ -8,9 +8,10 @@ from pellucid.base.errors import PellucidError
 from pellucid.checkpoint.open import Checkpoint
 from pellucid.cli.terminal.numbers import count, ranges
 from pellucid.config import (
-    AttentionConfig,
     ExpertsConfig,
+    LatentAttentionConfig,
     LayerConfig,
+    Mixer,
     MLPConfig,
     ModelConfig,
     NormConfig,
@@ -81,7 +82,9 @@ def _part(name: str, norms: PartNorms) -> str:
     return f"{made}, and norms the sum" if norms.sum else made
 
 
-def attention(config: AttentionConfig) -> str:
+def attention(config: Mixer) -> str:
+    if isinstance(config, LatentAttentionConfig):
+        return latent(config)
     shared = config.num_heads // config.num_kv_heads
     text = f"{config.num_heads} heads of {config.head_dim}"
     if shared > 1:
@@ -94,6 +97,17 @@ def attention(config: AttentionConfig) -> str:
     if config.window:
         text += f"; sees {config.window:,} positions back"
     return text
+
+
+def latent(config: LatentAttentionConfig) -> str:
+    text = f"{config.num_heads} heads of {config.head_dim}, of which {config.qk_rope_head_dim} turn; values of "
+    text += f"{config.v_head_dim}; keys and values made of a latent of {config.kv_lora_rank}, which is what is kept"
+    if config.q_lora_rank:
+        text += f"; queries of one of {config.q_lora_rank}"
+    if config.latent_bias or config.o_bias:
+        maps = (("latents", config.latent_bias), ("output", config.o_bias))
+        text += f"; biases on {' and '.join(name for name, biased in maps if biased)}"
+    return text + (f"; sees {config.window:,} positions back" if config.window else "")
 
 
 def rope(config: RopeConfig | None) -> str:

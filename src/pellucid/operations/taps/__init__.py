@@ -3,6 +3,7 @@
 from pellucid.operations.activation import Activation
 from pellucid.operations.copy import Copy
 from pellucid.operations.experts import Experts
+from pellucid.operations.join import Join
 from pellucid.operations.linear import Linear
 from pellucid.operations.lookup import Lookup
 from pellucid.operations.mix import Mix
@@ -20,7 +21,7 @@ from pellucid.operations.taps.tap import Tap
 __all__ = ["OPERATIONS", "READS", "Tap", "taps_of"]
 
 OPERATIONS: tuple[type[Operation], ...] = (
-    Lookup, Position, Copy, Sum, Norm, Linear, Rotate, Scores, Softmax, Mix, Activation, Route, Experts
+    Lookup, Position, Copy, Sum, Norm, Linear, Rotate, Join, Scores, Softmax, Mix, Activation, Route, Experts
 )  # fmt: skip
 
 # Fields of the description that say which operations there are and in what order; the rest are the operations' own.

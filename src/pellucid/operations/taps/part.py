@@ -69,14 +69,17 @@ class Part:
         symbols: tuple[str, ...],
         *sources: str,
         axes: tuple[str, ...] = STREAM,
+        **widths: int,
     ) -> Tap:
+        """``widths``: sizes of axes that this tap has otherwise than the part."""
+        sizes = self.sizes | widths
         return Tap(
             path=f"{self.at}.{name}",
             name=name,
             layer=self.i,
             operation=operation,
             axes=axes,
-            widths=tuple((axis, self.sizes[axis]) for axis in axes if axis in self.sizes),
+            widths=tuple((axis, sizes[axis]) for axis in axes if axis in sizes),
             inputs=sources if name == "resid_pre" else tuple(f"{self.at}.{source}" for source in sources),
             latex=operation.equation(symbol, *symbols),
         )

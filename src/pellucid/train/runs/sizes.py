@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pellucid.base.errors import ConfigError
-from pellucid.config import LayerConfig, ModelConfig, weight_shapes
+from pellucid.config import LatentAttentionConfig, LayerConfig, Mixer, ModelConfig, weight_shapes
 from pellucid.families import FAMILIES, family_of
 
 DEFAULT_FAMILY = next(iter(FAMILIES))
@@ -58,19 +58,8 @@ def describe(
         raise ConfigError(
             "d_model must divide evenly over heads", expected=f"a multiple of num_heads = {num_heads}", received=d_model
         )
-    head_dim = d_model // num_heads
     layer = small.layers[0]
-    rope = layer.mixer.rope
-    if rope is not None:
-        rope = replace(rope, dim=rope.dim * head_dim // layer.mixer.head_dim, scaling=None)
-    attention = replace(
-        layer.mixer,
-        num_heads=num_heads,
-        num_kv_heads=sizes.num_kv_heads or num_heads,
-        head_dim=head_dim,
-        rope=rope,
-        scale=None,
-    )
+    attention = _mixer(layer.mixer, d_model, num_heads, sizes.num_kv_heads or num_heads)
     mlp, experts = replace(layer.mlp, d_ff=sizes.d_ff or _d_ff(layer, d_model)), layer.experts
     if experts is not None:
         chosen = {
@@ -111,6 +100,29 @@ def describe(
     return replace(again, dtype=dtype)
 
 
+def _mixer(small: Mixer, d_model: int, num_heads: int, num_kv_heads: int) -> Mixer:
+    """Attention of the family's kind with heads of d_model / num_heads; latents as wide as DeepSeek-V2 has them, of 4
+    heads for keys and values and of 12 for queries, and half a head that turns (DeepSeek-AI 2024 §2.1.3).
+    """
+    head_dim, rope = d_model // num_heads, small.rope
+    if isinstance(small, LatentAttentionConfig):
+        turned = max(head_dim // 4 * 2, 2)
+        return replace(
+            small,
+            num_heads=num_heads,
+            kv_lora_rank=min(4 * head_dim, d_model),
+            q_lora_rank=None if small.q_lora_rank is None else min(12 * head_dim, d_model),
+            qk_nope_head_dim=head_dim,
+            qk_rope_head_dim=turned,
+            v_head_dim=head_dim,
+            rope=None if rope is None else replace(rope, dim=turned, scaling=None),
+            scale=None,
+        )
+    if rope is not None:
+        rope = replace(rope, dim=rope.dim * head_dim // small.head_dim, scaling=None)
+    return replace(small, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, rope=rope, scale=None)
+
+
 def _d_ff(layer: LayerConfig, d_model: int) -> int:
     """4 · d_model; gated, which has three matrices for two, 8/3 · d_model up to a multiple of 16 (Shazeer 2020)."""
     return math.ceil(8 / 3 * d_model / 16) * 16 if layer.mlp.gated else 4 * d_model
@@ -135,8 +147,8 @@ def flops_per_token(
 
     A weight of a matrix product takes 2 forward, 2 backward for the gradient of what went in, and 2 for its own
     gradient where it learns: 6, or 4 where LoRA has frozen it; each of the ``adapter`` parameters of LoRA, 6. (Beneath
-    the first adapter no gradient is needed: not taken off.) Tables that are looked up take none. Attention: 12 · q_dim
-    · context, of which causal attention sees half. ``head_share``: of the places, how many have a target that counts,
+    the first adapter no gradient is needed: not taken off.) Tables that are looked up take none. Attention: 6 · (q_dim
+    + z_dim) · context, of which causal attention sees half. ``head_share``: of the places, how many have a target that counts,
     since only these reach the output head.
 
     Source: Chowdhery et al. 2022 (PaLM), appendix B.
@@ -147,5 +159,5 @@ def flops_per_token(
         math.prod(shapes[name]) for name in ("embed.weight", "pos_embed.weight", "lm_head.weight") if name in shapes
     )
     matrices = config.num_active_parameters() - tables + head_share * head
-    attention = sum(6 * layer.mixer.q_dim * context_len for layer in config.layers)
+    attention = sum(3 * (layer.mixer.q_dim + layer.mixer.z_dim) * context_len for layer in config.layers)
     return (6 * matrices if adapter is None else 4 * matrices + 6 * adapter) + attention
