@@ -22,17 +22,26 @@ IDS = torch.tensor([[1, 5, 9, 2, 7, 30, 4, 61, 13, 8, 90, 3, 22, 47, 5, 19, 33, 
 EYES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 EYES |= {"image_size": 28, "patch_size": 14}
 CLIP = EYES | {"model_type": "clip_vision_model", "projection_dim": 16}
+QWEN = {"hidden_size": 16, "intermediate_size": 16, "depth": 1, "num_heads": 2, "patch_size": 14}
 # model_type -> its text part, its vision part, and keys of its own
 WHOLE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gemma3": ("gemma3_text", EYES | {"model_type": "siglip_vision_model"}, {"mm_tokens_per_image": 1}),
     "mistral3": ("mistral", EYES | {"model_type": "pixtral", "head_dim": 8}, {"image_token_index": 95}),
     "llava": ("llama", CLIP, {"image_token_index": 95}),
+    "internvl": ("qwen2", EYES | {"image_size": [28, 28], "patch_size": [14, 14]}, {"image_token_id": 95}),
+    "cohere2_vision": ("cohere2", EYES | {"model_type": "siglip_vision_model"}, {"image_token_id": 95}),
+    "qwen2_vl": ("qwen2", QWEN | {"embed_dim": 16, "mlp_ratio": 1, "hidden_size": 32}, {"image_token_id": 95}),
+    "qwen2_5_vl": ("qwen2", QWEN | {"out_hidden_size": 32}, {"image_token_id": 95}),
+    "qwen3_vl": ("qwen3", QWEN | {"out_hidden_size": 32, "deepstack_visual_indexes": [0]}, {"image_token_id": 95}),
 }
+MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "mrope_section": [1, 1, 2]}}
 
 
 def whole(model_type: str, **text: Any) -> transformers.PreTrainedModel:
     part, vision, own = WHOLE[model_type]
     described = FAMILIES[part].TINY | {"initializer_range": 0.5} | text
+    if vision is not None and "depth" in vision:
+        described = described | MROPE | {"model_type": f"{model_type}_text"}
     tied = {"tie_word_embeddings": described.get("tie_word_embeddings", False)}
     config = transformers.AutoConfig.for_model(model_type, text_config=described, vision_config=vision, **own, **tied)
     torch.manual_seed(0)
@@ -53,7 +62,22 @@ def test_the_text_part_has_the_whole_models_logits(
     with torch.no_grad():
         ours = decoder(IDS, Context(positions=torch.arange(IDS.shape[1])[None]))
         theirs = model(IDS).logits
+    if model_type == "cohere2_vision":  # whose class leaves out the scale that its text model has
+        theirs = theirs * checkpoint.config.logit_scale
     assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+def test_a_config_may_hold_the_text_part_beside_the_vision_part(tmp_path: Path) -> None:
+    """As the published Qwen2-VL and Qwen2.5-VL have it."""
+    whole("qwen2_vl").save_pretrained(tmp_path)
+    expected = open_checkpoint(tmp_path).config
+    file = tmp_path / "config.json"
+    hf = json.loads(file.read_text())
+    text = hf.pop("text_config")
+    rope = text.pop("rope_parameters")
+    text["rope_theta"], text["rope_scaling"] = rope["rope_theta"], {"type": "mrope", "mrope_section": [1, 1, 2]}
+    file.write_text(json.dumps({**text, **hf}))
+    assert open_checkpoint(tmp_path).config == expected
 
 
 def test_a_text_part_that_is_no_family_is_refused_by_name(tmp_path: Path) -> None:
