@@ -17,8 +17,8 @@ from test_native_conformance import token_ids
 
 from pellucid.base.array import Array
 from pellucid.base.errors import UnsupportedError
-from pellucid.claims import ANY, Claims, _is_default
-from pellucid.config import AttentionConfig, ModelConfig, NormConfig, weight_shapes
+from pellucid.claims import ALIKE, ANY, Claims, _is_default, one_of
+from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, weight_shapes
 from pellucid.executor import Executor, StepInput
 from pellucid.families import FAMILIES
 from pellucid.model.claims import TORCH
@@ -27,6 +27,7 @@ from pellucid.model.load import load_decoder
 from pellucid.native.build import compiler
 from pellucid.native.claims import NATIVE
 from pellucid.native.executor import NativeExecutor
+from pellucid.native.kinds import MAX_KINDS
 from pellucid.operations.operation import Operation
 from pellucid.operations.reference import reference
 
@@ -197,12 +198,28 @@ def test_every_field_that_an_operation_reads_is_claimed_by_torch_as_read() -> No
 def test_refusals_name_field_value_and_reason() -> None:
     config = config_of("llama")
     first, *rest = config.layers
-    wide = replace(first, mlp=replace(first.mlp, d_ff=128))
-    refusal = NATIVE.refusal(replace(config, layers=(*rest, first, wide)))
+    wide = replace(config, layers=(*rest, first, replace(first, mlp=replace(first.mlp, d_ff=128))))
+    lesser = Claims(
+        "lesser",
+        NATIVE.table
+        | {MLPConfig: NATIVE.table[MLPConfig] | {"d_ff": ALIKE}}
+        | {LayerConfig: NATIVE.table[LayerConfig] | {"experts": one_of(None)}},
+    )
+    refusal = lesser.refusal(wide)
     assert re.fullmatch(r"layers\.\d\.mlp\.d_ff = 128 \(it runs layers that are alike, and .* is 48\)", str(refusal))
-    assert str(NATIVE.refusal(config_of("mixtral"))).startswith("layers.0.experts = ExpertsConfig")
-    with pytest.raises(UnsupportedError, match=r"the native executor does not run layers\.0\.experts"):
-        NATIVE.require(config_of("mixtral"))
+    assert str(lesser.refusal(config_of("mixtral"))).startswith("layers.0.experts = ExpertsConfig")
+    with pytest.raises(UnsupportedError, match=r"the lesser executor does not run layers\.0\.experts"):
+        lesser.require(config_of("mixtral"))
+
+
+def test_a_description_of_too_many_kinds_of_layers_is_no_program() -> None:
+    config = config_of("llama")
+    first = config.layers[0]
+    widths = [replace(first, mlp=replace(first.mlp, d_ff=16 + i)) for i in range(MAX_KINDS + 1)]
+    assert NATIVE.refusal(replace(config, layers=tuple(widths[1:]))) is None
+    refusal = NATIVE.refusal(replace(config, layers=tuple(widths)))
+    assert refusal is not None
+    assert (refusal.path, refusal.reason) == ("layers", f"it runs at most {MAX_KINDS} kinds of layers")
 
 
 def test_a_part_of_a_kind_that_nobody_knows_is_refused_whole() -> None:

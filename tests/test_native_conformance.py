@@ -68,6 +68,25 @@ def made() -> dict[str, ModelConfig]:
         "several rotary bases": mixers({"rope": slow}, {"rope": far, "window": 9}, {"rope": None, "window": 5}),
         "windows and scales": mixers({"window": 3}, {"scale": 0.9}, {"window": 12, "scale": 0.1}),
         "biases in one layer": mixers({"qkv_bias": True}, {}, {"o_bias": True}),
+        "layers that differ in their heads": mixers(
+            {"num_heads": 2, "num_kv_heads": 1, "head_dim": 24},
+            {"qk_norm": rms, "softcap": 2.0, "window": 5},
+            {"num_heads": 6, "num_kv_heads": 3, "head_dim": 10, "rope": replace(rope, dim=6, layout="interleaved")},
+        ),
+        "layers that differ in everything": replace(
+            mixers(
+                {"rope": slow}, {"num_heads": 2, "num_kv_heads": 2, "head_dim": 20}, {"qk_norm": ln, "o_bias": True}
+            ),
+            layers=tuple(
+                replace(each, mlp=replace(each.mlp, **mlp), **new)
+                for each, mlp, new in zip(
+                    mixers({"rope": slow}, {"num_kv_heads": 4}, {"qk_norm": ln, "o_bias": True}).layers,
+                    [{}, {"d_ff": 100, "activation": "relu2", "gated": False}, {"d_ff": 20, "bias": True}],
+                    [{"parallel": True}, {"mixer_norms": both, "mlp_norms": after}, {"residual_scale": 0.5}],
+                    strict=True,
+                )
+            ),
+        ),
         "softcaps": replace(mixers(*[{"softcap": 2.0}] * 3), logit_softcap=3.0),
     }
 

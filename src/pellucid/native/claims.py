@@ -1,14 +1,13 @@
 """What the C program computes: the fields of a description that ``program`` writes into it, and nothing else.
 
-Sizes and kinds are constants of the program, so layers are alike in them; weights, windows, scales and rotary
-frequencies lie in tables that have a row a layer.
+Layers may differ in everything: each kind of them has functions of its own (``kinds``), where sizes are constants.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from pellucid.claims import ALIKE, ANY, UNREAD, Claim, Claims, one_of
+from pellucid.claims import ANY, UNREAD, Claim, Claims, one_of
 from pellucid.config import (
     AttentionConfig,
     LayerConfig,
@@ -19,11 +18,17 @@ from pellucid.config import (
     RopeConfig,
     RopeScaling,
 )
+from pellucid.native.kinds import MAX_KINDS, few_kinds
+from pellucid.native.parts import ACTIVATIONS
 
 
 def _alone_where_by_length(kind: Any, scaling: Any, config: ModelConfig) -> bool:
     """Frequencies that go by the request's length are in the program's text, once."""
     return not scaling.by_length or len(config.ropes) == 1
+
+
+def _few_kinds(layers: Any, part: Any, config: ModelConfig) -> bool:
+    return few_kinds(config)
 
 
 _THERE = Claim(test=lambda value, part, config: value is not None, words="it runs layers that have both parts")
@@ -37,7 +42,7 @@ NATIVE = Claims(
             "vocab_size": ANY,
             "d_model": ANY,
             "context_len": ANY,
-            "layers": ANY,
+            "layers": Claim(test=_few_kinds, words=f"it runs at most {MAX_KINDS} kinds of layers"),
             "final_norm": ANY,
             "position": one_of("none", "learned", "sinusoidal"),
             "embedding_scale": ANY,
@@ -57,29 +62,24 @@ NATIVE = Claims(
             "mixer_norms": ANY,
             "mlp_norms": ANY,
             "experts": one_of(None),
-            "parallel": ALIKE,
-            "residual_scale": ALIKE,
+            "parallel": ANY,
+            "residual_scale": ANY,
         },
         AttentionConfig: {
-            "num_heads": ALIKE,
-            "num_kv_heads": ALIKE,
-            "head_dim": ALIKE,
+            "num_heads": ANY,
+            "num_kv_heads": ANY,
+            "head_dim": ANY,
             "qkv_bias": ANY,
             "o_bias": ANY,
-            "qk_norm": ALIKE,
-            "qk_norm_over": one_of("head", "all", alike=True),
-            "qk_norm_at": one_of("before", "after", alike=True),
+            "qk_norm": ANY,
+            "qk_norm_over": one_of("head", "all"),
+            "qk_norm_at": one_of("before", "after"),
             "rope": ANY,
             "window": ANY,
             "scale": ANY,
-            "softcap": Claim(alike=True, test=_POSITIVE.test, words=_POSITIVE.words),
+            "softcap": _POSITIVE,
         },
-        RopeConfig: {
-            "dim": ALIKE,
-            "theta": ANY,
-            "layout": one_of("half", "interleaved", alike=True),
-            "scaling": ANY,
-        },
+        RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY},
         RopeScaling: {
             "kind": Claim(
                 ("linear", "dynamic", "llama3", "yarn", "longrope", "factors"),
@@ -99,12 +99,12 @@ NATIVE = Claims(
             "short_factors": ANY,
             "long_factors": ANY,
         },
-        PartNorms: {"before": ALIKE, "after": ALIKE, "sum": ALIKE},
+        PartNorms: {"before": ANY, "after": ANY, "sum": ANY},
         NormConfig: {"kind": one_of("layer", "rms"), "eps": ANY, "bias": ANY, "offset": ANY, "wide": UNREAD},
         MLPConfig: {
-            "d_ff": ALIKE,
-            "activation": one_of("silu", "gelu", "gelu_tanh", "relu", "relu2", alike=True),
-            "gated": ALIKE,
+            "d_ff": ANY,
+            "activation": one_of(*ACTIVATIONS),
+            "gated": ANY,
             "bias": ANY,
         },
     },

@@ -64,7 +64,8 @@ def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes["pos_embed.weight"] = (config.context_len, config.d_model)
     if ropes := config.ropes:
         scaling = ropes[0].scaling
-        shapes["rotary.frequencies"] = (2 if scaling and scaling.kind == "longrope" else len(ropes), ropes[0].dim // 2)
+        pairs = max(rope.dim for rope in ropes) // 2
+        shapes["rotary.frequencies"] = (2 if scaling and scaling.kind == "longrope" else len(ropes), pairs)
     return shapes
 
 

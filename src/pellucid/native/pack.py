@@ -81,7 +81,10 @@ def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weigh
 def _table(config: ModelConfig, weights: Mapping[str, Array], name: str, rows: int, columns: int) -> np.ndarray:
     """A vector or position table as rows of float32, padded with zeros."""
     if name == "rotary.frequencies":
-        values = np.concatenate([np.atleast_2d(rotary.frequencies(rope)) for rope in config.ropes])
+        values = np.zeros((rows, columns), np.float32)
+        turns = [row for rope in config.ropes for row in np.atleast_2d(rotary.frequencies(rope))]
+        for row, frequencies in zip(values, turns, strict=True):
+            row[: len(frequencies)] = frequencies
     elif name == "pos_embed.weight" and config.position == "sinusoidal":
         values = Position(width=config.d_model).reference([], {}, Places.whole(np.arange(rows)))
     else:

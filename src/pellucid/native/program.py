@@ -7,20 +7,20 @@ numbers enters the text.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
-from importlib import resources
 
-from pellucid.config import LayerConfig, ModelConfig, NormConfig
+from pellucid.config import ModelConfig
 from pellucid.native.formats import FORMATS
-from pellucid.native.layout import Layout, Stored, padded
+from pellucid.native.kinds import Kinds, kinds_of, layer_table, widths
+from pellucid.native.layout import Layout, padded
+from pellucid.native.parts import mixer_gives, parts
+from pellucid.native.writing import filled, format_of, matrix, norm, real, scaled, text_of, times
 from pellucid.rotary import magnitude
 
 MAX_ROWS = 256  # tokens that one step computes at a time
 TAKE_BACK = 32  # more of them than a window needs are kept for guesses that turn out wrong
 CHUNK = 512  # positions of the KV cache, as in c/cache.h
 KV_CACHES = {"f32": 32, "f16": 16, "int8": 8}
-ACTIVATIONS = {"silu": "SILU", "gelu": "GELU", "gelu_tanh": "GELU_TANH", "relu": "RELU", "relu2": "RELU2"}
 INCLUDES = "stdatomic stdbool stdint stdio stdlib string math limits pthread sched unistd fcntl errno sys/mman sys/stat"
 
 
@@ -44,30 +44,36 @@ def program(
 
     ``words``: the files of the tokenizer, if it is in it; else the program takes and gives token ids.
     """
-    parts = [_source(config, layout, size, kv_cache), constants, *(_file(name) for name in ("ids.h", *words, "main.h"))]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    texts = [_source(config, layout, size, kv_cache), constants, *map(text_of, ("ids.h", *words, "main.h"))]
+    return "\n\n".join(text.strip() for text in texts) + "\n"
 
 
 def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str:
-    used = sorted({_kind(entry) for entry in layout.entries.values() if entry.format in FORMATS})
+    kinds = kinds_of(config)
+    used = sorted({format_of(entry) for entry in layout.entries.values() if entry.format in FORMATS})
     products = "".join(f"TILES({name})\n" for name in used)
     table = ", ".join(f"[{name}] = ROW_OF_TILES({name})" for name in used)
-    parts = [
+    texts = [
         _heading(config),
         "#define _GNU_SOURCE\n" + "\n".join(f"#include <{name}.h>" for name in INCLUDES.split()),
-        _sizes(config, layout, size, kv_cache),
-        *(_file(name) for name in ("vector.h", "threads.h", "formats.h", "activations.h", "product.h")),
+        _sizes(config, layout, kinds, size, kv_cache),
+        *(text_of(name) for name in ("vector.h", "threads.h", "formats.h", "activations.h", "product.h")),
         f"// The formats of this model's weights.\n{products}static TileProduct *const PRODUCTS[][4] = {{{table}}};",
-        *(_file(name) for name in ("rows.h", "cache.h")),
+        *(text_of(name) for name in ("rows.h", "cache.h")),
+        _heads(kinds),
         *_cache_files(
             kv_cache, rounded=not any(entry.format in ("float16", "bfloat16") for entry in layout.entries.values())
         ),
-        *(_file(name) for name in ("slot.h", "attention.h", "parameters.h", "model.h", "stages.h", "taps.h")),
-        _layers(config, layout),
-        _forward(config),
-        _file("api.h"),
+        *(text_of(name) for name in ("slot.h", "attention.h")),
+        _gathers(kinds),
+        *(text_of(name) for name in ("parameters.h", "model.h")),
+        _layers(config, layout, kinds),
+        *(text_of(name) for name in ("stages.h", "attend.h", "taps.h")),
+        *parts(config, layout, kinds),
+        _forward(config, kinds),
+        text_of("api.h"),
     ]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(text.strip() for text in texts) + "\n"
 
 
 def kept_as(formats: Mapping[str, str]) -> str:
@@ -81,40 +87,25 @@ def _cache_files(kv_cache: str, *, rounded: bool) -> list[str]:
     weights lose elsewhere.
     """
     if kv_cache == "int8":
-        return [_file("cache_int8.h")]
+        return [text_of("cache_int8.h")]
     if kv_cache == "f32" or not rounded:
-        return [_file("cache_floats.h")]
-    return ["#if BF16_PRODUCTS", _file("cache_bf16.h"), "#else", _file("cache_floats.h"), "#endif"]
-
-
-def _file(name: str) -> str:
-    return (resources.files("pellucid.native") / "c" / name).read_text(encoding="utf-8")
+        return [text_of("cache_floats.h")]
+    return ["#if BF16_PRODUCTS", text_of("cache_bf16.h"), "#else", text_of("cache_floats.h"), "#endif"]
 
 
 def _heading(config: ModelConfig) -> str:
-    heads = config.layers[0].mixer.num_heads
     return f"""
-// run.c: a transformer of {config.num_layers} layers, {heads} heads and {config.num_parameters():,} parameters,
-// as one program.
+// run.c: a transformer of {config.num_layers} layers and {config.num_parameters():,} parameters, as one program.
 //
-// Read it from the end: forward() is the model, step by step; each of its steps is a function further up.
+// Read it from the end: forward() is the model; the two parts of its layers, step by step, stand before it, and each of
+// their steps is a function further up.
 // The parameters are in a file of their own, which is mapped into memory. Written by Pellucid from the model's
 // description."""
 
 
-def _real(value: float) -> str:
-    """A float constant of C, exact."""
-    return f"{float(value).hex()}f"
-
-
-def _sizes(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str:
-    layer = config.layers[0]
-    a, ropes = layer.mixer, config.ropes
-    rope = ropes[0] if ropes else None
-    pairs = rope.dim // 2 if rope else 1
-    half = rope is None or rope.layout == "half"
-    rows = {"D_ROW": config.d_model, "Q_ROW": a.q_dim, "KV_ROW": a.kv_dim, "FF_ROW": layer.mlp.d_ff}
-    row_sizes = "\n".join(f"    {name} = {padded(width)}," for name, width in rows.items())
+def _sizes(config: ModelConfig, layout: Layout, kinds: Kinds, size: int, kv_cache: str) -> str:
+    rows = widths(config)
+    row_sizes = "\n".join(f"    {name} = {width}," for name, width in rows.items())
     offsets = {"POS_EMBED": "pos_embed.weight", "ROTARY_FREQUENCIES": "rotary.frequencies"}
     offsets |= {"FINAL_NORM": "final_norm.weight", "FINAL_NORM_BIAS": "final_norm.bias", "HEAD_BIAS": "lm_head.bias"}
     places = "\n".join(
@@ -122,37 +113,34 @@ def _sizes(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str
         for name, weight in offsets.items()
         if weight in layout.entries
     )
-    if rope:
+    if config.ropes:
         places += f"\n#define FREQUENCIES_ROW {layout.entries['rotary.frequencies'].columns}"
-    if rope and rope.scaling and rope.scaling.by_length:
-        places += f"\n#define ORIGINAL_LENGTH {rope.scaling.original_context_len}"
-        if rope.scaling.kind == "dynamic":
-            places += f"\n#define DYNAMIC_FACTOR {float(rope.scaling.factor).hex()}"
-            places += f"\n#define ROPE_THETA {float(rope.theta).hex()}"
+    for rope in config.ropes:
+        if rope.scaling and rope.scaling.by_length:
+            places += f"\n#define ORIGINAL_LENGTH {rope.scaling.original_context_len}"
+            if rope.scaling.kind == "dynamic":
+                places += f"\n#define DYNAMIC_FACTOR {float(rope.scaling.factor).hex()}"
+                places += f"\n#define ROPE_THETA {float(rope.theta).hex()}"
     return f"""
 enum {{
     VOCAB_SIZE = {config.vocab_size},
     D_MODEL = {config.d_model},
     NUM_LAYERS = {config.num_layers},
-    NUM_HEADS = {a.num_heads},
-    NUM_KV_HEADS = {a.num_kv_heads},
-    HEAD_DIM = {a.head_dim},
-    D_FF = {layer.mlp.d_ff},
     CONTEXT_LEN = {config.context_len}, // what the model was made for
     MAX_POSITIONS = {config.context_len if config.position != "none" else 2**31 - 1},
-    NUM_ROTARY = {max(len(ropes), 1)}, // frequencies that layers may turn q and k by
-    ROTARY_PAIRS = {pairs}, // pair j is a head's dimensions {f"j and j + {pairs}" if half else "2j and 2j + 1"}
-    ROTARY_APART = {pairs if half else 1},
-    ROTARY_STEP = {1 if half else 2},
+    NUM_HEAD_KINDS = {len(kinds.heads)}, // layers may differ in their heads
+    MAX_HEADS = {max(heads.num_heads for heads in kinds.heads)},
+    MAX_HEAD_DIM = {max(heads.head_dim for heads in kinds.heads)},
+    MAX_VALUE_ROW = {max(padded(heads.value_dim, 16) for heads in kinds.heads)},
+    NUM_ROTARY = {max(len(config.ropes), 1)}, // frequencies that layers may turn q and k by
+    ROTARY_PAIRS = {max((rope.dim // 2 for rope in config.ropes), default=1)}, // of a head's dimensions, at most
     MAX_ROWS = {MAX_ROWS}, // tokens worked on at a time
     TAKE_BACK = {TAKE_BACK}, // tokens that a sliding window's cache can take back at least
     MAX_STAGES = {config.num_layers * 48 + 16}, // more than a step has, taps included
     // rows of activations, padded to a multiple of 64 floats:
 {row_sizes}
-    WIDEST = {max(padded(width) for width in rows.values())},
+    WIDEST = {max(rows.values())},
 }};
-#define ACTIVATION {ACTIVATIONS[layer.mlp.activation]}
-#define ATTENTION_SOFTCAP {_real(a.softcap or 0)} // 0: none
 // Bits of a key's or value's number: 32 (float), 16 (bf16 where the processor multiplies that, else f16) or 8.
 #define CACHE_BITS {KV_CACHES[kv_cache]}
 {places}
@@ -160,151 +148,81 @@ enum {{
 #define PARAMETERS_KEY {{{", ".join(str(byte) for byte in layout.key)}}}"""
 
 
-def _kind(entry: Stored) -> str:
-    """The format's name in C. Of bf16 products, the gate is the one that suffers most from activations rounded to bf16:
-    it takes them as floats.
-    """
-    return "BF16_EXACT" if entry.format == "bfloat16" and ".gate_proj." in entry.name else FORMATS[entry.format].c_name
-
-
-def _matrix(layout: Layout, name: str) -> str:
-    entry = layout.entries[name]
-    return f"{{{_kind(entry)}, {entry.rows}, {entry.columns}, {entry.offset}, {entry.stride}}}"
-
-
-def _layers(config: ModelConfig, layout: Layout) -> str:
-    """The table of where each weight lies."""
-    ropes = config.ropes
-
-    def fields(i: int, layer: LayerConfig) -> str:
-        parts: list[str] = []
-        for path in ("attention.q", "attention.k", "attention.v", "attention.o", "mlp.gate", "mlp.up", "mlp.down"):
-            stem, field = f"layers.{i}.{path}_proj", path.partition(".")[2]
-            if f"{stem}.weight" in layout.entries:
-                parts.append(f".{field}_proj = {_matrix(layout, f'{stem}.weight')}")
-            if bias := layout.entries.get(f"{stem}.bias"):
-                parts.append(f".{field}_bias = {bias.offset}")
-        for path in (*layer.norms, "attention.q_norm", "attention.k_norm"):
-            for kind, suffix in (("weight", ""), ("bias", "_bias")):
-                if entry := layout.entries.get(f"layers.{i}.{path}.{kind}"):
-                    parts.append(f".{path.removeprefix('attention.')}{suffix} = {entry.offset}")
-        a = layer.mixer
-        parts += [
-            f".scale = {_real(a.softmax_scale)}",
-            f".window = {a.window or 'INT_MAX'}",
-            f".rotary = {ropes.index(a.rope) if a.rope else -1}",
-        ]
-        return "    {" + ", ".join(parts) + "},"
-
-    table = "\n".join(fields(i, layer) for i, layer in enumerate(config.layers))
-    magnitudes = ""
-    if ropes:
-        numbers = ", ".join(_real(magnitude(rope)) for rope in ropes)
-        magnitudes = "// What cos and sin are multiplied by.\n"
-        magnitudes += f"static const float ROTARY_MAGNITUDES[NUM_ROTARY] = {{{numbers}}};\n"
-    head = (
-        _matrix(layout, "embed.weight") + "; // the embedding once more"
-        if config.tie_embeddings
-        else _matrix(layout, "lm_head.weight") + ";"
+def _heads(kinds: Kinds) -> str:
+    """The kinds of heads, and for each what a layer's part calls."""
+    table = "\n".join(
+        f"    {{{h.num_heads}, {h.num_kv_heads}, {h.head_dim}, {h.value_dim}, {real(h.softcap or 0)}}},"
+        for h in kinds.heads
     )
     return f"""
+// The heads of this model's layers.
+static const Heads HEADS[NUM_HEAD_KINDS] = {{
+{table}
+}};"""
+
+
+def _gathers(kinds: Kinds) -> str:
+    arguments = "int count, Attention *w, const uint8_t *keys, const uint8_t *values, float scale, int chunk"
+    functions = "\n".join(
+        f"static void gather_{i}({arguments}) {{ gather_chunk(&HEADS[{i}], count, w, keys, values, scale, chunk); }}"
+        for i in range(len(kinds.heads))
+    )
+    names = ", ".join(f"gather_{i}" for i in range(len(kinds.heads)))
+    return f"{functions}\nstatic Gather *const GATHER[NUM_HEAD_KINDS] = {{{names}}};"
+
+
+def _layers(config: ModelConfig, layout: Layout, kinds: Kinds) -> str:
+    """The table of where each weight lies."""
+    struct, table = layer_table(config, layout, kinds)
+    rotary = ""
+    if config.ropes:
+        turns = ", ".join(
+            f"{{{rope.dim // 2}, {rope.dim // 2 if rope.layout == 'half' else 1}, {real(magnitude(rope))}}}"
+            for rope in config.ropes
+        )
+        rotary = f"static const Rotary ROTARY[NUM_ROTARY] = {{{turns}}}; // pairs, how far apart, magnitude\n"
+    head = (
+        matrix(layout, "embed.weight") + "; // the embedding once more"
+        if config.tie_embeddings
+        else matrix(layout, "lm_head.weight") + ";"
+    )
+    several = [part.name for parts in (kinds.mixers, kinds.mlps) if len(parts) > 1 for part in parts]
+    declared = "typedef void Steps(Model *m, Turn *turn, int i);\n"
+    declared = declared + f"static Steps {', '.join(several)};\n" if several else ""
+    return f"""
+{declared}typedef struct {{
+{struct}
+}} Layer;
+
 // Where each weight lies in the parameters file:
 // {{format, rows, columns, offset, bytes from tile to tile}}, or an offset alone.
 static const Layer LAYERS[NUM_LAYERS] = {{
 {table}
 }};
-{magnitudes}static const Matrix EMBED = {_matrix(layout, "embed.weight")};
+{rotary}static const Matrix EMBED = {matrix(layout, "embed.weight")};
 static const Matrix LM_HEAD = {head}"""
 
 
-def _norm(norm: NormConfig | None, weight: str, bias: str) -> str:
-    if norm is None:
-        return "{NO_NORM, 0, NULL, NULL}"
-    kind = "RMS_NORM" if norm.kind == "rms" else "LAYER_NORM"
-    return f"{{{kind}, {_real(norm.eps)}, numbers(m, {weight}), {f'numbers(m, {bias})' if norm.bias else 'NULL'}}}"
-
-
-def _forward(config: ModelConfig) -> str:
-    layer, ropes = config.layers[0], config.ropes
-    attention, parallel = layer.mixer, layer.parallel
-    names = ("attention_norm", "attention_post_norm", "attention_sum_norm", "mlp_norm", "mlp_post_norm", "mlp_sum_norm")
-    read_by_mlp, stream = ("mlp_norm", "resid_pre" if parallel else "resid_mid")
-    if parallel and "mlp_norm" not in layer.norms:
-        read_by_mlp = "attention_norm"  # what attention reads
-    by_head = attention.qk_norm_over == "head"
-    scaled, after = layer.residual_scale != 1, attention.qk_norm_at == "after"
-    apart = parallel or "attention_post_norm" in layer.norms
+def _forward(config: ModelConfig, kinds: Kinds) -> str:
+    parallel = {layer.parallel for layer in config.layers}
     values = {
-        "embedding_scale": _real(config.embedding_scale),
-        **{name: _norm(layer.norms.get(name), f"layer->{name}", f"layer->{name}_bias") for name in names},
-        "read_by_attention": _named(layer, "attention_norm"),
-        "attn_in": _normed(layer, "attention_norm", "resid_pre"),
-        "read_by_mlp": _named(layer, read_by_mlp),
-        "mlp_in": _normed(layer, read_by_mlp, stream),
-        "norm_of_attention": _named(layer, "attention_post_norm"),
-        "attn_out": _normed(layer, "attention_post_norm", "z W_oᵀ"),
-        "stream": "resid_pre + attn_out" if parallel else "resid_mid",
-        "q_norm": _norm(attention.qk_norm, "layer->q_norm", "layer->q_norm_bias"),
-        "k_norm": _norm(attention.qk_norm, "layer->k_norm", "layer->k_norm_bias"),
-        "qk_norm_over": "each head by itself" if by_head else "all heads as one vector",
-        "normalize_qk": "normalize_heads" if by_head else "normalize_all_heads",
-        "final_norm": _norm(config.final_norm, "FINAL_NORM", "FINAL_NORM_BIAS"),
-        "logit_softcap": _real(config.logit_softcap or 0),
-        "scale": f", {_real(layer.residual_scale)}" if scaled else "",
-        "times": _times(layer.residual_scale),
-        "logits": "final W_Vᵀ" + (" + b" if config.head_bias else "") + _times(config.logit_scale),
+        "embedding_scale": real(config.embedding_scale),
+        "mixer": kinds.mixers[0].name if len(kinds.mixers) == 1 else "LAYERS[i].mixer",
+        "mlp": kinds.mlps[0].name if len(kinds.mlps) == 1 else "LAYERS[i].mlp",
+        "mixer_gives": " or ".join(sorted({mixer_gives(layer) for layer in config.layers})),
+        "mlp_gives": "resid_post",
+        "final_norm": norm(config.final_norm, "FINAL_NORM", "FINAL_NORM_BIAS"),
+        "logit_softcap": real(config.logit_softcap or 0),
+        "logits": "final W_Vᵀ" + (" + b" if config.head_bias else "") + times(config.logit_scale),
         "head_bias": "numbers(m, HEAD_BIAS)" if config.head_bias else "NULL",
-        "logit_scale": f", {_real(config.logit_scale)}" if config.logit_scale != 1 else "",
+        "logit_scale": scaled(config.logit_scale),
     }
     conditions = {
         "embedding_scale": config.embedding_scale != 1.0,
         "positions": config.position != "none",
-        "rope": bool(ropes),
-        **{name: name in layer.norms for name in names},
-        "parallel": parallel,
-        "in_turn": not parallel,
-        "attention_apart": apart,
-        "attention_at_once": not apart,
-        "attention_scaled": scaled,
-        "attention_apart_in_turn": not parallel and "attention_post_norm" in layer.norms,
-        "qk_norm_before": attention.qk_norm is not None and not after,
-        "qk_norm_after": attention.qk_norm is not None and after,
-        "rope_last": bool(ropes) and not (attention.qk_norm is not None and after),
-        "scaled": scaled,
-        "mlp_at_once": "mlp_post_norm" not in layer.norms,
-        "gated": layer.mlp.gated,
+        "rope": bool(config.ropes),
+        "resid_mid": parallel == {False},
+        "resid_mid_in_some": parallel == {False, True},
         "logit_softcap": config.logit_softcap is not None,
     }
-    return string.Template(_keep(_file("forward.c.in"), conditions)).substitute(values)
-
-
-def _times(scale: float) -> str:
-    """In words: what something is multiplied by, where it is."""
-    return f" · {scale:g}" if scale != 1 else ""
-
-
-def _named(layer: LayerConfig, norm: str) -> str:
-    """A norm of the layer as an argument in C."""
-    return f"&{norm}" if norm in layer.norms else "&none"
-
-
-def _normed(layer: LayerConfig, norm: str, value: str) -> str:
-    """In words: the norm of a value, or the value where there is no such norm."""
-    return f"{norm}({value})" if norm in layer.norms else value
-
-
-def _keep(template: str, conditions: dict[str, bool]) -> str:
-    """The lines whose condition holds; conditions stand between ``//[if name]``, ``//[else]`` and ``//[end]``, and do
-    not nest.
-    """
-    kept, keeping = [], True
-    for line in template.splitlines():
-        if line.startswith("//[if "):
-            keeping = conditions[line.removeprefix("//[if ").removesuffix("]")]
-        elif line == "//[else]":
-            keeping = not keeping
-        elif line == "//[end]":
-            keeping = True
-        elif keeping:
-            kept.append(line)
-    return "\n".join(kept)
+    return filled("forward.c.in", values, conditions)

@@ -8,7 +8,8 @@ EXPORT void pellucid_close(Model *m) {
     if (threads) team_stop(&m->team);
     unmap_parameters(&m->parameters);
     free(m->x), free(m->q), free(m->k), free(m->v), free(m->z), free(m->act), free(m->part), free(m->final), free(m->cosine), free(m->sine);
-    free(m->scratch), free(m->attention), free(m->runs);
+    free(m->scratch), free(m->attention);
+    for (int kind = 0; kind < NUM_HEAD_KINDS; kind++) free(m->runs[kind].runs);
     free_panels(&m->shared);
     if (m->own)
         for (int i = 0; i < threads; i++) free_panels(&m->own[i]);
@@ -29,9 +30,9 @@ static bool make_buffers(Model *m, int threads) {
     m->sine = zeroed((size_t)MAX_ROWS * NUM_ROTARY * ROTARY_PAIRS, sizeof(float));
     m->scratch = zeroed((size_t)threads * WIDEST, sizeof(float));
     m->attention = zeroed((size_t)threads, sizeof(Attention));
-    m->runs = zeroed(MAX_ROWS, sizeof(Run));
     m->own = zeroed((size_t)threads, sizeof(Panels));
-    bool made = m->x && m->q && m->k && m->v && m->z && m->act && m->part && m->final && m->cosine && m->sine && m->scratch && m->attention && m->runs && m->own;
+    bool made = m->x && m->q && m->k && m->v && m->z && m->act && m->part && m->final && m->cosine && m->sine && m->scratch && m->attention && m->own;
+    for (int kind = 0; kind < NUM_HEAD_KINDS; kind++) made = (m->runs[kind].runs = zeroed(MAX_ROWS, sizeof(Run))) && made;
     made = made && make_panels(&m->shared, MAX_ROWS, WIDEST);
     for (int i = 0; i < threads && made; i++) made = make_panels(&m->own[i], 1, WIDEST);
     return made;
@@ -62,15 +63,16 @@ EXPORT int pellucid_open(const char *path, int threads, Model **made) {
 
 // Lays the layers out; returns the bytes they take.
 static size_t place_layers(Slot *slot) {
-    const size_t chunk = NUM_KV_HEADS * head_bytes(slot);
     size_t bytes = 0;
     for (int i = 0; i < NUM_LAYERS; i++) slot->layers[i].ring = ring_of(LAYERS[i].window, chunks_of(slot));
     for (int i = 0; i < NUM_LAYERS; i++) {
         struct Place *its = &slot->layers[i];
         if (its->step) continue;
         size_t step = 0;
-        for (int j = i; j < NUM_LAYERS; j++)
-            if (slot->layers[j].ring == its->ring) slot->layers[j].first = bytes + step, step += chunk;
+        for (int j = i; j < NUM_LAYERS; j++) {
+            const Heads *h = &HEADS[LAYERS[j].heads];
+            if (slot->layers[j].ring == its->ring) slot->layers[j].first = bytes + step, step += h->num_kv_heads * head_bytes(slot, h);
+        }
         for (int j = i; j < NUM_LAYERS; j++)
             if (slot->layers[j].ring == its->ring) slot->layers[j].step = step;
         bytes += its->ring * step;
@@ -99,7 +101,7 @@ EXPORT Slot *pellucid_slot(int capacity) {
     slot->tiles = room / TILE;
     slot->bytes = place_layers(slot);
     slot->memory = calloc(slot->bytes + 63, 1); // pages are given when first written
-    slot->shared = calloc((size_t)NUM_HEADS * chunks_of(slot), sizeof(Gathered));
+    slot->shared = calloc((size_t)MAX_HEADS * chunks_of(slot), sizeof(Gathered));
     slot->start = (uint8_t *)(((uintptr_t)slot->memory + 63) / 64 * 64);
     if (!slot->memory || !slot->shared) {
         pellucid_free_slot(slot);
@@ -114,29 +116,30 @@ EXPORT size_t pellucid_slot_bytes(const Slot *slot) { return slot->bytes; }
 EXPORT void pellucid_copy_slot(Slot *to, const Slot *from, int length) {
     const int chunks = (length + CHUNK - 1) / CHUNK;
     for (int i = 0; i < NUM_LAYERS; i++) {
+        const Heads *h = &HEADS[LAYERS[i].heads];
         const int kept = to->layers[i].ring < from->layers[i].ring ? to->layers[i].ring : from->layers[i].ring;
         for (int chunk = chunks > kept ? chunks - kept : 0; chunk < chunks; chunk++)
-            for (int head = 0; head < NUM_KV_HEADS; head++) {
+            for (int head = 0; head < h->num_kv_heads; head++) {
                 const size_t tiles = (size_t)((chunk + 1 < chunks ? CHUNK : length - chunk * CHUNK) + TILE - 1) / TILE;
-                memcpy(keys_of(to, i, head, chunk), keys_of(from, i, head, chunk), tiles * KEY_TILE);
-                memcpy(values_of(to, i, head, chunk), values_of(from, i, head, chunk), tiles * VALUE_TILE);
+                memcpy(keys_of(to, h, i, head, chunk), keys_of(from, h, i, head, chunk), tiles * key_tile(h));
+                memcpy(values_of(to, h, i, head, chunk), values_of(from, h, i, head, chunk), tiles * value_tile(h));
             }
     }
 }
 
 // Rows of one slot go together, as many as are worked on at a time; the only row of a slot is cut into chunks of its positions.
-static void cut_into_runs(Model *m) {
-    const int longest = MAX_QUERIES / SHARING > 1 ? MAX_QUERIES / SHARING : 1;
-    m->num_runs = m->num_pieces = 0;
-    m->shared_chunks = false;
+static void cut_into_runs(Model *m, const Heads *h, Runs *runs) {
+    const int longest = MAX_QUERIES / sharing(h) > 1 ? MAX_QUERIES / sharing(h) : 1;
+    runs->count = runs->num_pieces = 0;
+    runs->shared_chunks = false;
     for (int r = 0, end; r < m->rows; r = end) {
         for (end = r + 1; end < m->rows && m->slots[end] == m->slots[r]; end++) {}
         for (int first = r; first < end; first += longest) {
-            Run *run = &m->runs[m->num_runs++];
-            *run = (Run){first, end - first < longest ? end - first : longest, 1, m->num_pieces};
+            Run *run = &runs->runs[runs->count++];
+            *run = (Run){first, end - first < longest ? end - first : longest, 1, runs->num_pieces};
             if (end - r == 1 && m->team.size > 1) run->chunks = m->positions[r] / CHUNK + 1;
-            m->num_pieces += NUM_KV_HEADS * run->chunks;
-            m->shared_chunks |= run->chunks > 1;
+            runs->num_pieces += h->num_kv_heads * run->chunks;
+            runs->shared_chunks |= run->chunks > 1;
         }
     }
 }
@@ -152,7 +155,7 @@ EXPORT int pellucid_step(Model *m, int rows, const int32_t *token_ids, const int
     }
     m->rows = rows, m->token_ids = token_ids, m->positions = positions, m->lengths = lengths, m->slots = slots;
     m->num_wanted = num_wanted, m->wanted = wanted, m->logits = logits;
-    cut_into_runs(m);
+    for (int kind = 0; kind < NUM_HEAD_KINDS; kind++) cut_into_runs(m, &HEADS[kind], &m->runs[kind]);
     run(&m->team, forward, m);
     if (m->steps < STEPS_BEFORE_MOVING && ++m->steps == STEPS_BEFORE_MOVING) start_moving(&m->parameters);
     return OK;

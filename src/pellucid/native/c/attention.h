@@ -37,7 +37,7 @@ typedef struct {
 } Attention;
 
 // What the first `count` queries gather from the positions of a chunk: w->chunk.
-INLINE void gather(const int count, Attention *w, const uint8_t *keys, const uint8_t *values, float scale, int chunk) {
+INLINE void gather(const Heads *h, const int count, Attention *w, const uint8_t *keys, const uint8_t *values, float scale, int chunk) {
     const int vectors = vectors_for(count), span = vectors * LANES;
     int first = INT_MAX, last = 0, all_from = 0, all_until = INT_MAX; // seen by any, seen by all
     for (int r = 0; r < count; r++) {
@@ -54,14 +54,14 @@ INLINE void gather(const int count, Attention *w, const uint8_t *keys, const uin
         for (int r = 0; r < count; r++)
 #pragma GCC unroll 4
             for (int i = 0; i < vectors; i++) scores[r][i] = splat(0);
-        score(count, vectors, w->q, keys + (size_t)(at / TILE) * KEY_TILE, scores);
+        score(h, count, vectors, w->q, keys + (size_t)(at / TILE) * key_tile(h), scores);
         const bool masked = chunk + at < all_from || chunk + at + span > all_until;
 #pragma GCC unroll 12
         for (int r = 0; r < count; r++)
 #pragma GCC unroll 4
             for (int i = 0; i < vectors; i++) {
-                Floats its = scores[r][i] * (ATTENTION_SOFTCAP > 0 ? scale / ATTENTION_SOFTCAP : scale * LOG2_E);
-                if (ATTENTION_SOFTCAP > 0) its = ATTENTION_SOFTCAP * LOG2_E * tanh_(its);
+                Floats its = scores[r][i] * (h->softcap > 0 ? scale / h->softcap : scale * LOG2_E);
+                if (h->softcap > 0) its = h->softcap * LOG2_E * tanh_(its);
                 if (masked) {
                     Ints place = splat_int(chunk + at + i * LANES);
                     for (int j = 0; j < LANES; j++) place[j] += j;
@@ -81,32 +81,33 @@ INLINE void gather(const int count, Attention *w, const uint8_t *keys, const uin
         }
         w->chunk[r].most = highest;
         w->chunk[r].total = sum_lanes(sum);
-        make_weights(&w->weights[r], w->scores[r], values, begin, end);
+        make_weights(h, &w->weights[r], w->scores[r], values, begin, end);
     }
-    weigh(count, w->weights, values, begin, last, w->chunk);
+    weigh(h, count, w->weights, values, begin, last, w->chunk);
 }
 
-// One function for each number of queries, so that the compiler knows it; the rest are rounded up to one of these.
+// One function for each kind of heads and number of queries, so that the compiler knows both; other numbers are rounded up to one of these.
 INLINE int rounded_queries(int count) { return count <= 4 ? count : count <= 6 ? 6 : count <= 8 ? 8 : MAX_QUERIES; }
-static void gather_chunk(int count, Attention *w, const uint8_t *keys, const uint8_t *values, float scale, int chunk) {
+typedef void Gather(int count, Attention *w, const uint8_t *keys, const uint8_t *values, float scale, int chunk);
+INLINE void gather_chunk(const Heads *h, int count, Attention *w, const uint8_t *keys, const uint8_t *values, float scale, int chunk) {
     switch (count) {
-    case 1: gather(1, w, keys, values, scale, chunk); break;
-    case 2: gather(2, w, keys, values, scale, chunk); break;
+    case 1: gather(h, 1, w, keys, values, scale, chunk); break;
+    case 2: gather(h, 2, w, keys, values, scale, chunk); break;
 #if MAX_QUERIES > 2
-    case 3: gather(3, w, keys, values, scale, chunk); break;
-    case 4: gather(4, w, keys, values, scale, chunk); break;
+    case 3: gather(h, 3, w, keys, values, scale, chunk); break;
+    case 4: gather(h, 4, w, keys, values, scale, chunk); break;
 #endif
 #if MAX_QUERIES > 4
-    case 6: gather(6, w, keys, values, scale, chunk); break;
-    case 8: gather(8, w, keys, values, scale, chunk); break;
-    case 12: gather(12, w, keys, values, scale, chunk); break;
+    case 6: gather(h, 6, w, keys, values, scale, chunk); break;
+    case 8: gather(h, 8, w, keys, values, scale, chunk); break;
+    case 12: gather(h, 12, w, keys, values, scale, chunk); break;
 #endif
     default: break;
     }
 }
 
 // The same query, of more positions: both are scaled to the larger maximum.
-static void merge(Gathered *all, const Gathered *more) {
+INLINE void merge(const Heads *h, Gathered *all, const Gathered *more) {
     if (more->total == 0) return;
     if (all->total == 0) {
         *all = *more;
@@ -115,9 +116,9 @@ static void merge(Gathered *all, const Gathered *more) {
     const float most = all->most > more->most ? all->most : more->most, mine = exp2f(all->most - most), its = exp2f(more->most - most);
     all->total = all->total * mine + more->total * its;
     all->most = most;
-    for (int d = 0; d < V_ROW; d += LANES) store(all->z + d, load(all->z + d) * mine + load(more->z + d) * its);
+    for (int d = 0; d < value_row(h); d += LANES) store(all->z + d, load(all->z + d) * mine + load(more->z + d) * its);
 }
 
-static void finish(const Gathered *all, float *z) {
-    for (int d = 0; d < HEAD_DIM; d++) z[d] = all->z[d] / all->total;
+INLINE void finish(const Heads *h, const Gathered *all, float *z) {
+    for (int d = 0; d < h->value_dim; d++) z[d] = all->z[d] / all->total;
 }

@@ -1,9 +1,12 @@
 // cache.h: how keys and values are kept: in chunks of 512 positions, of tiles of 16.
 //
+// Layers may differ in their heads: what depends on them is a function of `Heads`, whose numbers the compiler knows where a layer's part is
+// compiled, so that each kind of heads has loops of its own.
+//
 // A tile of keys has its 16 positions side by side, so that a vector is one dimension (or a few, multiplied and summed by one instruction) of
 // many keys; a tile of values has the dimensions side by side. The file that follows says how the numbers are kept, and gives
 //
-//     KEY_TILE, VALUE_TILE   bytes of a tile
+//     key_tile, value_tile   bytes of a tile
 //     Query, Weights         a query, and what each position weighs for it, as the products take them
 //     cache_key, cache_value one position's, into its tile
 //     make_query             from floats
@@ -18,17 +21,24 @@
 #define MAX_VECTORS 4
 INLINE int vectors_for(const int queries) { return LANES > 4 && 3 * queries > MAX_QUERIES ? 2 : MAX_VECTORS; }
 
-#define V_ROW ((HEAD_DIM + TILE - 1) / TILE * TILE)
+typedef struct {
+    int num_heads, num_kv_heads; // of queries; of keys and values
+    int head_dim, value_dim;     // of a query or key; of a value
+    float softcap;               // scores become softcap · tanh(scores / softcap); 0: as they are
+} Heads;
+
+INLINE int sharing(const Heads *h) { return h->num_heads / h->num_kv_heads; } // heads that share one key-value head
+INLINE int value_row(const Heads *h) { return (h->value_dim + TILE - 1) / TILE * TILE; }
 #define SUMS_AT_A_TIME (LANES == 16 ? 24 : 8)
 // Vectors of a value worked on at a time, with so many sums for each: all, where there are registers, so that memory is read in order.
-INLINE int values_for(const int sums) {
+INLINE int values_for(const Heads *h, const int sums) {
     int values = 8;
-    while (values > 1 && (V_ROW / LANES % values || values * sums > SUMS_AT_A_TIME)) values /= 2;
+    while (values > 1 && (value_row(h) / LANES % values || values * sums > SUMS_AT_A_TIME)) values /= 2;
     return values;
 }
 
 // What a query has gathered from some of the positions.
 typedef struct {
-    float most, total; // the largest score; Σ 2^(score − most)
-    float z[V_ROW];    // Σ 2^(score − most) · v
+    float most, total;      // the largest score; Σ 2^(score − most)
+    float z[MAX_VALUE_ROW]; // Σ 2^(score − most) · v
 } Gathered;

@@ -1,4 +1,4 @@
-// cache_floats.h: keys and values as floats, or as f16 and worked on as floats. Tiles are [HEAD_DIM][16] and [16][V_ROW].
+// cache_floats.h: keys and values as floats, or as f16 and worked on as floats. Tiles are [head_dim][16] and [16][value_row].
 #if CACHE_BITS == 32
 typedef float Cached;
 INLINE Floats load_cached(const void *p) { return load(p); }
@@ -8,29 +8,29 @@ typedef uint16_t Cached;
 INLINE Floats load_cached(const void *p) { return load_halves(p); }
 INLINE Cached to_cached(float x) { return float_to_half(x); }
 #endif
-#define KEY_TILE (HEAD_DIM * TILE * sizeof(Cached))
-#define VALUE_TILE (TILE * V_ROW * sizeof(Cached))
+INLINE size_t key_tile(const Heads *h) { return (size_t)h->head_dim * TILE * sizeof(Cached); }
+INLINE size_t value_tile(const Heads *h) { return (size_t)TILE * value_row(h) * sizeof(Cached); }
 
-typedef struct { float q[HEAD_DIM]; } Query;
+typedef struct { float q[MAX_HEAD_DIM]; } Query;
 typedef struct { float w[CHUNK]; } Weights;
 
-static void cache_key(uint8_t *tile, int place, const float *k) {
+INLINE void cache_key(const Heads *h, uint8_t *tile, int place, const float *k) {
     Cached *to = (Cached *)(void *)tile + place;
-    for (int d = 0; d < HEAD_DIM; d++) to[d * TILE] = to_cached(k[d]);
+    for (int d = 0; d < h->head_dim; d++) to[d * TILE] = to_cached(k[d]);
 }
-static void cache_value(uint8_t *tile, int place, const float *v) {
-    Cached *to = (Cached *)(void *)tile + place * V_ROW;
-    for (int d = 0; d < HEAD_DIM; d++) to[d] = to_cached(v[d]);
+INLINE void cache_value(const Heads *h, uint8_t *tile, int place, const float *v) {
+    Cached *to = (Cached *)(void *)tile + place * value_row(h);
+    for (int d = 0; d < h->value_dim; d++) to[d] = to_cached(v[d]);
 }
 
-static void make_query(Query *query, const float *q) { memcpy(query->q, q, sizeof query->q); }
+INLINE void make_query(const Heads *h, Query *query, const float *q) { memcpy(query->q, q, (size_t)h->head_dim * sizeof *q); }
 
-INLINE void score(const int count, const int vectors, const Query *q, const uint8_t *keys, Floats (*sum)[MAX_VECTORS]) {
+INLINE void score(const Heads *h, const int count, const int vectors, const Query *q, const uint8_t *keys, Floats (*sum)[MAX_VECTORS]) {
     const Cached *tile = (const Cached *)(const void *)keys;
-    for (int d = 0; d < HEAD_DIM; d++) {
+    for (int d = 0; d < h->head_dim; d++) {
         Floats k[MAX_VECTORS];
 #pragma GCC unroll 4
-        for (int i = 0; i < vectors; i++) k[i] = load_cached(tile + (i * LANES / TILE * HEAD_DIM + d) * TILE + i * LANES % TILE);
+        for (int i = 0; i < vectors; i++) k[i] = load_cached(tile + (i * LANES / TILE * h->head_dim + d) * TILE + i * LANES % TILE);
 #pragma GCC unroll 12
         for (int r = 0; r < count; r++)
 #pragma GCC unroll 4
@@ -38,22 +38,23 @@ INLINE void score(const int count, const int vectors, const Query *q, const uint
     }
 }
 
-static void make_weights(Weights *weights, const float *e, const uint8_t *values, int begin, int end) {
-    (void)values;
+INLINE void make_weights(const Heads *h, Weights *weights, const float *e, const uint8_t *values, int begin, int end) {
+    (void)h, (void)values;
     memcpy(weights->w + begin, e + begin, (size_t)(end - begin) * sizeof *e);
 }
 
 // Positions begin … end − 1 of the chunk.
-INLINE void weigh(const int count, const Weights *weights, const uint8_t *values, int begin, int end, Gathered *gathered) {
-    const int vectors = values_for(count);
-    for (int d = 0; d < V_ROW; d += vectors * LANES) {
+INLINE void weigh(const Heads *h, const int count, const Weights *weights, const uint8_t *values, int begin, int end, Gathered *gathered) {
+    const int vectors = values_for(h, count);
+    const int row = value_row(h);
+    for (int d = 0; d < row; d += vectors * LANES) {
         Floats sum[MAX_QUERIES][8];
 #pragma GCC unroll 12
         for (int r = 0; r < count; r++)
 #pragma GCC unroll 8
             for (int i = 0; i < vectors; i++) sum[r][i] = splat(0);
-        const Cached *value = (const Cached *)(const void *)values + (size_t)begin * V_ROW + d;
-        for (int at = begin; at < end; at++, value += V_ROW) {
+        const Cached *value = (const Cached *)(const void *)values + (size_t)begin * row + d;
+        for (int at = begin; at < end; at++, value += row) {
             Floats v[8];
 #pragma GCC unroll 8
             for (int i = 0; i < vectors; i++) v[i] = load_cached(value + i * LANES);

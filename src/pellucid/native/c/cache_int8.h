@@ -1,18 +1,20 @@
-// cache_int8.h: keys and values as bytes: a scale (f16) for 32 dimensions of a key, and for a value. 8.5 bits a number where HEAD_DIM is 64.
+// cache_int8.h: keys and values as bytes: a scale (f16) for 32 dimensions of a key, and for a value. 8.5 bits a number where heads have 64.
 //
 // Queries and weights have 15 bits, as two bytes: x = scale · (high + low / 128). So all that is lost is lost in keeping. Bytes have 128
-// added, as dot_biased() wants them. Tiles hold fours: [HEAD_DIM / 4][16][4], then [blocks][16] scales; [4][V_ROW][4], then [16] scales.
-#define FOURS ((HEAD_DIM + 3) / 4)
-#define BLOCKS ((HEAD_DIM + 31) / 32)
-#define KEY_SCALES ((size_t)FOURS * TILE * 4)
-#define KEY_TILE ((KEY_SCALES + BLOCKS * TILE * 2 + 63) / 64 * 64)
-#define VALUE_SCALES ((size_t)TILE * V_ROW)
-#define VALUE_TILE (VALUE_SCALES + 64)
+// added, as dot_biased() wants them. Tiles hold fours: [head_dim / 4][16][4], then [blocks][16] scales; [4][value_row][4], then [16] scales.
+#define MAX_FOURS ((MAX_HEAD_DIM + 3) / 4)
+#define MAX_BLOCKS ((MAX_HEAD_DIM + 31) / 32)
+INLINE int fours_of(const Heads *h) { return (h->head_dim + 3) / 4; }
+INLINE int blocks_of(const Heads *h) { return (h->head_dim + 31) / 32; }
+INLINE size_t key_scales(const Heads *h) { return (size_t)fours_of(h) * TILE * 4; } // where they begin
+INLINE size_t key_tile(const Heads *h) { return (key_scales(h) + (size_t)blocks_of(h) * TILE * 2 + 63) / 64 * 64; }
+INLINE size_t value_scales(const Heads *h) { return (size_t)TILE * value_row(h); }
+INLINE size_t value_tile(const Heads *h) { return value_scales(h) + 64; }
 
 typedef struct {
-    int32_t high[FOURS], low[FOURS];               // fours of bytes
-    int32_t high_zero[BLOCKS], low_zero[BLOCKS];   // what their sums start with, for keys have 128 added
-    float scale[BLOCKS];
+    int32_t high[MAX_FOURS], low[MAX_FOURS];             // fours of bytes
+    int32_t high_zero[MAX_BLOCKS], low_zero[MAX_BLOCKS]; // what their sums start with, for keys have 128 added
+    float scale[MAX_BLOCKS];
 } Query;
 typedef struct {
     int8_t high[CHUNK], low[CHUNK];
@@ -30,24 +32,24 @@ INLINE uint16_t to_bytes(uint8_t *to, int step_of_four, const float *x, int coun
     }
     return scale;
 }
-static void cache_key(uint8_t *tile, int place, const float *k) {
-    for (int b = 0; b < BLOCKS; b++) {
-        const int count = HEAD_DIM - b * 32 < 32 ? HEAD_DIM - b * 32 : 32;
+INLINE void cache_key(const Heads *h, uint8_t *tile, int place, const float *k) {
+    for (int b = 0; b < blocks_of(h); b++) {
+        const int count = h->head_dim - b * 32 < 32 ? h->head_dim - b * 32 : 32;
         const uint16_t scale = to_bytes(tile + (size_t)(b * 8 * TILE + place) * 4, TILE * 4, k + b * 32, count);
-        memcpy(tile + KEY_SCALES + (b * TILE + place) * 2, &scale, 2);
+        memcpy(tile + key_scales(h) + (b * TILE + place) * 2, &scale, 2);
     }
 }
-static void cache_value(uint8_t *tile, int place, const float *v) {
-    uint8_t bytes[HEAD_DIM];
-    const uint16_t scale = to_bytes(bytes, 4, v, HEAD_DIM);
-    for (int d = 0; d < HEAD_DIM; d++) tile[((size_t)(place / 4) * V_ROW + d) * 4 + place % 4] = bytes[d];
-    memcpy(tile + VALUE_SCALES + place * 2, &scale, 2);
+INLINE void cache_value(const Heads *h, uint8_t *tile, int place, const float *v) {
+    uint8_t bytes[MAX_VALUE_ROW];
+    const uint16_t scale = to_bytes(bytes, 4, v, h->value_dim);
+    for (int d = 0; d < h->value_dim; d++) tile[((size_t)(place / 4) * value_row(h) + d) * 4 + place % 4] = bytes[d];
+    memcpy(tile + value_scales(h) + place * 2, &scale, 2);
 }
 
-static void make_query(Query *query, const float *q) {
+INLINE void make_query(const Heads *h, Query *query, const float *q) {
     memset(query, 0, sizeof *query);
-    for (int b = 0; b < BLOCKS; b++) {
-        const int count = HEAD_DIM - b * 32 < 32 ? HEAD_DIM - b * 32 : 32;
+    for (int b = 0; b < blocks_of(h); b++) {
+        const int count = h->head_dim - b * 32 < 32 ? h->head_dim - b * 32 : 32;
         int8_t *high = (int8_t *)(query->high + b * 8), *low = (int8_t *)(query->low + b * 8);
         const float largest = largest_size(q + b * 32, count);
         const float inverse = largest > 0 ? 127.0f / largest : 0;
@@ -60,31 +62,31 @@ static void make_query(Query *query, const float *q) {
     }
 }
 
-INLINE void score(const int count, const int vectors, const Query *q, const uint8_t *keys, Floats (*sum)[MAX_VECTORS]) {
+INLINE void score(const Heads *h, const int count, const int vectors, const Query *q, const uint8_t *keys, Floats (*sum)[MAX_VECTORS]) {
 #pragma GCC unroll 4
     for (int i = 0; i < vectors; i++) {
-        const uint8_t *tile = keys + i * LANES / TILE * KEY_TILE;
-        for (int b = 0; b < BLOCKS; b++) {
+        const uint8_t *tile = keys + i * LANES / TILE * key_tile(h);
+        for (int b = 0; b < blocks_of(h); b++) {
             Ints high[MAX_QUERIES], low[MAX_QUERIES];
 #pragma GCC unroll 12
             for (int r = 0; r < count; r++) high[r] = splat_int(q[r].high_zero[b]), low[r] = splat_int(q[r].low_zero[b]);
-            for (int j = b * 8; j < FOURS && j < b * 8 + 8; j++) {
+            for (int j = b * 8; j < fours_of(h) && j < b * 8 + 8; j++) {
                 const Bytes k = load_bytes(tile + (j * TILE + i * LANES % TILE) * 4);
 #pragma GCC unroll 12
                 for (int r = 0; r < count; r++) high[r] = dot_biased(high[r], k, q[r].high[j]), low[r] = dot_biased(low[r], k, q[r].low[j]);
             }
-            const Floats scale = load_halves(tile + KEY_SCALES + (b * TILE + i * LANES % TILE) * 2);
+            const Floats scale = load_halves(tile + key_scales(h) + (b * TILE + i * LANES % TILE) * 2);
 #pragma GCC unroll 12
             for (int r = 0; r < count; r++) sum[r][i] = fma_(to_floats((high[r] << 7) + low[r]), scale * q[r].scale[b], sum[r][i]);
         }
     }
 }
 
-static void make_weights(Weights *weights, const float *e, const uint8_t *values, int begin, int end) {
+INLINE void make_weights(const Heads *h, Weights *weights, const float *e, const uint8_t *values, int begin, int end) {
     float scaled[CHUNK];
     Ints most = splat_int(0);
     for (int at = begin; at < end; at += LANES) {
-        const Floats w = load(e + at) * load_halves(values + (size_t)(at / TILE) * VALUE_TILE + VALUE_SCALES + at % TILE * 2);
+        const Floats w = load(e + at) * load_halves(values + (size_t)(at / TILE) * value_tile(h) + value_scales(h) + at % TILE * 2);
         most = max_ints(most, size_bits(w));
         store(scaled + at, w);
     }
@@ -105,9 +107,10 @@ static void make_weights(Weights *weights, const float *e, const uint8_t *values
 }
 
 // Positions begin … end − 1 of the chunk.
-INLINE void weigh(const int count, const Weights *weights, const uint8_t *values, int begin, int end, Gathered *gathered) {
-    const int vectors = values_for(2 * count);
-    for (int d = 0; d < V_ROW; d += vectors * LANES) {
+INLINE void weigh(const Heads *h, const int count, const Weights *weights, const uint8_t *values, int begin, int end, Gathered *gathered) {
+    const int vectors = values_for(h, 2 * count);
+    const int row = value_row(h);
+    for (int d = 0; d < row; d += vectors * LANES) {
         Ints high[MAX_QUERIES][8], low[MAX_QUERIES][8]; // 512 · 127 · 127 · 128 fits 31 bits
 #pragma GCC unroll 12
         for (int r = 0; r < count; r++)
@@ -117,7 +120,7 @@ INLINE void weigh(const int count, const Weights *weights, const uint8_t *values
             Bytes v[8];
 #pragma GCC unroll 8
             for (int i = 0; i < vectors; i++)
-                v[i] = load_bytes(values + (size_t)(at / TILE) * VALUE_TILE + ((size_t)(at % TILE / 4) * V_ROW + d + i * LANES) * 4);
+                v[i] = load_bytes(values + (size_t)(at / TILE) * value_tile(h) + ((size_t)(at % TILE / 4) * row + d + i * LANES) * 4);
 #pragma GCC unroll 12
             for (int r = 0; r < count; r++) {
                 int32_t four[2];

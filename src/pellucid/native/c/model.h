@@ -1,21 +1,15 @@
 // model.h: where the weights are, the buffers that a step works in, and the step itself.
-typedef struct {
-    Matrix q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
-    size_t attention_norm, attention_norm_bias, attention_post_norm, attention_post_norm_bias; // offsets; 0: absent
-    size_t attention_sum_norm, attention_sum_norm_bias, mlp_norm, mlp_norm_bias, mlp_post_norm, mlp_post_norm_bias;
-    size_t mlp_sum_norm, mlp_sum_norm_bias, q_norm, q_norm_bias, k_norm, k_norm_bias;
-    size_t q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
-    float scale; // of scores
-    int window;  // positions that a query sees, its own included
-    int rotary;  // which of the rotary frequencies turn q and k; −1: none
-} Layer;
-
 // Consecutive rows of one slot, few enough to be attended to together. A slot's only row may be shared by chunks of its positions.
 typedef struct {
     int first, count;
     int chunks; // pieces of work for each key-value head
     int piece;  // the first of its pieces
 } Run;
+typedef struct {
+    Run *runs; // [MAX_ROWS]
+    int count, num_pieces;
+    bool shared_chunks; // whether there is a run of several chunks
+} Runs; // for one kind of heads
 
 typedef struct {
     Parameters parameters;
@@ -27,9 +21,7 @@ typedef struct {
     Panels shared, *own;              // activations as products take them: of all rows; of a single row, each thread for itself
     float *scratch;                   // [threads][WIDEST]: a normalized row
     Attention *attention;             // [threads]
-    Run *runs;
-    int num_runs, num_pieces;
-    bool shared_chunks; // whether there is a run of several chunks
+    Runs runs[NUM_HEAD_KINDS];             // for each kind of heads
     int steps; // so far, up to STEPS_BEFORE_MOVING
     // The step that is being run:
     int rows, num_wanted;

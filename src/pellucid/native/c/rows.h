@@ -1,6 +1,6 @@
 // rows.h: what is done to one row of activations at a time: norms, rotation, the MLP's activation function.
 //
-// Rows are as long as a multiple of 64; beyond the model's width they are zero, and stay so.
+// Rows are as long as a multiple of 64; weights are zero beyond the model's width, and what is computed from them stays so.
 enum { NO_NORM, RMS_NORM, LAYER_NORM };
 
 typedef struct {
@@ -8,17 +8,20 @@ typedef struct {
     float eps;
     const float *weight, *bias; // γ and β; β may be absent
 } Norm;
+SOME const Norm NONE = {NO_NORM, 0, NULL, NULL};
 
 // RMS: x / √(mean(x²) + eps) · γ. Layer: (x − μ) / √(σ² + eps) · γ + β. `out` may be x itself.
 static void normalize(const Norm *norm, const float *x, int width, int padded, float *out) {
+    const int whole = width / LANES * LANES;
     float mean = 0, square = 0;
     Floats sum = splat(0);
     if (norm->kind == LAYER_NORM) {
-        for (int i = 0; i < padded; i += LANES) sum += load(x + i);
-        mean = sum_lanes(sum) / (float)width;
+        for (int i = 0; i < whole; i += LANES) sum += load(x + i);
+        mean = sum_lanes(sum);
+        for (int i = whole; i < width; i++) mean += x[i];
+        mean /= (float)width;
         sum = splat(0);
     }
-    const int whole = width / LANES * LANES;
     for (int i = 0; i < whole; i += LANES) {
         Floats centred = load(x + i) - mean;
         sum = fma_(centred, centred, sum);
@@ -52,6 +55,12 @@ SOME void rotate(float *x, const float *cosine, const float *sine, int pairs, in
         *a = turned;
     }
 }
+
+// How some layers turn q and k.
+typedef struct {
+    int pairs, apart; // pair j of a head is its dimensions j and j + apart, or 2j and 2j + 1 where they are 1 apart
+    float magnitude;  // what cos and sin are multiplied by
+} Rotary;
 
 enum { SILU, GELU, GELU_TANH, RELU, RELU2 };
 

@@ -10,9 +10,9 @@ typedef struct {
     uint8_t *memory, *start; // as allocated, and from its first multiple of 64 bytes on
     struct Place {
         int ring;            // chunks
-        size_t first, step;  // where they begin, and how far apart they are: each [NUM_KV_HEADS]{tiles of keys, tiles of values}
+        size_t first, step;  // where they begin, and how far apart they are: each [num_kv_heads]{tiles of keys, tiles of values}
     } layers[NUM_LAYERS];
-    Gathered *shared;        // [NUM_HEADS][chunks]: of the one row of a step, where threads share its chunks
+    Gathered *shared;        // [MAX_HEADS][chunks]: of the one row of a step, where threads share its chunks
 } Slot;
 
 INLINE int chunks_of(const Slot *slot) { return (slot->capacity + CHUNK - 1) / CHUNK; }
@@ -23,15 +23,15 @@ INLINE int ring_of(int window, int chunks) {
     return ring < chunks ? (int)ring : chunks;
 }
 
-INLINE size_t head_bytes(const Slot *slot) { return slot->tiles * (KEY_TILE + VALUE_TILE); } // of a chunk
-INLINE uint8_t *keys_of(const Slot *slot, int layer, int head, int chunk) {
+INLINE size_t head_bytes(const Slot *slot, const Heads *h) { return slot->tiles * (key_tile(h) + value_tile(h)); } // of a chunk
+INLINE uint8_t *keys_of(const Slot *slot, const Heads *h, int layer, int head, int chunk) {
     const struct Place *its = &slot->layers[layer];
-    return slot->start + its->first + (size_t)(chunk % its->ring) * its->step + head * head_bytes(slot);
+    return slot->start + its->first + (size_t)(chunk % its->ring) * its->step + head * head_bytes(slot, h);
 }
-INLINE uint8_t *values_of(const Slot *slot, int layer, int head, int chunk) { return keys_of(slot, layer, head, chunk) + slot->tiles * KEY_TILE; }
+INLINE uint8_t *values_of(const Slot *slot, const Heads *h, int layer, int head, int chunk) { return keys_of(slot, h, layer, head, chunk) + slot->tiles * key_tile(h); }
 
-static void append(const Slot *slot, int layer, int head, int position, const float *k, const float *v) {
+INLINE void append(const Slot *slot, const Heads *h, int layer, int head, int position, const float *k, const float *v) {
     const int chunk = position / CHUNK, tile = position % CHUNK / TILE, place = position % TILE;
-    cache_key(keys_of(slot, layer, head, chunk) + tile * KEY_TILE, place, k);
-    cache_value(values_of(slot, layer, head, chunk) + tile * VALUE_TILE, place, v);
+    cache_key(h, keys_of(slot, h, layer, head, chunk) + tile * key_tile(h), place, k);
+    cache_value(h, values_of(slot, h, layer, head, chunk) + tile * value_tile(h), place, v);
 }

@@ -11,12 +11,12 @@ static void tap_norm(Model *m, Turn *turn, const char *name, int i, int rows, co
         for (int r = turn->begin; r < turn->end; r++) {
             const float *row = x + (size_t)r * row_size;
             if (norm->kind == NO_NORM) memcpy(tapped[r], row, (size_t)width * sizeof(float));
-            else normalize(norm, row, width, row_size, tapped[r]);
+            else normalize(norm, row, width, padded_width(width), tapped[r]);
         }
     tap(m, turn, name, i, rows, tapped[0], WIDEST, width);
 }
 
-// norm(x) Wᵀ + b by itself; `scale`: 0: as it is.
+// norm(x) Wᵀ + b by itself.
 static void tap_product(Model *m, Turn *turn, const char *name, int i, int rows, const float *x, int row_size, int columns, const Norm *norm,
                         const Matrix *w, const float *bias, float scale, int width) {
     const Product product = {.matrix = w};
@@ -25,13 +25,14 @@ static void tap_product(Model *m, Turn *turn, const char *name, int i, int rows,
     while (take(turn, rows, share_of(turn, rows, 4)))
         for (int r = turn->begin; r < turn->end; r++) {
             const float *row = x + (size_t)r * row_size;
-            if (norm->kind != NO_NORM) normalize(norm, row, columns, row_size, scratch), row = scratch;
-            fill(own, 0, 1, row, row_size, form_for(w->format));
+            if (norm->kind != NO_NORM) normalize(norm, row, columns, padded_width(columns), scratch), row = scratch;
+            else row = padded(row, columns, padded_width(columns), scratch);
+            fill(own, 0, 1, row, padded_width(columns), form_for(w->format));
             for (int t = 0; t < w->rows / TILE; t++) {
                 multiply_tile(m, &product, t, own, 1, raw);
                 for (int j = 0; j < TILE && t * TILE + j < width; j++) {
                     const float y = raw[0][j] + (bias ? bias[t * TILE + j] : 0);
-                    tapped[r][t * TILE + j] = scale ? y * scale : y;
+                    tapped[r][t * TILE + j] = y * scale;
                 }
             }
         }
@@ -40,6 +41,6 @@ static void tap_product(Model *m, Turn *turn, const char *name, int i, int rows,
 #define TAP_NORM(...) tap_norm(m, turn, __VA_ARGS__)
 #define TAP_PRODUCT(...) tap_product(m, turn, __VA_ARGS__)
 #else
-#define TAP_NORM(...) ((void)0)
+#define TAP_NORM(name, layer, rows, x, row_size, width, norm) ((void)(norm))
 #define TAP_PRODUCT(...) ((void)0)
 #endif

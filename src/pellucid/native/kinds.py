@@ -1,0 +1,165 @@
+"""Layers that are computed alike: what a program has one function for.
+
+A layer has two parts, its mixer and its MLP. Sizes and kinds are constants of a part's function; weights, windows,
+scales and rotary angles lie in the table of layers, so layers that differ in them alone share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pellucid.config import AttentionConfig, LayerConfig, ModelConfig
+from pellucid.native.layout import Layout, Stored, padded
+from pellucid.native.writing import matrix, real
+
+MAX_KINDS = 16  # of parts; a description of thousands of layers, no two alike, is no program
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The heads of a layer that attends, as in c/cache.h."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    value_dim: int
+    softcap: float | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One function of the program: ``layers`` are computed by it, ``layer`` is the first of them."""
+
+    name: str
+    layers: tuple[int, ...]
+    layer: LayerConfig
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """What differs between the layers of a model."""
+
+    mixers: tuple[Part, ...]
+    mlps: tuple[Part, ...]
+    heads: tuple[Heads, ...]
+
+
+def heads_of(mixer: AttentionConfig) -> Heads:
+    return Heads(mixer.num_heads, mixer.num_kv_heads, mixer.head_dim, mixer.head_dim, mixer.softcap)
+
+
+def kinds_of(config: ModelConfig) -> Kinds:
+    mixers: dict[Any, list[int]] = {}
+    mlps: dict[Any, list[int]] = {}
+    for i, layer in enumerate(config.layers):
+        mixers.setdefault(_mixer_key(layer), []).append(i)
+        mlps.setdefault(_mlp_key(layer), []).append(i)
+    heads = dict.fromkeys(heads_of(layer.mixer) for layer in config.layers)
+    return Kinds(
+        _parts(config, [(config.layers[first[0]].mixer.name, first) for first in mixers.values()]),
+        _parts(config, [("experts" if config.layers[first[0]].experts else "mlp", first) for first in mlps.values()]),
+        tuple(heads),
+    )
+
+
+def _parts(config: ModelConfig, groups: list[tuple[str, list[int]]]) -> tuple[Part, ...]:
+    """Their names are those of what they are; the second of a name is numbered."""
+    parts: list[Part] = []
+    for name, layers in groups:
+        number = sum(part.name.partition("_of_kind_")[0] == name for part in parts) + 1
+        unique = name if number == 1 else f"{name}_of_kind_{number}"
+        parts.append(Part(unique, tuple(layers), config.layers[layers[0]]))
+    return tuple(parts)
+
+
+def _mixer_key(layer: LayerConfig) -> Any:
+    """All that stands in the text of a mixer's function; where a weight lies, or that it is absent, is in the table."""
+    alike = layer.mixer
+    if isinstance(alike, AttentionConfig):
+        alike = replace(alike, rope=None, window=None, scale=None, qkv_bias=False, o_bias=False)
+    return alike, layer.mixer_norms, layer.parallel, layer.residual_scale
+
+
+def _mlp_key(layer: LayerConfig) -> Any:
+    norms = (layer.mixer_norms if layer.parallel else None, layer.mlp_norms)
+    alike = None if layer.mlp is None else replace(layer.mlp, bias=False)
+    return alike, layer.experts, norms, layer.parallel, layer.residual_scale
+
+
+def few_kinds(config: ModelConfig) -> bool:
+    """Whether a program of readable length runs it."""
+    mixers, mlps = {_mixer_key(layer) for layer in config.layers}, {_mlp_key(layer) for layer in config.layers}
+    return max(len(mixers), len(mlps)) <= MAX_KINDS
+
+
+def widths(config: ModelConfig) -> dict[str, int]:
+    """Rows of activations, each as long as the widest layer needs."""
+    mixers, mlps = [layer.mixer for layer in config.layers], [layer.mlp for layer in config.layers]
+    return {
+        "D_ROW": padded(config.d_model),
+        "Q_ROW": max(padded(mixer.q_dim) for mixer in mixers),
+        "KV_ROW": max(padded(mixer.kv_dim) for mixer in mixers),
+        "FF_ROW": max(padded(mlp.d_ff) for mlp in mlps),
+    }
+
+
+def layer_table(config: ModelConfig, layout: Layout, kinds: Kinds) -> tuple[str, str]:
+    """The struct of a layer, with the fields that this model's have, and the table of them."""
+    weights: list[dict[str, Stored]] = [{} for _ in config.layers]
+    for name, entry in layout.entries.items():
+        if name.startswith("layers."):
+            _, i, rest = name.split(".", 2)
+            weights[int(i)][rest] = entry
+    rows = [_fields(config, layout, kinds, i, weights[i]) for i in range(config.num_layers)]
+    types: dict[str, str] = {}
+    for row in rows:
+        types |= {name: kind for name, (kind, _) in row.items()}
+    table = "\n".join(
+        "    {" + ", ".join(f".{name} = {value}" for name, (_, value) in row.items()) + "}," for row in rows
+    )
+    by_type: dict[str, list[str]] = {}
+    for name, kind in types.items():
+        by_type.setdefault(kind, []).append(name)
+    struct = "\n".join(
+        f"    {kind}{(', ' + kind[-1] if kind[-1] == '*' else ', ').join(names)};{_ABOUT.get(kind, '')}"
+        for kind, names in by_type.items()
+    )
+    return struct, table
+
+
+_ABOUT = {"size_t ": " // offsets; 0: absent", "Steps *": " // the functions that compute it"}
+
+
+def _fields(
+    config: ModelConfig, layout: Layout, kinds: Kinds, i: int, weights: Mapping[str, Stored]
+) -> dict[str, tuple[str, str]]:
+    """Field → type and value."""
+    layer, fields = config.layers[i], {}
+    for part, names in (("mixer", kinds.mixers), ("mlp", kinds.mlps)):
+        if len(names) > 1:
+            fields[part] = ("Steps *", next(each.name for each in names if i in each.layers))
+    if len({each.parallel for each in config.layers}) > 1:
+        fields["parallel"] = ("bool ", str(layer.parallel).lower())
+    for name, entry in weights.items():
+        leaf = name.rpartition(".")[2]
+        if leaf == "weight" and entry.stride:
+            fields[field_of(name)] = ("Matrix ", matrix(layout, entry.name))
+        else:
+            fields[field_of(name)] = ("size_t ", str(entry.offset))
+    mixer = layer.mixer
+    fields["heads"] = ("int ", str(kinds.heads.index(heads_of(mixer))))
+    fields["scale"] = ("float ", real(mixer.softmax_scale))
+    fields["window"] = ("int ", str(mixer.window or "INT_MAX"))
+    fields["rotary"] = ("int ", str(config.ropes.index(mixer.rope) if mixer.rope else -1))
+    return fields
+
+
+def field_of(name: str) -> str:
+    """A weight's field in the table: ``attention.q_proj.weight`` → q_proj, its bias → q_bias, ``mlp_norm.weight`` →
+    mlp_norm.
+    """
+    path, _, leaf = name.rpartition(".")
+    field = "_".join(part for part in path.split(".") if part not in ("attention", "mlp"))
+    return field if leaf == "weight" else f"{field.removesuffix('_proj')}_bias"
