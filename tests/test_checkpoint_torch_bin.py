@@ -22,13 +22,16 @@ from pellucid.families import llama
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_every_dtype_reads_bit_for_bit(zipped: bool, tmp_path: Path):
-    tensors = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in STORAGE}
+    newer = ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu")  # than the older form
+    names = [name for name in STORAGE if zipped or name not in newer]
+    tensors = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in names}
     torch.save(tensors | {"t": tensors["float32"].T}, tmp_path / "x.bin", _use_new_zipfile_serialization=zipped)
     arrays = open_torch_bin(tmp_path / "x.bin")
     assert arrays.pop("t").data.tolist() == [[0, 3], [1, 4], [2, 5]]
     assert arrays.keys() == tensors.keys()
     for name, array in arrays.items():
         bits = tensors[name].view(torch.int16) if name == "bfloat16" else tensors[name]
+        bits = bits.view(torch.uint8) if "float8" in name else bits
         assert (array.dtype, array.shape) == (name, (2, 3))
         assert array.data.tobytes() == bits.numpy().tobytes()
 

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as st_np
 
 from pellucid.base.array import STORAGE, Array
 from pellucid.quant import convert, dequantize, dequantize_into, from_bfloat16, to_bfloat16
+from pellucid.quant.float8 import TABLES
 
 
 def test_rounding_is_to_nearest_and_ties_go_to_even():
@@ -37,7 +38,16 @@ def test_rounding_equals_torchs_for_any_bits(bits: np.ndarray):
     assert np.isnan(from_bfloat16(ours[nan])).all()
 
 
-@pytest.mark.parametrize("dtype", STORAGE)
+@pytest.mark.parametrize("dtype", TABLES)
+def test_every_float_of_eight_bits_is_torchs(dtype: str):
+    bits = np.arange(256, dtype=np.uint8)
+    torchs = torch.from_numpy(bits).view(getattr(torch, dtype)).float().numpy()
+    np.testing.assert_array_equal(dequantize(Array(dtype, (256,), bits)), torchs)
+    if dtype != "float8_e8m0fnu":  # a scale, beyond what bfloat16 has at its lower end
+        np.testing.assert_array_equal(dequantize(convert(Array(dtype, (256,), bits), "bfloat16")), torchs)
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in STORAGE if dtype not in TABLES])
 def test_every_plain_dtype_reads_as_float32(dtype: str):
     numbers = np.array([[0, 1], [1, 0], [1, 1]])
     stored = to_bfloat16(numbers.astype(np.float32)) if dtype == "bfloat16" else numbers.astype(STORAGE[dtype])

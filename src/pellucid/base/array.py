@@ -3,7 +3,7 @@
 numpy has no bfloat16 and knows nothing of block-quantized weights, so an ``Array`` keeps the *logical* dtype and
 shape beside a plain numpy view of the stored bits:
 
-- plain dtypes: ``data`` has the logical shape; bfloat16 is stored as ``uint16``;
+- plain dtypes: ``data`` has the logical shape; bfloat16 is stored as ``uint16``, floats of 8 bits as ``uint8``;
 - block formats (GGML's ``q4_0`` …): the last axis is cut into blocks, and ``data`` is ``uint8`` of shape
   ``(*shape[:-1], bytes per row)``. Operations on whole rows (split, permute, concatenate) work on both alike.
 """
@@ -28,7 +28,13 @@ STORAGE: dict[str, np.dtype] = {
     "int16": np.dtype("<i2"),
     "int8": np.dtype("i1"),
     "uint8": np.dtype("u1"),
+    "uint16": np.dtype("<u2"),
+    "uint32": np.dtype("<u4"),
+    "uint64": np.dtype("<u8"),
     "bool": np.dtype("?"),
+    "float8_e4m3fn": np.dtype("u1"),
+    "float8_e5m2": np.dtype("u1"),
+    "float8_e8m0fnu": np.dtype("u1"),
 }
 
 # Block format -> (elements in a block, bytes in a block). Source: ggml-common.h, block_q4_0 … block_nvfp4.
@@ -120,6 +126,23 @@ class Array:
     @property
     def nbytes(self) -> int:
         return array_bytes(self.dtype, self.shape)
+
+    @property
+    def sources(self) -> tuple[Array, ...]:
+        """The arrays of a file that this one is made of."""
+        return (self,)
+
+    @property
+    def stored_as(self) -> str:
+        """What a file calls it: its dtype, or how it is quantized."""
+        return self.dtype
+
+    @property
+    def by_outputs(self) -> bool:
+        """Whether a matrix's rows are known to be outputs, whichever way its family stores them: those of blocks are,
+        for blocks lie along the inputs.
+        """
+        return self.is_blocks
 
     def with_data(self, data: np.ndarray) -> Array:
         """The same dtype over other stored bits; the shape follows from them."""

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from pellucid.base.array import Array
-from pellucid.base.errors import ConfigError, ModelNotFoundError, PellucidError, UnsupportedError
+from pellucid.base.errors import ConfigError, ModelNotFoundError, PellucidError
 from pellucid.base.files import read_json
 from pellucid.base.notice import notice
 from pellucid.checkpoint.files import llama2c
@@ -24,6 +24,13 @@ from pellucid.checkpoint.files.safetensors import SafetensorsFile
 from pellucid.checkpoint.files.shards import inside, open_sharded
 from pellucid.checkpoint.files.torch_bin import open_torch_bin
 from pellucid.checkpoint.find import Kind, Location, find
+from pellucid.checkpoint.quantized.read import (
+    LogicalTensors,
+    method_of,
+    quantization_of,
+    refuse_unsaid,
+    without_quantization,
+)
 from pellucid.checkpoint.weights import Weights
 from pellucid.config import ModelConfig
 from pellucid.families import family_of, family_of_gguf, unread_keys
@@ -49,6 +56,7 @@ class Checkpoint:
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)  # GGUF's, its tokenizer with them; else empty
     unread: tuple[str, ...] = ()  # keys of the description that nobody knows; they have no effect
+    quantization: str | None = None  # how the files hold quantized weights, in a few words
     tokenizer_path: Path | None = None  # a Hugging Face folder, or llama2.c's tok*.bin; None where the metadata hold it
 
 
@@ -81,7 +89,7 @@ def open_config(path: str | Path) -> ModelConfig:
 
 
 def _open_hugging_face(path: Path, location: Location) -> Checkpoint:
-    family, config, sees = _hugging_face_config(location.config_file)
+    family, config, sees, quantization = _hugging_face_config(location.config_file)
     if location.kind == "distributed":
         stored, files = _put_together(location.weights.parent, config, family.WEIGHTS)
     else:
@@ -94,6 +102,10 @@ def _open_hugging_face(path: Path, location: Location) -> Checkpoint:
     if sees:
         kept = {name: partial(stored.__getitem__, name) for name in stored if not is_of_images(name)}
         stored = Lazy(kept, getattr(stored, "aliases", None))
+    if quantization is not None:
+        stored = LogicalTensors(stored, quantization, config.dtype, location.weights)
+    else:
+        refuse_unsaid(stored, location.weights)
     weights = Weights(
         config,
         family.WEIGHTS,
@@ -115,6 +127,7 @@ def _open_hugging_face(path: Path, location: Location) -> Checkpoint:
         generation_config=read_json(generation) if generation.is_file() else {},
         unread=tuple(unread_keys(config)),
         tokenizer_path=folder,
+        quantization=getattr(stored, "how", None),
     )
 
 
@@ -169,8 +182,10 @@ def _open_llama2c(path: Path, location: Location) -> Checkpoint:
     )
 
 
-def _hugging_face_config(file: Path) -> tuple[ModuleType, ModelConfig, bool]:
-    """The family, the description, and whether it is that of a part of a model that sees images, too."""
+def _hugging_face_config(file: Path) -> tuple[ModuleType, ModelConfig, bool, Mapping[str, Any] | None]:
+    """The family, the description, whether it is that of a part of a model that sees images, too, and how its weights
+    are quantized.
+    """
     if not file.is_file():
         raise ModelNotFoundError(
             "there is no config.json beside the weights",
@@ -178,18 +193,31 @@ def _hugging_face_config(file: Path) -> tuple[ModuleType, ModelConfig, bool]:
             remedy="download it from where the weights come from",
         )
     hf = read_json(file)
-    if quantization := hf.get("quantization_config"):
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        raise UnsupportedError(
-            f"weights quantized by {method!r}", where=file, remedy="take the unquantized model, or a GGUF file of it"
-        )
+    quantization = _quantization(hf, file)
+    if quantization is not None:
+        method_of(quantization, file)  # what cannot be read is said before anything else
+    hf = without_quantization(hf)
     if (text := text_part(hf)) is not None:
         notice(f"{file}: of this model of images and text, the text part is read ({text['model_type']})")
         hf = text
     family = family_of(hf.get("model_type"), file, hf)
     config = _described(lambda: family.config(hf), file)
     _tell_unread(unread_keys(config), file)
-    return family, config, text is not None
+    return family, config, text is not None, quantization
+
+
+def _quantization(hf: Mapping[str, Any], file: Path) -> Mapping[str, Any] | None:
+    """What config.json says of quantization, or, where it is silent, the files that quantizers wrote beside it."""
+    if (settings := quantization_of(hf)) is not None:
+        return settings
+    for name, method in BESIDE.items():
+        if (file.parent / name).is_file():
+            return {"quant_method": method, **read_json(file.parent / name)}
+    return None
+
+
+# Files of quantizers of before, and of NVIDIA's, beside a config.json that says nothing.
+BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
 
 
 def _tell_unread(keys: list[str], where: Path) -> None:

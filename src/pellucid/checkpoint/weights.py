@@ -19,6 +19,7 @@ from pellucid.families.translation.rules import Match, Rule, as_stored, matches,
 from pellucid.quant import convert
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
+SMALL_FLOATS = ("float8_e4m3fn", "float8_e5m2")  # without scales: numbers as they are
 HEAD, TABLE = "lm_head.weight", "embed.weight"
 KEPT = 8  # pieces of fused weights kept for the next requests
 ROWS = 4096  # of two tables compared at a time
@@ -160,6 +161,6 @@ def _one(name: str, make: Callable[[], dict[str, Array]], waiting: dict[str, Arr
         waiting |= made
         for old in list(waiting)[:-kept]:
             waiting.pop(old, None)
-    if array.dtype not in FLOATS and array.dtype not in BLOCKS:
+    if array.dtype not in (*FLOATS, *SMALL_FLOATS) and array.dtype not in BLOCKS:
         raise WeightsError(f"{name} is no floating-point weight", where=where, received=array.dtype)
     return array

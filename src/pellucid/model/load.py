@@ -17,6 +17,7 @@ from pellucid.config import WIDE_WEIGHTS, ModelConfig, weight_shapes
 from pellucid.model.decoder import Decoder
 from pellucid.model.quantized import QuantizedLinear, in_blocks
 from pellucid.quant import dequantize_into
+from pellucid.quant.float8 import TABLES
 
 DTYPES = {
     "float32": torch.float32,
@@ -70,7 +71,7 @@ def to_tensor(array: Array, dtype: torch.dtype | None = None) -> torch.Tensor:
     if array.dtype in STORAGE and (dtype is None or name == array.dtype):
         data = array.data if array.data.flags.writeable else array.data.copy()
         tensor = torch.from_numpy(np.ascontiguousarray(data).reshape(data.shape))  # numpy makes a scalar (1,) there
-        return tensor.view(torch.bfloat16) if array.dtype == "bfloat16" else tensor
+        return tensor.view(getattr(torch, array.dtype)) if array.dtype in ("bfloat16", *TABLES) else tensor
     if array.dtype in STORAGE and array.dtype in DTYPES:
         return to_tensor(array).to(dtype)
     out = np.empty(array.shape, np.float32)

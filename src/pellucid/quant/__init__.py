@@ -16,6 +16,7 @@ from pellucid.base.array import BLOCKS, STORAGE, Array, row_bytes
 from pellucid.base.errors import CheckpointError
 from pellucid.quant import blocks32, iq, k_encoders, k_quants, low_bits, tables4
 from pellucid.quant.bfloat16 import from_bfloat16, to_bfloat16
+from pellucid.quant.float8 import TABLES
 
 __all__ = ["convert", "dequantize", "dequantize_into", "from_bfloat16", "is_finite", "quantize", "to_bfloat16"]
 
@@ -47,10 +48,10 @@ def is_finite(array: Array) -> bool:
     """Whether all of the array's values are finite numbers: of blocks with float16 scales, those tell."""
     layout = LAYOUTS.get(array.dtype)
     scales = [name for name in layout.names or () if layout[name] == np.float16] if layout else []
-    if array.is_blocks and not scales:
+    if array.dtype in TABLES or (layout and not scales):
         parts = (array.with_data(array.data[rows]) for rows in _row_chunks(array.data.shape))
         return all(bool(np.isfinite(dequantize(part)).all()) for part in parts)
-    if array.is_blocks:
+    if layout:
         return all(
             bool(np.isfinite(np.ascontiguousarray(part).reshape(-1).view(layout)[name]).all())
             for part in (array.data[rows] for rows in _row_chunks(array.data.shape))
@@ -77,6 +78,8 @@ def dequantize_into(array: Array, out: np.ndarray) -> None:
             _decode(array.dtype, array.data, out)
         elif array.dtype == "bfloat16":
             from_bfloat16(array.data, out)
+        elif array.dtype in TABLES:
+            np.take(TABLES[array.dtype], array.data, out=out)
         else:
             np.copyto(out, array.data, casting="unsafe")
 

@@ -141,8 +141,8 @@ def fingerprint(stored: Mapping[str, Array]) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(stored):
-        array = stored[name]
-        flat = array.data.reshape(-1)
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(flat[: SAMPLE // flat.itemsize]).tobytes())
+        for array in stored[name].sources:
+            flat = array.data.reshape(-1)
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(flat[: SAMPLE // flat.itemsize]).tobytes())
     return digest.hexdigest()

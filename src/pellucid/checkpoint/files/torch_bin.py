@@ -75,5 +75,7 @@ def _array(name: str, tensor: Any, where: Path) -> Array:
             received=f"{held} bytes",
             remedy="save the model's state_dict with its tensors contiguous, or take its safetensors",
         )
+    if dtype.startswith("float8"):
+        tensor = tensor.view(torch.uint8)
     data: np.ndarray = tensor.view(torch.int16).numpy().view(np.uint16) if dtype == "bfloat16" else tensor.numpy()
     return Array(dtype, tuple(tensor.shape), data)

@@ -45,8 +45,9 @@ def weights_of(checkpoint: Checkpoint) -> list[Weight]:
 
     def weight(name: str) -> Weight:
         array = checkpoint.stored[names[name]]  # bytes of a fused array go with the parameters of its pieces
-        nbytes = array.nbytes * math.prod(shapes[name]) // together[names[name]]
-        return Weight(name, shapes[name], array.dtype, nbytes)
+        stored = sum(source.nbytes for source in array.sources)
+        nbytes = stored * math.prod(shapes[name]) // together[names[name]]
+        return Weight(name, shapes[name], array.stored_as, nbytes)
 
     return [weight(name) for name in shapes if name in names]
 

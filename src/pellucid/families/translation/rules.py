@@ -28,14 +28,15 @@ class Transform(Protocol):
 
 
 class Transpose:
-    """(in, out) ↔ (out, in): GPT-2 stores its projections as ``Conv1D``."""
+    """(in, out) ↔ (out, in): GPT-2 stores its projections as ``Conv1D``. What is known to lie by outputs stays so."""
 
     def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        return [array if array.by_outputs else array.with_data(np.ascontiguousarray(array.data.T)) for array in arrays]
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
         if any(array.is_blocks for array in arrays):
             raise UnsupportedError("a block-quantized weight cannot be transposed")
         return [array.with_data(np.ascontiguousarray(array.data.T)) for array in arrays]
-
-    inverse = forward
 
 
 class OneNumber:
