@@ -83,7 +83,8 @@ def reference(model: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
             return ways[0], ways[1]
         theirs: Any = reference_model(decoder_in(model, torch.float32))
         exact = None if theirs._supports_sdpa else theirs(token_ids).logits
-        kept = {name: buffer.clone() for name, buffer in theirs.named_buffers()}
+        buffers = ((name, buffer) for name, buffer in theirs.named_buffers() if not name.endswith(".attn.bias"))
+        kept = {name: buffer.clone() for name, buffer in buffers}  # (all but GPT's mask of 0 and 1)
         theirs.to(dtype)
         for name, buffer in kept.items():  # as from_pretrained(dtype=…): frequencies stay in float32
             path, _, leaf = name.rpartition(".")

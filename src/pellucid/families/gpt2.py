@@ -86,18 +86,20 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def block(names: Mapping[str, str], layer_at: str, transpose: tuple[Transpose, ...]) -> tuple[Rule, ...]:
+def block(
+    names: Mapping[str, str], layer_at: str, transpose: tuple[Transpose, ...], norm: str = "norm"
+) -> tuple[Rule, ...]:
     """The rules of one layer; the two formats differ in names, and in whether a projection is stored transposed."""
     at = "layers.{i}."
     return (
-        Rule(layer_at + names["norm_1"] + ".weight", at + "attention_norm.weight"),
-        Rule(layer_at + names["norm_1"] + ".bias", at + "attention_norm.bias"),
+        Rule(layer_at + names["norm_1"] + ".weight", at + f"attention_{norm}.weight"),
+        Rule(layer_at + names["norm_1"] + ".bias", at + f"attention_{norm}.bias"),
         Rule(layer_at + names["qkv"] + ".weight", qkv_names("weight"), (*transpose, SPLIT_QKV)),
         Rule(layer_at + names["qkv"] + ".bias", qkv_names("bias"), (SPLIT_QKV,)),
         Rule(layer_at + names["o"] + ".weight", at + "attention.o_proj.weight", transpose),
         Rule(layer_at + names["o"] + ".bias", at + "attention.o_proj.bias"),
-        Rule(layer_at + names["norm_2"] + ".weight", at + "mlp_norm.weight"),
-        Rule(layer_at + names["norm_2"] + ".bias", at + "mlp_norm.bias"),
+        Rule(layer_at + names["norm_2"] + ".weight", at + f"mlp_{norm}.weight"),
+        Rule(layer_at + names["norm_2"] + ".bias", at + f"mlp_{norm}.bias"),
         Rule(layer_at + names["up"] + ".weight", at + "mlp.up_proj.weight", transpose),
         Rule(layer_at + names["up"] + ".bias", at + "mlp.up_proj.bias"),
         Rule(layer_at + names["down"] + ".weight", at + "mlp.down_proj.weight", transpose),
