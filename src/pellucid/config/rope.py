@@ -77,6 +77,7 @@ class RopeConfig:
     theta: float = 10000.0
     layout: Literal["half", "interleaved"] = "half"
     scaling: RopeScaling | None = None
+    wide: bool = False  # turned in float32, then rounded to 16 bits; else by a cosine and sine of 16 bits
 
     def __post_init__(self) -> None:
         check_fields(self, "rope")

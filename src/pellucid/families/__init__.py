@@ -19,6 +19,7 @@ from pellucid.config import ModelConfig
 from pellucid.families import (
     apertus,
     arcee,
+    axk1,
     biogpt,
     bloom,
     chatglm,
@@ -26,6 +27,8 @@ from pellucid.families import (
     cohere,
     cohere2,
     cwm,
+    deepseek_v2,
+    deepseek_v3,
     dots1,
     ernie4_5,
     exaone4,
@@ -38,6 +41,7 @@ from pellucid.families import (
     glm,
     glm4,
     glm4_moe,
+    glm4_moe_lite,
     gpt2,
     gpt_bigcode,
     gpt_neo,
@@ -78,6 +82,7 @@ from pellucid.families import (
     starcoder2,
     vanilla,
     vaultgemma,
+    youtu,
 )
 from pellucid.families.translation.harmless import suspicious, to_report
 from pellucid.families.translation.rules import some
@@ -143,6 +148,11 @@ FAMILIES: dict[str, ModuleType] = {
     "openai-gpt": openai_gpt,
     "chatglm": chatglm,
     "minicpm3": minicpm3,
+    "axk1": axk1,
+    "youtu": youtu,
+    "glm4_moe_lite": glm4_moe_lite,
+    "deepseek_v3": deepseek_v3,
+    "deepseek_v2": deepseek_v2,
     "vanilla": vanilla,
 }
 

@@ -78,7 +78,7 @@ TORCH = Claims(
             "window": ANY,
             "scale": ANY,
         },
-        RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY},
+        RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY, "wide": ANY},
         RopeScaling: {
             "kind": one_of("linear", "dynamic", "llama3", "yarn", "longrope", "factors"),
             "factor": ANY,

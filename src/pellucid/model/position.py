@@ -66,7 +66,7 @@ def rotation(
         positions.device
     )
     angle = (positions[..., None].float() * frequencies)[:, None]  # (B, 1, T, R)
-    factor = magnitude(rope)
+    factor, dtype = magnitude(rope), torch.promote_types(dtype, torch.float32) if rope.wide else dtype
     return (angle.cos() * factor).to(dtype), (angle.sin() * factor).to(dtype)
 
 
@@ -82,4 +82,5 @@ def rotate(
     else:
         a, b = turned[..., 0::2], turned[..., 1::2]
         turned = torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+    turned = turned.to(x.dtype)  # of wide angles it is in float32
     return torch.cat((turned, rest), -1) if rest.shape[-1] else turned

@@ -79,7 +79,7 @@ NATIVE = Claims(
             "scale": ANY,
             "softcap": _POSITIVE,
         },
-        RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY},
+        RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY, "wide": UNREAD},
         RopeScaling: {
             "kind": Claim(
                 ("linear", "dynamic", "llama3", "yarn", "longrope", "factors"),
