@@ -136,6 +136,8 @@ DESCRIPTIONS = (
         "q and k over all": changed(LLAMA, qk_norm=LAYER, qk_norm_over="all"),
         "soft caps": replace(changed(LLAMA, softcap=2.0, scale=0.7), logit_softcap=3.0),
         "window": changed(LLAMA, window=3),
+    "sinks": changed(LLAMA, sinks=True),
+    "sinks, windows and a soft cap": changed(LLAMA, sinks=True, window=3, softcap=2.0),
         "interleaved": changed(LLAMA, rope=RopeConfig(dim=DIM // 2, layout="interleaved")),
         "no rope, sinusoidal": replace(changed(LLAMA, rope=None), position="sinusoidal", embedding_scale=8.0),
         "no rope, learned": replace(changed(LLAMA, rope=None), position="learned"),

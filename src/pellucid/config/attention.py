@@ -33,6 +33,7 @@ class AttentionConfig:
     scale: float | None = None  # None: head_dim^-0.5
     softcap: float | None = None  # scores become softcap · tanh(scores / softcap)
     clip: float | None = None  # q, k and v as projected are brought within −clip … clip
+    sinks: bool = False  # each head has a learned score beside its keys', whose share of the softmax is nobody's
     alibi: float | None = None  # scores lose slope · distance, and head h of H has slope 2^(−alibi · h / H)
 
     def __post_init__(self) -> None:
@@ -112,4 +113,6 @@ class AttentionConfig:
             for part, width in (("q", self.q_dim), ("k", self.kv_dim)):
                 over = self.head_dim if self.qk_norm_over == "head" else width
                 shapes |= norm_shapes(f"{prefix}{part}_norm", over, self.qk_norm)
+        if self.sinks:
+            shapes[f"{prefix}sinks"] = (self.num_heads,)
         return shapes | linear_shapes(f"{prefix}o_proj", d_model, self.q_dim, self.o_bias)

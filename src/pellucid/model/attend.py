@@ -70,7 +70,7 @@ def sdpa(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> T
     A query whose scores are all NaN gets zeros from it: see ``Context.sums``.
     """
     config, (batch, num_heads, num_queries, head_dim) = attention.config, q.shape
-    if config.softcap is not None:
+    if config.softcap is not None or sinks_of(attention) is not None:
         return explicit(attention, q, k, v, ctx)
     k, v, first = attention.remembered(k, v, ctx)
     start = first + k.shape[2] - num_queries
@@ -112,8 +112,21 @@ def explicit(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) 
     mask, bias = _mask(attention, q.shape[2], k.shape[2], start, first, ctx)
     scores = scores if bias is None else scores + bias.to(scores.dtype)
     scores = ctx.tap(attention, "scores", scores.masked_fill(~mask, float("-inf")))
-    pattern = ctx.tap(attention, "pattern", scores.float().softmax(-1).to(v.dtype))
+    pattern = ctx.tap(attention, "pattern", softmax(scores, sinks_of(attention)).to(v.dtype))
     return pattern @ v  # (B, H, T, E)
+
+
+def sinks_of(attention: Attends) -> Tensor | None:
+    """The score that each head has beside its keys'; None where heads have none."""
+    return getattr(attention, "sinks", None)
+
+
+def softmax(scores: Float[Tensor, "B H T S"], sinks: Float[Tensor, "H"] | None) -> Float[Tensor, "B H T S"]:
+    """Each row's shares, in float32; a sink's share, where there is one, is left out of what is returned."""
+    if sinks is None:
+        return scores.float().softmax(-1)
+    beside = sinks.float()[:, None, None].expand(*scores.shape[:-1], 1)
+    return torch.cat((scores.float(), beside), -1).softmax(-1)[..., :-1]
 
 
 def _mask(

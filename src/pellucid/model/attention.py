@@ -30,6 +30,7 @@ class Attention(Attends):
         over_all = config.qk_norm_over == "all"
         self.q_norm = optional_norm(config.q_dim if over_all else config.head_dim, config.qk_norm)
         self.k_norm = optional_norm(config.kv_dim if over_all else config.head_dim, config.qk_norm)
+        self.sinks = nn.Parameter(torch.zeros(config.num_heads)) if config.sinks else None
         self.o_proj = Linear(config.q_dim, d_model, bias=config.o_bias)
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:

@@ -61,6 +61,7 @@ TORCH = Claims(
             "window": ANY,
             "scale": ANY,
             "softcap": ANY,
+            "sinks": ANY,
             "clip": ANY,
             "alibi": ANY,
         },

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from pellucid.model.attend import distances_felt, sdpa, visible, with_distances
+from pellucid.model.attend import distances_felt, sdpa, sinks_of, softmax, visible, with_distances
 
 if TYPE_CHECKING:
     from pellucid.model.attention import Attention
@@ -27,7 +27,7 @@ def causal(attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context, 
     """``Context.attend`` for rows that each are one text. ``dropout``: the fraction of the weights (softmax's) that is
     left out.
     """
-    if not dropout and (attention.config.softcap is not None or not _products_pay(q, v)):
+    if not dropout and (attention.config.softcap is not None or attention.config.sinks or not _products_pay(q, v)):
         return sdpa(attention, q, k, v, ctx)
     places = torch.arange(q.shape[2], device=q.device)
     return _attend(attention, q, k, v, visible(places, places, attention.config.window, None), dropout)
@@ -66,10 +66,13 @@ def _attend(
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, T, E)
     places = torch.arange(q.shape[2], device=q.device)
     bias = distances_felt(config, places, places)
-    if config.softcap is not None:
-        scores = config.softcap * torch.tanh(q @ k.mT * (config.softmax_scale / config.softcap))  # (B, H, T, T)
+    if config.softcap is not None or config.sinks:
+        scores = q @ k.mT * config.softmax_scale  # (B, H, T, T)
+        if config.softcap is not None:
+            scores = config.softcap * torch.tanh(scores / config.softcap)
         scores = scores if bias is None else scores + bias.to(scores.dtype)
-        return F.dropout(scores.masked_fill(~seen, float("-inf")).float().softmax(-1).to(v.dtype), dropout) @ v
+        pattern = softmax(scores.masked_fill(~seen, float("-inf")), sinks_of(attention))
+        return F.dropout(pattern.to(v.dtype), dropout) @ v
     if not _products_pay(q, v):
         mask = with_distances(seen, bias, q)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=config.softmax_scale)

@@ -66,6 +66,7 @@ def _layer(layer: LayerConfig, taps: Sequence[Tap]) -> dict[str, Any]:
         "softcap": attention.softcap,
         "window": attention.window,
         "alibi": attention.alibi_slopes or None,
+        "sinks": attention.sinks,
         "qk_norm": asdict(attention.qk_norm) if attention.qk_norm else None,
         "rope": None
         if rope is None

@@ -43,7 +43,8 @@ class AttentionTaps(Part):
             slopes=attention.alibi_slopes,
         )
         yield self.tap("scores", scores, "s", ("q", "k"), last["q"], last["k"], axes=BY_PAIR)
-        yield self.tap("pattern", Softmax(), "a", ("s",), "scores", axes=BY_PAIR)
+        share = Softmax(sinks=f"{self.at}.attention.sinks" if attention.sinks else None, heads=attention.num_heads)
+        yield self.tap("pattern", share, "a", ("s",), "scores", axes=BY_PAIR)
         yield self.tap("z", Mix(groups=groups), "z", ("a", "v"), "pattern", "v", axes=BY_HEAD)
         out = replace(
             self.linear("attention.o_proj", "O", (self.d_model, attention.q_dim), attention.o_bias), joins=True
