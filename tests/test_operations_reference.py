@@ -75,6 +75,11 @@ def routed(config: ModelConfig, **experts: Any) -> ModelConfig:
     return replace(config, layers=tuple(layers))
 
 
+def active(config: ModelConfig, **mlp: Any) -> ModelConfig:
+    """The same model with another MLP in every layer."""
+    return replace(config, layers=tuple(replace(layer, mlp=replace(layer.mlp, **mlp)) for layer in config.layers))
+
+
 def changed(config: ModelConfig, **mixer: Any) -> ModelConfig:
     """The same model with other attention in every layer."""
     layers = tuple(replace(layer, mixer=replace(layer.mixer, **mixer)) for layer in config.layers)
@@ -136,8 +141,11 @@ DESCRIPTIONS = (
         "q and k over all": changed(LLAMA, qk_norm=LAYER, qk_norm_over="all"),
         "soft caps": replace(changed(LLAMA, softcap=2.0, scale=0.7), logit_softcap=3.0),
         "window": changed(LLAMA, window=3),
-    "sinks": changed(LLAMA, sinks=True),
-    "sinks, windows and a soft cap": changed(LLAMA, sinks=True, window=3, softcap=2.0),
+        "clamped swiglu": active(LLAMA, alpha=1.702, limit=0.5, up_offset=1.0),
+        "clamped gelu": active(LLAMA, activation="gelu_tanh", limit=0.5),
+        "clamped experts": active(MOE, alpha=1.702, limit=0.5, up_offset=1.0, bias=True),
+        "sinks": changed(LLAMA, sinks=True),
+        "sinks, windows and a soft cap": changed(LLAMA, sinks=True, window=3, softcap=2.0),
         "interleaved": changed(LLAMA, rope=RopeConfig(dim=DIM // 2, layout="interleaved")),
         "no rope, sinusoidal": replace(changed(LLAMA, rope=None), position="sinusoidal", embedding_scale=8.0),
         "no rope, learned": replace(changed(LLAMA, rope=None), position="learned"),

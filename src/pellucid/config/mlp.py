@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pellucid.base.errors import ConfigError
 from pellucid.base.typed import check_fields
-from pellucid.config.checks import check_choice, check_size
+from pellucid.config.checks import check_choice, check_number, check_size
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"]  # relu2: relu(x)²
 XIELU = ("alpha_p", "alpha_n", "beta", "eps")  # the numbers of a layer's xIELU: two are learned, two as they came
@@ -14,16 +15,30 @@ XIELU = ("alpha_p", "alpha_n", "beta", "eps")  # the numbers of a layer's xIELU:
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig:
-    """down(act(up(x))), or gated: down(act(gate(x)) ⊙ up(x)) (Shazeer 2020)."""
+    """down(act(up(x))), or gated: down(act(gate(x)) ⊙ up(x)) (Shazeer 2020).
+
+    ``alpha``: silu is x σ(alpha · x). ``limit``: what a gate lets through is first brought below it, and what it
+    multiplies within ±limit. ``up_offset`` is added to what the gate multiplies. Source: OpenAI 2025 (gpt-oss).
+    """
 
     d_ff: int
     activation: Activation = "silu"
     gated: bool = True
     bias: bool = False
+    alpha: float = 1.0
+    limit: float | None = None
+    up_offset: float = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, "mlp")
         check_size("mlp", d_ff=self.d_ff)
+        check_number("mlp", alpha=self.alpha)
+        if self.limit is not None:
+            check_number("mlp", limit=self.limit)
+        if self.alpha != 1 and self.activation != "silu":
+            raise ConfigError("alpha is silu's", where="mlp", received=self.activation)
+        if (self.limit is not None or self.up_offset) and not self.gated:
+            raise ConfigError("limit and up_offset are a gated MLP's", where="mlp")
         check_choice("mlp", "activation", self.activation, get_args(Activation))
 
 

@@ -91,8 +91,8 @@ def places_of(trace: Record, columns: np.ndarray) -> Places:
     """Where those of the kept positions are, with the angles that the model turns by there."""
     places = np.asarray(trace.positions)[columns]
     ids, positions, mask = (x.cpu().numpy() for x in (trace.token_ids, trace.position_ids, trace.mask))
-    ropes = {layer.mixer.rope for layer in trace.config.layers if layer.mixer.rope}
-    return Places(ids, positions, places, mask, {rope: _turns(trace, rope, places) for rope in ropes})
+    turned = {rope: _turns(trace, rope, places) for rope in trace.config.ropes}
+    return Places(ids, positions, places, mask, turned)
 
 
 def _turns(trace: Record, rope: RopeConfig, places: np.ndarray) -> tuple[Numbers, Numbers]:

@@ -108,6 +108,9 @@ TORCH = Claims(
             "d_ff": ANY,
             "activation": one_of("silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"),
             "gated": ANY,
+            "alpha": ANY,
+            "limit": ANY,
+            "up_offset": ANY,
             "bias": ANY,
         },
         ExpertsConfig: {

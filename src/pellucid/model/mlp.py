@@ -52,7 +52,7 @@ class MLP(nn.Module):
 
     def __init__(self, d_model: int, config: MLPConfig) -> None:
         super().__init__()
-        self.activation = config.activation
+        self.config = config
         self.gate_proj = Linear(d_model, config.d_ff, bias=config.bias) if config.gated else None
         self.up_proj = Linear(d_model, config.d_ff, bias=config.bias)
         self.down_proj = Linear(config.d_ff, d_model, bias=config.bias)
@@ -60,11 +60,26 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         x = for_products(ctx.tap(self, "mlp_in", x))
-        activation = self.xielu or (ROWS_INVARIANT if ctx.rows_invariant else ACTIVATIONS)[self.activation]
         if self.gate_proj is None:
-            act = activation(ctx.tap(self, "mlp_pre", self.up_proj(x, ctx)))  # (B, T, F)
+            act = self.activate(ctx.tap(self, "mlp_pre", self.up_proj(x, ctx)), ctx)  # (B, T, F)
         else:
-            act = activation(ctx.tap(self, "mlp_pre", self.gate_proj(x, ctx))) * ctx.tap(
-                self, "mlp_up", self.up_proj(x, ctx)
-            )  # (B, T, F)
+            gate = ctx.tap(self, "mlp_pre", self.gate_proj(x, ctx))
+            up = ctx.tap(self, "mlp_up", self.up_proj(x, ctx))
+            act = self.activate(gate, ctx) * self.limited(up)  # (B, T, F)
         return self.down_proj(ctx.tap(self, "mlp_act", act), ctx)
+
+    def activate(self, x: Tensor, ctx: Context) -> Tensor:
+        """The activation of what is no larger than the limit, where there is one."""
+        limit, alpha = self.config.limit, self.config.alpha
+        x = x if limit is None else x.clamp(max=limit)
+        if alpha != 1:
+            return x / (torch.exp(-alpha * x) + 1)  # steps that round alike at every place
+        if self.xielu is not None:
+            return self.xielu(x)
+        return (ROWS_INVARIANT if ctx.rows_invariant else ACTIVATIONS)[self.config.activation](x)
+
+    def limited(self, up: Tensor) -> Tensor:
+        """What the gate multiplies."""
+        limit, offset = self.config.limit, self.config.up_offset
+        up = up if limit is None else up.clamp(-limit, limit)
+        return up + offset if offset else up

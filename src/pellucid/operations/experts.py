@@ -28,7 +28,7 @@ class Experts(Operation):
     holds = Sentence("y is the experts' weighted sum", "y 是各专家输出的加权和")
     reads = (
         *(f"ExpertsConfig.{name}" for name in ("num_experts", "weighs", "shared", "shared_gated")),
-        *(f"MLPConfig.{name}" for name in ("d_ff", "activation", "gated", "bias")),
+        *(f"MLPConfig.{name}" for name in ("d_ff", "activation", "gated", "bias", "alpha", "limit", "up_offset")),
     )
     rows_checked = 8
     part = "mlp"
@@ -111,7 +111,7 @@ def through(name: str, mlp: MLPConfig, x: Numbers, weights: Weights) -> Numbers:
         bias = weights[f"{name}.{part}.bias"] if mlp.bias else None
         return product(x, weights[f"{name}.{part}.weight"], bias)
 
-    act = Activation(function=mlp.activation, gated=mlp.gated)
+    act = Activation.made(mlp, name)
     if mlp.gated:
-        return linear("down_proj", act.of(linear("gate_proj", x)) * linear("up_proj", x))
-    return linear("down_proj", act.of(linear("up_proj", x)))
+        return linear("down_proj", act.of(linear("gate_proj", x), weights) * act.up(linear("up_proj", x)))
+    return linear("down_proj", act.of(linear("up_proj", x), weights))

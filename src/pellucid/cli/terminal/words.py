@@ -96,6 +96,8 @@ def attention(config: Mixer) -> str:
         text += "; q and k normed by head"
     if config.window:
         text += f"; sees {config.window:,} positions back"
+    if config.sinks:
+        text += "; each head has a sink"
     return text
 
 

@@ -26,7 +26,7 @@ class MLPTaps(Part):
     def dense(self) -> Iterator[Tap]:
         mlp, wide = self.mlp, (self.mlp.d_ff, self.d_model)
         first = "gate" if mlp.gated else "up"
-        act = Activation(function=mlp.activation, gated=mlp.gated, name=f"{self.at}.mlp.xielu")
+        act = Activation.made(mlp, f"{self.at}.mlp")
         pre = self.linear(f"mlp.{first}_proj", first, wide, mlp.bias)
         yield self.tap("mlp_pre", pre, "g", ("n'",), "mlp_in", axes=BY_NEURON)
         if mlp.gated:
