@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid.base.array import Array
-from pellucid.config import ModelConfig
+from pellucid.config import ModelConfig, NormConfig
 from pellucid.families import llama
 from pellucid.families.translation.gguf import GGUF, llama_rules
 from pellucid.families.translation.gguf_metadata import Metadata
@@ -17,17 +17,23 @@ from pellucid.families.translation.hf import Keys
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
-    keys = Keys(hf)
+    return build(Keys(hf))
+
+
+def build(keys: Keys, *, sinks: bool = False, eps: float = 1e-6, **more: Any) -> ModelConfig:
+    """Granite's shape; ``more`` is for ``llama.build``."""
     attention_bias = bool(keys.get("attention_bias", False))
     return llama.build(
         keys,
+        norm=NormConfig(kind="rms", eps=keys.get("rms_norm_eps", eps)),
         qkv_bias=attention_bias,
         o_bias=attention_bias,
         mlp_bias=bool(keys.get("mlp_bias", False)),
-        attention={"scale": keys.get("attention_multiplier", 1.0)},
+        attention={"scale": keys.get("attention_multiplier", 1.0), "sinks": sinks},
         layer={"residual_scale": keys.get("residual_multiplier", 1.0)},
         embedding_scale=keys.get("embedding_multiplier", 1.0),
         logit_scale=1 / keys.get("logits_scaling", 1.0),
+        **more,
     )
 
 

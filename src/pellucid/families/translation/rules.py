@@ -189,6 +189,23 @@ class Each:
 
 
 @dataclass(frozen=True)
+class Deal:
+    """One array's rows dealt out in turn to several: 0, 2, 4, … and 1, 3, 5, …; back: put together in turn."""
+
+    parts: int = 2
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        (whole,) = arrays
+        if whole.shape[0] % self.parts:
+            raise WeightsError("rows do not divide", expected=f"a multiple of {self.parts}", received=whole.shape[0])
+        return [whole.with_data(whole.data[i :: self.parts]) for i in range(self.parts)]
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        rows = np.stack([array.data for array in arrays], 1)
+        return [arrays[0].with_data(rows.reshape(-1, *rows.shape[2:]))]
+
+
+@dataclass(frozen=True)
 class NormOffset:
     """A norm's weight in files whose γ is ``offset`` + the weight, for a description whose norms have another one.
 
@@ -226,6 +243,10 @@ def qkv_names(kind: str) -> tuple[str, ...]:
 
 # Rows of a projection that holds an MLP's gate and up in one.
 SPLIT_GATE_UP = Split(lambda layer: (layer.mlp.d_ff, layer.mlp.d_ff))
+
+
+# Rows of one that holds those of the expert that every token goes through.
+SPLIT_SHARED = Split(lambda layer: (layer.experts.shared.d_ff,) * 2 if layer.experts and layer.experts.shared else ())
 
 
 def gate_up_names(kind: str) -> tuple[str, ...]:

@@ -1,0 +1,62 @@
+"""Granite 3 MoE: Granite's scales, every MLP a mixture of experts. Source: IBM Granite Team 2024, *Granite 3.0 Language
+Models* §2; transformers models/granitemoe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
+from pellucid.families import granite, llama
+from pellucid.families.translation.experts import ByLayer, a_sparse_layer, fused
+from pellucid.families.translation.hf import Keys
+from pellucid.families.translation.rules import Rule, without
+
+
+def config(hf: Mapping[str, Any]) -> ModelConfig:
+    keys = Keys(hf)
+    return granite.build(keys, mlps=mlps(keys))
+
+
+def mlps(keys: Keys) -> ByLayer:
+    """Every layer's expert and routing; ``shared_intermediate_size`` is the width of one for every token, or 0."""
+    activation = keys.activation("hidden_act", "silu")
+    together = keys.get("shared_intermediate_size", 0)
+    experts = ExpertsConfig(
+        num_experts=keys.size("num_local_experts", 8),
+        experts_per_token=keys.size("num_experts_per_tok", 2),
+        shared=MLPConfig(d_ff=keys.size("shared_intermediate_size"), activation=activation) if together else None,
+    )
+    expert = MLPConfig(d_ff=keys.size("intermediate_size", 11008), activation=activation)
+    return ((expert, experts),) * keys.num_layers("num_hidden_layers")
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    return granite.to_hf(config) | experts_to_hf(config) | {"architectures": ["GraniteMoeForCausalLM"]}
+
+
+def experts_to_hf(config: ModelConfig) -> dict[str, Any]:
+    _, experts = a_sparse_layer(config)
+    written = {"num_local_experts": experts.num_experts, "num_experts_per_tok": experts.experts_per_token}
+    return written | ({"shared_intermediate_size": experts.shared.d_ff} if experts.shared else {})
+
+
+_BLOCK = "model.layers.{i}.block_sparse_moe"
+WEIGHTS = (
+    *without(llama.WEIGHTS, ".mlp."),
+    Rule(f"{_BLOCK}.router.layer.weight", "layers.{i}.mlp.router.weight"),
+    *fused(_BLOCK, "input_linear.weight", "output_linear.weight"),
+)
+ALSO = (
+    Rule(f"{_BLOCK}.router.weight", "layers.{i}.mlp.router.weight"),
+    *fused(f"{_BLOCK}.experts"),
+)
+IGNORED = llama.IGNORED
+GGUF = None
+
+TINY = granite.TINY | {"model_type": "granitemoe", "intermediate_size": 24, "num_local_experts": 8}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "bias": {"attention_bias": True, "num_experts_per_tok": 3},
+    "untied": {"tie_word_embeddings": False},
+}
