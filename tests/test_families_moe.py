@@ -69,7 +69,9 @@ def names_in(folder: Path) -> set[str]:
 
 @EVERY
 @torch.no_grad()
-def test_a_folder_that_we_wrote_has_the_names_that_transformers_writes_and_opens_in_it(family: str, tmp_path: Path) -> None:
+def test_a_folder_that_we_wrote_has_the_names_that_transformers_writes_and_opens_in_it(
+    family: str, tmp_path: Path
+) -> None:
     import transformers
 
     ours = AutoModelForCausalLM.from_config(tiny(family).config, device="cpu").eval()
