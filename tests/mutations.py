@@ -72,6 +72,8 @@ def _get(part: Any, path: str) -> Any:
 
 def _set(part: Any, path: str, value: Any) -> Any | None:
     name, _, rest = path.partition(".")
+    if not hasattr(part, name):
+        return part  # a mixer of another kind has nothing to change
     if rest:
         inner = getattr(part, name)
         value = None if inner is None else _set(inner, rest, value)

@@ -70,17 +70,18 @@ def test_a_conversation_that_reuses_its_past_and_guesses_ahead_is_the_same_bit_f
     def fresh(request: Request) -> tuple[Answer, ...]:
         return Engine(executor, prefill_chunk=4, reuse=False).run([request])[0].answers
 
-    engine = Engine(executor, prefill_chunk=4, speculate=Clairvoyant(fresh))
+    guesses = executor.rollback != 0  # a recurrent state takes no wrong guess back, and stops at no earlier place
+    engine = Engine(executor, prefill_chunk=4, speculate=Clairvoyant(fresh) if guesses else None)
     prompt, reused = [chance.randrange(size) for _ in range(6)], []
     for turn in range(4):
         sampling = GREEDY if turn % 2 else SamplingParams(seed=turn, top_p=0.9, repetition_penalty=1.2)
         request = Request(prompt_ids=prompt, max_new_tokens=8, sampling=sampling, logprobs=3, stop_token_ids=())
         (answer,) = engine.run([request])[0].answers
         assert told(answer) == told(fresh(request)[0])
-        assert answer.timings.guessed_tokens > 0
+        assert (answer.timings.guessed_tokens > 0) == guesses
         reused.append(answer.timings.reused_tokens)
         prompt = [*prompt, *answer.token_ids, *(chance.randrange(size) for _ in range(3))]
-    assert reused == [0, 4, 16, 28]
+    assert reused == [0, 4, 16, 28] if guesses else [0, 0, 0, 0]
 
 
 def test_guesses_where_frequencies_follow_from_the_length_are_computed_as_one_by_one() -> None:

@@ -121,7 +121,7 @@ def configs(name: str) -> Callable[[], list[Folder]]:
         config = family.config(family.TINY)
         weights = Binary(safetensors(_theirs(family, config)))
         variants = [family.TINY, family.TINY]
-        if (rope := config.layers[0].mixer.rope) and "max_position_embeddings" in family.TINY:
+        if (rope := next(iter(config.ropes), None)) and "max_position_embeddings" in family.TINY:
             for scaling in map(dict, ROPE.values()):
                 scaling |= {
                     key: value[:1] * (rope.dim // 2) for key, value in scaling.items() if isinstance(value, list)

@@ -14,6 +14,7 @@ from pellucid.config.mlp import XIELU, Activation, MLPConfig, mlp_shapes
 from pellucid.config.model import ModelConfig, weight_shapes
 from pellucid.config.norm import NormConfig
 from pellucid.config.rope import RopeConfig, RopeScaling
+from pellucid.config.short_conv import ShortConvConfig
 
 __all__ = [
     "MAX_LAYERS",
@@ -32,6 +33,7 @@ __all__ = [
     "PartNorms",
     "RopeConfig",
     "RopeScaling",
+    "ShortConvConfig",
     "mlp_shapes",
     "weight_shapes",
 ]

@@ -13,6 +13,7 @@ from pellucid.config.experts import ExpertsConfig
 from pellucid.config.latent import LatentAttentionConfig
 from pellucid.config.mlp import MLPConfig
 from pellucid.config.norm import NormConfig
+from pellucid.config.short_conv import ShortConvConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +32,13 @@ class PartNorms:
         check_fields(self, "norms")
 
 
-# What moves information between positions; other kinds join here. Each has a ``name``, its ``weight_shapes``, and
-# ``rope`` where it rotates.
+# What moves information between positions; other kinds join here. Each has a ``name``, its ``weight_shapes`` and
+# ``state_bytes``, and ``rope`` where it rotates.
 # A checker of types takes it for any: who reads a field of one kind (a family, a rule) knows that its layers have it.
 if TYPE_CHECKING:
     Mixer = Any
 else:
-    Mixer = AttentionConfig | LatentAttentionConfig
+    Mixer = AttentionConfig | LatentAttentionConfig | ShortConvConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,11 @@ class LayerConfig:
     def attention(self) -> AttentionConfig | None:
         """The mixer, where it attends; None where it is of another kind."""
         return self.mixer if isinstance(self.mixer, AttentionConfig) else None
+
+    @property
+    def attends(self) -> Any:
+        """The mixer, where it has heads that look about, plain or latent; None where it has not."""
+        return self.mixer if isinstance(self.mixer, AttentionConfig | LatentAttentionConfig) else None
 
     @property
     def norms(self) -> dict[str, NormConfig]:

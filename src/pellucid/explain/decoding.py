@@ -16,6 +16,7 @@ from pellucid.executor import StepInput
 from pellucid.model.cache import Cache, WindowCache
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
+from pellucid.model.recurrent_state import RecurrentState
 
 if TYPE_CHECKING:
     from pellucid.explain.native import Native
@@ -119,12 +120,16 @@ class Decoding(Generation):
         cache = self._cache
         assert cache is not None
         size = torch.empty((), dtype=cache.dtype).element_size()
-        layers, total = [], 0
+        layers, total, each = [], 0, 0
         for config, layer in zip(cache.config.layers, cache.layers, strict=True):
             first = max(0, cache.length - layer.kept) if isinstance(layer, WindowCache) else 0
+            if isinstance(layer, RecurrentState):  # it holds no token by itself
+                first = cache.length
+                total += config.mixer.state_bytes(cache.length, size)
+            else:
+                each += config.mixer.state_bytes(1, size)
+                total += config.mixer.state_bytes(1, size) * (cache.length - first)
             layers.append({"first": first})
-            total += config.mixer.state_bytes(1, size) * (cache.length - first)
-        each = sum(layer.mixer.state_bytes(1, size) for layer in cache.config.layers)
         return {"length": cache.length, "bytes": total, "bytes_per_token": each, "layers": layers}
 
 

@@ -71,10 +71,10 @@ def values(trace: Record, path: str, columns: np.ndarray) -> Numbers:
 def inputs_of(trace: Record, path: str, columns: np.ndarray) -> list[Numbers]:
     """What a step is computed from at those positions. Raises: NotRecordedError where an input is missing.
 
-    Keys and values that a query looks at are whole.
+    Keys and values that a query looks at are whole, and all that a convolution or a recurrence reads.
     """
     tap = trace.tap(path)
-    looks = "position" in tap.axes
+    looks = tap.operation.whole or "position" in tap.axes
     return [
         wide(trace[source]) if looks and "position" not in trace.tap(source).axes else values(trace, source, columns)
         for source in tap.inputs

@@ -129,15 +129,16 @@ class Record(Mapping[str, Tensor]):
     def model_summary(self) -> dict[str, Any]:
         """What kind of model this is, as plain numbers and words."""
         config, layer = self.config, self.config.layers[0]
-        attention = layer.mixer
+        attention = next((layer.attends for layer in config.layers if layer.attends), None)
         return {
             "model_type": config.model_type,
             "num_parameters": config.num_parameters(),
             "num_layers": config.num_layers,
             "d_model": config.d_model,
-            "num_heads": attention.num_heads,
-            "num_kv_heads": attention.num_kv_heads,
-            "head_dim": attention.head_dim,
+            "mixers": list(dict.fromkeys(layer.mixer.name for layer in config.layers if layer.mixer)),
+            "num_heads": attention.num_heads if attention else 0,
+            "num_kv_heads": attention.num_kv_heads if attention else 0,
+            "head_dim": attention.head_dim if attention else 0,
             "d_ff": layer.mlp.d_ff,
             "activation": layer.mlp.activation,
             "gated": layer.mlp.gated,
@@ -145,7 +146,7 @@ class Record(Mapping[str, Tensor]):
             "context_len": config.context_len,
             "norms": {name: norm.kind for name, norm in layer.norms.items()},
             "parallel": layer.parallel,
-            "position": "rotary" if attention.rope else config.position,
+            "position": "rotary" if config.ropes else config.position,
             "tie_embeddings": config.tie_embeddings,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),

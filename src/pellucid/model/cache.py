@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from pellucid.base.errors import ContextLengthError, UnsupportedError
-from pellucid.config import AttentionConfig, LatentAttentionConfig, ModelConfig
+from pellucid.config import AttentionConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
 from pellucid.model.keys_values import ROLLBACK, FullCache, KeepsKeys, WindowCache
+from pellucid.model.recurrent_state import RecurrentState
 from pellucid.model.state import State, Stateless
 
 __all__ = ["ROLLBACK", "STATES", "Cache", "FullCache", "WindowCache"]
@@ -26,6 +27,7 @@ def keys_and_values(config: KeepsKeys, batch: int, capacity: int, dtype: torch.d
 STATES: dict[type, Callable[[Any, int, int, torch.dtype, torch.device], State]] = {
     AttentionConfig: keys_and_values,
     LatentAttentionConfig: keys_and_values,
+    ShortConvConfig: RecurrentState,
     NoneType: lambda *_: Stateless(),
 }
 

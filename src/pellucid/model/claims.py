@@ -14,6 +14,7 @@ from pellucid.config import (
     PartNorms,
     RopeConfig,
     RopeScaling,
+    ShortConvConfig,
 )
 
 TORCH = Claims(
@@ -79,6 +80,7 @@ TORCH = Claims(
             "window": ANY,
             "scale": ANY,
         },
+        ShortConvConfig: {"channels": ANY, "width": ANY, "bias": ANY},
         RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY, "wide": ANY},
         RopeScaling: {
             "kind": one_of("linear", "dynamic", "llama3", "yarn", "longrope", "factors"),

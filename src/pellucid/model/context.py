@@ -41,6 +41,7 @@ class Context:
     attend: Attend | None = None  # None: the fused kernel (``attend.sdpa``)
     recorder: Recorder | None = None
     key_mask: Bool[Tensor, "B S"] | None = None  # False for padding; over all keys, cached ones included
+    segments: Int[Tensor, "B T"] | None = None  # of rows of several texts, which each token is in; None: a row is one
     lengths: Int[Tensor, "B T"] | None = None  # of each token's own request so far; None: the row's last position + 1
     rows_invariant: bool = False  # no number depends on other rows (float32 on a CPU; see ``invariant``)
     parts: Sequence[Part] = ()  # of a batch of 1 whose tokens are several requests', end to end, and perhaps padding

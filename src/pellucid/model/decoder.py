@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pellucid.base.errors import ContextLengthError, RequestError
 from pellucid.config import ExpertsConfig, LayerConfig, MLPConfig, ModelConfig
+from pellucid.config.recurrent import Recurrent
 from pellucid.model.attention import Attention
 from pellucid.model.claims import TORCH
 from pellucid.model.context import Context
@@ -36,6 +37,7 @@ class Layer(nn.Module):
         super().__init__()
         self.parallel, self.residual_scale = config.parallel, config.residual_scale
         self.kind = None if config.mixer is None else config.mixer.name
+        self.recurrent = isinstance(config.mixer, Recurrent)
         self.attention_norm = optional_norm(d_model, config.mixer_norms.before)
         if config.mixer is not None:
             self.add_module(config.mixer.name, make_mixer(d_model, config.mixer, layer))
@@ -188,8 +190,11 @@ class Decoder(nn.Module):
     def initialize_weight(self, name: str, weight: Tensor, generator: torch.Generator | None = None) -> None:
         """``initialize`` for one weight, whose values may lie elsewhere than in the model."""
         residual = 0.02 / (2 * self.config.num_layers) ** 0.5
-        if "norm" in name:
-            norm = self.get_submodule(name.rpartition(".")[0])
+        path, _, leaf = name.rpartition(".")
+        if (own := getattr(self.get_submodule(path), "initialize_weight", None)) is not None and path:
+            own(leaf, weight, generator)  # a part that begins otherwise
+        elif "norm" in name:
+            norm = self.get_submodule(path)
             assert isinstance(norm, LayerNorm | RMSNorm)
             weight.fill_(1.0 - norm.offset if name.endswith("weight") else 0.0)
         elif name.endswith("bias"):

@@ -7,17 +7,20 @@ from typing import Any
 
 from torch import nn
 
-from pellucid.config import AttentionConfig, LatentAttentionConfig, Mixer
+from pellucid.config import AttentionConfig, LatentAttentionConfig, Mixer, ShortConvConfig
 from pellucid.model.attention import Attention
 from pellucid.model.latent import LatentAttention
+from pellucid.model.short_conv import ShortConv
 
 # The mixer's description → a module for (d_model, description, number of the layer), called with (x, ctx).
 #
 # ``x`` (B, T, D) may hold several requests' tokens end to end: ``ctx.by_request`` takes them apart where tokens meet. A
-# kind that does not attend refuses a pass whose ``attend`` or ``key_mask`` says which tokens may meet, until it obeys.
+# kind that does not attend lets nothing come from padding (``texts.without_padding``) and keeps the texts of a packed
+# row apart (``texts.by_text``).
 MIXERS: dict[type, Callable[[int, Any, int], nn.Module]] = {
     AttentionConfig: Attention,
     LatentAttentionConfig: LatentAttention,
+    ShortConvConfig: ShortConv,
 }
 
 

@@ -24,6 +24,7 @@ OWNERS = {
     "v_b_proj": ("model.latent", "LatentAttention.mix"),
     "mlp": ("model.mlp", "MLP.forward"),
     "router": ("model.moe", "MoE.rate"),
+    "short_conv": ("model.short_conv", "ShortConv.forward"),
 }
 
 

@@ -42,7 +42,7 @@ class Identity(NamedTuple):
 class Passed(NamedTuple):
     """A contribution on its way back: the direction for each input, and what constant terms (name → value) add."""
 
-    directions: tuple[Numbers, ...]
+    directions: tuple[Numbers | None, ...]  # None: it does not pass through that input
     constants: dict[str, float]
 
 
@@ -63,6 +63,7 @@ class Operation:
     reads: ClassVar[tuple[str, ...]] = ()  # fields of the description: "NormConfig.eps"
     rows_checked: ClassVar[int] = 32  # of a text: where a row costs a pass over the weights, fewer
     part: ClassVar[str | None] = None  # what kind of part of the model a contribution that ends here is
+    whole: ClassVar[bool] = False  # whether a place of its result is made of other places of its inputs
     of_one: ClassVar[bool] = False  # whether a row of its result is shares of 1
     stage: ClassVar[tuple[str, str] | None] = None  # where run.c has it, if no line there names the tap: file, part
 

@@ -10,7 +10,7 @@ from pellucid.checkpoint.open import Checkpoint
 from pellucid.config import ModelConfig, weight_shapes
 
 BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
-PARTS = ("embeddings", "attention", "MLP", "norms", "output head")
+PARTS = ("embeddings", "attention", "other mixers", "MLP", "norms", "output head")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Weight:
             return "output head"
         if "norm." in self.name:
             return "norms"
-        return "attention" if ".attention." in self.name else "MLP" if ".mlp." in self.name else "embeddings"
+        if not self.name.startswith("layers."):
+            return "embeddings"
+        return "MLP" if ".mlp." in self.name else "attention" if ".attention." in self.name else "other mixers"
 
 
 def weights_of(checkpoint: Checkpoint) -> list[Weight]:
@@ -74,5 +76,5 @@ def layer_groups(weights: Iterable[Weight]) -> list[LayerGroup]:
 
 
 def cache_bytes(config: ModelConfig, context_len: int, dtype: str) -> int:
-    """The key-value cache of one request of ``context_len`` tokens."""
+    """What all layers keep of one request of ``context_len`` tokens: keys and values, or a state."""
     return sum(layer.mixer.state_bytes(context_len, BYTES_OF[dtype]) for layer in config.layers if layer.mixer)

@@ -17,6 +17,7 @@ from pellucid.config import (
     NormConfig,
     PartNorms,
     RopeConfig,
+    ShortConvConfig,
 )
 
 ACTIVATIONS = {
@@ -45,11 +46,12 @@ def describe(config: ModelConfig) -> list[tuple[str, str]]:
         ("text", f"a vocabulary of {config.vocab_size:,} tokens; up to {config.longest_context:,} tokens at a time")
     ]
     lines.append(("stream", f"{config.num_layers} layers, {config.d_model:,} numbers wide; {_order(config)}"))
+    mixed = any(layer.attends is None for layer in config.layers)
     if POSITIONS[config.position]:
         lines.append(("positions", POSITIONS[config.position]))
-    lines += _by_layer("attention", config, lambda layer: attention(layer.mixer))
-    if any(layer.mixer.rope for layer in config.layers):
-        lines += _by_layer("positions", config, lambda layer: rope(layer.mixer.rope))
+    lines += _by_layer("mixer" if mixed else "attention", config, lambda layer: attention(layer.mixer))
+    if config.ropes:
+        lines += _by_layer("positions", config, lambda layer: rope(getattr(layer.mixer, "rope", None)))
     lines += _by_layer("MLP", config, lambda layer: mlp(layer.mlp, config.d_model, layer.experts))
     lines += _by_layer("norms", config, lambda layer: norm(next(iter(layer.norms.values()))))
     head = "the embeddings, transposed (tied)" if config.tie_embeddings else "a matrix of its own"
@@ -83,6 +85,9 @@ def _part(name: str, norms: PartNorms) -> str:
 
 
 def attention(config: Mixer) -> str:
+    """What carries information from token to token, attention or another."""
+    if isinstance(config, ShortConvConfig):
+        return f"a gated convolution of {config.channels:,} channels over {config.width} tokens"
     if isinstance(config, LatentAttentionConfig):
         return latent(config)
     shared = config.num_heads // config.num_kv_heads

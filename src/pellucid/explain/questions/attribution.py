@@ -152,6 +152,8 @@ def attribution(
         assert passed is not None, f"{tap.kind} neither ends a contribution nor passes it on"
         parts += [Part(name, "bias", tap.layer, None, value) for name, value in passed.constants.items()]
         for source, before in zip(tap.inputs, passed.directions, strict=True):
+            if before is None:
+                continue
             directions[source] = directions[source] + before if source in directions else before
             branch[source] = source if len(tap.inputs) > 1 else branch.get(path, path)
     return Attribution(trace.positions[column], token, against, logit, parts[::-1], neurons, activations)

@@ -66,7 +66,7 @@ def plot_positions(model: Decoder, length: int = 64, *, layer: int = 0, ax: Axes
     """How the model tells positions apart: its sinusoidal or learned table, or the cosines of its rotary angles.
     (length, dimensions)
     """
-    config, attention = model.config, model.config.layers[layer].mixer
+    config, attention = model.config, model.config.layers[layer].attends
     length = min(length, config.context_len)
     if (table := model._position_table()) is not None:
         title = (
@@ -75,7 +75,7 @@ def plot_positions(model: Decoder, length: int = 64, *, layer: int = 0, ax: Axes
             else "Learned positions"
         )
         values, name = table[:length].float().cpu(), "dimension"
-    elif attention.rope is not None:
+    elif attention is not None and attention.rope is not None:
         positions = torch.arange(length)[None]
         cos, _ = rotation(attention.rope, positions, torch.full_like(positions, length), torch.float32)
         values, title, name = (

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.config import LayerConfig, weight_shapes
+from pellucid.config import LayerConfig, Mixer, weight_shapes
 from pellucid.explain.subject import Subject
 from pellucid.families import FAMILIES
 from pellucid.model.position import inverse_frequencies
@@ -56,7 +56,16 @@ def describe(subject: Subject) -> dict[str, Any]:
 
 
 def _layer(layer: LayerConfig, taps: Sequence[Tap]) -> dict[str, Any]:
-    attention, rope = layer.mixer, layer.mixer.rope
+    shared = {
+        "mixer": layer.mixer.name,
+        "mlp": asdict(layer.mlp) | {"experts": layer.experts.num_experts if layer.experts else 0},
+        "experts": asdict(layer.experts) if layer.experts else None,
+        "norms": _norms(taps),
+        "parallel": layer.parallel,
+    }
+    if (attention := layer.attends) is None:
+        return shared | _without_attention(layer.mixer, taps)
+    rope = attention.rope
     queries, keys = next((tap.inputs for tap in taps if isinstance(tap.operation, Scores)), (None, None))
     return {
         "num_heads": attention.num_heads,
@@ -71,11 +80,28 @@ def _layer(layer: LayerConfig, taps: Sequence[Tap]) -> dict[str, Any]:
         "rope": None
         if rope is None
         else {"dim": rope.dim, "theta": rope.theta, "layout": rope.layout, "frequencies": _frequencies(layer)},
-        "mlp": asdict(layer.mlp) | {"experts": layer.experts.num_experts if layer.experts else 0},
-        "experts": asdict(layer.experts) if layer.experts else None,
-        "norms": _norms(taps),
         "compared": {"q": queries, "k": keys},
-        "parallel": layer.parallel,
+        **shared,
+    }
+
+
+def _without_attention(mixer: Mixer, taps: Sequence[Tap]) -> dict[str, Any]:
+    """A layer that does not attend: no heads that look about, and the steps of its mixer in their order."""
+    names = [tap.name for tap in taps]
+    steps = [tap for tap in taps[names.index("attn_in") + 1 :] if not tap.attends]
+    ends = next(i for i, tap in enumerate(steps) if tap.name == "attn_out")
+    return {
+        "num_heads": 0,
+        "num_kv_heads": 0,
+        "head_dim": 0,
+        "scale": None,
+        "softcap": None,
+        "window": None,
+        "qk_norm": None,
+        "rope": None,
+        "compared": {"q": None, "k": None},
+        "about": asdict(mixer),
+        "steps": [{"name": tap.name, "heads": "head" in tap.axes or "kv_head" in tap.axes} for tap in steps[:ends]],
     }
 
 

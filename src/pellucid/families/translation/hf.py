@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pellucid.base.errors import ConfigError, UnsupportedError
 from pellucid.base.notice import notice
+from pellucid.base.typed import shown
 from pellucid.config import MAX_LAYERS, Activation, RopeConfig, RopeScaling
 from pellucid.families.translation.harmless import refuse_unread, to_report
 
@@ -83,6 +84,18 @@ class Keys:
                 f"activation {activation!r} is not implemented", where=self.where, expected=", ".join(ACTIVATIONS)
             )
         return ACTIVATIONS[activation]
+
+    def choices(self, name: str, count: int, **meanings: Any) -> list[Any]:
+        """A word a layer, as what it means. Raises: ConfigError or UnsupportedError naming the key."""
+        words = self.get(name)
+        if not isinstance(words, (list, tuple)) or len(words) != count:
+            raise ConfigError(f"{name} must be a list, one word a layer", where=self.where, received=shown(words))
+        for word in words:
+            if not isinstance(word, str) or word not in meanings:
+                raise UnsupportedError(
+                    f"{name}: {shown(word)} is not implemented", where=self.where, expected=" or ".join(meanings)
+                )
+        return [meanings[word] for word in words]
 
     def only(self, name: str, *values: Any) -> None:
         """The mechanism that another value would switch on is not implemented: say so rather than compute something

@@ -49,6 +49,20 @@ class OneNumber:
         return [array.with_data(array.data.reshape(())) for array in arrays]
 
 
+class Squeeze:
+    """A convolution of each channel by itself, (channels, 1, width), as a matrix; back: with the 1 between."""
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        if any(len(array.shape) != 3 or array.shape[1] != 1 for array in arrays):
+            raise WeightsError(
+                "a convolution mixes channels", expected="(channels, 1, width)", received=[a.shape for a in arrays]
+            )
+        return [array.with_data(array.data[:, 0]) for array in arrays]
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        return [array.with_data(array.data[:, None]) for array in arrays]
+
+
 @dataclass(frozen=True)
 class DropRows:
     """A table whose first rows are never read, without them; back: zeros in their place."""

@@ -1,6 +1,7 @@
 """Every tap of a model (``taps_of``), the operations there are, and which fields say how they are put together."""
 
 from pellucid.operations.activation import Activation
+from pellucid.operations.convolve import Convolve
 from pellucid.operations.copy import Copy
 from pellucid.operations.experts import Experts
 from pellucid.operations.join import Join
@@ -10,6 +11,7 @@ from pellucid.operations.mix import Mix
 from pellucid.operations.norm import Norm
 from pellucid.operations.operation import Operation
 from pellucid.operations.position import Position
+from pellucid.operations.product import Product
 from pellucid.operations.rotate import Rotate
 from pellucid.operations.route import Route
 from pellucid.operations.scores import Scores
@@ -21,7 +23,8 @@ from pellucid.operations.taps.tap import Tap
 __all__ = ["OPERATIONS", "READS", "Tap", "taps_of"]
 
 OPERATIONS: tuple[type[Operation], ...] = (
-    Lookup, Position, Copy, Sum, Norm, Linear, Rotate, Join, Scores, Softmax, Mix, Activation, Route, Experts
+    Lookup, Position, Copy, Sum, Norm, Linear, Rotate, Join, Scores, Softmax, Mix, Convolve, Product, Activation, Route,
+    Experts
 )  # fmt: skip
 
 # Fields of the description that say which operations there are and in what order; the rest are the operations' own.

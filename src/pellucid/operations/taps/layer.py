@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pellucid.base.errors import UnsupportedError
-from pellucid.config import AttentionConfig, LatentAttentionConfig, ModelConfig
+from pellucid.config import AttentionConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
 from pellucid.operations.copy import Copy
 from pellucid.operations.sum import Sum
 from pellucid.operations.taps.attention import AttentionTaps
 from pellucid.operations.taps.latent import LatentTaps
 from pellucid.operations.taps.mlp import MLPTaps
 from pellucid.operations.taps.part import Part
+from pellucid.operations.taps.short_conv import ShortConvTaps
 from pellucid.operations.taps.tap import Tap
 
 # The mixer's description → its taps, for (description of the model, number of the layer, the mixer's).
 MIXERS: dict[type, Callable[[ModelConfig, int, Any], Part]] = {
     AttentionConfig: AttentionTaps,
     LatentAttentionConfig: LatentTaps,
+    ShortConvConfig: ShortConvTaps,
 }
 
 

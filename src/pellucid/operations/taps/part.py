@@ -82,4 +82,5 @@ class Part:
             widths=tuple((axis, sizes[axis]) for axis in axes if axis in sizes),
             inputs=sources if name == "resid_pre" else tuple(f"{self.at}.{source}" for source in sources),
             latex=operation.equation(symbol, *symbols),
+            attends=self.layer.attends is not None,
         )

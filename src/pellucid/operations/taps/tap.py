@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from pellucid.operations.cell import Index, Look, Operands, Recorded
 from pellucid.operations.operation import Operation, Weight
-from pellucid.operations.words import WORDS, Words
+from pellucid.operations.words import Words
+from pellucid.operations.words_mixers import words_of
 
 STREAM = ("batch", "position", "d_model")
 BY_HEAD = ("batch", "head", "position", "head_dim")
@@ -14,6 +15,8 @@ BY_KV_HEAD = ("batch", "kv_head", "key", "head_dim")
 BY_PAIR = ("batch", "head", "position", "key")
 BY_NEURON = ("batch", "position", "neuron")
 BY_EXPERT = ("batch", "position", "expert")
+CHANNELS = ("batch", "position", "channel")
+CHANNELS_WHOLE = ("batch", "key", "channel")  # of all places: later ones are made of them
 BY_TOKEN = ("batch", "position", "token")
 
 
@@ -29,6 +32,7 @@ class Tap:
     widths: tuple[tuple[str, int], ...]  # sizes of the axes that the config fixes
     inputs: tuple[str, ...]  # paths
     latex: str
+    attends: bool = True  # False in a layer whose mixer is none of attention's kinds
 
     @property
     def kind(self) -> str:
@@ -41,7 +45,7 @@ class Tap:
 
     @property
     def words(self) -> Words:
-        return WORDS[self.name]
+        return words_of(self.name, self.attends)
 
     @property
     def inside_the_kernel(self) -> bool:

@@ -49,6 +49,7 @@ class Batch:
                 self.positions,
                 attend=SegmentMasked(self.segments, attention_dropout),
                 recorder=recorder,
+                segments=self.segments,
                 lengths=_lengths(self.positions, self.segments),
             )
         attend = partial(causal, dropout=attention_dropout) if attention_dropout else causal

@@ -18,15 +18,16 @@ def compiled_forward(model: Decoder) -> Forward:
 
     The model itself stays as it was: validation and samples, whose shapes vary, run without it. On several processes
     the graph is cut at each layer, where parameters are gathered. So it is of a mixture of experts, where each expert
-    is given its rows: how many there are is known in the run alone.
+    is given its rows, and of a mixer that keeps packed texts apart: how many there are is known in the run alone.
 
     Raises: ConfigError where there is no compiler for the model's device.
     """
     _check_compiler(model.device)
     sparse = [layer.mlp for layer in model.layers if isinstance(layer.mlp, MoE)]
-    for moe in sparse:
-        moe.mix = torch.compiler.disable(moe.mix)  # type: ignore[method-assign]
-    return torch.compile(model.hidden, dynamic=False, fullgraph=not (sparse or _spread(model)))
+    recurrent = [getattr(layer, layer.kind) for layer in model.layers if layer.recurrent]  # type: ignore[union-attr]
+    for module in (*sparse, *recurrent):
+        module.mix = torch.compiler.disable(module.mix)  # type: ignore[method-assign]
+    return torch.compile(model.hidden, dynamic=False, fullgraph=not (sparse or recurrent or _spread(model)))
 
 
 def _spread(model: Decoder) -> bool:

@@ -87,7 +87,7 @@ class RunRecord:
         self.folder, self.model, self.num_steps = folder, model, num_steps
         self.pieces, self.autocast, self.rank = settings.pieces, settings.autocast, settings.rank
         self.every = suggested_every(num_steps) if settings.every is None else settings.every
-        heads = sum(layer.mixer.num_heads for layer in model.config.layers)
+        heads = sum(layer.attends.num_heads for layer in model.config.layers if layer.attends) or 1
         self.text = list(text)[: min(max(math.isqrt(MAX_CELLS // heads), 8), MAX_TEXT, model.config.context_len)]
         self.tokens = list(tokens)[: min(MAX_TOKENS, max(MAX_TABLE // model.config.d_model, 2))]
         self.steps = frozenset(snapshot_steps(num_steps) if self.every else ())
@@ -216,8 +216,8 @@ class RunRecord:
                 "d_model": config.d_model,
                 "context_len": config.context_len,
                 "vocab_size": config.vocab_size,
-                "position": "rotary" if any(layer.mixer.rope for layer in config.layers) else config.position,
-                "num_heads": [layer.mixer.num_heads for layer in config.layers],
+                "position": "rotary" if config.ropes else config.position,
+                "num_heads": [layer.attends.num_heads if layer.attends else 0 for layer in config.layers],
             },
         }
 

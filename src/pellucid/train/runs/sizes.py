@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from pellucid.base.errors import ConfigError
 from pellucid.config import LatentAttentionConfig, LayerConfig, Mixer, ModelConfig, weight_shapes
+from pellucid.config.recurrent import Recurrent
 from pellucid.families import FAMILIES, family_of
 
 DEFAULT_FAMILY = next(iter(FAMILIES))
@@ -59,7 +60,10 @@ def describe(
             "d_model must divide evenly over heads", expected=f"a multiple of num_heads = {num_heads}", received=d_model
         )
     layer = small.layers[0]
-    attention = _mixer(layer.mixer, d_model, num_heads, sizes.num_kv_heads or num_heads)
+    turns = [small.layers[i % small.num_layers].mixer for i in range(depth)]  # of several kinds: as in the small model
+    if len({type(mixer) for mixer in turns}) == 1:
+        turns = [layer.mixer] * depth
+    mixers = [_mixer(mixer, d_model, num_heads, sizes.num_kv_heads or num_heads) for mixer in turns]
     mlp, experts = replace(layer.mlp, d_ff=sizes.d_ff or _d_ff(layer, d_model)), layer.experts
     if experts is not None:
         chosen = {
@@ -81,7 +85,7 @@ def describe(
         vocab_size=vocab_size,
         d_model=d_model,
         context_len=sizes.context_len,
-        layers=(replace(layer, mixer=attention, mlp=mlp, experts=experts),) * depth,
+        layers=tuple(replace(layer, mixer=mixer, mlp=mlp, experts=experts) for mixer in mixers),
         embedding_scale=1.0 if small.embedding_scale == 1.0 else math.sqrt(d_model),
         tie_embeddings=tie_embeddings,
         bos_token_id=ids.get("bos_token_id"),
@@ -104,6 +108,8 @@ def _mixer(small: Mixer, d_model: int, num_heads: int, num_kv_heads: int) -> Mix
     """Attention of the family's kind with heads of d_model / num_heads; latents as wide as DeepSeek-V2 has them, of 4
     heads for keys and values and of 12 for queries, and half a head that turns (DeepSeek-AI 2024 §2.1.3).
     """
+    if isinstance(small, Recurrent):
+        return small.resized(d_model, num_heads, d_model // num_heads)
     head_dim, rope = d_model // num_heads, small.rope
     if isinstance(small, LatentAttentionConfig):
         turned = max(head_dim // 4 * 2, 2)
@@ -159,5 +165,6 @@ def flops_per_token(
         math.prod(shapes[name]) for name in ("embed.weight", "pos_embed.weight", "lm_head.weight") if name in shapes
     )
     matrices = config.num_active_parameters() - tables + head_share * head
-    attention = sum(3 * (layer.mixer.q_dim + layer.mixer.z_dim) * context_len for layer in config.layers)
+    attending = [layer.attends for layer in config.layers if layer.attends]
+    attention = sum(3 * (mixer.q_dim + mixer.z_dim) * context_len for mixer in attending)
     return (6 * matrices if adapter is None else 4 * matrices + 6 * adapter) + attention
