@@ -128,7 +128,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 def base_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The keys that every relative of Llama has."""
-    attention, mlp = next(layer.attention for layer in config.layers if layer.attention), config.layers[0].mlp
+    attention, mlp = next(layer.attends for layer in config.layers if layer.attends), config.layers[0].mlp
     norm = config.final_norm
     assert norm is not None
     return {

@@ -57,7 +57,7 @@ def describe(subject: Subject) -> dict[str, Any]:
 
 def _layer(layer: LayerConfig, taps: Sequence[Tap]) -> dict[str, Any]:
     shared = {
-        "mixer": layer.mixer.name,
+        "mixer": layer.mixer.name if layer.mixer else None,
         "mlp": asdict(layer.mlp) | {"experts": layer.experts.num_experts if layer.experts else 0},
         "experts": asdict(layer.experts) if layer.experts else None,
         "norms": _norms(taps),
@@ -85,11 +85,10 @@ def _layer(layer: LayerConfig, taps: Sequence[Tap]) -> dict[str, Any]:
     }
 
 
-def _without_attention(mixer: Mixer, taps: Sequence[Tap]) -> dict[str, Any]:
+def _without_attention(mixer: Mixer | None, taps: Sequence[Tap]) -> dict[str, Any]:
     """A layer that does not attend: no heads that look about, and the steps of its mixer in their order."""
     names = [tap.name for tap in taps]
-    steps = [tap for tap in taps[names.index("attn_in") + 1 :] if not tap.attends]
-    ends = next(i for i, tap in enumerate(steps) if tap.name == "attn_out")
+    steps = taps[names.index("attn_in") + 1 : names.index("attn_out")] if mixer else ()
     return {
         "num_heads": 0,
         "num_kv_heads": 0,
@@ -100,8 +99,8 @@ def _without_attention(mixer: Mixer, taps: Sequence[Tap]) -> dict[str, Any]:
         "qk_norm": None,
         "rope": None,
         "compared": {"q": None, "k": None},
-        "about": asdict(mixer),
-        "steps": [{"name": tap.name, "heads": "head" in tap.axes or "kv_head" in tap.axes} for tap in steps[:ends]],
+        "about": asdict(mixer) if mixer else None,
+        "steps": [{"name": tap.name, "heads": "head" in tap.axes or "kv_head" in tap.axes} for tap in steps],
     }
 
 
