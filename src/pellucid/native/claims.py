@@ -46,6 +46,7 @@ NATIVE = Claims(
             "final_norm": ANY,
             "position": one_of("none", "learned", "sinusoidal"),
             "embedding_scale": ANY,
+            "embedding_norm": ANY,
             "tie_embeddings": ANY,
             "head_bias": ANY,
             "logit_scale": ANY,
@@ -78,6 +79,8 @@ NATIVE = Claims(
             "window": ANY,
             "scale": ANY,
             "softcap": _POSITIVE,
+            "clip": ANY,
+            "alibi": ANY,
         },
         RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY, "wide": UNREAD},
         RopeScaling: {
@@ -100,7 +103,14 @@ NATIVE = Claims(
             "long_factors": ANY,
         },
         PartNorms: {"before": ANY, "after": ANY, "sum": ANY},
-        NormConfig: {"kind": one_of("layer", "rms"), "eps": ANY, "bias": ANY, "offset": ANY, "wide": UNREAD},
+        NormConfig: {
+            "kind": one_of("layer", "rms"),
+            "eps": ANY,
+            "weight": ANY,
+            "bias": ANY,
+            "offset": ANY,
+            "wide": UNREAD,
+        },
         MLPConfig: {
             "d_ff": ANY,
             "activation": one_of(*ACTIVATIONS),

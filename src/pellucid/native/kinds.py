@@ -26,6 +26,7 @@ class Heads:
     head_dim: int
     value_dim: int
     softcap: float | None
+    slopes: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Kinds:
 
 
 def heads_of(mixer: AttentionConfig) -> Heads:
-    return Heads(mixer.num_heads, mixer.num_kv_heads, mixer.head_dim, mixer.head_dim, mixer.softcap)
+    return Heads(mixer.num_heads, mixer.num_kv_heads, mixer.head_dim, mixer.head_dim, mixer.softcap, mixer.alibi_slopes)
 
 
 def kinds_of(config: ModelConfig) -> Kinds:

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, fields, is_dataclass, replace
+from typing import Any
 
-from pellucid.config import ModelConfig, weight_shapes
+from pellucid.config import ModelConfig, NormConfig, weight_shapes
 from pellucid.native.formats import FORMATS, VECTOR
 
 VERSION = 3  # raise when tiles of a format change
@@ -58,8 +59,10 @@ def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The model's weights, and what is derived from the description alone: rotary frequencies, the sinusoidal table."""
-    shapes = dict(weight_shapes(config))
+    """The model's weights, and what is derived from the description alone: γ of norms that have none (1), rotary
+    frequencies, the sinusoidal table.
+    """
+    shapes = dict(weight_shapes(_with_gammas(config)))
     if config.position == "sinusoidal":
         shapes["pos_embed.weight"] = (config.context_len, config.d_model)
     if ropes := config.ropes:
@@ -67,6 +70,16 @@ def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         pairs = max(rope.dim for rope in ropes) // 2
         shapes["rotary.frequencies"] = (2 if scaling and scaling.kind == "longrope" else len(ropes), pairs)
     return shapes
+
+
+def _with_gammas(part: Any) -> Any:
+    """The description with a weight for every norm."""
+    if isinstance(part, tuple):
+        return tuple(_with_gammas(one) for one in part)
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    changed = {each.name: _with_gammas(getattr(part, each.name)) for each in fields(part)}
+    return replace(part, **changed | ({"weight": True} if isinstance(part, NormConfig) else {}))
 
 
 def plan(config: ModelConfig, formats: Mapping[str, str]) -> Layout:

@@ -87,6 +87,8 @@ def _table(config: ModelConfig, weights: Mapping[str, Array], name: str, rows: i
             row[: len(frequencies)] = frequencies
     elif name == "pos_embed.weight" and config.position == "sinusoidal":
         values = Position(width=config.d_model).reference([], {}, Places.whole(np.arange(rows)))
+    elif name not in weights:  # of a norm without a weight
+        values = np.ones(shapes_of(config)[name], np.float32)
     else:
         values = dequantize(weights[name])
         if offset := _offset(config, name):
@@ -101,8 +103,8 @@ def _offset(config: ModelConfig, name: str) -> float:
     path, _, leaf = name.rpartition(".")
     if leaf != "weight" or not path.endswith("_norm"):
         return 0.0
-    if path == "final_norm":
-        norm = config.final_norm
+    if path in ("embed_norm", "final_norm"):
+        norm = config.embedding_norm if path == "embed_norm" else config.final_norm
     else:
         _, layer, part = path.split(".", 2)
         attention = config.layers[int(layer)].mixer

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pellucid.config import LayerConfig, ModelConfig
 from pellucid.native.kinds import Kinds, Part, field_of, heads_of
 from pellucid.native.layout import Layout
-from pellucid.native.writing import filled, norm, scaled, times
+from pellucid.native.writing import filled, norm, real, scaled, times
 
 ACTIVATIONS = {"silu": "SILU", "gelu": "GELU", "gelu_tanh": "GELU_TANH", "relu": "RELU", "relu2": "RELU2"}
 
@@ -38,6 +38,7 @@ def mixer_part(config: ModelConfig, layout: Layout, kinds: Kinds, part: Part) ->
         "attn_in": _normed(layer, "attention_norm", "resid_pre"),
         "read_by_mixer": _named(layer, "attention_norm"),
         **_biases(layout, part, "attention", ("q", "k", "v")),
+        "clip": real(attention.clip) if attention.clip else "0",
         "q_norm": norm(attention.qk_norm, "layer->q_norm", "layer->q_norm_bias"),
         "k_norm": norm(attention.qk_norm, "layer->k_norm", "layer->k_norm_bias"),
         "qk_norm_over": "each head by itself" if by_head else "all heads as one vector",

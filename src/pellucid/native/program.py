@@ -107,6 +107,7 @@ def _sizes(config: ModelConfig, layout: Layout, kinds: Kinds, size: int, kv_cach
     rows = widths(config)
     row_sizes = "\n".join(f"    {name} = {width}," for name, width in rows.items())
     offsets = {"POS_EMBED": "pos_embed.weight", "ROTARY_FREQUENCIES": "rotary.frequencies"}
+    offsets |= {"EMBED_NORM": "embed_norm.weight", "EMBED_NORM_BIAS": "embed_norm.bias"}
     offsets |= {"FINAL_NORM": "final_norm.weight", "FINAL_NORM_BIAS": "final_norm.bias", "HEAD_BIAS": "lm_head.bias"}
     places = "\n".join(
         f"#define {name} ((size_t){layout.entries[weight].offset})"
@@ -150,12 +151,18 @@ enum {{
 
 def _heads(kinds: Kinds) -> str:
     """The kinds of heads, and for each what a layer's part calls."""
+    slopes = "".join(
+        f"static const float SLOPES_{i}[] = {{{', '.join(map(real, h.slopes))}}}; // what scores lose a position\n"
+        for i, h in enumerate(kinds.heads)
+        if h.slopes
+    )
     table = "\n".join(
-        f"    {{{h.num_heads}, {h.num_kv_heads}, {h.head_dim}, {h.value_dim}, {real(h.softcap or 0)}}},"
-        for h in kinds.heads
+        f"    {{{h.num_heads}, {h.num_kv_heads}, {h.head_dim}, {h.value_dim}, {real(h.softcap or 0)}, "
+        f"{f'SLOPES_{i}' if h.slopes else 'NULL'}}},"
+        for i, h in enumerate(kinds.heads)
     )
     return f"""
-// The heads of this model's layers.
+{slopes}// The heads of this model's layers.
 static const Heads HEADS[NUM_HEAD_KINDS] = {{
 {table}
 }};"""
@@ -211,6 +218,7 @@ def _forward(config: ModelConfig, kinds: Kinds) -> str:
         "mlp": kinds.mlps[0].name if len(kinds.mlps) == 1 else "LAYERS[i].mlp",
         "mixer_gives": " or ".join(sorted({mixer_gives(layer) for layer in config.layers})),
         "mlp_gives": "resid_post",
+        "embed_norm": norm(config.embedding_norm, "EMBED_NORM", "EMBED_NORM_BIAS"),
         "final_norm": norm(config.final_norm, "FINAL_NORM", "FINAL_NORM_BIAS"),
         "logit_softcap": real(config.logit_softcap or 0),
         "logits": "final W_Vᵀ" + (" + b" if config.head_bias else "") + times(config.logit_scale),
@@ -220,6 +228,7 @@ def _forward(config: ModelConfig, kinds: Kinds) -> str:
     conditions = {
         "embedding_scale": config.embedding_scale != 1.0,
         "positions": config.position != "none",
+        "embed_norm": config.embedding_norm is not None,
         "rope": bool(config.ropes),
         "resid_mid": parallel == {False},
         "resid_mid_in_some": parallel == {False, True},

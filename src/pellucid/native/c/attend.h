@@ -83,6 +83,7 @@ INLINE void attend_rows(Model *m, Turn *turn, int i, const int kind, float scale
                 const int until = w->until[n] = m->positions[r] + 1, from = w->from[n] = until > window ? until - window : 0;
                 first = from < first ? from : first;
                 last = until > last ? until : last;
+                w->slope[n] = h->slopes ? h->slopes[head] : 0;
                 w->all[n].total = 0;
             }
             if (run.chunks > 1) { // this chunk alone; merge_chunks() puts them together

@@ -31,6 +31,7 @@ INLINE Floats exp2_(Floats x) {
 typedef struct {
     Query q[MAX_QUERIES];
     int from[MAX_QUERIES], until[MAX_QUERIES]; // query r sees positions from[r] to until[r] − 1
+    float slope[MAX_QUERIES];                   // what its scores lose a position of distance
     float scores[MAX_QUERIES][CHUNK];
     Weights weights[MAX_QUERIES];
     Gathered chunk[MAX_QUERIES], all[MAX_QUERIES];
@@ -62,9 +63,11 @@ INLINE void gather(const Heads *h, const int count, Attention *w, const uint8_t 
             for (int i = 0; i < vectors; i++) {
                 Floats its = scores[r][i] * (h->softcap > 0 ? scale / h->softcap : scale * LOG2_E);
                 if (h->softcap > 0) its = h->softcap * LOG2_E * tanh_(its);
-                if (masked) {
-                    Ints place = splat_int(chunk + at + i * LANES);
+                Ints place = splat_int(chunk + at + i * LANES);
+                if (masked || h->slopes)
                     for (int j = 0; j < LANES; j++) place[j] += j;
+                if (h->slopes) its += __builtin_convertvector(place - (w->until[r] - 1), Floats) * (w->slope[r] * LOG2_E);
+                if (masked) {
                     its = choose((place >= w->from[r]) & (place < w->until[r]), its, splat(-1e30f));
                 }
                 most[r] = max_(most[r], its);

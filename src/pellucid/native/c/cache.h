@@ -25,6 +25,7 @@ typedef struct {
     int num_heads, num_kv_heads; // of queries; of keys and values
     int head_dim, value_dim;     // of a query or key; of a value
     float softcap;               // scores become softcap · tanh(scores / softcap); 0: as they are
+    const float *slopes;         // what each head's scores lose a position of distance; NULL: nothing
 } Heads;
 
 INLINE int sharing(const Heads *h) { return h->num_heads / h->num_kv_heads; } // heads that share one key-value head

@@ -35,6 +35,7 @@ typedef struct {
     int width;         // outputs kept of a row: rows of the matrix beyond them are padding
     bool add;          // to what `out` holds
     float scale;       // of what is made, before it is added
+    float clip;        // what is made is brought within −clip … clip; 0: as it is
 } Product;
 
 // raw[row] = outputs t · 16 … of a matrix, for all rows.
@@ -65,6 +66,8 @@ static void multiply(Model *m, Turn *turn, const Panels *x, int rows, const Prod
                     for (int j = 0; j < TILE; j++) y[j] += p->bias[t * TILE + j];
                 if (p->scale != 1)
                     for (int j = 0; j < TILE; j++) y[j] *= p->scale;
+                if (p->clip > 0)
+                    for (int j = 0; j < TILE; j++) y[j] = fminf(fmaxf(y[j], -p->clip), p->clip);
                 if (p->add)
                     for (int j = 0; j < kept; j++) y[j] += out[j];
                 if (kept == TILE) memcpy(out, y, TILE * sizeof(float));
