@@ -7,11 +7,11 @@ construction, so an executor may believe it.
 
 from pellucid.config.attention import AttentionConfig
 from pellucid.config.checks import MAX_LAYERS, MAX_SIZE
-from pellucid.config.experts import WIDE_WEIGHTS, ExpertsConfig
+from pellucid.config.experts import ExpertsConfig
 from pellucid.config.latent import LatentAttentionConfig
 from pellucid.config.layer import LayerConfig, Mixer, PartNorms
 from pellucid.config.mlp import XIELU, Activation, MLPConfig, mlp_shapes
-from pellucid.config.model import ModelConfig, weight_shapes
+from pellucid.config.model import ModelConfig, weight_shapes, wide_weights
 from pellucid.config.norm import NormConfig
 from pellucid.config.rope import RopeConfig, RopeScaling
 from pellucid.config.short_conv import ShortConvConfig
@@ -19,7 +19,6 @@ from pellucid.config.short_conv import ShortConvConfig
 __all__ = [
     "MAX_LAYERS",
     "MAX_SIZE",
-    "WIDE_WEIGHTS",
     "XIELU",
     "Activation",
     "AttentionConfig",
@@ -36,4 +35,5 @@ __all__ = [
     "ShortConvConfig",
     "mlp_shapes",
     "weight_shapes",
+    "wide_weights",
 ]

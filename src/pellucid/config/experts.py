@@ -12,9 +12,6 @@ from pellucid.config.mlp import MLPConfig, linear_shapes, mlp_shapes
 
 Scores = Literal["softmax", "sigmoid", "sparsemixer"]
 
-# Weights of which a small difference decides who is chosen: float32 in a model of any dtype.
-WIDE_WEIGHTS = ("correction_bias",)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertsConfig:
@@ -25,7 +22,7 @@ class ExpertsConfig:
     (``num_groups`` > 1) only the ``groups_per_token`` best are looked at, by the sum of their two largest s + c
     (``top2``) or by the largest (``max``). A token's result is Σ_{e ∈ S} w_e · MLP_e(x) with w = ``scale`` · s, or,
     ``normalize``, ``scale`` · s / (Σ_{S} s + ``normalize_eps``); or Σ MLP_e(w_e · x), where weights multiply the
-    ``input``. ``wide``: the logits are computed in float32, whatever the rest is computed in.
+    ``input``. ``wide``: the router's weights are kept and its logits computed in float32, whatever the rest is in.
 
     ``sparsemixer``: experts are chosen one after the other, the largest logit of those left first, and each weighs its
     softmax among the logits left that are near it, (max − r) / max(|r|, max) ≤ 2 ``jitter``. (What is computed when

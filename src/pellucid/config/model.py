@@ -151,3 +151,15 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if not config.tie_embeddings:
         shapes |= linear_shapes("lm_head", config.vocab_size, d, config.head_bias)
     return shapes
+
+
+def wide_weights(config: ModelConfig) -> frozenset[str]:
+    """Those of which a small difference decides which experts are chosen: float32 in a model of any dtype."""
+    names = ("router.weight", "router.bias")
+    wide = {f"layers.{i}.mlp.correction_bias" for i, layer in enumerate(config.layers) if layer.experts}
+    return frozenset(wide).union(
+        f"layers.{i}.mlp.{name}"
+        for i, layer in enumerate(config.layers)
+        if layer.experts and layer.experts.wide
+        for name in names
+    )

@@ -30,11 +30,22 @@ HARMLESS = (  # of mixtures, of a tokenizer, of images, and what is always so
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
-    keys = Keys(_without_alpha(hf), HARMLESS)
+    keys = read(hf, HARMLESS)
+    keys.only("num_experts", 1)
+    return build(keys)
+
+
+def read(hf: Mapping[str, Any], harmless: tuple[str, ...]) -> Keys:
+    """The keys, of which some can have one value alone."""
+    keys = Keys(_without_alpha(hf), harmless)
     keys.only("use_cla", False)
     keys.only("use_qk_norm", True)
-    keys.only("num_experts", 1)
     keys.only("norm_type", "rms")
+    return keys
+
+
+def build(keys: Keys, **more: Any) -> ModelConfig:
+    """Hunyuan's attention; ``more`` is for ``llama.build``."""
     bias = bool(keys.get("attention_bias", False))
     return llama.build(
         keys,
@@ -43,6 +54,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         mlp_bias=bool(keys.get("mlp_bias", False)),
         qk_norm=True,
         attention={"qk_norm_at": "after"},
+        **more,
     )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from pellucid.base.array import STORAGE, Array
 from pellucid.base.errors import ConfigError
 from pellucid.checkpoint.files.release import release
-from pellucid.config import WIDE_WEIGHTS, ModelConfig, weight_shapes
+from pellucid.config import ModelConfig, weight_shapes, wide_weights
 from pellucid.model.decoder import Decoder
 from pellucid.model.quantized import QuantizedLinear, in_blocks
 from pellucid.quant import dequantize_into
@@ -126,6 +126,7 @@ def load_weights(
     target = choose_device(device)
     precision = choose_dtype(dtype, stored_dtype(weights), target)
     modules: dict[str, nn.Module] = dict(decoder.named_modules())
+    wide = wide_weights(decoder.config)
     for name in weight_shapes(decoder.config):
         array = weights[name]
         path, _, leaf = name.rpartition(".")
@@ -134,7 +135,7 @@ def load_weights(
             modules[path] = QuantizedLinear(blocks, precision, target)
             decoder.set_submodule(path, modules[path])
             continue
-        kept = torch.promote_types(precision, torch.float32) if leaf in WIDE_WEIGHTS else precision
+        kept = torch.promote_types(precision, torch.float32) if name in wide else precision
         tensor = to_tensor(array, kept).to(target)
         if array.dtype != str(kept).removeprefix("torch.") or target.type != "cpu":
             release(array)  # converted: the file's pages need not stay in memory beside the copy

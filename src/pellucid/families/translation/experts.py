@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError
 from pellucid.config import ExpertsConfig, LayerConfig, MLPConfig, ModelConfig
 from pellucid.families.translation.hf import Keys
-from pellucid.families.translation.rules import SPLIT_GATE_UP, Each, Rule, Unstack
+from pellucid.families.translation.rules import SPLIT_GATE_UP, Each, Place, Rule, Unstack
 
 ByLayer = tuple[tuple[MLPConfig, ExpertsConfig | None], ...]
 GATED = ("gate_proj", "up_proj", "down_proj")
 
 # Keys that mean nothing to the decoder: the dense width where no layer is dense, heads that guess further tokens.
 HARMLESS = ("intermediate_size", "num_nextn_predict_layers", "num_mtp_layers")
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A matrix of one row (1, E) as a vector (E,)."""
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        return [array.with_data(array.data.reshape(-1)) for array in arrays]
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        return [array.with_data(array.data.reshape(1, -1)) for array in arrays]
 
 
 def deepseek_experts(
