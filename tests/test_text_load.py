@@ -18,8 +18,8 @@ from transformers import AutoTokenizer
 from pellucid.base.errors import ModelNotFoundError, TokenizerError
 from pellucid.checkpoint.files.gguf import GGUFFile
 from pellucid.text.load import TOKENIZER_CONFIG_FILE, get_tokenizer_config, load_tokenizer
-from pellucid.text.readers.byte_level_bpe import ranks_to_bpe, read_ranks
 from pellucid.text.readers.gguf import tokenizer_from_gguf
+from pellucid.text.readers.ranks import ranks_to_bpe, read_ranks
 from pellucid.text.tokenizer import Tokenizer
 
 TEXTS = ["Hello world", " 大模型令人头秃 x", "龘 <|im_start|>a<|im_end|> </s>", "don't 123\n\n  y"]

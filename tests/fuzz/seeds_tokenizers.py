@@ -265,19 +265,56 @@ def vocab_seeds() -> list[Folder]:
     ]
 
 
-def tiktoken_seeds() -> list[Folder]:
+def _ranks() -> Text:
     import base64
 
     ranks = "\n".join(f"{base64.b64encode(bytes([byte])).decode()} {byte}" for byte in range(256))
     ranks += f"\n{base64.b64encode(b'll').decode()} 256\n{base64.b64encode(b'llo').decode()} 257\n"
+    return Text(ranks, ("bGw=", "256", "257", "AA==", "YWFh" * 300))
+
+
+def tiktoken_seeds() -> list[Folder]:
     special = ("<|endoftext|>", "[MASK]", "[gMASK]", "<sop>", "<|user|>")
-    config = {
-        "tokenizer_class": "ChatGLM4Tokenizer",
-        "added_tokens_decoder": {
-            str(258 + place): {"content": token, "special": True} for place, token in enumerate(special)
-        },
+    named = {str(258 + place): {"content": token, "special": True} for place, token in enumerate(special)}
+    glm = {"tokenizer_class": "ChatGLM4Tokenizer", "added_tokens_decoder": named}
+    config: Folder = {"tokenizer_config.json": Json({"added_tokens_decoder": named}, CONFIG_KEYS)}
+    return [
+        {"tokenizer.model": _ranks(), "tokenizer_config.json": Json(glm)},
+        *({name: _ranks(), **config} for name in ("tokenizer.model", "tiktoken.model", "qwen.tiktoken")),
+    ]
+
+
+def tekken_seeds() -> list[Folder]:
+    import base64
+
+    tokens = [*(bytes([byte]) for byte in range(256)), b"ll", b"llo", b" w"]
+    file: dict[str, Any] = {
+        "config": {"pattern": "\\s+|\\p{L}+", "default_vocab_size": 263, "default_num_special_tokens": 4},
+        "vocab": [
+            {"rank": place, "token_bytes": base64.b64encode(token).decode()} for place, token in enumerate(tokens)
+        ],
+        "special_tokens": [{"rank": place, "token_str": token} for place, token in enumerate(("<unk>", "<s>", "</s>"))],
     }
-    return [{"tokenizer.model": Text(ranks, ("bGw=", "256", "257", "AA==")), "tokenizer_config.json": Json(config)}]
+    first = {**file["config"], "default_vocab_size": 283, "default_num_special_tokens": 24}
+    return [{"tekken.json": Json(file)}, {"tekken.json": Json({**file, "config": first, "special_tokens": None})}]
+
+
+def word_piece_seeds() -> list[Folder]:
+    words = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"helowrd12", "##llo", "##l", "wo"])
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "strip_accents": None}
+    return [{"vocab.txt": Text(words, ("[UNK]", "##l", "\n", "[CLS]")), "tokenizer_config.json": Json(config)}]
+
+
+def ice_text_seeds() -> list[Folder]:
+    from pellucid.text.readers.sentencepiece_proto import build_model
+
+    symbols = ("<n>", "<|tab|>", "<|blank_2|>", "<|blank_3|>", "[MASK]", "[gMASK]", "<sop>", "<eop>", "<pad>")
+    listed = [*pieces(), *((symbol, 0.0, 4) for symbol in symbols)]
+    model = build_model(
+        listed, unk_piece="<unk>", bos_piece="<s>", eos_piece="</s>", byte_fallback=True, add_dummy_prefix=True
+    )
+    config = {"tokenizer_class": "ChatGLMTokenizer", "num_image_tokens": 3, "gmask_token": "[gMASK]"}
+    return [{"ice_text.model": Proto(model), "tokenizer_config.json": Json(config)}]
 
 
 def llama2c_words() -> list[Folder]:

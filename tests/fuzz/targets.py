@@ -36,16 +36,19 @@ from fuzz.seeds_models import (
 )
 from fuzz.seeds_tokenizers import (
     config_seeds,
+    ice_text_seeds,
     known_tokenizer_jsons,
     llama2c_words,
     read_tokenizer_chat,
     read_two_files,
     sentencepiece_seeds,
+    tekken_seeds,
     template_seeds,
     tiktoken_seeds,
     tokenizer_jsons,
     two_files_seeds,
     vocab_seeds,
+    word_piece_seeds,
 )
 from fuzz.seeds_training import (
     examples_seeds,
@@ -95,7 +98,10 @@ TARGETS: dict[str, Target] = {
     "sentencepiece": Target(sentencepiece_seeds, read_tokenizer, 4, ("tokenizer_config.json",)),
     "tokenizer-config": Target(config_seeds, read_tokenizer_chat, 4, ("tokenizer.model", "tokenizer.json")),
     "vocab-merges": Target(vocab_seeds, read_tokenizer, 2),
-    "tiktoken": Target(tiktoken_seeds, read_tokenizer, 1),
+    "tiktoken": Target(tiktoken_seeds, read_tokenizer, 2),
+    "tekken": Target(tekken_seeds, read_tokenizer, 2),
+    "word-piece": Target(word_piece_seeds, read_tokenizer, 1),
+    "ice-text": Target(ice_text_seeds, read_tokenizer, 1),
     "llama2c-words": Target(llama2c_words, read_tokenizer, 1),
     "chat-template": Target(template_seeds, read_tokenizer_chat, 2, ("tokenizer.json", "tokenizer_config.json")),
     "examples": Target(

@@ -12,7 +12,7 @@ from pellucid.text.config_keys import name_overruled
 from pellucid.text.readers.tokenizer_class import BACKEND, CLASSES, class_of, shape, with_names
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.text.tokenizer_config import TOKENIZER_CONFIG_FILE, get_tokenizer_config, read_tokenizer_config
-from pellucid.text.tokenizer_files import read_bytes, read_json
+from pellucid.text.tokenizer_files import read_bytes, read_json, read_start
 
 __all__ = ["TOKENIZER_CONFIG_FILE", "TOKENIZER_FILES", "get_tokenizer_config", "load_tokenizer"]
 
@@ -21,7 +21,7 @@ _MAX_MODEL_BYTES = 64 * 2**20
 
 
 def load_tokenizer(path: str | os.PathLike[str], *, vocab_size: int | None = None) -> Tokenizer:
-    """The tokenizer of a folder, or of one file: ``tokenizer.json``, ``tokenizer.model``, llama2.c's ``tok*.bin``.
+    """The tokenizer of a folder, or of one file: one of ``TOKENIZER_FILES``, or llama2.c's ``tok*.bin``.
 
     ``vocab_size`` is the model's; llama2.c's files are checked against it. GGUF files, the catalogue and the hub are
     resolved above; no code from a folder is ever run.
@@ -89,6 +89,10 @@ def _read_model(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
         if kind == "ChatGLM4Tokenizer":
             return chatglm.load_chatglm4(path, config)
         return chatglm.ChatGLMTokenizer(read_bytes(path, _MAX_MODEL_BYTES), config, path)
+    from pellucid.text.readers import ranks
+
+    if ranks.are_ranks(read_start(path)):
+        return ranks.load_ranks(path, ranks.LLAMA3, config)
     if config.get("llama2c"):
         from pellucid.text.readers.llama2c import Llama2cTokenizer
 
@@ -125,6 +129,36 @@ def _read_vocab(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     return _told(tokenizer, config)
 
 
+def _read_tekken(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    from pellucid.text.readers.tekken import load_tekken
+
+    return load_tekken(folder / "tekken.json", config)
+
+
+def _read_kimi(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    from pellucid.text.readers import ranks
+
+    return ranks.load_ranks(folder / "tiktoken.model", ranks.KIMI, config)
+
+
+def _read_qwen(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    from pellucid.text.readers import ranks
+
+    return ranks.load_ranks(folder / "qwen.tiktoken", ranks.QWEN, config)
+
+
+def _read_word_piece(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    from pellucid.text.readers.word_piece import load_word_piece
+
+    return load_word_piece(folder / "vocab.txt", config)
+
+
+def _read_ice_text(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    from pellucid.text.readers.ice_text import load_ice_text
+
+    return load_ice_text(folder / "ice_text.model", config)
+
+
 def _told(tokenizer: T, config: Mapping[str, Any]) -> T:
     """The tokenizer, after what the config asks of it in vain has been named."""
     facts = {name: getattr(tokenizer, name) for name in ("add_bos_token", "add_eos_token", "add_prefix_space")}
@@ -142,5 +176,10 @@ _READERS: dict[str, Callable[[Path, Mapping[str, Any]], Tokenizer]] = {
     "tokenizer.json": _read_json,
     "tokenizer.model": _read_model,
     "vocab.json": _read_vocab,
+    "tekken.json": _read_tekken,
+    "tiktoken.model": _read_kimi,
+    "qwen.tiktoken": _read_qwen,
+    "vocab.txt": _read_word_piece,
+    "ice_text.model": _read_ice_text,
 }
 TOKENIZER_FILES = tuple(_READERS)

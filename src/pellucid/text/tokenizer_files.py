@@ -44,3 +44,9 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
                 "the file is too large for a tokenizer", expected=f"at most {max_bytes} bytes", received=size
             )
         return path.read_bytes()
+
+
+def read_start(path: Path, num_bytes: int = 4096) -> bytes:
+    """The file's first bytes, of which its kind can be told."""
+    with _as_tokenizer_error(path), open(path, "rb") as file:
+        return file.read(num_bytes)

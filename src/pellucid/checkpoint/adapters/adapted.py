@@ -21,6 +21,7 @@ from pellucid.checkpoint.save import save_checkpoint
 from pellucid.checkpoint.sources.resolve import resolve
 from pellucid.checkpoint.weights import FLOATS, Weights
 from pellucid.quant import convert, dequantize
+from pellucid.text.load import TOKENIZER_FILES
 
 SAMPLE = 4096  # bytes of each tensor that a fingerprint reads
 
@@ -82,7 +83,7 @@ def open_adapted(folder: Path, *, offline: bool = False) -> Checkpoint:
             "in Python, load_adapter(model, folder) takes any model of the same shapes",
         )
     tensors = tensors_of(folder)
-    own_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+    own_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
     return replace(
         base,
         path=folder,

@@ -15,7 +15,7 @@ from pellucid.checkpoint.find import INDEX, NAMES
 SMALL = (
     "config.json", "generation_config.json", "chat_template.jinja", "chat_template.json", "adapter_config.json",
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt",
+    "vocab.json", "merges.txt", "vocab.txt", "tekken.json", "tiktoken.model", "qwen.tiktoken", "ice_text.model",
 )  # fmt: skip
 _PART = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 

@@ -1,15 +1,12 @@
-"""Byte-level BPE built in memory: GPT-2's ``vocab.json`` + ``merges.txt``, tiktoken's ranks, GGUF's lists."""
+"""Byte-level BPE built in memory: GPT-2's ``vocab.json`` + ``merges.txt``, GGUF's lists, tiktoken's ranks."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pellucid.base.errors import TokenizerError
-from pellucid.text.readers.byte_level import to_chars
 from pellucid.text.readers.pre_tokenizers import GPT2_WORDS, PreTokenizer
 from pellucid.text.readers.tokenizer_json import library_errors
 from pellucid.text.tokenizer_files import read_json, read_text
@@ -104,36 +101,3 @@ def read_merges(path: Path) -> list[Merge]:
             raise TokenizerError("a merge must be two tokens", where=f"{path}, line {number}", received=repr(line[:80]))
         merges.append((left, right))
     return merges
-
-
-def read_ranks(path: Path) -> dict[bytes, int]:
-    """tiktoken's file: a token in base64 and its rank on each line. Raises: TokenizerError where it is no such file."""
-    ranks: dict[bytes, int] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line:
-            continue
-        try:
-            token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
-        except (ValueError, binascii.Error):
-            raise TokenizerError(
-                "a rank must be a token in base64 and a number",
-                where=f"{path}, line {number}",
-                received=repr(line[:80]),
-            ) from None
-    return ranks
-
-
-def ranks_to_bpe(ranks: Mapping[bytes, int]) -> tuple[dict[str, int], list[Merge]]:
-    """Vocabulary and merges that encode as tiktoken does: the pair whose joined token ranks lowest goes first.
-
-    Every way to cut a token into two known ones is a merge with the token's rank.
-    """
-    merges: list[tuple[int, int, int, Merge]] = []
-    for token, rank in ranks.items():
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
-            if left in ranks and right in ranks:
-                merges.append((rank, ranks[left], ranks[right], (to_chars(left), to_chars(right))))
-    merges.sort()
-    return {to_chars(token): rank for token, rank in ranks.items()}, [merge for *_, merge in merges]

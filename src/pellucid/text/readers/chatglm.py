@@ -14,8 +14,9 @@ from pellucid.base.errors import TemplateError, TokenizerError
 from pellucid.text.added_tokens import AddedToken
 from pellucid.text.chat import ChatOptions, NativeChat, RenderedChat
 from pellucid.text.encoding import Encoded
-from pellucid.text.readers.byte_level_bpe import build_bpe, ranks_to_bpe, read_ranks
+from pellucid.text.readers.byte_level_bpe import build_bpe
 from pellucid.text.readers.pre_tokenizers import PRE_TOKENIZERS
+from pellucid.text.readers.ranks import ranks_to_bpe, read_ranks
 from pellucid.text.readers.sentencepiece_model import PieceStream, SentencePieceTokenizer, Template
 from pellucid.text.readers.tokenizer_json import JsonTokenizer, library_errors
 from pellucid.text.stream import TextStream

@@ -21,7 +21,8 @@ from pellucid.text.readers.pre_tokenizers import PreTokenizer, pre_tokenizer
 from pellucid.text.readers.rwkv import rwkv_tokenizer
 from pellucid.text.readers.sentencepiece_model import SentencePieceTokenizer
 from pellucid.text.readers.sentencepiece_proto import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, build_model
-from pellucid.text.readers.tokenizer_json import JsonTokenizer, add_template, library_errors
+from pellucid.text.readers.tokenizer_json import JsonTokenizer
+from pellucid.text.readers.word_piece import word_piece
 from pellucid.text.tokenizer import Tokenizer
 
 # Keys under ``tokenizer.`` that are read, or that change no id and no text: infilling's tokens, copies of the whole.
@@ -147,31 +148,17 @@ def _word_piece(keys: Keys) -> JsonTokenizer:
     """BERT's: a word is the longest token that it begins with, and so on. GGUF marks what begins a word (``▁``) where
     WordPiece marks what does not (``##``).
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-
-    size = len(keys.tokens)
     usual = {"cls_token": 101, "unk_token": 100, "sep_token": 102, "pad_token": 0, "mask_token": 103}
-    config = keys.config({name: place for name, place in usual.items() if place < size}, add_bos=True)
-    cls, sep, unk = (config.get(name) for name in ("cls_token", "sep_token", "unk_token"))
-    if cls is None or sep is None or unk is None:
-        raise TokenizerError("a token is missing", where=WHERE, expected="[CLS], [SEP] and [UNK]")
+    config = keys.config({name: place for name, place in usual.items() if place < len(keys.tokens)}, add_bos=True)
     vocab: dict[str, int] = {}
     for place, (token, kind) in enumerate(zip(keys.tokens, keys.types, strict=True)):
         if kind not in (CONTROL, UNKNOWN, USER_DEFINED):
             token = token.removeprefix("▁") if token.startswith("▁") else f"##{token}"
         if vocab.setdefault(token, place) != place:
             raise TokenizerError(f"the token {token!r} occurs twice", where=WHERE, received=f"id {place}")
-    lowercase = keys.flag("normalizer.lowercase", True)
-    with library_errors("the vocabulary cannot be used", WHERE):
-        backend = Tokenizer(models.WordPiece(vocab=vocab, unk_token=unk, max_input_chars_per_word=100))
-        backend.normalizer = normalizers.BertNormalizer(
-            lowercase=lowercase, strip_accents=keys.flag("normalizer.strip_accents", lowercase)
-        )
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)
-        tokenizer = JsonTokenizer(backend, config, WHERE)
-        add_template(backend, [cls], [sep])
-    return tokenizer
+    config["do_lower_case"] = keys.flag("normalizer.lowercase", True)
+    config["strip_accents"] = keys.flag("normalizer.strip_accents", config["do_lower_case"])
+    return word_piece(vocab, config, WHERE)
 
 
 _KINDS: dict[str, Callable[[Keys], Tokenizer]] = {

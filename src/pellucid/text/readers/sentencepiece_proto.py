@@ -73,6 +73,11 @@ def build_model(
     return model + spec + (_bytes(_NORMALIZER_SPEC, _bytes(2, charsmap)) if charsmap else b"")
 
 
+def unused_pieces(pieces: Iterable[str]) -> bytes:
+    """A ModelProto with nothing but pieces of which no text is made; put before another, they have the first ids."""
+    return b"".join([_piece(piece, 0.0, UNUSED) for piece in pieces])
+
+
 def normalizer_spec(*, add_dummy_prefix: bool, remove_extra_whitespaces: bool | None = None) -> bytes:
     """A ModelProto with nothing but a normalizer; appended to another, its values replace the other's."""
     spec = _number(3, int(add_dummy_prefix))
