@@ -45,6 +45,7 @@ def mixer_part(config: ModelConfig, layout: Layout, kinds: Kinds, part: Part) ->
         "normalize_qk": "normalize_heads" if by_head else "normalize_all_heads",
     }
     conditions = {
+        "clip": attention.clip is not None,
         "qk_norm_before": attention.qk_norm is not None and not after,
         "qk_norm_after": after,
         "rope_last": rotates and not after,

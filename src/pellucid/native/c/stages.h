@@ -35,7 +35,6 @@ typedef struct {
     int width;         // outputs kept of a row: rows of the matrix beyond them are padding
     bool add;          // to what `out` holds
     float scale;       // of what is made, before it is added
-    float clip;        // what is made is brought within −clip … clip; 0: as it is
 } Product;
 
 // raw[row] = outputs t · 16 … of a matrix, for all rows.
@@ -66,8 +65,6 @@ static void multiply(Model *m, Turn *turn, const Panels *x, int rows, const Prod
                     for (int j = 0; j < TILE; j++) y[j] += p->bias[t * TILE + j];
                 if (p->scale != 1)
                     for (int j = 0; j < TILE; j++) y[j] *= p->scale;
-                if (p->clip > 0)
-                    for (int j = 0; j < TILE; j++) y[j] = fminf(fmaxf(y[j], -p->clip), p->clip);
                 if (p->add)
                     for (int j = 0; j < kept; j++) y[j] += out[j];
                 if (kept == TILE) memcpy(out, y, TILE * sizeof(float));
@@ -125,6 +122,13 @@ INLINE float frequency(const Model *m, int kind, int length, int j) {
 #endif
 }
 #endif
+
+// Numbers of rows brought within −limit … limit.
+SOME void clip_rows(Model *m, Turn *turn, float *x, int row_size, int width, float limit) {
+    while (take(turn, m->rows, share_of(turn, m->rows, 4)))
+        for (int r = turn->begin; r < turn->end; r++)
+            for (int i = 0; i < width; i++) x[(size_t)r * row_size + i] = fminf(fmaxf(x[(size_t)r * row_size + i], -limit), limit);
+}
 
 // Rows of the residual stream replaced by their norm.
 SOME void normalize_rows(Model *m, Turn *turn, const Norm *norm) {
