@@ -23,10 +23,11 @@ EYES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num
 EYES |= {"image_size": 28, "patch_size": 14}
 CLIP = EYES | {"model_type": "clip_vision_model", "projection_dim": 16}
 QWEN = {"hidden_size": 16, "intermediate_size": 16, "depth": 1, "num_heads": 2, "patch_size": 14}
-# model_type -> its text part, its vision part, and keys of its own
+# model_type, perhaps with a year -> its text part, its vision part, and keys of its own
 WHOLE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gemma3": ("gemma3_text", EYES | {"model_type": "siglip_vision_model"}, {"mm_tokens_per_image": 1}),
     "mistral3": ("mistral", EYES | {"model_type": "pixtral", "head_dim": 8}, {"image_token_index": 95}),
+    "mistral3/2025": ("ministral3", EYES | {"model_type": "pixtral", "head_dim": 8}, {"image_token_index": 95}),
     "llava": ("llama", CLIP, {"image_token_index": 95}),
     "internvl": ("qwen2", EYES | {"image_size": [28, 28], "patch_size": [14, 14]}, {"image_token_id": 95}),
     "cohere2_vision": ("cohere2", EYES | {"model_type": "siglip_vision_model"}, {"image_token_id": 95}),
@@ -43,7 +44,8 @@ def whole(model_type: str, **text: Any) -> transformers.PreTrainedModel:
     if vision is not None and "depth" in vision:
         described = described | MROPE | {"model_type": f"{model_type}_text"}
     tied = {"tie_word_embeddings": described.get("tie_word_embeddings", False)}
-    config = transformers.AutoConfig.for_model(model_type, text_config=described, vision_config=vision, **own, **tied)
+    whole_type = model_type.partition("/")[0]
+    config = transformers.AutoConfig.for_model(whole_type, text_config=described, vision_config=vision, **own, **tied)
     torch.manual_seed(0)
     return transformers.AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
 

@@ -5,7 +5,7 @@ A description and a set of named arrays *are* the model; executors run them. Dif
 construction, so an executor may believe it.
 """
 
-from pellucid.config.attention import AttentionConfig
+from pellucid.config.attention import AttentionConfig, QueryScale
 from pellucid.config.checks import MAX_LAYERS, MAX_SIZE
 from pellucid.config.experts import ExpertsConfig
 from pellucid.config.latent import LatentAttentionConfig
@@ -30,6 +30,7 @@ __all__ = [
     "ModelConfig",
     "NormConfig",
     "PartNorms",
+    "QueryScale",
     "RopeConfig",
     "RopeScaling",
     "ShortConvConfig",

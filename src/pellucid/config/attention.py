@@ -8,10 +8,26 @@ from typing import ClassVar, Literal
 
 from pellucid.base.errors import ConfigError
 from pellucid.base.typed import check_fields
-from pellucid.config.checks import check_choice, check_number, check_size
+from pellucid.config.checks import MAX_SIZE, check_choice, check_number, check_size
 from pellucid.config.mlp import linear_shapes
 from pellucid.config.norm import NormConfig, norm_shapes
 from pellucid.config.rope import RopeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryScale:
+    """Queries times 1 + beta · ln(1 + ⌊(position + offset) / every⌋): sharper where there is more to look at."""
+
+    beta: float
+    every: int
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "query scale")
+        check_number("query scale", beta=self.beta)
+        check_size("query scale", every=self.every)
+        if not 0 <= self.offset < MAX_SIZE:
+            raise ConfigError("offset must be a whole number", where="query scale", received=self.offset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +50,7 @@ class AttentionConfig:
     softcap: float | None = None  # scores become softcap · tanh(scores / softcap)
     clip: float | None = None  # q, k and v as projected are brought within −clip … clip
     sinks: bool = False  # each head has a learned score beside its keys', whose share of the softmax is nobody's
+    query_scale: QueryScale | None = None  # by position, after rotation and norms
     alibi: float | None = None  # scores lose slope · distance, and head h of H has slope 2^(−alibi · h / H)
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from pellucid.model.attend import Attends, sdpa
 from pellucid.model.context import Context
 from pellucid.model.linear import Linear, for_products
 from pellucid.model.norm import optional_norm
-from pellucid.model.position import rotate
+from pellucid.model.position import query_growth, rotate
 
 
 class Attention(Attends):
@@ -44,6 +44,8 @@ class Attention(Attends):
             q = ctx.tap(self, "q_rot", rotate(q, cos, sin, rope.layout))
             k = ctx.tap(self, "k_rot", rotate(k, cos, sin, rope.layout))
         q, k = self._normed(q, k, ctx, "after")
+        if (scale := self.config.query_scale) is not None:
+            q = ctx.tap(self, "q_scaled", q * query_growth(scale, ctx.positions).to(q.dtype))
         if ctx.sums is not None:
             ctx.sums += (x.detach().sum((0, 1, 3), dtype=torch.float32) for x in (q, k))
         z = ctx.tap(self, "z", ctx.by_request(self.mix, q, k, v))  # (B, H, T, E)

@@ -12,6 +12,7 @@ from pellucid.config import (
     ModelConfig,
     NormConfig,
     PartNorms,
+    QueryScale,
     RopeConfig,
     RopeScaling,
     ShortConvConfig,
@@ -65,6 +66,7 @@ TORCH = Claims(
             "sinks": ANY,
             "clip": ANY,
             "alibi": ANY,
+            "query_scale": ANY,
         },
         LatentAttentionConfig: {
             "num_heads": ANY,
@@ -81,6 +83,7 @@ TORCH = Claims(
             "scale": ANY,
         },
         ShortConvConfig: {"channels": ANY, "width": ANY, "bias": ANY},
+        QueryScale: {"beta": ANY, "every": ANY, "offset": ANY},
         RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY, "wide": ANY},
         RopeScaling: {
             "kind": one_of("linear", "dynamic", "llama3", "yarn", "longrope", "factors"),

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.config import RopeConfig
+from pellucid.config import QueryScale, RopeConfig
 from pellucid.rotary import magnitude, scaled
 
 
@@ -68,6 +68,12 @@ def rotation(
     angle = (positions[..., None].float() * frequencies)[:, None]  # (B, 1, T, R)
     factor, dtype = magnitude(rope), torch.promote_types(dtype, torch.float32) if rope.wide else dtype
     return (angle.cos() * factor).to(dtype), (angle.sin() * factor).to(dtype)
+
+
+def query_growth(scale: QueryScale, positions: Int[Tensor, "B T"]) -> Float[Tensor, "B 1 T 1"]:
+    """What queries are multiplied by at each position, in float32. Source: Meta AI 2025 (Llama 4)."""
+    turns = torch.floor((positions.float() + scale.offset) / scale.every)
+    return (1 + scale.beta * torch.log(1 + turns))[:, None, :, None]
 
 
 def rotate(

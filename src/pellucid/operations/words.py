@@ -97,6 +97,13 @@ WORDS: dict[str, Words] = {
         "long distances.",
         "键以与查询相同的方式旋转。转得快的维度分辨近邻，转得慢的维度衡量远距离。",
     ),
+    "q_scaled": Words(
+        "Queries, scaled by position",
+        "按位置放大的查询",
+        "Queries times a number that grows slowly with the position: where there is more text to choose from, the choice "
+        "is made sharper.",
+        "查询乘以一个随位置缓慢增大的数：可选的内容越多，注意力就越要分得清楚。",
+    ),
     "c_q": Words(
         "Latent of the queries",
         "查询的潜向量",

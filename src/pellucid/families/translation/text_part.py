@@ -13,7 +13,7 @@ from typing import Any
 # config does not say it. (Not those whose text sees both ways, or reads images by layers of its own.)
 WITH_IMAGES = {
     "gemma3": "gemma3_text",
-    "mistral3": "mistral",
+    "mistral3": "mistral",  # or ministral3, as its text_config says
     "llava": "llama",
     "llava_next": "llama",
     "aya_vision": "cohere2",

@@ -4,6 +4,7 @@ from pellucid.operations.activation import Activation
 from pellucid.operations.convolve import Convolve
 from pellucid.operations.copy import Copy
 from pellucid.operations.experts import Experts
+from pellucid.operations.grow import Grow
 from pellucid.operations.join import Join
 from pellucid.operations.linear import Linear
 from pellucid.operations.lookup import Lookup
@@ -23,8 +24,8 @@ from pellucid.operations.taps.tap import Tap
 __all__ = ["OPERATIONS", "READS", "Tap", "taps_of"]
 
 OPERATIONS: tuple[type[Operation], ...] = (
-    Lookup, Position, Copy, Sum, Norm, Linear, Rotate, Join, Scores, Softmax, Mix, Convolve, Product, Activation, Route,
-    Experts
+    Lookup, Position, Copy, Sum, Norm, Linear, Rotate, Grow, Join, Scores, Softmax, Mix, Convolve, Product, Activation,
+    Route, Experts
 )  # fmt: skip
 
 # Fields of the description that say which operations there are and in what order; the rest are the operations' own.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pellucid.config import AttentionConfig, ModelConfig
+from pellucid.operations.grow import Grow
 from pellucid.operations.mix import Mix
 from pellucid.operations.norm import Norm
 from pellucid.operations.rotate import Rotate
@@ -34,6 +35,9 @@ class AttentionTaps(Part):
         steps = (self._qk_norms(last), self._rotations(last))
         for step in steps if attention.qk_norm_at == "before" else reversed(steps):
             yield from step
+        if attention.query_scale is not None:
+            yield self.tap("q_scaled", Grow(attention.query_scale), "q", ("q",), last["q"], axes=BY_HEAD)
+            last["q"] = "q_scaled"
         groups = attention.num_heads // attention.num_kv_heads
         scores = Scores(
             scale=attention.softmax_scale,

@@ -59,7 +59,7 @@ def describe(
         raise ConfigError(
             "d_model must divide evenly over heads", expected=f"a multiple of num_heads = {num_heads}", received=d_model
         )
-    layer = small.layers[0]
+    layer = next((layer for layer in small.layers if layer.experts), small.layers[0])  # a mixture, where there is one
     turns = [small.layers[i % small.num_layers].mixer for i in range(depth)]  # of several kinds: as in the small model
     if len({type(mixer) for mixer in turns}) == 1:
         turns = [layer.mixer] * depth
