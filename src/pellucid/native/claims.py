@@ -10,6 +10,7 @@ from typing import Any
 from pellucid.claims import ANY, UNREAD, Claim, Claims, one_of
 from pellucid.config import (
     AttentionConfig,
+    ExpertsConfig,
     LayerConfig,
     MLPConfig,
     ModelConfig,
@@ -19,7 +20,7 @@ from pellucid.config import (
     RopeScaling,
 )
 from pellucid.native.kinds import MAX_KINDS, few_kinds
-from pellucid.native.parts import ACTIVATIONS
+from pellucid.native.parts import ACTIVATIONS, SCORES
 
 
 def _alone_where_by_length(kind: Any, scaling: Any, config: ModelConfig) -> bool:
@@ -31,7 +32,6 @@ def _few_kinds(layers: Any, part: Any, config: ModelConfig) -> bool:
     return few_kinds(config)
 
 
-_THERE = Claim(test=lambda value, part, config: value is not None, words="it runs layers that have both parts")
 _POSITIVE = Claim(test=lambda value, part, config: value is None or value > 0, words="it runs positive ones")
 
 NATIVE = Claims(
@@ -58,11 +58,11 @@ NATIVE = Claims(
             "extra": UNREAD,
         },
         LayerConfig: {
-            "mixer": _THERE,
-            "mlp": _THERE,
+            "mixer": ANY,
+            "mlp": ANY,
             "mixer_norms": ANY,
             "mlp_norms": ANY,
-            "experts": one_of(None),
+            "experts": ANY,
             "parallel": ANY,
             "residual_scale": ANY,
         },
@@ -110,6 +110,24 @@ NATIVE = Claims(
             "bias": ANY,
             "offset": ANY,
             "wide": UNREAD,
+        },
+        ExpertsConfig: {
+            "num_experts": ANY,
+            "experts_per_token": ANY,
+            "scores": one_of(*SCORES),
+            "router_bias": ANY,
+            "correction_bias": ANY,
+            "num_groups": ANY,
+            "groups_per_token": ANY,
+            "group_score": one_of("top2", "max"),
+            "normalize": ANY,
+            "normalize_eps": ANY,
+            "scale": ANY,
+            "weighs": one_of("output", "input"),
+            "jitter": ANY,
+            "wide": UNREAD,
+            "shared": ANY,
+            "shared_gated": ANY,
         },
         MLPConfig: {
             "d_ff": ANY,

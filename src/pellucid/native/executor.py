@@ -90,7 +90,7 @@ class NativeExecutor:
         if kv_cache is not None and kv_cache not in KV_CACHES:
             raise ConfigError(f"keys and values cannot be kept as {kv_cache!r}", expected=", ".join(KV_CACHES))
         self.config, self.generation_config = config, generation_config or {}
-        self._windows = {window for layer in config.layers if (window := layer.mixer.window)}
+        self._windows = {window for layer in config.layers if (window := getattr(layer.mixer, "window", None))}
         self.threads = threads or physical_cores()
         self._slots: dict[int, _Slot] = {}
         self._next_slot = 0
@@ -129,10 +129,7 @@ class NativeExecutor:
         """A row is computed alike, alone or among others; only some rotary scalings go by how long the request is after
         the step.
         """
-        return any(
-            layer.mixer.rope and layer.mixer.rope.scaling and layer.mixer.rope.scaling.by_length
-            for layer in self.config.layers
-        )
+        return self.config.rotates_by_length
 
     @property
     def rollback(self) -> int | None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
-from pellucid.config import AttentionConfig, LayerConfig, ModelConfig
+from pellucid.config import AttentionConfig, LayerConfig, Mixer, ModelConfig
 from pellucid.native.layout import Layout, Stored, padded
 from pellucid.native.writing import matrix, real
 
@@ -46,21 +47,34 @@ class Kinds:
     mlps: tuple[Part, ...]
     heads: tuple[Heads, ...]
 
+    def called(self, num_layers: int) -> tuple[str, str]:
+        """How forward() calls a layer's two parts: by name, or where layers differ through the table."""
+        return tuple(  # pyright: ignore[reportReturnType]
+            parts[0].name if len(parts) == 1 and len(parts[0].layers) == num_layers else f"LAYERS[i].{field}"
+            for field, parts in (("mixer", self.mixers), ("mlp", self.mlps))
+        )
 
-def heads_of(mixer: AttentionConfig) -> Heads:
-    return Heads(mixer.num_heads, mixer.num_kv_heads, mixer.head_dim, mixer.head_dim, mixer.softcap, mixer.alibi_slopes)
+
+def heads_of(mixer: Mixer | None) -> Heads | None:
+    """None for a mixer that does not attend."""
+    if isinstance(mixer, AttentionConfig):
+        e = mixer.head_dim
+        return Heads(mixer.num_heads, mixer.num_kv_heads, e, e, mixer.softcap, mixer.alibi_slopes)
+    return None
 
 
 def kinds_of(config: ModelConfig) -> Kinds:
     mixers: dict[Any, list[int]] = {}
     mlps: dict[Any, list[int]] = {}
     for i, layer in enumerate(config.layers):
-        mixers.setdefault(_mixer_key(layer), []).append(i)
-        mlps.setdefault(_mlp_key(layer), []).append(i)
-    heads = dict.fromkeys(heads_of(layer.mixer) for layer in config.layers)
+        if layer.mixer is not None:
+            mixers.setdefault(_mixer_key(layer), []).append(i)
+        if layer.mlp is not None:
+            mlps.setdefault(_mlp_key(layer), []).append(i)
+    heads = dict.fromkeys(heads for layer in config.layers if (heads := heads_of(layer.mixer)))
     return Kinds(
-        _parts(config, [(config.layers[first[0]].mixer.name, first) for first in mixers.values()]),
-        _parts(config, [("experts" if config.layers[first[0]].experts else "mlp", first) for first in mlps.values()]),
+        _parts(config, [(config.layers[which[0]].mixer.name, which) for which in mixers.values()]),  # pyright: ignore
+        _parts(config, [("experts" if config.layers[which[0]].experts else "mlp", which) for which in mlps.values()]),
         tuple(heads),
     )
 
@@ -97,13 +111,16 @@ def few_kinds(config: ModelConfig) -> bool:
 
 def widths(config: ModelConfig) -> dict[str, int]:
     """Rows of activations, each as long as the widest layer needs."""
-    mixers, mlps = [layer.mixer for layer in config.layers], [layer.mlp for layer in config.layers]
-    return {
-        "D_ROW": padded(config.d_model),
-        "Q_ROW": max(padded(mixer.q_dim) for mixer in mixers),
-        "KV_ROW": max(padded(mixer.kv_dim) for mixer in mixers),
-        "FF_ROW": max(padded(mlp.d_ff) for mlp in mlps),
-    }
+    heads = [heads for layer in config.layers if (heads := heads_of(layer.mixer))]
+    dense = [layer.mlp.d_ff for layer in config.layers if layer.mlp and not layer.experts]
+    q = [h.num_heads * max(h.head_dim, h.value_dim) for h in heads]
+    kv = [h.num_kv_heads * max(h.head_dim, h.value_dim) for h in heads]
+    rows = {"D_ROW": [config.d_model], "Q_ROW": q, "KV_ROW": kv, "FF_ROW": dense}
+    if mixtures := [layer.experts for layer in config.layers if layer.experts]:
+        rows["EXPERTS_ROW"] = [experts.num_experts for experts in mixtures]
+        each = [layer.mlp.d_ff for layer in config.layers if layer.mlp and layer.experts]
+        rows["EXPERT_ROW"] = each + [experts.shared.d_ff for experts in mixtures if experts.shared]
+    return {name: padded(max(wide, default=1)) for name, wide in rows.items()}
 
 
 def layer_table(config: ModelConfig, layout: Layout, kinds: Kinds) -> tuple[str, str]:
@@ -138,29 +155,50 @@ def _fields(
 ) -> dict[str, tuple[str, str]]:
     """Field → type and value."""
     layer, fields = config.layers[i], {}
-    for part, names in (("mixer", kinds.mixers), ("mlp", kinds.mlps)):
-        if len(names) > 1:
-            fields[part] = ("Steps *", next(each.name for each in names if i in each.layers))
+    calls = kinds.called(config.num_layers)
+    for part, parts, call in zip(("mixer", "mlp"), (kinds.mixers, kinds.mlps), calls, strict=True):
+        if call.startswith("LAYERS"):
+            fields[part] = ("Steps *", next((each.name for each in parts if i in each.layers), "NULL"))
     if len({each.parallel for each in config.layers}) > 1:
         fields["parallel"] = ("bool ", str(layer.parallel).lower())
     for name, entry in weights.items():
-        leaf = name.rpartition(".")[2]
-        if leaf == "weight" and entry.stride:
+        if name.startswith("mlp.experts.") and not name.startswith("mlp.experts.0."):
+            continue  # so many bytes after the first one's
+        if name.endswith(".weight") and entry.stride:
             fields[field_of(name)] = ("Matrix ", matrix(layout, entry.name))
         else:
             fields[field_of(name)] = ("size_t ", str(entry.offset))
+    if layer.experts:
+        fields["expert_step"] = ("size_t ", str(_step(weights, layer.experts.num_experts)))
     mixer = layer.mixer
-    fields["heads"] = ("int ", str(kinds.heads.index(heads_of(mixer))))
-    fields["scale"] = ("float ", real(mixer.softmax_scale))
-    fields["window"] = ("int ", str(mixer.window or "INT_MAX"))
-    fields["rotary"] = ("int ", str(config.ropes.index(mixer.rope) if mixer.rope else -1))
+    if (heads := heads_of(mixer)) and mixer:
+        fields["heads"] = ("int ", str(kinds.heads.index(heads)))
+        fields["scale"] = ("float ", real(mixer.softmax_scale))
+        fields["window"] = ("int ", str(mixer.window or "INT_MAX"))
+        fields["rotary"] = ("int ", str(config.ropes.index(mixer.rope) if mixer.rope else -1))
+    else:
+        fields["heads"] = ("int ", "-1")
     return fields
+
+
+def _step(weights: Mapping[str, Stored], num_experts: int) -> int:
+    """Bytes from one expert's weights to the next one's; the same for all, for they are alike and lie in order."""
+    steps = {0}
+    for name, entry in weights.items():
+        if name.startswith("mlp.experts.0."):
+            rest = name.removeprefix("mlp.experts.0.")
+            places = [weights[f"mlp.experts.{e}.{rest}"].offset for e in range(num_experts)]
+            steps = {b - a for a, b in pairwise(places)} or {0}
+            assert len(steps) == 1, f"{entry.name} and its like lie unevenly"
+    return steps.pop()
 
 
 def field_of(name: str) -> str:
     """A weight's field in the table: ``attention.q_proj.weight`` → q_proj, its bias → q_bias, ``mlp_norm.weight`` →
-    mlp_norm.
+    mlp_norm, ``mlp.experts.0.up_proj.weight`` → expert_up_proj.
     """
-    path, _, leaf = name.rpartition(".")
+    path, _, leaf = name.replace("mlp.experts.0.", "expert_").rpartition(".")
     field = "_".join(part for part in path.split(".") if part not in ("attention", "mlp"))
-    return field if leaf == "weight" else f"{field.removesuffix('_proj')}_bias"
+    if leaf == "weight":
+        return field
+    return f"{field.removesuffix('_proj')}_bias" if leaf == "bias" else "_".join(filter(None, (field, leaf)))

@@ -58,6 +58,11 @@ def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and name not in ("pos_embed.weight", "rotary.frequencies")
 
 
+def is_router(name: str) -> bool:
+    """Whether a matrix decides where rows go, and is never rounded."""
+    return name.endswith((".router.weight", ".shared_gate.weight"))
+
+
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The model's weights, and what is derived from the description alone: γ of norms that have none (1), rotary
     frequencies, the sinusoidal table.

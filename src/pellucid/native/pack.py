@@ -11,7 +11,7 @@ from pellucid.base.array import Array
 from pellucid.config import ModelConfig
 from pellucid.native import finite, rotary
 from pellucid.native.formats import FORMATS, own_format, to_tiles
-from pellucid.native.layout import HEADER_BYTES, Layout, gate_of, is_matrix, shapes_of
+from pellucid.native.layout import HEADER_BYTES, Layout, gate_of, is_matrix, is_router, shapes_of
 from pellucid.operations import Places
 from pellucid.operations.position import Position
 from pellucid.quant import dequantize, is_finite
@@ -31,9 +31,20 @@ def formats_of(config: ModelConfig, weights: Mapping[str, Array], quantize: str 
             continue
         array = weights[name]
         formats[name] = own_format(array)
-        if quantize and not array.is_blocks and shape[1] % 32 == 0:
+        if quantize and not array.is_blocks and shape[1] % 32 == 0 and not is_router(name):
             formats[name] = "q8_0" if name in ("embed.weight", "lm_head.weight") else QUANTIZED[quantize]
-    return formats
+    return formats | _alike(config, formats)
+
+
+def _alike(config: ModelConfig, formats: Mapping[str, str]) -> dict[str, str]:
+    """Experts of one layer are stored alike: where files hold them in several formats, as floats."""
+    wide: dict[str, str] = {}
+    for i, layer in enumerate(config.layers):
+        for part in ("gate", "up", "down") if layer.experts else ():
+            names = [f"layers.{i}.mlp.experts.{e}.{part}_proj.weight" for e in range(layer.experts.num_experts)]  # pyright: ignore
+            if len({formats.get(name) for name in names}) > 1:
+                wide |= dict.fromkeys(names, "float32")
+    return wide
 
 
 def packed(config: ModelConfig, weights: Mapping[str, Array], quantize: str | None) -> dict[str, Array]:
@@ -107,6 +118,8 @@ def _offset(config: ModelConfig, name: str) -> float:
         norm = config.embedding_norm if path == "embed_norm" else config.final_norm
     else:
         _, layer, part = path.split(".", 2)
-        attention = config.layers[int(layer)].mixer
-        norm = attention.qk_norm if part.startswith("attention.") else config.layers[int(layer)].norms[part]
+        if part.startswith("attention."):
+            norm = getattr(config.layers[int(layer)].mixer, "qk_norm", None)
+        else:
+            norm = config.layers[int(layer)].norms[part]
     return norm.offset if norm else 0.0

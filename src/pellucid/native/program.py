@@ -14,7 +14,7 @@ from pellucid.native.formats import FORMATS
 from pellucid.native.kinds import Kinds, kinds_of, layer_table, widths
 from pellucid.native.layout import Layout, padded
 from pellucid.native.parts import mixer_gives, parts
-from pellucid.native.writing import filled, format_of, matrix, norm, real, scaled, text_of, times
+from pellucid.native.writing import filled, format_of, keep, matrix, norm, real, scaled, text_of, times
 from pellucid.rotary import magnitude
 
 MAX_ROWS = 256  # tokens that one step computes at a time
@@ -50,6 +50,7 @@ def program(
 
 def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str:
     kinds = kinds_of(config)
+    having = {"experts": any(layer.experts for layer in config.layers)}
     used = sorted({format_of(entry) for entry in layout.entries.values() if entry.format in FORMATS})
     products = "".join(f"TILES({name})\n" for name in used)
     table = ", ".join(f"[{name}] = ROW_OF_TILES({name})" for name in used)
@@ -66,12 +67,14 @@ def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> st
         ),
         *(text_of(name) for name in ("slot.h", "attention.h")),
         _gathers(kinds),
-        *(text_of(name) for name in ("parameters.h", "model.h")),
+        text_of("parameters.h"),
+        keep(text_of("model.h"), having),
         _layers(config, layout, kinds),
-        *(text_of(name) for name in ("stages.h", "attend.h", "taps.h")),
+        *(text_of(name) for name in ("stages.h", "attend.h", *(("experts.h",) if having["experts"] else ()))),
+        keep(text_of("taps.h"), having),
         *parts(config, layout, kinds),
         _forward(config, kinds),
-        text_of("api.h"),
+        keep(text_of("api.h"), having),
     ]
     return "\n\n".join(text.strip() for text in texts) + "\n"
 
@@ -122,6 +125,13 @@ def _sizes(config: ModelConfig, layout: Layout, kinds: Kinds, size: int, kv_cach
             if rope.scaling.kind == "dynamic":
                 places += f"\n#define DYNAMIC_FACTOR {float(rope.scaling.factor).hex()}"
                 places += f"\n#define ROPE_THETA {float(rope.theta).hex()}"
+    if mixtures := [layer.experts for layer in config.layers if layer.experts]:
+        chosen = max(experts.experts_per_token for experts in mixtures)
+        entries = MAX_ROWS * (chosen + any(experts.shared is not None for experts in mixtures))
+        row_sizes += f"""
+    MAX_EXPERTS = {max(experts.num_experts for experts in mixtures)},
+    MAX_CHOSEN = {chosen}, // of them, for each row
+    MAX_ENTRIES = {entries}, // rows as often as they go through an expert"""
     return f"""
 enum {{
     VOCAB_SIZE = {config.vocab_size},
@@ -193,7 +203,8 @@ def _layers(config: ModelConfig, layout: Layout, kinds: Kinds) -> str:
         if config.tie_embeddings
         else matrix(layout, "lm_head.weight") + ";"
     )
-    several = [part.name for parts in (kinds.mixers, kinds.mlps) if len(parts) > 1 for part in parts]
+    calls = zip((kinds.mixers, kinds.mlps), kinds.called(config.num_layers), strict=True)
+    several = [part.name for parts, call in calls if call.startswith("LAYERS") for part in parts]
     declared = "typedef void Steps(Model *m, Turn *turn, int i);\n"
     declared = declared + f"static Steps {', '.join(several)};\n" if several else ""
     return f"""
@@ -210,15 +221,27 @@ static const Layer LAYERS[NUM_LAYERS] = {{
 static const Matrix LM_HEAD = {head}"""
 
 
+def _call(called: str, always: bool) -> str:
+    """A part's call; some layers may not have it."""
+    return f"{called}(m, turn, i);" if always else f"if ({called}) {called}(m, turn, i);"
+
+
 def _forward(config: ModelConfig, kinds: Kinds) -> str:
-    parallel = {layer.parallel for layer in config.layers}
+    in_turn = {bool(layer.mixer and layer.mlp) and not layer.parallel for layer in config.layers}
     values = {
         "embedding_scale": real(config.embedding_scale),
-        "mixer": kinds.mixers[0].name if len(kinds.mixers) == 1 else "LAYERS[i].mixer",
-        "mlp": kinds.mlps[0].name if len(kinds.mlps) == 1 else "LAYERS[i].mlp",
+        "mixer": _call(kinds.called(config.num_layers)[0], all(layer.mixer for layer in config.layers)),
+        "mlp": _call(kinds.called(config.num_layers)[1], all(layer.mlp for layer in config.layers)),
         "mixer_gives": " or ".join(sorted({mixer_gives(layer) for layer in config.layers})),
         "mlp_gives": "resid_post",
         "embed_norm": norm(config.embedding_norm, "EMBED_NORM", "EMBED_NORM_BIAS"),
+        "resid_mid_here": " && ".join(
+            [
+                *(["!LAYERS[i].parallel"] if len({layer.parallel for layer in config.layers}) > 1 else []),
+                *(["LAYERS[i].mixer"] if not all(layer.mixer for layer in config.layers) else []),
+                *(["LAYERS[i].mlp"] if not all(layer.mlp for layer in config.layers) else []),
+            ]
+        ),
         "final_norm": norm(config.final_norm, "FINAL_NORM", "FINAL_NORM_BIAS"),
         "logit_softcap": real(config.logit_softcap or 0),
         "logits": "final W_Vᵀ" + (" + b" if config.head_bias else "") + times(config.logit_scale),
@@ -230,8 +253,8 @@ def _forward(config: ModelConfig, kinds: Kinds) -> str:
         "positions": config.position != "none",
         "embed_norm": config.embedding_norm is not None,
         "rope": bool(config.ropes),
-        "resid_mid": parallel == {False},
-        "resid_mid_in_some": parallel == {False, True},
+        "resid_mid": in_turn == {True},
+        "resid_mid_in_some": in_turn == {False, True},
         "logit_softcap": config.logit_softcap is not None,
     }
     return filled("forward.c.in", values, conditions)

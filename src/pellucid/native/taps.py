@@ -12,6 +12,7 @@ import numpy as np
 
 from pellucid.config import ModelConfig
 from pellucid.executor import StepInput
+from pellucid.native.kinds import heads_of
 
 BY_HEAD = ("q", "k", "v", "q_norm", "k_norm", "q_rot", "k_rot", "z")
 
@@ -57,5 +58,8 @@ def _read(data: bytes, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
         values = np.frombuffer(data, np.float32, count, at).reshape(int(rows), int(width))
         at += 4 * count
         if name in BY_HEAD:
-            values = values.reshape(int(rows), -1, config.layers[int(layer)].mixer.head_dim).transpose(1, 0, 2)
+            heads = heads_of(config.layers[int(layer)].mixer)
+            assert heads is not None
+            width = heads.value_dim if name in ("v", "z") else heads.head_dim
+            values = values.reshape(int(rows), -1, width).transpose(1, 0, 2)
         yield name if int(layer) < 0 else f"layers.{layer}.{name}", values

@@ -8,7 +8,7 @@ from importlib import resources
 
 from pellucid.config import NormConfig
 from pellucid.native.formats import FORMATS
-from pellucid.native.layout import Layout, Stored
+from pellucid.native.layout import Layout, Stored, is_router
 
 
 def text_of(name: str) -> str:
@@ -54,10 +54,11 @@ def scaled(scale: float) -> str:
 
 
 def format_of(entry: Stored) -> str:
-    """The format's name. Of bf16 products, the gate is the one that suffers most from activations rounded to bf16: it
-    takes them as floats.
+    """The format's name. Of bf16 products, the gate is the one that suffers most from activations rounded to bf16, and
+    a router's choice hangs on small differences: these take them as floats.
     """
-    return "BF16_EXACT" if entry.format == "bfloat16" and ".gate_proj." in entry.name else FORMATS[entry.format].c_name
+    exact = ".gate_proj." in entry.name or is_router(entry.name)
+    return "BF16_EXACT" if entry.format == "bfloat16" and exact else FORMATS[entry.format].c_name
 
 
 def matrix(layout: Layout, name: str) -> str:

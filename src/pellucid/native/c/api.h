@@ -11,6 +11,14 @@ EXPORT void pellucid_close(Model *m) {
     free(m->scratch), free(m->attention);
     for (int kind = 0; kind < NUM_HEAD_KINDS; kind++) free(m->runs[kind].runs);
     free_panels(&m->shared);
+//[if experts]
+    free(m->router), free(m->shared_gate), free(m->chosen), free(m->chosen_weights), free(m->expert_act);
+    free_panels(&m->entries);
+    free_routing(&m->routing);
+    if (m->own_routing)
+        for (int i = 0; i < threads; i++) free_routing(&m->own_routing[i]);
+    free(m->own_routing);
+//[end]
     if (m->own)
         for (int i = 0; i < threads; i++) free_panels(&m->own[i]);
     free(m->own);
@@ -35,6 +43,17 @@ static bool make_buffers(Model *m, int threads) {
     for (int kind = 0; kind < NUM_HEAD_KINDS; kind++) made = (m->runs[kind].runs = zeroed(MAX_ROWS, sizeof(Run))) && made;
     made = made && make_panels(&m->shared, MAX_ROWS, WIDEST);
     for (int i = 0; i < threads && made; i++) made = make_panels(&m->own[i], 1, WIDEST);
+//[if experts]
+    m->router = zeroed((size_t)MAX_ROWS * EXPERTS_ROW, sizeof(float));
+    m->shared_gate = zeroed(MAX_ROWS, sizeof(float));
+    m->chosen = zeroed((size_t)MAX_ROWS * MAX_CHOSEN, sizeof(int));
+    m->chosen_weights = zeroed((size_t)MAX_ROWS * MAX_CHOSEN, sizeof(float));
+    m->expert_act = zeroed((size_t)MAX_ENTRIES * EXPERT_ROW, sizeof(float));
+    m->own_routing = zeroed((size_t)threads, sizeof(Routing));
+    made = made && m->router && m->shared_gate && m->chosen && m->chosen_weights && m->expert_act && m->own_routing;
+    made = made && make_routing(&m->routing, MAX_ENTRIES) && make_panels(&m->entries, MAX_ENTRIES, D_ROW > EXPERT_ROW ? D_ROW : EXPERT_ROW);
+    for (int i = 0; i < threads && made; i++) made = make_routing(&m->own_routing[i], MAX_CHOSEN + 1);
+//[end]
     return made;
 }
 
@@ -67,10 +86,11 @@ static size_t place_layers(Slot *slot) {
     for (int i = 0; i < NUM_LAYERS; i++) slot->layers[i].ring = ring_of(LAYERS[i].window, chunks_of(slot));
     for (int i = 0; i < NUM_LAYERS; i++) {
         struct Place *its = &slot->layers[i];
-        if (its->step) continue;
+        if (its->step || LAYERS[i].heads < 0) continue;
         size_t step = 0;
         for (int j = i; j < NUM_LAYERS; j++) {
             const Heads *h = &HEADS[LAYERS[j].heads];
+            if (LAYERS[j].heads < 0) continue;
             if (slot->layers[j].ring == its->ring) slot->layers[j].first = bytes + step, step += h->num_kv_heads * head_bytes(slot, h);
         }
         for (int j = i; j < NUM_LAYERS; j++)
@@ -117,6 +137,7 @@ EXPORT void pellucid_copy_slot(Slot *to, const Slot *from, int length) {
     const int chunks = (length + CHUNK - 1) / CHUNK;
     for (int i = 0; i < NUM_LAYERS; i++) {
         const Heads *h = &HEADS[LAYERS[i].heads];
+        if (LAYERS[i].heads < 0) continue; // it keeps no keys and values
         const int kept = to->layers[i].ring < from->layers[i].ring ? to->layers[i].ring : from->layers[i].ring;
         for (int chunk = chunks > kept ? chunks - kept : 0; chunk < chunks; chunk++)
             for (int head = 0; head < h->num_kv_heads; head++) {

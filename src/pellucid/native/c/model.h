@@ -11,11 +11,29 @@ typedef struct {
     bool shared_chunks; // whether there is a run of several chunks
 } Runs; // for one kind of heads
 
+//[if experts]
+// Which rows go through which experts: entries, put together by expert.
+typedef struct {
+    int num_groups, num_entries;
+    struct Group { int expert, first, count; } *groups; // [MAX_EXPERTS + 1]: those that have rows, in order; the shared one last
+    int *rows;      // [MAX_ENTRIES]
+    float *weights; // [MAX_ENTRIES]: what the expert counts for in the row's sum
+} Routing;
+
+//[end]
 typedef struct {
     Parameters parameters;
     Team team;
     float *x, *q, *k, *v, *z, *act;   // [MAX_ROWS][…_ROW]: residual stream; by head; the MLP's inner activations
     float *part;                      // [MAX_ROWS][D_ROW]: what a part of a layer made, where it is not added at once
+//[if experts]
+    float *router, *shared_gate;      // [MAX_ROWS][EXPERTS_ROW]: the router's logits; [MAX_ROWS]: the shared expert's gate
+    int *chosen;                      // [MAX_ROWS][MAX_CHOSEN]: each row's experts
+    float *chosen_weights;            // [MAX_ROWS][MAX_CHOSEN]
+    Routing routing, *own_routing;    // of all rows; of a single row, each thread for itself
+    Panels entries;                   // [MAX_ENTRIES]: rows as the experts' products take them
+    float *expert_act;                // [MAX_ENTRIES][EXPERT_ROW]: the experts' inner activations
+//[end]
     float *final;                     // [MAX_ROWS][D_ROW]: the wanted rows
     float *cosine, *sine;             // [MAX_ROWS][NUM_ROTARY][ROTARY_PAIRS]
     Panels shared, *own;              // activations as products take them: of all rows; of a single row, each thread for itself
@@ -39,6 +57,16 @@ static void *zeroed(size_t count, size_t size) { // 64-byte aligned; NULL where 
     memset(p, 0, bytes);
     return p;
 }
+//[if experts]
+static bool make_routing(Routing *routing, int entries) {
+    routing->groups = zeroed(MAX_EXPERTS + 1, sizeof *routing->groups);
+    routing->rows = zeroed((size_t)entries, sizeof *routing->rows);
+    routing->weights = zeroed((size_t)entries, sizeof *routing->weights);
+    return routing->groups && routing->rows && routing->weights;
+}
+static void free_routing(Routing *routing) { free(routing->groups), free(routing->rows), free(routing->weights); }
+
+//[end]
 static bool make_panels(Panels *p, size_t rows, int columns) {
     p->columns = columns;
     p->floats = zeroed(rows * columns, sizeof(float));
@@ -54,6 +82,7 @@ static void free_panels(Panels *p) { free(p->floats), free(p->bf16), free(p->byt
 static FILE *trace_file;
 // "name layer rows width\n", then the floats.
 static void tap(Model *m, Turn *turn, const char *name, int layer, int rows, const float *values, int row_size, int width) {
+    (void)m;
     while (take(turn, 1, 1)) {
         if (!trace_file) continue;
         fprintf(trace_file, "%s %d %d %d\n", name, layer, rows, width);

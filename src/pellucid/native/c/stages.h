@@ -38,8 +38,7 @@ typedef struct {
 } Product;
 
 // raw[row] = outputs t · 16 … of a matrix, for all rows.
-static void multiply_tile(const Model *m, const Product *p, int t, const Panels *x, int rows, float (*raw)[TILE]) {
-    const Matrix *w = p->matrix;
+static void multiply_tile(const Model *m, const Matrix *w, int t, const Panels *x, int rows, float (*raw)[TILE]) {
     const uint8_t *tile = m->parameters.bytes + w->offset + (size_t)t * w->stride;
     for (int first = 0, size; first < rows; first += size) {
         size = panel_size(rows - first);
@@ -57,7 +56,7 @@ static void multiply(Model *m, Turn *turn, const Panels *x, int rows, const Prod
             const Product *p = products;
             int t = i;
             while (t >= p->matrix->rows / TILE) t -= p->matrix->rows / TILE, p++;
-            multiply_tile(m, p, t, x, rows, raw);
+            multiply_tile(m, p->matrix, t, x, rows, raw);
             const int kept = p->width - t * TILE < TILE ? p->width - t * TILE : TILE;
             for (int r = 0; r < rows; r++) {
                 float *out = p->out + r * p->row_size + t * TILE, *y = raw[r];
@@ -74,30 +73,33 @@ static void multiply(Model *m, Turn *turn, const Panels *x, int rows, const Prod
     }
 }
 
-// act(gate x) ⊙ up x, or act(up x) where there is no gate.
+// Outputs t · 16 … of act(gate x) ⊙ up x, or of act(up x) where there is no gate.
+INLINE void activate_tile(const int activation, int t, int rows, const float (*gates)[TILE], const float *gate_bias, const float (*ups)[TILE], const float *up_bias,
+                          float *out, size_t row_size) {
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < TILE; i += LANES) {
+            const int at = t * TILE + i;
+            Floats y = load(ups[r] + i), g;
+            if (up_bias) y += load(up_bias + at);
+            if (gates) {
+                g = load(gates[r] + i);
+                if (gate_bias) g += load(gate_bias + at);
+                y *= activate(activation, g);
+            } else {
+                y = activate(activation, y);
+            }
+            store(out + r * row_size + at, y);
+        }
+}
 INLINE void multiply_activated(Model *m, Turn *turn, const Panels *x, int rows, const int activation, const Product *gate, const Product *up) {
     const int tiles = up->matrix->rows / TILE;
-    float raw[MAX_ROWS][TILE], gates[MAX_ROWS][TILE];
-    while (take(turn, tiles, share_of(turn, tiles, 3))) {
+    float ups[MAX_ROWS][TILE], gates[MAX_ROWS][TILE];
+    while (take(turn, tiles, share_of(turn, tiles, 3)))
         for (int t = turn->begin; t < turn->end; t++) {
-            if (gate) multiply_tile(m, gate, t, x, rows, gates);
-            multiply_tile(m, up, t, x, rows, raw);
-            for (int r = 0; r < rows; r++)
-                for (int i = 0; i < TILE; i += LANES) {
-                    const int at = t * TILE + i;
-                    Floats y = load(raw[r] + i), g;
-                    if (up->bias) y += load(up->bias + at);
-                    if (gate) {
-                        g = load(gates[r] + i);
-                        if (gate->bias) g += load(gate->bias + at);
-                        y *= activate(activation, g);
-                    } else {
-                        y = activate(activation, y);
-                    }
-                    store(up->out + r * up->row_size + at, y);
-                }
+            if (gate) multiply_tile(m, gate->matrix, t, x, rows, gates);
+            multiply_tile(m, up->matrix, t, x, rows, ups);
+            activate_tile(activation, t, rows, gate ? gates : NULL, gate ? gate->bias : NULL, ups, up->bias, up->out, up->row_size);
         }
-    }
 }
 
 // A matrix's row, as floats.

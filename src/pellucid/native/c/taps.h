@@ -19,7 +19,6 @@ static void tap_norm(Model *m, Turn *turn, const char *name, int i, int rows, co
 // norm(x) Wᵀ + b by itself.
 static void tap_product(Model *m, Turn *turn, const char *name, int i, int rows, const float *x, int row_size, int columns, const Norm *norm,
                         const Matrix *w, const float *bias, float scale, int width) {
-    const Product product = {.matrix = w};
     Panels *own = &m->own[turn->thread];
     float *scratch = m->scratch + (size_t)turn->thread * WIDEST, raw[1][TILE];
     while (take(turn, rows, share_of(turn, rows, 4)))
@@ -29,7 +28,7 @@ static void tap_product(Model *m, Turn *turn, const char *name, int i, int rows,
             else row = padded(row, columns, padded_width(columns), scratch);
             fill(own, 0, 1, row, padded_width(columns), form_for(w->format));
             for (int t = 0; t < w->rows / TILE; t++) {
-                multiply_tile(m, &product, t, own, 1, raw);
+                multiply_tile(m, w, t, own, 1, raw);
                 for (int j = 0; j < TILE && t * TILE + j < width; j++) {
                     const float y = raw[0][j] + (bias ? bias[t * TILE + j] : 0);
                     tapped[r][t * TILE + j] = y * scale;
@@ -38,9 +37,30 @@ static void tap_product(Model *m, Turn *turn, const char *name, int i, int rows,
         }
     tap(m, turn, name, i, rows, tapped[0], WIDEST, width);
 }
+//[if experts]
+// What each expert counts for in each row; 0: it was not chosen.
+static void tap_experts(Model *m, Turn *turn, const char *name, int i, int rows, const Routing *to, int num_experts) {
+    while (take(turn, 1, 1)) {
+        for (int r = 0; r < rows; r++) memset(tapped[r], 0, (size_t)num_experts * sizeof(float));
+        for (const struct Group *group = to->groups; group < to->groups + to->num_groups && group->expert != SHARED; group++)
+            for (int n = group->first; n < group->first + group->count; n++) tapped[to->rows[n]][group->expert] = to->weights[n];
+    }
+    tap(m, turn, name, i, rows, tapped[0], WIDEST, num_experts);
+}
+#define TAP_EXPERTS(...) tap_experts(m, turn, __VA_ARGS__)
+//[end]
+SOME void tap_scaled(Model *m, Turn *turn, const char *name, int i, int rows, const float *x, int row_size, int width, float scale) {
+    while (take(turn, 1, 1))
+        for (int r = 0; r < rows; r++)
+            for (int j = 0; j < width; j++) tapped[r][j] = x[(size_t)r * row_size + j] * scale;
+    tap(m, turn, name, i, rows, tapped[0], WIDEST, width);
+}
+#define TAP_SCALED(...) tap_scaled(m, turn, __VA_ARGS__)
 #define TAP_NORM(...) tap_norm(m, turn, __VA_ARGS__)
 #define TAP_PRODUCT(...) tap_product(m, turn, __VA_ARGS__)
 #else
 #define TAP_NORM(name, layer, rows, x, row_size, width, norm) ((void)(norm))
 #define TAP_PRODUCT(...) ((void)0)
+#define TAP_EXPERTS(...) ((void)0)
+#define TAP_SCALED(...) ((void)0)
 #endif
