@@ -144,6 +144,7 @@ DESCRIPTIONS = (
         "clamped swiglu": active(LLAMA, alpha=1.702, limit=0.5, up_offset=1.0),
         "clamped gelu": active(LLAMA, activation="gelu_tanh", limit=0.5),
         "clamped experts": active(MOE, alpha=1.702, limit=0.5, up_offset=1.0, bias=True),
+        "chunks": changed(LLAMA, chunk=4),
         "sinks": changed(LLAMA, sinks=True),
         "sinks, windows and a soft cap": changed(LLAMA, sinks=True, window=3, softcap=2.0),
         "interleaved": changed(LLAMA, rope=RopeConfig(dim=DIM // 2, layout="interleaved")),

@@ -46,6 +46,7 @@ class AttentionConfig:
     qk_norm_at: Literal["before", "after"] = "before"  # rotation
     rope: RopeConfig | None = None
     window: int | None = None  # a query sees this many positions, its own included; None: all before it
+    chunk: int | None = None  # a query sees its own chunk of so many positions alone, counted from the text's first
     scale: float | None = None  # None: head_dim^-0.5
     softcap: float | None = None  # scores become softcap · tanh(scores / softcap)
     clip: float | None = None  # q, k and v as projected are brought within −clip … clip
@@ -73,6 +74,8 @@ class AttentionConfig:
             )
         if self.window is not None:
             check_size("attention", window=self.window)
+        if self.chunk is not None:
+            check_size("attention", chunk=self.chunk)
         if self.clip is not None:
             check_number("attention", clip=self.clip)
         if self.alibi is not None:

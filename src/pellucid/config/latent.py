@@ -25,6 +25,7 @@ class LatentAttentionConfig:
 
     name: ClassVar[str] = "attention"  # of the mixer in its weights' names
     softcap: ClassVar[None] = None
+    chunk: ClassVar[None] = None
     alibi: ClassVar[None] = None
     alibi_slopes: ClassVar[tuple[float, ...]] = ()
     qk_norm: ClassVar[None] = None

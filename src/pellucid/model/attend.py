@@ -47,6 +47,12 @@ def visible(
     return seen & (key_mask[:, None, None, :] | (distance == 0))  # (B, 1, T, S)
 
 
+def in_one_chunk(queries: Int[Tensor, "*B T"], keys: Int[Tensor, "*B S"], chunk: int) -> Bool[Tensor, "*B T S"]:
+    """Whether positions are in the same chunk of so many."""
+    queries, keys = (torch.div(places, chunk, rounding_mode="floor") for places in (queries, keys))
+    return queries[..., :, None] == keys[..., None, :]
+
+
 def distances_felt(
     config: KeepsKeys, queries: Int[Tensor, "T"], keys: Int[Tensor, "S"]
 ) -> Float[Tensor, "H T S"] | None:
@@ -80,6 +86,7 @@ def sdpa(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> T
         and config.alibi is None
         and num_queries in (1, num_keys)
         and (config.window is None or num_keys <= config.window)
+        and (config.chunk is None or start + num_queries <= config.chunk)
     )
     mask = None
     if not implied:
@@ -138,4 +145,11 @@ def _mask(
     keys = torch.arange(first, first + num_keys, device=device)
     key_mask = None if ctx.key_mask is None else ctx.key_mask[:, first : first + num_keys]
     seen = visible(queries, keys, attention.config.window, key_mask)
+    if (chunk := attention.config.chunk) is not None:
+        if ctx.key_mask is not None:  # places are counted from each text's first token
+            positions = ctx.key_mask.cumsum(1) - 1  # (B, S)
+            queries_in, keys_in = positions[:, queries], positions[:, keys]
+            seen = seen & in_one_chunk(queries_in, keys_in, chunk)[:, None]
+        else:
+            seen = seen & in_one_chunk(queries, keys, chunk)
     return seen, distances_felt(attention.config, queries, keys)

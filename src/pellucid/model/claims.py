@@ -64,6 +64,7 @@ TORCH = Claims(
             "scale": ANY,
             "softcap": ANY,
             "sinks": ANY,
+            "chunk": ANY,
             "clip": ANY,
             "alibi": ANY,
             "query_scale": ANY,

@@ -63,7 +63,7 @@ class Operands:
     rest_sum: float = 0.0
     leads: tuple[Cell, ...] = ()
     parts: dict[str, float] = field(default_factory=dict)
-    masked: str | None = None  # why a score is −∞: later, window, padding
+    masked: str | None = None  # why a score is −∞: later, window, chunk, padding
 
     @property
     def error(self) -> float:

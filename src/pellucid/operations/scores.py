@@ -16,7 +16,8 @@ from pellucid.operations.places import Places
 
 @dataclass(frozen=True, kw_only=True)
 class Scores(Operation):
-    """scale · q·k, capped, and −∞ where a key must not be seen: after the query, ``window`` or more before it, padding.
+    """scale · q·k, capped, and −∞ where a key must not be seen: after the query, ``window`` or more before it, in another
+    ``chunk``, padding.
 
     ``groups`` query heads share a key-value head. ``slopes``: what each head's scores lose a place of distance.
     Source: Vaswani et al. 2017 §3.2; Ainslie et al. 2023 (groups); Press et al. 2022 (ALiBi).
@@ -27,7 +28,7 @@ class Scores(Operation):
     stage = ("stages.h", "gather_chunk(")
     reads = (
         *(f"AttentionConfig.{name}" for name in ("num_heads", "num_kv_heads", "head_dim", "scale", "softcap")),
-        *("AttentionConfig.window", "AttentionConfig.alibi"),
+        *("AttentionConfig.window", "AttentionConfig.chunk", "AttentionConfig.alibi"),
         *(f"LatentAttentionConfig.{name}" for name in ("scale", "window")),
     )
 
@@ -35,6 +36,7 @@ class Scores(Operation):
     groups: int = 1
     softcap: float | None = None
     window: int | None = None
+    chunk: int | None = None
     slopes: tuple[float, ...] = ()
 
     def equation(self, result: str, *inputs: str) -> str:
@@ -42,6 +44,8 @@ class Scores(Operation):
         dot = capped_latex(rf"{self.scale:.4g}\, {q}_{{h,t}} \cdot {k}_{{{share(self.groups)},j}}", self.softcap)
         dot += r" - m_h\, (t - j)" if self.slopes else ""
         seen = r"j \le t" if self.window is None else rf"t - {self.window} < j \le t"
+        if self.chunk is not None:
+            seen += rf", \lfloor j / {self.chunk} \rfloor = \lfloor t / {self.chunk} \rfloor"
         return rf"{result}_{{h,t,j}} = {dot} \;\text{{ if }}\; {seen}, \;\text{{ else }}\; -\infty"
 
     def line(self, name: str) -> Line:
@@ -63,6 +67,10 @@ class Scores(Operation):
         """(t, T), or (…, 1, t, T) where there is padding: which place may look at which. Each sees itself."""
         distance = self._distances(places)
         near = (distance >= 0) & (distance < (self.window or distance.size + 1))
+        if self.chunk is not None:
+            chunks = places.positions // self.chunk
+            same = chunks[..., places.columns, None] == chunks[..., None, :]
+            near = near & (same[..., None, :, :] if same.ndim > 2 else same)
         return near if places.mask is None else near & (places.mask[..., None, None, :] | (distance == 0))
 
     def cell(self, look: Look) -> Operands:
@@ -101,4 +109,8 @@ class Scores(Operation):
             return "later"
         if self.window is not None and look.place - key >= self.window:
             return "window"
+        if self.chunk is not None:
+            own, other = (look.run.number("position_ids", look.text, place) for place in (look.place, key))
+            if own // self.chunk != other // self.chunk:
+                return "chunk"
         return "padding" if key != look.place and not look.run.number("mask", look.text, key) else None

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from pellucid.model.attend import distances_felt, sdpa, sinks_of, softmax, visible, with_distances
+from pellucid.model.attend import distances_felt, in_one_chunk, sdpa, sinks_of, softmax, visible, with_distances
 
 if TYPE_CHECKING:
     from pellucid.model.attention import Attention
@@ -27,10 +27,13 @@ def causal(attention: Attention, q: Tensor, k: Tensor, v: Tensor, ctx: Context, 
     """``Context.attend`` for rows that each are one text. ``dropout``: the fraction of the weights (softmax's) that is
     left out.
     """
-    if not dropout and (attention.config.softcap is not None or attention.config.sinks or not _products_pay(q, v)):
+    if not dropout and (
+        attention.config.softcap is not None or sinks_of(attention) is not None or not _products_pay(q, v)
+    ):
         return sdpa(attention, q, k, v, ctx)
     places = torch.arange(q.shape[2], device=q.device)
-    return _attend(attention, q, k, v, visible(places, places, attention.config.window, None), dropout)
+    seen = _in_chunks(attention, ctx, visible(places, places, attention.config.window, None))
+    return _attend(attention, q, k, v, seen, dropout)
 
 
 class SegmentMasked:
@@ -50,7 +53,14 @@ class SegmentMasked:
         assert ctx.cache is None
         window = attention.config.window
         seen = self._seen if window is None else self._seen & visible(self._places, self._places, window, None)
-        return _attend(attention, q, k, v, seen, self._dropout)
+        return _attend(attention, q, k, v, _in_chunks(attention, ctx, seen), self._dropout)
+
+
+def _in_chunks(attention: Attention, ctx: Context, seen: Tensor) -> Tensor:
+    """What is seen, where a query sees its own chunk alone."""
+    if (chunk := attention.config.chunk) is None:
+        return seen
+    return seen & in_one_chunk(ctx.positions, ctx.positions, chunk)[:, None]
 
 
 def _attend(
@@ -66,7 +76,7 @@ def _attend(
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, T, E)
     places = torch.arange(q.shape[2], device=q.device)
     bias = distances_felt(config, places, places)
-    if config.softcap is not None or config.sinks:
+    if config.softcap is not None or sinks_of(attention) is not None:
         scores = q @ k.mT * config.softmax_scale  # (B, H, T, T)
         if config.softcap is not None:
             scores = config.softcap * torch.tanh(scores / config.softcap)

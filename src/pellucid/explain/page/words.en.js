@@ -342,6 +342,7 @@ export const en = {
   token_cell: "A token of the sentence: here the walk ends.",
   masked_later: "Masked: this key comes after the query.",
   masked_window: "Masked: this key is further back than the window.",
+  masked_chunk: "Masked: this key is in another chunk of the text.",
   masked_padding: "Masked: this key is padding.",
 
   // 6

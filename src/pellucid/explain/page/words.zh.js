@@ -297,6 +297,7 @@ export const zh = {
   token_cell: "这是句子里的一个词元：路走到头了。",
   masked_later: "被遮住：这个键在查询之后。",
   masked_window: "被遮住：这个键在窗口之外。",
+  masked_chunk: "被遮住：这个键在文本的另一段里。",
   masked_padding: "被遮住：这个键是填充。",
 
   // 6

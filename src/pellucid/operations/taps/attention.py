@@ -44,6 +44,7 @@ class AttentionTaps(Part):
             groups=groups,
             softcap=attention.softcap,
             window=attention.window,
+            chunk=attention.chunk,
             slopes=attention.alibi_slopes,
         )
         yield self.tap("scores", scores, "s", ("q", "k"), last["q"], last["k"], axes=BY_PAIR)
