@@ -45,9 +45,10 @@ class Written:
     stored: str = "float32"
     key: str = "quantization_config"
     hf: Mapping[str, Any] = field(default_factory=dict)
+    metadata: str = ""  # the kind of torchao's tensors
 
 
-def stream(codes: np.ndarray, bits: int, words: int | None = None) -> Tensor:
+def stream(codes: np.ndarray, bits: int, words: int = 0) -> Tensor:
     """(n, count) → (n, W) int32: number i of a row at bit i · bits of one long number."""
     count = codes.shape[1]
     words = words or -(-count * bits // 32)
@@ -224,6 +225,59 @@ def llm_int8(rng: np.random.Generator, outputs: int, inputs: int) -> tuple[Parts
     return parts | {"weight_format": torch.tensor(0, dtype=torch.uint8)}, q * scb[:, None].astype(np.float64) / 127
 
 
+def hqq(bits: int, size: int, axis: int) -> Any:
+    """Codes of W cut into groups, packed down the first axis: the first rows in the highest bits."""
+
+    def write(rng: np.random.Generator, outputs: int, inputs: int) -> tuple[Parts, np.ndarray]:
+        groups, each = outputs * inputs // size, {8: 1, 4: 2, 2: 4, 1: 8, 3: 10}[bits]
+        q = rng.integers(0, 2**bits, (groups, size) if axis == 1 else (size, groups))
+        by = (groups, 1) if axis == 1 else (1, groups)
+        scale, zero = scales_of(rng, *by), torch.from_numpy(rng.uniform(0, 2**bits, by).astype(np.float16))
+        rows = np.pad(q, ((0, -len(q) % each), (0, 0))).reshape(each, -1, q.shape[1])
+        words = sum(rows[part].astype(np.int64) << bits * (each - 1 - part) for part in range(each))
+        packing = {8: "8bit_u8", 4: "4bit_u8", 2: "2bit_u8", 1: "1bit_u8", 3: "3bit_32"}[bits]
+        parts = {
+            "W_q": torch.from_numpy(np.asarray(words).astype(np.int32 if bits == 3 else np.uint8)),
+            "scale": scale,
+            "zero": zero,
+            "shape": torch.tensor([outputs, inputs]),
+            "packing": torch.tensor(list(packing.encode()), dtype=torch.uint8),
+            **{name: torch.tensor(value, dtype=torch.int32) for name, value in
+               (("nbits", bits), ("group_size", size), ("axis", axis))},
+            **{name: torch.tensor(0, dtype=torch.uint8) for name in ("view_as_float", "quant_scale", "quant_zero")},
+        }  # fmt: skip
+        return parts, ((q - wide(zero)) * wide(scale)).reshape(outputs, inputs)
+
+    return write
+
+
+def torchao(kind: str) -> Any:
+    def write(rng: np.random.Generator, outputs: int, inputs: int) -> tuple[Parts, np.ndarray]:
+        size = 32 if kind == "IntxUnpackedToInt8Tensor" else inputs
+        if kind == "Float8Tensor":
+            parts, numbers = float8("weight_scale", None)(rng, outputs, inputs)
+            return {"_weight_qdata": parts["weight"], "_weight_scale": parts["weight_scale"]}, numbers
+        q, zero = rng.integers(-8, 8, (outputs, inputs)), rng.integers(-8, 8, (outputs, inputs // size))
+        scale = scales_of(rng, outputs, inputs // size, dtype=torch.bfloat16)
+        parts = {"qdata": torch.from_numpy(q.astype(np.int8)), "scale": scale}
+        parts["zero_point"] = torch.from_numpy(zero.astype(np.int8))
+        numbers = (q - zero.repeat(size, 1)) * wide(scale).repeat(size, 1)
+        return {f"_weight_{name}": tensor for name, tensor in parts.items()}, numbers
+
+    return write
+
+
+def torchao_metadata(kind: str) -> dict[str, str]:
+    """What torchao's ``flatten_tensor_state_dict`` says of each matrix."""
+    every = {"tensor_names": "[]"}
+    for name, shape in shapes(HF).items():
+        if "_proj." in name:
+            block = [1, 32 if kind == "IntxUnpackedToInt8Tensor" else shape[1]]
+            names = ["qdata", "scale"] + ([] if kind == "Float8Tensor" else ["zero_point"])
+            every[name] = json.dumps({"_type": kind, "_data": {"block_size": block}, "_tensor_data_names": names})
+    return every
+
+
 def mlx(bits: int, size: int = 32) -> Any:
     def write(rng: np.random.Generator, outputs: int, inputs: int) -> tuple[Parts, np.ndarray]:
         q = rng.integers(0, 2**bits, (outputs, inputs))
@@ -259,6 +313,11 @@ def _gptq(bits: int, size: int, **more: Any) -> dict[str, Any]:
 
 AWQ_SETTINGS = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}
 FP8_SETTINGS = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3"}
+AO: dict[str, dict[str, Any]] = {
+    "Int8Tensor": {"metadata": "Int8Tensor"},
+    "IntxUnpackedToInt8Tensor": {"metadata": "IntxUnpackedToInt8Tensor"},
+    "Float8Tensor": {"metadata": "Float8Tensor"},
+}
 BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True, "_load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 
 WRITTEN: dict[str, Written] = {
@@ -313,6 +372,15 @@ WRITTEN: dict[str, Written] = {
     "bnb nf4": Written(BNB, nf4(nested=False)),
     "bnb nf4, nested": Written(BNB | {"bnb_4bit_use_double_quant": True}, nf4(nested=True)),
     "bnb int8": Written({"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_threshold": 6.0}, llm_int8),
+    "hqq 4": Written({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4}}}, hqq(4, 32, 1)),
+    "hqq 4, axis 0": Written({"quant_method": "hqq"}, hqq(4, 64, 0)),
+    "hqq 3": Written({"quant_method": "hqq"}, hqq(3, 64, 1)),
+    "hqq 2": Written({"quant_method": "hqq"}, hqq(2, 16, 1)),
+    "hqq 8": Written({"quant_method": "hqq"}, hqq(8, 64, 1)),
+    **{
+        f"torchao {kind}": Written({"quant_method": "torchao", "quant_type": {"default": {}}}, torchao(kind), **own)
+        for kind, own in AO.items()
+    },
     "mlx 4": Written({"group_size": 32, "bits": 4}, mlx(4), "q4_1", key="quantization"),
     "mlx 6": Written({"group_size": 32, "bits": 6}, mlx(6), key="quantization"),
     "mlx 8": Written({"group_size": 32, "bits": 8, "mode": "affine"}, mlx(8), key="quantization"),
@@ -352,7 +420,8 @@ def tensors(written: Written, seed: int = 0) -> tuple[Parts, dict[str, np.ndarra
 
 def write_folder(folder: Path, written: Written, parts: Mapping[str, Tensor] | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(tensors(written)[0] if parts is None else parts), folder / "model.safetensors")
+    metadata = torchao_metadata(written.metadata) if written.metadata else None
+    save_file(dict(tensors(written)[0] if parts is None else parts), folder / "model.safetensors", metadata)
     (folder / "config.json").write_text(json.dumps(HF | written.hf | {written.key: written.config}))
     return folder
 
@@ -360,7 +429,7 @@ def write_folder(folder: Path, written: Written, parts: Mapping[str, Tensor] | N
 def write_plain(folder: Path, numbers: Mapping[str, np.ndarray]) -> Path:
     """The same model, not quantized, in float32."""
     folder.mkdir(parents=True, exist_ok=True)
-    plain = {name: torch.from_numpy(values.astype(np.float32)) for name, values in numbers.items()}
+    plain = {name: torch.from_numpy(np.ascontiguousarray(values, np.float32)) for name, values in numbers.items()}
     save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(HF))
     return folder

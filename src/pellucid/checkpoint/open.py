@@ -101,7 +101,7 @@ def _open_hugging_face(path: Path, location: Location) -> Checkpoint:
         )
     if sees:
         kept = {name: partial(stored.__getitem__, name) for name in stored if not is_of_images(name)}
-        stored = Lazy(kept, getattr(stored, "aliases", None))
+        stored = Lazy(kept, getattr(stored, "aliases", None), getattr(stored, "metadata", None))
     if quantization is not None:
         stored = LogicalTensors(stored, quantization, config.dtype, location.weights)
     else:

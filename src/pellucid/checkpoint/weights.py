@@ -28,9 +28,10 @@ ROWS = 4096  # of two tables compared at a time
 class Weights(Lazy):
     """Our name → Array, in the order of computation. A plain rename costs nothing: the Array is a view of the file.
 
-    ``also`` are rules for other names that the same weights go by; ``ignored`` patterns of their known buffers; ``aliases`` are names under which a file holds a tensor once more
-    without storing it again. ``stored_names`` says which name in the file each of ours is made of, ``config`` is the
-    description that the files bear out: with tied embeddings and another head stored, it is no longer tied.
+    ``also`` are rules for other names that the same weights go by; ``ignored`` patterns of their known buffers;
+    ``aliases`` are names under which a file holds a tensor once more without storing it again. ``stored_names`` says
+    which name in the file each of ours is made of, ``config`` is the description that the files bear out: with tied
+    embeddings and another head stored, it is no longer tied.
 
     ``strict``: tensors that are no part of the model are an error (llama.cpp's way), not a notice (transformers').
     ``zero_biases``: a bias that is absent is zero (llama.cpp's way).

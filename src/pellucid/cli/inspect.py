@@ -95,8 +95,9 @@ class Facts:
                 part: {"parameters": parameters, "bytes": nbytes}
                 for part, (parameters, nbytes) in self.by("part").items()
             },
+            "quantization": self.checkpoint.quantization,
             "dtypes": {
-                dtype: {"parameters": parameters, "bytes": nbytes}
+                dtype: {"parameters": parameters, "bytes": nbytes, "bits_per_weight": 8 * nbytes / parameters}
                 for dtype, (parameters, nbytes) in self.by("dtype").items()
             },
             "tokenizer": self.tokenizer,
@@ -183,6 +184,12 @@ class Facts:
 
         for label, text in self.tokenizer.items():
             yield label, str(text)
+        from pellucid.base.array import BLOCKS
+
+        if self.checkpoint.quantization or any(weight.dtype in BLOCKS for weight in self.weights):
+            whole = 8 * sum(weight.nbytes for weight in self.weights) / self.config.num_parameters()
+            by = self.checkpoint.quantization or "blocks"
+            yield "quantized", f"{by}; {whole:.2f} bits per weight in all"
         yield (
             "runs on",
             f"torch; the native executor does not run {self.native_lacks}" if self.native_lacks else "native, torch",

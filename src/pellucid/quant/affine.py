@@ -95,13 +95,13 @@ class Affine:
             values = self.codes(rows).astype(np.float32)
             if regular:
                 values = values.reshape(len(values), self.scale.shape[1], -1)  # (n, G, K / G)
-            if self.zero is not None:
-                values -= spread(self.zero, rows)
-            values *= spread(self.scale, rows)
-            if self.offset is not None:
-                values += spread(self.offset, rows)
-            values = values.reshape(len(values), -1)
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):  # a damaged scale may be NaN: the values then say so
+                if self.zero is not None:
+                    values -= spread(self.zero, rows)
+                values *= spread(self.scale, rows)
+                if self.offset is not None:
+                    values += spread(self.offset, rows)
+                values = values.reshape(len(values), -1)
                 out[rows] = to_bfloat16(values) if dtype == "bfloat16" else values
         return Array(dtype, self.shape, out)
 

@@ -70,7 +70,7 @@ class SafetensorsFile(Lazy):
         self.path = Path(path)
         buffer = map_file(self.path)
         header, data = _split(buffer, self.path)
-        self.metadata: dict[str, str] = _metadata(header.pop("__metadata__", None), self.path)
+        metadata = _metadata(header.pop("__metadata__", None), self.path)
         entries = [_entry(name, info, self.path) for name, info in header.items()]
         entries.sort(key=lambda entry: (entry.start, entry.stop))
         _check_cover(entries, len(data), self.path)
@@ -80,7 +80,8 @@ class SafetensorsFile(Lazy):
                 for entry in entries
             },
             # tensors that share memory are written once; safetensors' save_model keeps the others' names here
-            {name: kept for name, kept in self.metadata.items() if kept in header and name not in header},
+            {name: kept for name, kept in metadata.items() if kept in header and name not in header},
+            metadata,
         )
 
 

@@ -21,6 +21,7 @@ def joined(parts: Iterable[Mapping[str, Array]], where: object) -> Lazy:
     """Several mappings seen as one. Raises: WeightsError for a name that two of them hold."""
     make: dict[str, Callable[[], Array]] = {}
     aliases: dict[str, str] = {}
+    metadata: dict[str, str] = {}
     for part in parts:
         for name in part:
             if name in make:
@@ -29,7 +30,8 @@ def joined(parts: Iterable[Mapping[str, Array]], where: object) -> Lazy:
                 )
             make[name] = partial(part.__getitem__, name)
         aliases |= getattr(part, "aliases", {})
-    return Lazy(make, aliases)
+        metadata |= getattr(part, "metadata", {})
+    return Lazy(make, aliases, metadata)
 
 
 def open_sharded(index: Path, open_file: Callable[[Path], Mapping[str, Array]]) -> tuple[Lazy, list[Path]]:
@@ -52,7 +54,9 @@ def open_sharded(index: Path, open_file: Callable[[Path], Mapping[str, Array]]) 
         notice(f"{index}: the files named there lack {some(absent)}; the index and they may be of different saves")
     beside = [
         Lazy(
-            {name: partial(part.__getitem__, name) for name in part if name not in there}, getattr(part, "aliases", {})
+            {name: partial(part.__getitem__, name) for name in part if name not in there},
+            getattr(part, "aliases", {}),
+            getattr(part, "metadata", {}),
         )
         for part in parts.values()
     ]

@@ -70,16 +70,16 @@ class BitsAndBytes(Method):
             yield Logical(name, parts, _eight_bits(weight, scale, dtype))
 
 
-def _eight_bits(weight: Array, scale: Array, dtype: str) -> Array:
+def _eight_bits(weight: Array, scale: Array, dtype: str) -> Deferred:
     def make() -> Array:
         whole = scaled(weight, dequantize(scale), rectangles(weight.shape, scale.shape, None), "float32")
         whole.data[...] *= np.float32(1 / 127)
         return convert(whole, dtype)
 
-    return Deferred(weight.shape, (weight, scale), "bitsandbytes 8-bit", lambda: dtype, make, by_outputs=False)
+    return Deferred(weight.shape, (weight, scale), "bitsandbytes 8-bit", lambda: (dtype, make), by_outputs=False)
 
 
-def _four_bits(name: str, kind: str, state: str, tensors: Tensors, dtype: str) -> Array:
+def _four_bits(name: str, kind: str, state: str, tensors: Tensors, dtype: str) -> Deferred:
     facts = _state(state, tensors)
     shape, size = facts["shape"], facts["blocksize"]
     total = prod(shape)
@@ -114,7 +114,7 @@ def _four_bits(name: str, kind: str, state: str, tensors: Tensors, dtype: str) -
             out[start:stop] = to_bfloat16(values) if dtype == "bfloat16" else values
         return Array(dtype, shape, out.reshape(shape))
 
-    return Deferred(shape, tuple(sources), f"bitsandbytes {kind.upper()}", lambda: dtype, make, by_outputs=False)
+    return Deferred(shape, tuple(sources), f"bitsandbytes {kind.upper()}", lambda: (dtype, make), by_outputs=False)
 
 
 def _state(name: str, tensors: Tensors) -> dict[str, Any]:

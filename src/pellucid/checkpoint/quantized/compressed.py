@@ -115,7 +115,7 @@ class Compressed(Method):
                 array = self._float4(module, packed, tensors, dtype)
             yield Logical(f"{module}.weight", parts, array)
 
-    def _packed(self, module: str, packed: Array, tensors: Tensors, dtype: str) -> Array:
+    def _packed(self, module: str, packed: Array, tensors: Tensors, dtype: str) -> Deferred:
         scale = tensors.need(f"{module}.weight_scale", FLOATS, (1, 2))
         shape = tensors.need(f"{module}.weight_shape", ("int64", "int32"), 1)
         zeros = tensors.maybe(f"{module}.weight_zero_point", ("int32",), 2)
@@ -161,7 +161,7 @@ class Compressed(Method):
         how = f"{bits}-bit packed"
         return deferred_affine(f"{module}.weight", (outputs, inputs), sources, how, affine, dtype)
 
-    def _plain(self, module: str, tensors: Tensors, dtype: str) -> Array:
+    def _plain(self, module: str, tensors: Tensors, dtype: str) -> Deferred:
         weight = tensors.need(f"{module}.weight", ("int8", *FLOAT8), (2, 3))
         scale = tensors.need(f"{module}.weight_scale", (*FLOATS, "uint8", "float8_e8m0fnu"), (0, 1, 2, 3))
         zeros = tensors.maybe(f"{module}.weight_zero_point", ("int8", *FLOATS, *FLOAT8), (0, 1, 2, 3))
@@ -189,7 +189,7 @@ class Compressed(Method):
             raise UnsupportedError(f"{module}: rectangles of several sizes in one model", remedy=REMEDY)
         return scaled_array(f"{module}.weight", weight, scale, next(iter(self.blocks), None), dtype)
 
-    def _float4(self, module: str, packed: Array, tensors: Tensors, dtype: str) -> Array:
+    def _float4(self, module: str, packed: Array, tensors: Tensors, dtype: str) -> Deferred:
         whole = tensors.maybe(f"{module}.weight_global_scale", ("float32",), (0, 1))
         kinds = ("uint8", "float8_e8m0fnu") if whole is None else ("float8_e4m3fn",)
         scale = tensors.need(f"{module}.weight_scale", kinds, 2)
@@ -221,7 +221,7 @@ def _by_rows(array: Array, outputs: int) -> np.ndarray:
 
 def scaled_array(
     name: str, weight: Array, scale: Array, block: tuple[int, ...] | None, dtype: str, *more: Array
-) -> Array:
+) -> Deferred:
     """A weight of small floats with its scales; bytes that are powers of two (E8M0) among those."""
     try:
         sides = rectangles(weight.shape, scale.shape, block)
@@ -234,4 +234,4 @@ def scaled_array(
         return scaled(weight, dequantize(powers), sides, dtype)
 
     how = {"float8_e4m3fn": "FP8 (E4M3)", "float8_e5m2": "FP8 (E5M2)"}.get(weight.dtype, weight.dtype)
-    return Deferred(weight.shape, (weight, scale, *more), how, lambda: dtype, make, by_outputs=False)
+    return Deferred(weight.shape, (weight, scale, *more), how, lambda: (dtype, make), by_outputs=False)

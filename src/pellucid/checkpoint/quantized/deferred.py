@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,15 @@ from pellucid.base.errors import WeightsError
 from pellucid.checkpoint.files.release import release
 from pellucid.quant.affine import Affine
 
+Plan = tuple[str, Callable[[], Array]]  # the dtype that it will be of, and the call that makes it
+
 
 class Deferred(Array):
-    """``dtype`` may need a look at the scales, ``data`` needs all; both are kept once they are known.
+    """``plan`` is called when the dtype or the numbers are asked for: it may need a look at the scales.
 
     ``how`` says how the files hold it, for whoever is shown that. ``by_outputs``: its rows are outputs, whichever way
-    its family stores a matrix that is not quantized.
+    its family stores a matrix that is not quantized. What was computed lasts as long as this Array does: whoever keeps
+    one gives ``again()`` away.
     """
 
     def __init__(
@@ -26,21 +29,30 @@ class Deferred(Array):
         shape: tuple[int, ...],
         sources: tuple[Array, ...],
         how: str,
-        dtype: Callable[[], str],
-        make: Callable[[], Array],
+        plan: Callable[[], Plan],
         by_outputs: bool = True,
     ) -> None:
         facts: dict[str, Any] = {"shape": shape, "_sources": sources, "_how": how, "_by_outputs": by_outputs}
-        self.__dict__.update(facts, _dtype=dtype, _make=make)
+        self.__dict__.update(facts, _make_plan=plan)
+
+    def again(self) -> Deferred:
+        """The same, nothing computed yet."""
+        facts = self.__dict__
+        return Deferred(self.shape, facts["_sources"], facts["_how"], facts["_make_plan"], facts["_by_outputs"])
 
     @cached_property
+    def _plan(self) -> Plan:
+        return self.__dict__["_make_plan"]()
+
+    @property
     def dtype(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.__dict__["_dtype"]()
+        return self._plan[0]
 
     @cached_property
     def data(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
-        array: Array = self.__dict__["_make"]()
-        assert (array.dtype, array.shape) == (self.dtype, self.shape)
+        dtype, make = self._plan
+        array = make()
+        assert (array.dtype, array.shape) == (dtype, self.shape)
         for source in self.sources:
             release(source)
         return array.data
@@ -63,12 +75,12 @@ def deferred_affine(
 ) -> Deferred:
     """A matrix of small integers; what is wrong with them is said with the weight's ``name``."""
 
-    @cache
-    def made() -> Affine:
+    def plan() -> Plan:
         try:
-            return affine()
+            made = affine()
+            return made.blocks or dtype, lambda: made.array(dtype)
         except WeightsError as error:
             error.args = (f"{name}: {error}",)
             raise
 
-    return Deferred(shape, sources, how, lambda: made().blocks or dtype, lambda: made().array(dtype))
+    return Deferred(shape, sources, how, plan)

@@ -21,7 +21,7 @@ from pellucid.quant.bfloat16 import to_bfloat16
 from pellucid.quant.tables4 import E2M1_DOUBLED
 
 
-def mxfp4_rows(name: str, packed: Array, scale: Array) -> Array:
+def mxfp4_rows(name: str, packed: Array, scale: Array) -> Deferred:
     """``packed`` (…, K/2) or (…, K/32, 16) and ``scale`` (…, K/32) bytes → (…, K) in blocks."""
     rows, groups = scale.shape[:-1], scale.shape[-1]
     if packed.shape not in ((*rows, groups, 16), (*rows, 16 * groups)):
@@ -43,12 +43,12 @@ def mxfp4_rows(name: str, packed: Array, scale: Array) -> Array:
         blocks["qs"][..., 1::2] = high[..., :8] | high[..., 8:] << 4
         return Array("mxfp4", (*rows, 32 * groups), blocks.view(np.uint8).reshape(*rows, 17 * groups))
 
-    return Deferred((*rows, 32 * groups), (packed, scale), "MXFP4", lambda: "mxfp4", make)
+    return Deferred((*rows, 32 * groups), (packed, scale), "MXFP4", lambda: ("mxfp4", make))
 
 
 def nvfp4_rows(
     name: str, packed: Array, scale: Array, whole: Array, with_whole: Callable[..., np.ndarray], dtype: str
-) -> Array:
+) -> Deferred:
     """``packed`` (N, K/2) uint8, ``scale`` (N, K/16); ``with_whole(scale, t)`` is what a group is multiplied with."""
     outputs, groups = scale.shape
     if packed.shape != (outputs, 8 * groups) or whole.shape not in ((), (1,)):
@@ -68,9 +68,10 @@ def nvfp4_rows(
             codes = packed.data[rows]
             values = E2M1_DOUBLED[np.stack((codes & 0x0F, codes >> 4), axis=-1)].reshape(len(codes), groups, 16)
             values *= np.float32(0.5)
-            values *= by[rows][..., None]
+            with np.errstate(invalid="ignore", over="ignore"):  # a damaged scale may be NaN: the values then say so
+                values *= by[rows][..., None]
             flat = values.reshape(len(codes), -1)
             out[rows] = to_bfloat16(flat) if dtype == "bfloat16" else flat
         return Array(dtype, out.shape, out)
 
-    return Deferred((outputs, 16 * groups), (packed, scale, whole), "NVFP4", lambda: dtype, make)
+    return Deferred((outputs, 16 * groups), (packed, scale, whole), "NVFP4", lambda: (dtype, make))

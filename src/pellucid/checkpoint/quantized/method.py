@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pellucid.base.array import Array
+from pellucid.checkpoint.quantized.deferred import Deferred
 from pellucid.checkpoint.quantized.settings import Tensors
 
 
@@ -17,7 +17,7 @@ class Logical:
 
     name: str
     parts: tuple[str, ...]
-    array: Array
+    array: Deferred
 
 
 class Method:

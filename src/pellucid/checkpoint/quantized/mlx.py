@@ -12,7 +12,7 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.base.errors import UnsupportedError, WeightsError
 from pellucid.base.typed import is_whole, shown
-from pellucid.checkpoint.quantized.deferred import deferred_affine
+from pellucid.checkpoint.quantized.deferred import Deferred, deferred_affine
 from pellucid.checkpoint.quantized.method import Logical, Method
 from pellucid.checkpoint.quantized.settings import REMEDY, Settings, Tensors, fits
 from pellucid.quant import dequantize
@@ -65,7 +65,7 @@ class Mlx(Method):
                 name, (name, f"{module}.scales", f"{module}.biases"), self._one(name, weight, scales, biases, dtype)
             )
 
-    def _one(self, name: str, weight: Array, scales: Array, biases: Array, dtype: str) -> Array:
+    def _one(self, name: str, weight: Array, scales: Array, biases: Array, dtype: str) -> Deferred:
         outputs, groups = scales.shape
         fits(f"{name}'s biases", biases, scales.shape)
         fitting = sorted({bits for bits, size in self.kinds if weight.shape == (outputs, groups * size * bits // 32)})

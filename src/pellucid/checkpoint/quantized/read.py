@@ -11,7 +11,7 @@ from pellucid.base.errors import ConfigError, UnsupportedError, WeightsError
 from pellucid.base.notice import notice
 from pellucid.base.typed import shown
 from pellucid.checkpoint.files.lazy import Lazy
-from pellucid.checkpoint.quantized import awq, bitsandbytes, compressed, fp8, gptq, mlx, mxfp4
+from pellucid.checkpoint.quantized import awq, bitsandbytes, compressed, fp8, gptq, hqq, mlx, mxfp4, torchao
 from pellucid.checkpoint.quantized.method import Method
 from pellucid.checkpoint.quantized.settings import REMEDY, Settings, Tensors
 from pellucid.families.translation.rules import some
@@ -29,13 +29,16 @@ METHODS: dict[str, Callable[[Settings], Method]] = {
     "modelopt_fp4": fp8.read_modelopt,
     "mxfp4": mxfp4.read,
     "bitsandbytes": bitsandbytes.read,
+    "hqq": hqq.read,
+    "torchao": torchao.read,
     "mlx": mlx.read,
     "metal": mlx.read,
 }
 FLOATS = ("float32", "float16", "bfloat16")
 
 # Leaves by which a tensor is known to be a part of a quantized weight, whoever wrote it.
-_KINDS = (gptq.Gptq, awq.Awq, compressed.Compressed, fp8.Fp8, mxfp4.Mxfp4, bitsandbytes.BitsAndBytes)
+_KINDS = (gptq.Gptq, awq.Awq, compressed.Compressed, fp8.Fp8, mxfp4.Mxfp4, bitsandbytes.BitsAndBytes,
+          hqq.Hqq, torchao.TorchAo)  # fmt: skip
 TELLTALE = {leaf for kind in _KINDS for leaf in kind.leaves}
 
 
@@ -111,7 +114,7 @@ class LogicalTensors(Lazy):
             parts = {part for part in logical.parts if part in stored}
             if logical.name in made or (logical.name in stored and logical.name not in parts):
                 raise WeightsError(f"{logical.name} is there twice, quantized and not", where=where)
-            made[logical.name] = partial(_same, logical.array)
+            made[logical.name] = logical.array.again  # numbers live as long as whoever asked for them
             used |= parts
         _contradictions(Settings(quantization, str(where)), made, where)
         beside = [name for name in stored if name not in used and name.rpartition(".")[2] in method.beside]
@@ -132,10 +135,6 @@ class LogicalTensors(Lazy):
             {name: made[name] if name in made else partial(stored.__getitem__, name) for name in (*rest, *made)},
             getattr(stored, "aliases", None),
         )
-
-
-def _same(array: Array) -> Array:
-    return array
 
 
 def _contradictions(settings: Settings, made: Mapping[str, Any], where: object) -> None:

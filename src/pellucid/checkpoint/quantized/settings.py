@@ -82,6 +82,7 @@ class Tensors:
 
     def __init__(self, stored: Mapping[str, Array], where: object) -> None:
         self.stored, self.where = stored, where
+        self.metadata: Mapping[str, str] = getattr(stored, "metadata", {})  # of the files themselves
 
     def __iter__(self):
         return iter(self.stored)
