@@ -16,6 +16,7 @@ from pellucid.config import (
     ModelConfig,
     NormConfig,
     PartNorms,
+    QueryScale,
     RopeConfig,
     RopeScaling,
 )
@@ -81,6 +82,8 @@ NATIVE = Claims(
             "softcap": _POSITIVE,
             "clip": ANY,
             "alibi": ANY,
+            "sinks": ANY,
+            "query_scale": ANY,
         },
         RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY, "wide": UNREAD},
         RopeScaling: {
@@ -111,6 +114,7 @@ NATIVE = Claims(
             "offset": ANY,
             "wide": UNREAD,
         },
+        QueryScale: {"beta": ANY, "every": ANY, "offset": ANY},
         ExpertsConfig: {
             "num_experts": ANY,
             "experts_per_token": ANY,
@@ -134,6 +138,9 @@ NATIVE = Claims(
             "activation": one_of(*ACTIVATIONS),
             "gated": ANY,
             "bias": ANY,
+            "alpha": ANY,
+            "limit": ANY,
+            "up_offset": ANY,
         },
     },
 )

@@ -14,7 +14,7 @@ from pellucid.config import ModelConfig
 from pellucid.executor import StepInput
 from pellucid.native.kinds import heads_of
 
-BY_HEAD = ("q", "k", "v", "q_norm", "k_norm", "q_rot", "k_rot", "z")
+BY_HEAD = ("q", "k", "v", "q_norm", "k_norm", "q_rot", "k_rot", "q_scaled", "z")
 
 
 class Traced(Protocol):

@@ -58,8 +58,17 @@ INLINE void rotate_and_append(Model *m, Turn *turn, const Heads *h, int i, int r
         }
 }
 
+// Queries times 1 + beta · ln(1 + ⌊(position + offset) / every⌋).
+INLINE void grow_queries(Model *m, Turn *turn, const Heads *h, float beta, int every, int offset) {
+    while (take(turn, m->rows, share_of(turn, m->rows, 4)))
+        for (int r = turn->begin; r < turn->end; r++) {
+            const float by = 1 + beta * logf(1 + (float)(((int64_t)m->positions[r] + offset) / every));
+            for (int i = 0; i < q_dim(h); i++) m->q[(size_t)r * Q_ROW + i] *= by;
+        }
+}
+
 // z of every row and head. A piece of work: a run of rows, and the heads that share one key-value head; or of a single row one chunk of it.
-INLINE void attend_rows(Model *m, Turn *turn, int i, const int kind, float scale, int window) {
+INLINE void attend_rows(Model *m, Turn *turn, int i, const int kind, float scale, int window, const float *sinks) {
     const Heads *h = &HEADS[kind];
     const Runs *runs = &m->runs[kind];
     Attention *w = &m->attention[turn->thread];
@@ -98,13 +107,13 @@ INLINE void attend_rows(Model *m, Turn *turn, int i, const int kind, float scale
                 for (int n = 0; n < count; n++) merge(h, &w->all[n], &w->chunk[n]);
             }
             for (int n = 0; n < count; n++)
-                finish(h, &w->all[n], m->z + (size_t)(run.first + (done + n) / sharing(h)) * Q_ROW + (kv_head * sharing(h) + (done + n) % sharing(h)) * h->value_dim);
+                finish(h, &w->all[n], sinks ? sinks + kv_head * sharing(h) + (done + n) % sharing(h) : NULL, m->z + (size_t)(run.first + (done + n) / sharing(h)) * Q_ROW + (kv_head * sharing(h) + (done + n) % sharing(h)) * h->value_dim);
         }
     }
 }
 
 // z of the rows whose chunks were shared.
-INLINE void merge_chunks(Model *m, Turn *turn, const int kind) {
+INLINE void merge_chunks(Model *m, Turn *turn, const int kind, const float *sinks) {
     const Heads *h = &HEADS[kind];
     const Runs *runs = &m->runs[kind];
     const int units = runs->count * h->num_heads;
@@ -116,6 +125,6 @@ INLINE void merge_chunks(Model *m, Turn *turn, const int kind) {
             const Gathered *chunks = slot->shared + (size_t)(unit % h->num_heads) * chunks_of(slot);
             Gathered all = {.total = 0};
             for (int chunk = 0; chunk < run.chunks; chunk++) merge(h, &all, &chunks[chunk]);
-            finish(h, &all, m->z + (size_t)run.first * Q_ROW + unit % h->num_heads * h->value_dim);
+            finish(h, &all, sinks ? sinks + unit % h->num_heads : NULL, m->z + (size_t)run.first * Q_ROW + unit % h->num_heads * h->value_dim);
         }
 }

@@ -122,6 +122,8 @@ INLINE void merge(const Heads *h, Gathered *all, const Gathered *more) {
     for (int d = 0; d < value_row(h); d += LANES) store(all->z + d, load(all->z + d) * mine + load(more->z + d) * its);
 }
 
-INLINE void finish(const Heads *h, const Gathered *all, float *z) {
-    for (int d = 0; d < h->value_dim; d++) z[d] = all->z[d] / all->total;
+// `sink`: the head's own score, whose share is nobody's; NULL: there is none.
+INLINE void finish(const Heads *h, const Gathered *all, const float *sink, float *z) {
+    const float total = all->total + (sink ? exp2f(*sink * LOG2_E - all->most) : 0);
+    for (int d = 0; d < h->value_dim; d++) z[d] = all->z[d] / total;
 }

@@ -131,10 +131,10 @@ typedef struct {
     const Matrix *gate, *up, *down;               // gate: NULL where there is none
     const float *gate_bias, *up_bias, *down_bias; // NULL: none
     size_t step;
-    int d_ff, activation;
+    int d_ff;
     const Matrix *shared_gate, *shared_up, *shared_down;
     const float *shared_gate_bias, *shared_up_bias, *shared_down_bias;
-    int shared_d_ff, shared_activation;
+    int shared_d_ff;
     bool weighs_input; // weights multiply what an expert reads, not what it makes
 } Experts;
 
@@ -180,7 +180,7 @@ SOME const Panels *prepare_entries(Model *m, Turn *turn, const Routing *to, cons
 }
 
 // What is inside the experts: act(gate x) ⊙ up x of every entry. `alone`: the panel of a single row; NULL: entries have their own.
-INLINE void activate_experts(Model *m, Turn *turn, const Routing *to, const Panels *alone, const Experts *experts) {
+INLINE void activate_experts(Model *m, Turn *turn, const Routing *to, const Panels *alone, const Experts *experts, const Activation *activation, const Activation *shared) {
     int pieces = 0;
     for (int g = 0; g < to->num_groups; g++) pieces += matrix_of(experts->up, experts->shared_up, to->groups[g].expert, 0).rows / TILE;
     float ups[MAX_ROWS][TILE], gates[MAX_ROWS][TILE];
@@ -202,8 +202,8 @@ INLINE void activate_experts(Model *m, Turn *turn, const Routing *to, const Pane
                 multiply_tile(m, &gate, t, &x, group->count, gates);
             }
             const float (*g)[TILE] = gated ? gates : NULL;
-            if (e == SHARED) activate_tile(experts->shared_activation, t, group->count, g, gate_bias, ups, up_bias, out, EXPERT_ROW);
-            else activate_tile(experts->activation, t, group->count, g, gate_bias, ups, up_bias, out, EXPERT_ROW);
+            if (e == SHARED) activate_tile(shared, t, group->count, g, gate_bias, ups, up_bias, out, EXPERT_ROW);
+            else activate_tile(activation, t, group->count, g, gate_bias, ups, up_bias, out, EXPERT_ROW);
         }
     }
 }

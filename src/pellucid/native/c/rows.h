@@ -62,13 +62,33 @@ typedef struct {
     float magnitude;  // what cos and sin are multiplied by
 } Rotary;
 
-enum { SILU, GELU, GELU_TANH, RELU, RELU2 };
+enum { SILU, GELU, GELU_TANH, RELU, RELU2, XIELU };
 
-INLINE Floats activate(const int kind, Floats x) {
-    if (kind == SILU) return x / (1.0f + exp_(-x));
-    if (kind == RELU) return max_(x, splat(0));
-    if (kind == RELU2) return max_(x, splat(0)) * max_(x, splat(0));
-    if (kind == GELU_TANH) return 0.5f * x * (1.0f + tanh_(0.79788456080f * fma_(x * x * x, splat(0.044715f), x)));
+// An MLP's activation function; in a function that the compiler knows these numbers of, only what they say is left.
+typedef struct {
+    int kind;
+    float alpha;     // SiLU: x σ(alpha · x)
+    float limit;     // a gate is brought below it, what it multiplies within ± it; 0: as they are
+    float up_offset; // added to what a gate multiplies
+    float positive, negative, beta, eps; // xIELU's
+} Activation;
+
+INLINE Floats activate(const Activation *act, Floats x) {
+    if (act->limit > 0) x = choose(x > act->limit, splat(act->limit), x);
+    if (act->kind == SILU) return act->alpha == 1 ? x / (1.0f + exp_(-x)) : x / (1.0f + exp_(-act->alpha * x));
+    if (act->kind == RELU) return max_(x, splat(0));
+    if (act->kind == RELU2) return max_(x, splat(0)) * max_(x, splat(0));
+    if (act->kind == GELU_TANH) return 0.5f * x * (1.0f + tanh_(0.79788456080f * fma_(x * x * x, splat(0.044715f), x)));
+    if (act->kind == XIELU) {
+        const Floats bent = act->negative * (exp_(choose(x < act->eps, x, splat(act->eps))) - 1.0f - x);
+        return choose(x > 0, act->positive * x * x, bent) + act->beta * x;
+    }
     for (int i = 0; i < LANES; i++) x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f)); // GELU: x Φ(x)
     return x;
 }
+// What a gate multiplies.
+INLINE Floats limited(const Activation *act, Floats x) {
+    if (act->limit > 0) x = choose(x > act->limit, splat(act->limit), choose(x < -act->limit, splat(-act->limit), x));
+    return x + act->up_offset;
+}
+SOME float softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }

@@ -74,7 +74,7 @@ static void multiply(Model *m, Turn *turn, const Panels *x, int rows, const Prod
 }
 
 // Outputs t · 16 … of act(gate x) ⊙ up x, or of act(up x) where there is no gate.
-INLINE void activate_tile(const int activation, int t, int rows, const float (*gates)[TILE], const float *gate_bias, const float (*ups)[TILE], const float *up_bias,
+INLINE void activate_tile(const Activation *activation, int t, int rows, const float (*gates)[TILE], const float *gate_bias, const float (*ups)[TILE], const float *up_bias,
                           float *out, size_t row_size) {
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < TILE; i += LANES) {
@@ -84,14 +84,14 @@ INLINE void activate_tile(const int activation, int t, int rows, const float (*g
             if (gates) {
                 g = load(gates[r] + i);
                 if (gate_bias) g += load(gate_bias + at);
-                y *= activate(activation, g);
+                y = limited(activation, y) * activate(activation, g);
             } else {
                 y = activate(activation, y);
             }
             store(out + r * row_size + at, y);
         }
 }
-INLINE void multiply_activated(Model *m, Turn *turn, const Panels *x, int rows, const int activation, const Product *gate, const Product *up) {
+INLINE void multiply_activated(Model *m, Turn *turn, const Panels *x, int rows, const Activation *activation, const Product *gate, const Product *up) {
     const int tiles = up->matrix->rows / TILE;
     float ups[MAX_ROWS][TILE], gates[MAX_ROWS][TILE];
     while (take(turn, tiles, share_of(turn, tiles, 3)))

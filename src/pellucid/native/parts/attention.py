@@ -5,7 +5,7 @@ from __future__ import annotations
 from pellucid.config import AttentionConfig, ModelConfig
 from pellucid.native.kinds import Kinds, Part, heads_of
 from pellucid.native.layout import Layout
-from pellucid.native.parts.text import beginning, biases, output
+from pellucid.native.parts.text import beginning, biases, numbers, output
 from pellucid.native.writing import filled, norm, real
 
 
@@ -17,6 +17,7 @@ def attention(config: ModelConfig, layout: Layout, kinds: Kinds, part: Part) -> 
     mixers = [config.layers[i].mixer for i in part.layers]
     heads = heads_of(mixer)
     assert heads is not None
+    growth = mixer.query_scale
     values = {
         **beginning(config, part),
         "heads": kinds.heads.index(heads),
@@ -25,6 +26,11 @@ def attention(config: ModelConfig, layout: Layout, kinds: Kinds, part: Part) -> 
         "v_dim": heads.num_kv_heads * heads.value_dim,
         "z_dim": heads.num_heads * heads.value_dim,
         **biases(layout, part, "attention", ("q", "k", "v")),
+        "sinks": numbers(layout, part, "attention.sinks"),
+        "sinks_too": ", and a score of the head's own" if mixer.sinks else "",
+        "beta": real(growth.beta) if growth else "",
+        "every": growth.every if growth else "",
+        "offset": growth.offset if growth else "",
         "clip": real(mixer.clip) if mixer.clip else "0",
         "q_norm": norm(mixer.qk_norm, "layer->q_norm", "layer->q_norm_bias"),
         "k_norm": norm(mixer.qk_norm, "layer->k_norm", "layer->k_norm_bias"),
@@ -33,6 +39,7 @@ def attention(config: ModelConfig, layout: Layout, kinds: Kinds, part: Part) -> 
     }
     conditions = {
         "clip": mixer.clip is not None,
+        "grows": growth is not None,
         "qk_norm_before": mixer.qk_norm is not None and not after,
         "qk_norm_after": after,
         "rope_last": any(one.rope for one in mixers if isinstance(one, AttentionConfig)) and not after,

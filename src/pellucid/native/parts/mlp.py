@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pellucid.config import ExpertsConfig, LayerConfig, MLPConfig, ModelConfig
+from pellucid.config import XIELU, ExpertsConfig, LayerConfig, MLPConfig, ModelConfig
 from pellucid.native.kinds import Part
 from pellucid.native.layout import Layout
 from pellucid.native.parts.text import biases, named, normed, norms, numbers, title
 from pellucid.native.writing import filled, real, scaled, times
 
-ACTIVATIONS = {"silu": "SILU", "gelu": "GELU", "gelu_tanh": "GELU_TANH", "relu": "RELU", "relu2": "RELU2"}
+ACTIVATIONS = {name: name.upper() for name in ("silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu")}
 SCORES = {"softmax": "SOFTMAX", "sigmoid": "SIGMOID", "sparsemixer": "SPARSEMIXER"}
 
 
@@ -20,7 +20,7 @@ def mlp(config: ModelConfig, layout: Layout, part: Part) -> str:
     values = {
         **_frame(config, part, "the MLP"),
         "d_ff": described.d_ff,
-        "activation": ACTIVATIONS[described.activation],
+        "activation": _activation(layout, part, described),
         **biases(layout, part, "mlp", ("gate", "up", "down")),
     }
     conditions = _conditions(layer) | {"gated": described.gated, "at_once": "mlp_post_norm" not in layer.norms}
@@ -53,7 +53,7 @@ def experts(config: ModelConfig, layout: Layout, part: Part) -> str:
         "gate": "&layer->expert_gate_proj" if described.gated else "NULL",
         **biases(layout, part, "mlp.experts.0", ("gate", "up", "down")),
         "d_ff": described.d_ff,
-        "activation": ACTIVATIONS[described.activation],
+        "activation": _activation(layout, part, described),
         **_shared(layout, part, shared),
     }
     return filled("part_experts.c.in", values, conditions | {"shared_gated": gated, "plain": plain})
@@ -81,6 +81,21 @@ def _frame(config: ModelConfig, part: Part, what: str) -> dict[str, object]:
         "scale": scaled(layer.residual_scale),
         "times": times(layer.residual_scale),
     }
+
+
+def _activation(layout: Layout, part: Part, mlp: MLPConfig) -> str:
+    """An Activation of c/rows.h."""
+    fields = {"kind": ACTIVATIONS[mlp.activation], "alpha": real(mlp.alpha)}
+    if mlp.limit is not None:
+        fields["limit"] = real(mlp.limit)
+    if mlp.up_offset:
+        fields["up_offset"] = real(mlp.up_offset)
+    if mlp.activation == "xielu":
+        own = {name: f"*{numbers(layout, part, f'mlp.xielu.{name}')}" for name in XIELU}
+        fields["positive"] = f"softplus({own['alpha_p']})"
+        fields["negative"] = f"{own['beta']} + softplus({own['alpha_n']})"
+        fields |= {name: own[name] for name in ("beta", "eps")}
+    return ", ".join(f".{name} = {value}" for name, value in fields.items())
 
 
 def _conditions(layer: LayerConfig) -> dict[str, bool]:
@@ -124,12 +139,12 @@ def _shared(layout: Layout, part: Part, shared: MLPConfig | None) -> dict[str, o
     values: dict[str, object] = dict.fromkeys(
         (f"shared_{name}_{end}" for name in maps for end in ("proj", "bias")), "NULL"
     )
-    values |= {"shared_d_ff": 0, "shared_activation": 0}
+    values |= {"shared_d_ff": 0, "shared_activation": "0"}
     if shared is not None:
         values |= {
             f"shared_{name}_proj": f"&layer->shared_{name}_proj" for name in maps if name != "gate" or shared.gated
         }
         own = biases(layout, part, "mlp.shared", maps)
         values |= {f"shared_{name}": value for name, value in own.items()}
-        values |= {"shared_d_ff": shared.d_ff, "shared_activation": ACTIVATIONS[shared.activation]}
+        values |= {"shared_d_ff": shared.d_ff, "shared_activation": _activation(layout, part, shared)}
     return values
