@@ -78,7 +78,7 @@ def test_a_value_is_shown_short_whatever_it_is():
     "scaling",
     [
         {"kind": "llama3", "factor": 8.0, "original_context_len": 32, "high_freq_factor": [-1]},
-        {"kind": "llama3", "factor": 8.0, "original_context_len": 32, "low_freq_factor": 4.0},
+        {"kind": "llama3", "factor": 8.0, "original_context_len": 32, "low_freq_factor": 5.0},
         {"kind": "yarn", "factor": 2.0, "original_context_len": 32, "beta_fast": 0.0},
         {"kind": "yarn", "factor": 2.0, "original_context_len": 32, "mscale": "1"},
         {"kind": "yarn", "factor": 2.0, "original_context_len": 32, "attention_factor": -1.0},

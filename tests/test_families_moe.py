@@ -15,6 +15,7 @@ import pytest
 import torch
 from reference import tiny
 from safetensors import safe_open
+from test_families_keys import RELEASED
 
 from pellucid import AutoModelForCausalLM
 from pellucid.base.array import Array
@@ -131,6 +132,30 @@ QWEN3_30B_A3B = {
     "num_attention_heads": 32,
     "head_dim": 128,
 }
+
+
+@pytest.mark.parametrize(
+    ("name", "every", "active"),
+    [
+        ("gpt-oss-20b", 20.91, None),  # its card counts what is active without the embeddings
+        ("GLM-4.5-Air", 106.85, 13.4),  # "106B-A12B", rounded as it pleases
+        ("OLMoE-1B-7B", 6.92, 1.28),
+        ("MiniMax-M2", 228.7, 11.0),
+        ("Phi-3.5-MoE", 41.87, 6.64),
+        ("ERNIE-4.5-21B-A3B", 21.83, 3.35),
+        ("Hunyuan-A13B", 80.39, 12.75),
+        ("Granite 3.1 1B-A400M", 1.335, 0.4285),
+        ("Llama 4 Scout", 107.77, 17.17),
+    ],
+)
+def test_the_parameters_of_other_published_mixtures_are_as_many_as_their_makers_say(
+    name: str, every: float, active: float | None
+) -> None:
+    hf = RELEASED[name]
+    config = FAMILIES[hf["model_type"]].config(hf)
+    assert config.num_parameters() / 1e9 == pytest.approx(every, rel=2e-3)
+    if active is not None:
+        assert config.num_active_parameters() / 1e9 == pytest.approx(active, rel=5e-3)
 
 
 @pytest.mark.parametrize(

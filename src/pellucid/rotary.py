@@ -35,10 +35,11 @@ def scaled(rope: RopeConfig, plain: Numbers, pair: Numbers) -> Numbers:
 
 
 def _llama3(plain: Numbers, scaling: RopeScaling) -> Numbers:
-    """Wavelengths beyond the original context are divided by the factor, short ones kept, a ramp between."""
+    """Wavelengths beyond the original context are divided by the factor, short ones kept, a ramp between, or a step."""
     assert scaling.original_context_len is not None
     turns: Any = scaling.original_context_len * plain / (2 * math.pi)  # over the original context
-    keep = ((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clip(0, 1)
+    low, ramp = scaling.low_freq_factor, scaling.high_freq_factor - scaling.low_freq_factor
+    keep = ((turns - low) / ramp).clip(0, 1) if ramp else (turns >= low) * 1.0
     return (1 - keep) * plain / scaling.factor + keep * plain
 
 

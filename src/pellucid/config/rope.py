@@ -51,11 +51,11 @@ class RopeScaling:
             check_size("rope scaling", original_context_len=self.original_context_len or 0)
         if self.kind == "longrope" and self.original_context_len == 1:
             raise ConfigError("an original context of 1 has no logarithm to divide by", where="rope scaling")
-        if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
+        if self.kind == "llama3" and not 0 < self.low_freq_factor <= self.high_freq_factor:
             raise ConfigError(
                 "the ramp of llama3's scaling goes from its low to its high factor",
                 where="rope scaling",
-                expected="0 < low_freq_factor < high_freq_factor",
+                expected="0 < low_freq_factor ≤ high_freq_factor",
                 received=f"{self.low_freq_factor} and {self.high_freq_factor}",
             )
 

@@ -20,6 +20,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys({**hf, "use_sliding_window": "sliding_attention" in types if types else above}, HARMLESS)
     bias = bool(keys.get("attention_bias", False))
     mlps = mlps_of(keys, *deepseek_experts(keys, width=1408, normalize=False), sparse_after(keys, 0))
+    keys.only("moe_layer_freq", 1)
     return llama.build(keys, qkv_bias=bias, o_bias=bias, qk_norm=True, windows=qwen2.windows(keys), mlps=mlps)
 
 

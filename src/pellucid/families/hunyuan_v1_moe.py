@@ -16,7 +16,8 @@ from pellucid.families.translation.hf import Keys
 
 HARMLESS = (
     *(pattern for pattern in hunyuan_v1_dense.HARMLESS if pattern not in ("moe_*", "num_shared_expert")),
-    *("moe_drop_tokens", "moe_random_routing_dropped_token", "num_experts_per_tok"),
+    *("moe_drop_tokens", "moe_random_routing_dropped_token", "num_experts_per_tok", "add_classification_head"),
+    *("dense_list", "im_newline_id", "mask_init_id", "pad_id"),
 )
 
 
@@ -26,6 +27,8 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     for name, value in (("moe_intermediate_size", d_ff), ("num_shared_expert", 1), ("moe_layer_num_skipped", 0)):
         by_layer(keys, name, value, only=True)
     keys.only("norm_topk_prob", True)
+    keys.only("use_mla", False)
+    keys.only("group_limited_greedy", False)
     counts, chosen = by_layer(keys, "num_experts", 1), by_layer(keys, "moe_topk", 1)
     mlp = MLPConfig(d_ff=d_ff, activation=keys.activation("hidden_act", "silu"))
     experts = [

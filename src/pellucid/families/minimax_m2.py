@@ -15,7 +15,14 @@ from pellucid.families.translation.hf import Keys, partial_rotary_to_hf, rope
 from pellucid.families.translation.rules import Rule, both
 
 # What its own code has for other models of the line, and heads that guess further tokens.
-HARMLESS = ("layernorm_*_beta", "*mtp*", "shared_moe_mode", "use_grouped_topk", "attn_type_list")
+HARMLESS = (
+    "layernorm_*_beta",
+    "*mtp*",
+    "shared_moe_mode",
+    "use_grouped_topk",
+    "attn_type_list",
+    "mlp_intermediate_size",
+)
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

@@ -46,7 +46,7 @@ def deepseek_experts(
 
     ``count`` and ``shared`` are the keys that hold these numbers; the rest are defaults where a config is silent.
     """
-    keys.only("scoring_func", "sigmoid")
+    keys.only("scoring_func", "sigmoid", "noaux_tc")  # the latter is what some call sigmoids with a correction
     keys.only("topk_method", "noaux_tc")
     d_ff, activation = keys.size("moe_intermediate_size", width), keys.activation("hidden_act", "silu")
     normalize = bool(keys.get("norm_topk_prob", normalize))

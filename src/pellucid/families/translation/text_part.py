@@ -14,6 +14,7 @@ from typing import Any
 WITH_IMAGES = {
     "gemma3": "gemma3_text",
     "mistral3": "mistral",  # or ministral3, as its text_config says
+    "llama4": "llama4_text",
     "llava": "llama",
     "llava_next": "llama",
     "aya_vision": "cohere2",
