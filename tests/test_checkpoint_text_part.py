@@ -28,6 +28,11 @@ WHOLE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gemma3": ("gemma3_text", EYES | {"model_type": "siglip_vision_model"}, {"mm_tokens_per_image": 1}),
     "mistral3": ("mistral", EYES | {"model_type": "pixtral", "head_dim": 8}, {"image_token_index": 95}),
     "mistral3/2025": ("ministral3", EYES | {"model_type": "pixtral", "head_dim": 8}, {"image_token_index": 95}),
+    "llama4": (
+        "llama4_text",
+        EYES | {"projector_input_dim": 16, "projector_output_dim": 16, "vision_output_dim": 16},
+        {"image_token_index": 95, "boi_token_index": 94, "eoi_token_index": 93},
+    ),
     "llava": ("llama", CLIP, {"image_token_index": 95}),
     "internvl": ("qwen2", EYES | {"image_size": [28, 28], "patch_size": [14, 14]}, {"image_token_id": 95}),
     "cohere2_vision": ("cohere2", EYES | {"model_type": "siglip_vision_model"}, {"image_token_id": 95}),
