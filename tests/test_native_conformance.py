@@ -148,7 +148,7 @@ def test_logits_equal_torch(model: str) -> None:
 
 @pytest.mark.parametrize("quantize", [None, "q8", "q4"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("model", ["llama/biases", "chatglm/biases", "gpt2", "sandwich", "qwen2_moe"])
+@pytest.mark.parametrize("model", ["llama/biases", "chatglm/biases", "gpt2", "sandwich", "qwen2_moe", "deepseek_v2"])
 def test_every_weight_dtype_equals_torch_with_the_same_weights(model: str, dtype: str, quantize: str | None) -> None:
     """Keys and values as floats. Blocks of few bits are multiplied with activations of 8 bits, which costs more."""
     decoder = decoder_of(model)

@@ -11,6 +11,7 @@ from pellucid.claims import ANY, UNREAD, Claim, Claims, one_of
 from pellucid.config import (
     AttentionConfig,
     ExpertsConfig,
+    LatentAttentionConfig,
     LayerConfig,
     MLPConfig,
     ModelConfig,
@@ -84,6 +85,20 @@ NATIVE = Claims(
             "alibi": ANY,
             "sinks": ANY,
             "query_scale": ANY,
+        },
+        LatentAttentionConfig: {
+            "num_heads": ANY,
+            "kv_lora_rank": ANY,
+            "qk_nope_head_dim": ANY,
+            "qk_rope_head_dim": ANY,
+            "v_head_dim": ANY,
+            "q_lora_rank": ANY,
+            "latent_norm": ANY,
+            "latent_bias": ANY,
+            "o_bias": ANY,
+            "rope": ANY,
+            "window": ANY,
+            "scale": ANY,
         },
         RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY, "wide": UNREAD},
         RopeScaling: {

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from pellucid.config import AttentionConfig, LayerConfig, Mixer, ModelConfig
+from pellucid.config import AttentionConfig, LatentAttentionConfig, LayerConfig, Mixer, ModelConfig
 from pellucid.native.layout import Layout, Stored, padded
 from pellucid.native.writing import matrix, real
 
@@ -60,6 +60,8 @@ def heads_of(mixer: Mixer | None) -> Heads | None:
     if isinstance(mixer, AttentionConfig):
         e = mixer.head_dim
         return Heads(mixer.num_heads, mixer.num_kv_heads, e, e, mixer.softcap, mixer.alibi_slopes)
+    if isinstance(mixer, LatentAttentionConfig):  # all heads share what is kept of a token
+        return Heads(mixer.num_heads, 1, mixer.qk_rope_head_dim + mixer.kv_lora_rank, mixer.kv_lora_rank, None)
     return None
 
 
@@ -94,6 +96,8 @@ def _mixer_key(layer: LayerConfig) -> Any:
     alike = layer.mixer
     if isinstance(alike, AttentionConfig):
         alike = replace(alike, rope=None, window=None, scale=None, qkv_bias=False, o_bias=False)
+    elif isinstance(alike, LatentAttentionConfig):
+        alike = replace(alike, rope=None, window=None, scale=None, latent_bias=False, o_bias=False)
     return alike, layer.mixer_norms, layer.parallel, layer.residual_scale
 
 
@@ -115,11 +119,16 @@ def widths(config: ModelConfig) -> dict[str, int]:
     dense = [layer.mlp.d_ff for layer in config.layers if layer.mlp and not layer.experts]
     q = [h.num_heads * max(h.head_dim, h.value_dim) for h in heads]
     kv = [h.num_kv_heads * max(h.head_dim, h.value_dim) for h in heads]
+    latents = [layer.mixer for layer in config.layers if isinstance(layer.mixer, LatentAttentionConfig)]
+    q += [mixer.num_heads * max(mixer.head_dim, mixer.v_head_dim) for mixer in latents]
     rows = {"D_ROW": [config.d_model], "Q_ROW": q, "KV_ROW": kv, "FF_ROW": dense}
     if mixtures := [layer.experts for layer in config.layers if layer.experts]:
         rows["EXPERTS_ROW"] = [experts.num_experts for experts in mixtures]
         each = [layer.mlp.d_ff for layer in config.layers if layer.mlp and layer.experts]
         rows["EXPERT_ROW"] = each + [experts.shared.d_ff for experts in mixtures if experts.shared]
+    if latents:
+        rows["LATENT_ROW"] = [mixer.q_lora_rank or 1 for mixer in latents]
+        rows["BY_HEAD_ROW"] = [max(mixer.kv_lora_rank, mixer.qk_nope_head_dim) for mixer in latents]
     return {name: padded(max(wide, default=1)) for name, wide in rows.items()}
 
 
@@ -171,7 +180,7 @@ def _fields(
     if layer.experts:
         fields["expert_step"] = ("size_t ", str(_step(weights, layer.experts.num_experts)))
     mixer = layer.mixer
-    if (heads := heads_of(mixer)) and mixer:
+    if (heads := heads_of(mixer)) and isinstance(mixer, AttentionConfig | LatentAttentionConfig):
         fields["heads"] = ("int ", str(kinds.heads.index(heads)))
         fields["scale"] = ("float ", real(mixer.softmax_scale))
         fields["window"] = ("int ", str(mixer.window or "INT_MAX"))

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from pellucid.config import ModelConfig, NormConfig, weight_shapes
+from pellucid.config import LatentAttentionConfig, ModelConfig, NormConfig, weight_shapes
 from pellucid.native.formats import FORMATS, VECTOR
 
 VERSION = 3  # raise when tiles of a format change
@@ -65,9 +65,15 @@ def is_router(name: str) -> bool:
 
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The model's weights, and what is derived from the description alone: γ of norms that have none (1), rotary
-    frequencies, the sinusoidal table.
+    frequencies, the sinusoidal table. Maps of a latent to heads lie head by head, each in whole tiles, and the one that
+    keys are made by turned: queries are multiplied by it.
     """
     shapes = dict(weight_shapes(_with_gammas(config)))
+    for i, layer in enumerate(config.layers):
+        if isinstance(mixer := layer.mixer, LatentAttentionConfig):
+            own, rank = mixer.num_heads * padded(mixer.kv_lora_rank, 16), mixer.kv_lora_rank
+            shapes[f"layers.{i}.attention.k_b_proj.weight"] = (own, mixer.qk_nope_head_dim)
+            shapes[f"layers.{i}.attention.v_b_proj.weight"] = (mixer.num_heads * padded(mixer.v_head_dim, 16), rank)
     if config.position == "sinusoidal":
         shapes["pos_embed.weight"] = (config.context_len, config.d_model)
     if ropes := config.ropes:

@@ -8,10 +8,10 @@ from typing import IO
 import numpy as np
 
 from pellucid.base.array import Array
-from pellucid.config import ModelConfig
+from pellucid.config import LatentAttentionConfig, ModelConfig
 from pellucid.native import finite, rotary
 from pellucid.native.formats import FORMATS, own_format, to_tiles
-from pellucid.native.layout import HEADER_BYTES, Layout, gate_of, is_matrix, is_router, shapes_of
+from pellucid.native.layout import HEADER_BYTES, Layout, gate_of, is_matrix, is_router, padded, shapes_of
 from pellucid.operations import Places
 from pellucid.operations.position import Position
 from pellucid.quant import dequantize, is_finite
@@ -30,7 +30,9 @@ def formats_of(config: ModelConfig, weights: Mapping[str, Array], quantize: str 
         if not is_matrix(name, shape):
             continue
         array = weights[name]
-        formats[name] = own_format(array)
+        formats[name] = "float32" if is_turned(config, name) and array.is_blocks else own_format(array)
+        if is_turned(config, name):
+            continue  # blocks would lie across its rows
         if quantize and not array.is_blocks and shape[1] % 32 == 0 and not is_router(name):
             formats[name] = "q8_0" if name in ("embed.weight", "lm_head.weight") else QUANTIZED[quantize]
     return formats | _alike(config, formats)
@@ -73,7 +75,9 @@ def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weigh
             up = layout.entries[ups[entry.name]] if entry.name in ups else None
             together = [entry, up] if up and entry.offset < up.offset < entry.offset + entry.size else [entry]
             tiles = [
-                to_tiles(weights[part.name], part.format, part.rows, part.columns).reshape(part.rows // 16, -1)
+                to_tiles(by_head(config, part.name, weights[part.name]), part.format, part.rows, part.columns).reshape(
+                    part.rows // 16, -1
+                )
                 for part in together
             ]
             values = tiles[0] if len(tiles) == 1 else np.stack(tiles, axis=1)
@@ -87,6 +91,32 @@ def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weigh
         written |= {part.name for part in together}
         at = entry.offset + values.nbytes
     file.write(bytes(layout.size - at))
+
+
+def is_turned(config: ModelConfig, name: str) -> bool:
+    """Whether a weight is the map that the keys of latent attention are made by; see ``layout.shapes_of``."""
+    _, _, rest = name.partition("layers.")
+    i, _, path = rest.partition(".")
+    return path == "attention.k_b_proj.weight" and isinstance(config.layers[int(i)].mixer, LatentAttentionConfig)
+
+
+def by_head(config: ModelConfig, name: str, array: Array) -> Array:
+    """A weight as it lies in the file: that of a latent's maps head by head."""
+    _, _, rest = name.partition("layers.")
+    i, _, path = rest.partition(".")
+    mixer = config.layers[int(i)].mixer if path else None
+    if not isinstance(mixer, LatentAttentionConfig) or path.split(".")[1] not in ("k_b_proj", "v_b_proj"):
+        return array
+    if is_turned(config, name):
+        array = Array.from_numpy(dequantize(array)) if array.is_blocks else array
+        heads = array.data.reshape(mixer.num_heads, mixer.qk_nope_head_dim, -1).transpose(0, 2, 1)
+    else:
+        heads = array.data.reshape(mixer.num_heads, mixer.v_head_dim, -1)
+    whole = np.zeros((mixer.num_heads, padded(heads.shape[1], 16), heads.shape[2]), heads.dtype)
+    whole[:, : heads.shape[1]] = heads
+    rows = whole.reshape(-1, whole.shape[-1])
+    shape = (len(rows), mixer.qk_nope_head_dim if is_turned(config, name) else mixer.kv_lora_rank)
+    return Array(array.dtype, shape, rows)
 
 
 def _table(config: ModelConfig, weights: Mapping[str, Array], name: str, rows: int, columns: int) -> np.ndarray:
@@ -119,7 +149,8 @@ def _offset(config: ModelConfig, name: str) -> float:
     else:
         _, layer, part = path.split(".", 2)
         if part.startswith("attention."):
-            norm = getattr(config.layers[int(layer)].mixer, "qk_norm", None)
+            mixer = config.layers[int(layer)].mixer
+            norm = getattr(mixer, "qk_norm", None) or getattr(mixer, "latent_norm", None)
         else:
             norm = config.layers[int(layer)].norms[part]
     return norm.offset if norm else 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pellucid.config import ModelConfig
+from pellucid.config import LatentAttentionConfig, ModelConfig
 from pellucid.native.formats import FORMATS
 from pellucid.native.kinds import Kinds, kinds_of, layer_table, widths
 from pellucid.native.layout import Layout, padded
@@ -50,7 +50,10 @@ def program(
 
 def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str:
     kinds = kinds_of(config)
-    having = {"experts": any(layer.experts for layer in config.layers)}
+    having = {
+        "experts": any(layer.experts for layer in config.layers),
+        "latent": any(isinstance(layer.mixer, LatentAttentionConfig) for layer in config.layers),
+    }
     used = sorted({format_of(entry) for entry in layout.entries.values() if entry.format in FORMATS})
     products = "".join(f"TILES({name})\n" for name in used)
     table = ", ".join(f"[{name}] = ROW_OF_TILES({name})" for name in used)
@@ -72,6 +75,7 @@ def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> st
         _layers(config, layout, kinds),
         *(text_of(name) for name in ("stages.h", "attend.h", *(("experts.h",) if having["experts"] else ()))),
         keep(text_of("taps.h"), having),
+        *([text_of("latent.h")] if having["latent"] else []),
         *parts(config, layout, kinds),
         _forward(config, kinds),
         keep(text_of("api.h"), having),

@@ -10,11 +10,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pellucid.config import ModelConfig
+from pellucid.config import AttentionConfig, LatentAttentionConfig, Mixer, ModelConfig
 from pellucid.executor import StepInput
-from pellucid.native.kinds import heads_of
 
 BY_HEAD = ("q", "k", "v", "q_norm", "k_norm", "q_rot", "k_rot", "q_scaled", "z")
+
+
+def _head(mixer: Mixer | None, name: str) -> int | None:
+    """Numbers of one head in a tap that is by head."""
+    if isinstance(mixer, LatentAttentionConfig):
+        own = {"k": mixer.qk_nope_head_dim, "k_shared": mixer.qk_rope_head_dim, "k_rot": mixer.qk_rope_head_dim}
+        whole = dict.fromkeys(("q", "q_rot", "k_whole"), mixer.head_dim)
+        return (own | whole | dict.fromkeys(("v", "z"), mixer.v_head_dim)).get(name)
+    return mixer.head_dim if isinstance(mixer, AttentionConfig) and name in BY_HEAD else None
 
 
 class Traced(Protocol):
@@ -57,9 +65,6 @@ def _read(data: bytes, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
         count, at = int(rows) * int(width), end + 1
         values = np.frombuffer(data, np.float32, count, at).reshape(int(rows), int(width))
         at += 4 * count
-        if name in BY_HEAD:
-            heads = heads_of(config.layers[int(layer)].mixer)
-            assert heads is not None
-            width = heads.value_dim if name in ("v", "z") else heads.head_dim
-            values = values.reshape(int(rows), -1, width).transpose(1, 0, 2)
+        if int(layer) >= 0 and (head := _head(config.layers[int(layer)].mixer, name)):
+            values = values.reshape(int(rows), -1, head).transpose(1, 0, 2)
         yield name if int(layer) < 0 else f"layers.{layer}.{name}", values

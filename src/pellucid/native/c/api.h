@@ -11,6 +11,12 @@ EXPORT void pellucid_close(Model *m) {
     free(m->scratch), free(m->attention);
     for (int kind = 0; kind < NUM_HEAD_KINDS; kind++) free(m->runs[kind].runs);
     free_panels(&m->shared);
+//[if latent]
+    free(m->latent);
+    if (m->by_head)
+        for (int i = 0; i < threads; i++) free_panels(&m->by_head[i]);
+    free(m->by_head);
+//[end]
 //[if experts]
     free(m->router), free(m->shared_gate), free(m->chosen), free(m->chosen_weights), free(m->expert_act);
     free_panels(&m->entries);
@@ -43,6 +49,12 @@ static bool make_buffers(Model *m, int threads) {
     for (int kind = 0; kind < NUM_HEAD_KINDS; kind++) made = (m->runs[kind].runs = zeroed(MAX_ROWS, sizeof(Run))) && made;
     made = made && make_panels(&m->shared, MAX_ROWS, WIDEST);
     for (int i = 0; i < threads && made; i++) made = make_panels(&m->own[i], 1, WIDEST);
+//[if latent]
+    m->latent = zeroed((size_t)MAX_ROWS * LATENT_ROW, sizeof(float));
+    m->by_head = zeroed((size_t)threads, sizeof(Panels));
+    made = made && m->latent && m->by_head;
+    for (int i = 0; i < threads && made; i++) made = make_panels(&m->by_head[i], MAX_ROWS, BY_HEAD_ROW);
+//[end]
 //[if experts]
     m->router = zeroed((size_t)MAX_ROWS * EXPERTS_ROW, sizeof(float));
     m->shared_gate = zeroed(MAX_ROWS, sizeof(float));

@@ -34,6 +34,10 @@ typedef struct {
     Panels entries;                   // [MAX_ENTRIES]: rows as the experts' products take them
     float *expert_act;                // [MAX_ENTRIES][EXPERT_ROW]: the experts' inner activations
 //[end]
+//[if latent]
+    float *latent;                    // [MAX_ROWS][LATENT_ROW]: what queries are made of
+    Panels *by_head;                  // [threads]: rows of one head
+//[end]
     float *final;                     // [MAX_ROWS][D_ROW]: the wanted rows
     float *cosine, *sine;             // [MAX_ROWS][NUM_ROTARY][ROTARY_PAIRS]
     Panels shared, *own;              // activations as products take them: of all rows; of a single row, each thread for itself

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pellucid.config import AttentionConfig, ModelConfig
+from pellucid.config import AttentionConfig, LatentAttentionConfig, ModelConfig
 from pellucid.native.kinds import Kinds, Part
 from pellucid.native.layout import Layout
 from pellucid.native.parts.attention import attention
+from pellucid.native.parts.latent import latent
 from pellucid.native.parts.mlp import ACTIVATIONS, SCORES, experts, mlp
 from pellucid.native.parts.text import mixer_gives
 
 __all__ = ["ACTIVATIONS", "SCORES", "mixer_gives", "parts"]
 
-MIXERS: dict[type, Callable[[ModelConfig, Layout, Kinds, Part], str]] = {AttentionConfig: attention}
+MIXERS: dict[type, Callable[[ModelConfig, Layout, Kinds, Part], str]] = {
+    AttentionConfig: attention,
+    LatentAttentionConfig: latent,
+}
 
 
 def parts(config: ModelConfig, layout: Layout, kinds: Kinds) -> list[str]:

@@ -78,12 +78,13 @@ def beginning(config: ModelConfig, part: Part) -> dict[str, object]:
     }
 
 
-def output(layout: Layout, part: Part, z_width: str, path: str) -> str:
-    """How a mixer ends: z W_oᵀ, added to the stream. ``path``: of the weights, ``attention``."""
+def output(layout: Layout, part: Part, z_width: str, path: str, z: str = "m->z") -> str:
+    """How a mixer ends: z W_oᵀ, added to the stream. ``path``: of the weights, ``attention``; ``z``: where it is."""
     layer = part.layer
     post_norm, in_turn = "attention_post_norm" in layer.norms, not layer.parallel
     apart = layer.parallel or post_norm
     values = {
+        "z": z,
         "z_width": z_width,
         "resid_mid": mixer_gives(layer),
         "attn_out": normed(layer, "attention_post_norm", "z W_oᵀ"),
