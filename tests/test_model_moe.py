@@ -24,7 +24,6 @@ from pellucid.model.decoder import Decoder
 from pellucid.model.invariant import padded_rows
 from pellucid.model.moe import MoE
 from pellucid.model.quantized import QuantizedLinear
-from pellucid.native.claims import NATIVE
 from pellucid.train.lora import LoraSettings, attach_lora, load_adapter, lora_layers, merge, save_adapter
 
 SPARSE = [name for name in FAMILIES if any(layer.experts for layer in tiny(name).config.layers)]
@@ -120,11 +119,6 @@ def test_active_parameters_leave_out_the_experts_that_a_token_does_not_meet() ->
     one = 3 * config.d_model * layer.mlp.d_ff
     assert config.num_parameters() - config.num_active_parameters() == config.num_layers * 6 * one
     assert tiny("llama").config.num_active_parameters() == tiny("llama").config.num_parameters()
-
-
-@EVERY
-def test_the_native_executor_says_what_it_lacks(family: str) -> None:
-    assert any(".experts" in refusal.path for refusal in NATIVE.refusals(tiny(family).config))
 
 
 # --- what is built on linear maps ------------------------------------------------------------------------------------

@@ -20,11 +20,15 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 from pellucid.base.errors import ConfigError
 from pellucid.checkpoint.open import open_checkpoint
 from pellucid.cli.app import app
+from pellucid.config import ExpertsConfig, MLPConfig
+from pellucid.explain import trace
 from pellucid.model.decoder import Decoder
+from pellucid.model.moe import MoE
 from pellucid.train.data.batch import IGNORED, Batch
 from pellucid.train.objectives.balance import DEFAULT, balance_loss, default_balance
 from pellucid.train.objectives.loss import language_loss
 from pellucid.train.runs.loop import accumulate, checkpoint_activations
+from pellucid.train.runs.optim import OptimSettings, make_optimizers
 from pellucid.train.runs.sizes import Sizes, describe, flops_per_token
 
 
@@ -47,12 +51,19 @@ def gradients(its: Decoder) -> dict[str, torch.Tensor]:
     return found
 
 
+def routed(logits: torch.Tensor, experts_per_token: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities and choice of Mixtral's router."""
+    described = ExpertsConfig(num_experts=logits.shape[-1], experts_per_token=experts_per_token)
+    moe = MoE(4, MLPConfig(d_ff=4), described)
+    return moe.scores(logits), moe.chosen(logits)
+
+
 def test_even_use_costs_the_number_of_experts_a_token_has_and_one_favourite_pair_costs_half_of_all() -> None:
     even = torch.eye(4).repeat_interleave(2, 0)[None] * 50 + torch.eye(4).roll(1, 1).repeat_interleave(2, 0)[None] * 50
     everyone = torch.ones(1, 8, dtype=torch.bool)
-    assert balance_loss([even], 2, everyone).item() == pytest.approx(2.0)
+    assert balance_loss([routed(even, 2)], everyone).item() == pytest.approx(2.0)
     favourites = torch.tensor([50.0, 50.0, 0.0, 0.0]).expand(1, 8, 4)
-    assert balance_loss([favourites], 2, everyone).item() == pytest.approx(4.0)
+    assert balance_loss([routed(favourites, 2)], everyone).item() == pytest.approx(4.0)
 
 
 @settings(max_examples=20, deadline=None)
@@ -63,10 +74,12 @@ def test_the_loss_equals_transformers_on_the_same_router_logits(layers: int, exp
     counted = torch.rand(3, 7, generator=generator) < 0.7
     counted[0, 0] = True
     theirs = load_balancing_loss_func(tuple(its.flatten(0, 1) for its in logits), experts, top, counted.long())  # type: ignore[arg-type]
-    torch.testing.assert_close(balance_loss(logits, top, counted), theirs)
+    torch.testing.assert_close(balance_loss([routed(its, top) for its in logits], counted), theirs)
 
 
-@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "family", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "flex_olmo", "granitemoe", "gpt_oss", "phimoe"]
+)
 def test_loss_and_gradients_equal_those_of_the_reference_model(family: str) -> None:
     ours, its = model(family), batch(padding=5)
     loss = language_loss(ours, its, balance=0.5)
@@ -80,10 +93,52 @@ def test_loss_and_gradients_equal_those_of_the_reference_model(family: str) -> N
     torch.testing.assert_close(loss.balance / loss.num_targets, out.aux_loss.detach())
     (nll + 0.5 * out.aux_loss).backward()
     for name, parameter in theirs.named_parameters():
-        if name.endswith("mlp.gate.weight"):
+        if name.endswith((".gate.weight", ".router.weight")):
             layer = int(name.split(".")[2])
             mine = ours.get_parameter(f"layers.{layer}.mlp.router.weight").grad
             torch.testing.assert_close(mine, parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["glm4_moe/groups", "minimax_m2", "llama4_text", "ernie4_5_moe"])
+def test_other_routers_count_whom_they_choose_and_share_their_scores_out(family: str) -> None:
+    """By the equation, from recorded steps: f of the experts with a weight, P of the scores divided by their sum."""
+    ours, its = model(family), batch()
+    loss = language_loss(ours, its, balance=0.5)
+    t = trace(ours, None, its.token_ids.tolist())
+    sparse = [i for i, layer in enumerate(ours.config.layers) if layer.experts]
+    chosen = torch.stack([t[f"layers.{i}.experts"] != 0 for i in sparse]).float()
+    logits = torch.stack([t[f"layers.{i}.router_logits"] for i in sparse])
+    softmax = ours.config.layers[sparse[0]].experts.scores == "softmax"
+    scores = logits.softmax(-1) if softmax else torch.sigmoid(logits)
+    shares = scores / scores.sum(-1, keepdim=True)
+    expected = chosen.shape[-1] * (chosen.mean((0, 1, 2)) * shares.mean((0, 1, 2))).sum()
+    assert loss.balance is not None
+    torch.testing.assert_close(loss.balance / loss.num_targets, expected)
+    (loss.total / loss.num_targets).backward()
+    router = ours.get_parameter(f"layers.{sparse[0]}.mlp.router.weight").grad
+    assert router is not None
+    assert router.any()
+
+
+def test_layers_of_different_numbers_of_experts_are_refused() -> None:
+    config = tiny("mixtral").config
+    fewer = replace(config.layers[0].experts, num_experts=4)
+    uneven = Decoder(replace(config, layers=(replace(config.layers[0], experts=fewer), *config.layers[1:])))
+    with pytest.raises(ConfigError, match="different numbers of experts"):
+        language_loss(uneven.initialize(), batch(), balance=0.01)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_correction_stays_as_it_was_and_everything_else_learns(optimizer: str) -> None:
+    its = model("glm4_moe")
+    before = {name: parameter.detach().clone() for name, parameter in its.named_parameters()}
+    (made, *more) = make_optimizers(its, OptimSettings(optimizer=optimizer, lr=1e-2))
+    loss = language_loss(its, batch(), balance=0.01)
+    loss.total.backward()
+    for one in (made, *more):
+        one.step()
+    same = {name for name, parameter in its.named_parameters() if torch.equal(parameter, before[name])}
+    assert same == {f"layers.{i}.mlp.correction_bias" for i in (1, 2)}
 
 
 def test_the_loss_is_returned_and_nothing_is_kept_on_the_model() -> None:
@@ -213,7 +268,6 @@ def test_pretrain_makes_a_small_mixture_says_its_balance_and_resumes(tmp_path: P
         "of them for each token",
         "4 experts, 2 for each token, each 32 → 32 → 32",
         "experts.0–3.up_proj 32 × 32",
-        "the native executor does not run layers.0.experts = ExpertsConfig",
     ):
         assert text in said
 

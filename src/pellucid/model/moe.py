@@ -73,9 +73,7 @@ class MoE(nn.Module):
         if config.scores == "sparsemixer":
             chosen, weights = self._mixed(wide)
         else:
-            scores = (
-                1 / (1 + torch.exp(-wide)) if config.scores == "sigmoid" else wide.softmax(-1)
-            )  # steps that round alike
+            scores = self.scores(wide)
             chosen = self._chosen(wide, scores)
             if config.normalize and config.scores == "softmax" and not config.normalize_eps:
                 weights = wide.gather(-1, chosen).softmax(-1)  # of all, divided by the sum of the chosen: the same
@@ -84,6 +82,19 @@ class MoE(nn.Module):
                 if config.normalize:
                     weights = weights / (weights.sum(-1, keepdim=True) + config.normalize_eps)
         return torch.zeros_like(wide).scatter(-1, chosen, config.scale * weights)
+
+    def scores(self, logits: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows E"]:
+        """What the router makes of its logits: how much of a token each expert could have."""
+        if self.config.scores == "sigmoid":
+            return 1 / (1 + torch.exp(-logits))  # steps that round alike
+        return logits.softmax(-1)
+
+    def chosen(self, logits: Float[Tensor, "*rows E"]) -> Int[Tensor, "*rows k"]:
+        """The experts that tokens go through."""
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.config.scores == "sparsemixer":
+            return self._mixed(wide)[0]
+        return self._chosen(wide, self.scores(wide))
 
     def _chosen(self, logits: Float[Tensor, "*rows E"], scores: Float[Tensor, "*rows E"]) -> Int[Tensor, "*rows k"]:
         """The best experts: by logits, or by scores where something is added to them, or they are added up."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pellucid.base.errors import ConfigError
 from pellucid.config import ModelConfig
 from pellucid.model.context import Recorder
+from pellucid.model.moe import MoE
 from pellucid.train.data.batch import IGNORED, Batch
 
 DEFAULT = 0.01  # its weight beside the cross-entropy, as in Fedus et al. 2021 §2.2
@@ -49,20 +50,31 @@ class Routers:
 
         Raises: ConfigError for a model without experts.
         """
-        experts = next((layer.experts for layer in config.layers if layer.experts), None)
-        if experts is None:
+        counts = {layer.experts.num_experts for layer in config.layers if layer.experts}
+        if len(counts) != 1:
             raise ConfigError(
-                "the model has no experts to balance", where=config.model_type, remedy="leave out --balance"
+                "the model has no experts to balance" if not counts else "layers of different numbers of experts",
+                where=config.model_type,
+                remedy="leave out --balance",
             )
+        routed = []
+        for module, logits in self.logits.items():
+            assert isinstance(module, MoE)
+            wide = logits.float()
+            scores = module.scores(wide)
+            routed.append((scores / scores.sum(-1, keepdim=True), module.chosen(wide.detach())))
         counted = (batch.targets != IGNORED).flip(1).cumsum(1).flip(1) > 0
-        return balance_loss(list(self.logits.values()), experts.experts_per_token, counted)
+        return balance_loss(routed, counted)
 
 
 def balance_loss(
-    router_logits: Sequence[Float[Tensor, "B T E"]], experts_per_token: int, counted: Bool[Tensor, "B T"]
+    routed: Sequence[tuple[Float[Tensor, "B T E"], Int[Tensor, "B T k"]]], counted: Bool[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
-    """E · Σ_i f_i · P_i: f_i the mean number of times that a token chooses expert i, P_i the mean probability that its
-    router gives i.
+    """E · Σ_i f_i · P_i: f_i the mean number of times that a token goes through expert i, P_i the mean probability that
+    its router gives i. ``routed``: of each sparse layer, probabilities and the experts that are chosen.
+
+    Probabilities are the router's softmax, or its sigmoids divided by their sum; whom a token goes through is what the
+    router decides, its groups and correction included: it is the work that is to be even.
 
     Both means are over the ``counted`` tokens and all sparse layers together, as transformers takes them. Even use
     makes it ``experts_per_token``, its least value where probabilities follow choices. Gradients flow through P alone:
@@ -73,14 +85,14 @@ def balance_loss(
     the split of a batch enters into it (and into nothing else). Larger micro-batches leave experts more room to differ
     by text.
 
-    Source: Fedus et al. 2021 (Switch) eq. 4–6; transformers ``load_balancing_loss_func``; Qiu et al. 2025 on what the
-    batch means to it.
+    Source: Fedus et al. 2021 (Switch) eq. 4–6; transformers ``load_balancing_loss_func``; DeepSeek-AI 2024
+    (DeepSeek-V3) §2.1.2, sigmoids; Qiu et al. 2025 on what the batch means to it.
     """
     weight = counted.flatten().float()[:, None]  # (N, 1)
-    load, probability = (torch.zeros(router_logits[0].shape[-1], device=weight.device) for _ in range(2))
-    for logits in router_logits:
-        p = logits.flatten(0, 1).float().softmax(-1)  # (N, E)
-        chosen = torch.zeros_like(p).scatter(1, p.topk(experts_per_token, 1).indices, 1.0)
+    load, probability = (torch.zeros(routed[0][0].shape[-1], device=weight.device) for _ in range(2))
+    for shares, experts in routed:
+        p = shares.flatten(0, 1)  # (N, E)
+        chosen = torch.zeros_like(p).scatter(1, experts.flatten(0, 1), 1.0)
         load, probability = load + (chosen * weight).sum(0), probability + (p * weight).sum(0)
-    count = (weight.sum() * len(router_logits)).clamp(min=1)
+    count = (weight.sum() * len(routed)).clamp(min=1)
     return len(load) * (load / count * (probability / count)).sum()
