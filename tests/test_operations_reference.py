@@ -12,6 +12,7 @@ from reference import MODELS, reference_logits, reference_model, telling, tiny
 
 import pellucid.config
 from pellucid.config import ModelConfig, NormConfig, PartNorms, RopeConfig, RopeScaling
+from pellucid.config.recurrent import Recurrent
 from pellucid.explain import trace
 from pellucid.families import FAMILIES
 from pellucid.model.decoder import Decoder
@@ -46,7 +47,9 @@ def test_in_float64_they_agree_to_the_rounding_of_angles(model: str) -> None:
     """transformers keeps norms' and rotary's float32 inside a float64 model: what is left is that."""
     decoder, ids = tiny(model), [5, 6, 7, 8, 9, 10, 11, 12]
     theirs = reference_model(decoder).double()(torch.tensor([ids])).logits[0]
-    assert distance(reference(decoder.config, weights_of(decoder), ids)["logits"], theirs.numpy()) < 3e-6
+    wide = all(not isinstance(layer.mixer, Recurrent) for layer in decoder.config.layers)  # recurrences stay in float32
+    most = 3e-6 if wide else 1e-5
+    assert distance(reference(decoder.config, weights_of(decoder), ids)["logits"], theirs.numpy()) < most
 
 
 @EVERY

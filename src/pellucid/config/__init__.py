@@ -7,6 +7,7 @@ construction, so an executor may believe it.
 
 from pellucid.config.attention import AttentionConfig, QueryScale
 from pellucid.config.checks import MAX_LAYERS, MAX_SIZE
+from pellucid.config.delta_net import DeltaNetConfig
 from pellucid.config.experts import ExpertsConfig
 from pellucid.config.latent import LatentAttentionConfig
 from pellucid.config.layer import LayerConfig, Mixer, PartNorms
@@ -22,6 +23,7 @@ __all__ = [
     "XIELU",
     "Activation",
     "AttentionConfig",
+    "DeltaNetConfig",
     "ExpertsConfig",
     "LatentAttentionConfig",
     "LayerConfig",

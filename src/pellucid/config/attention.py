@@ -52,6 +52,7 @@ class AttentionConfig:
     clip: float | None = None  # q, k and v as projected are brought within −clip … clip
     sinks: bool = False  # each head has a learned score beside its keys', whose share of the softmax is nobody's
     query_scale: QueryScale | None = None  # by position, after rotation and norms
+    gated: bool = False  # each number of the heads' results is multiplied by σ of one of x W_gᵀ
     alibi: float | None = None  # scores lose slope · distance, and head h of H has slope 2^(−alibi · h / H)
 
     def __post_init__(self) -> None:
@@ -135,4 +136,6 @@ class AttentionConfig:
                 shapes |= norm_shapes(f"{prefix}{part}_norm", over, self.qk_norm)
         if self.sinks:
             shapes[f"{prefix}sinks"] = (self.num_heads,)
+        if self.gated:
+            shapes |= linear_shapes(f"{prefix}gate_proj", self.z_dim, d_model, self.qkv_bias)
         return shapes | linear_shapes(f"{prefix}o_proj", d_model, self.q_dim, self.o_bias)

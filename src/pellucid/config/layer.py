@@ -9,6 +9,7 @@ from pellucid.base.errors import ConfigError
 from pellucid.base.typed import check_fields, shown
 from pellucid.config.attention import AttentionConfig
 from pellucid.config.checks import check_number
+from pellucid.config.delta_net import DeltaNetConfig
 from pellucid.config.experts import ExpertsConfig
 from pellucid.config.latent import LatentAttentionConfig
 from pellucid.config.mlp import MLPConfig
@@ -38,7 +39,7 @@ class PartNorms:
 if TYPE_CHECKING:
     Mixer = Any
 else:
-    Mixer = AttentionConfig | LatentAttentionConfig | ShortConvConfig
+    Mixer = AttentionConfig | LatentAttentionConfig | ShortConvConfig | DeltaNetConfig
 
 
 @dataclass(frozen=True, kw_only=True)

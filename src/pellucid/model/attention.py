@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pellucid.config import AttentionConfig
 from pellucid.model.attend import Attends, sdpa
 from pellucid.model.context import Context
+from pellucid.model.gates import gate
 from pellucid.model.linear import Linear, for_products
 from pellucid.model.norm import optional_norm
 from pellucid.model.position import query_growth, rotate
@@ -31,6 +32,7 @@ class Attention(Attends):
         self.q_norm = optional_norm(config.q_dim if over_all else config.head_dim, config.qk_norm)
         self.k_norm = optional_norm(config.kv_dim if over_all else config.head_dim, config.qk_norm)
         self.sinks = nn.Parameter(torch.zeros(config.num_heads)) if config.sinks else None
+        self.gate_proj = Linear(d_model, config.z_dim, bias=config.qkv_bias) if config.gated else None
         self.o_proj = Linear(config.q_dim, d_model, bias=config.o_bias)
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
@@ -49,6 +51,9 @@ class Attention(Attends):
         if ctx.sums is not None:
             ctx.sums += (x.detach().sum((0, 1, 3), dtype=torch.float32) for x in (q, k))
         z = ctx.tap(self, "z", ctx.by_request(self.mix, q, k, v))  # (B, H, T, E)
+        if self.gate_proj is not None:
+            opened = ctx.tap(self, "z_gate", self._by_head(self.gate_proj(x, ctx)))
+            z = ctx.tap(self, "z_gated", z * gate("sigmoid", opened, ctx))
         return self.o_proj(z.transpose(1, 2).flatten(2), ctx)
 
     def mix(self, ctx: Context, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T E"]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pellucid.base.errors import ContextLengthError, UnsupportedError
-from pellucid.config import AttentionConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
+from pellucid.config import AttentionConfig, DeltaNetConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
 from pellucid.model.keys_values import ROLLBACK, FullCache, KeepsKeys, WindowCache
 from pellucid.model.recurrent_state import RecurrentState
 from pellucid.model.state import State, Stateless
@@ -28,6 +28,7 @@ STATES: dict[type, Callable[[Any, int, int, torch.dtype, torch.device], State]] 
     AttentionConfig: keys_and_values,
     LatentAttentionConfig: keys_and_values,
     ShortConvConfig: RecurrentState,
+    DeltaNetConfig: RecurrentState,
     NoneType: lambda *_: Stateless(),
 }
 

@@ -140,3 +140,8 @@ def rows_invariant_gelu_tanh(x: Tensor) -> Tensor:
     """½ x (1 + tanh(√(2/π) (x + 0.044715 x³))), in steps that round alike at every place."""
     inner = (x * x * x).mul_(0.044715).add_(x).mul_(math.sqrt(2 / math.pi))
     return inner.tanh_().add_(1).mul_(x).mul_(0.5)
+
+
+def rows_invariant_sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + e^−x), in steps that round alike at every place."""
+    return torch.exp(-x).add_(1).reciprocal_()

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from pellucid.config import AttentionConfig, LatentAttentionConfig, Mixer, ShortConvConfig
+from pellucid.config import AttentionConfig, DeltaNetConfig, LatentAttentionConfig, Mixer, ShortConvConfig
 from pellucid.model.attention import Attention
+from pellucid.model.delta_net import DeltaNet
 from pellucid.model.latent import LatentAttention
 from pellucid.model.short_conv import ShortConv
 
@@ -21,6 +22,7 @@ MIXERS: dict[type, Callable[[int, Any, int], nn.Module]] = {
     AttentionConfig: Attention,
     LatentAttentionConfig: LatentAttention,
     ShortConvConfig: ShortConv,
+    DeltaNetConfig: DeltaNet,
 }
 
 

@@ -7,22 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pellucid.operations.cell import Look, Operands, Term
+from pellucid.operations.cell import Look, Operands, Term, number
 from pellucid.operations.numbers import Numbers, Weights, by_head, side_by_side, wide
 from pellucid.operations.operation import Line, Operation, Sentence, Weight
 from pellucid.operations.places import Places
+from pellucid.operations.product import opened
 
 
 @dataclass(frozen=True, kw_only=True)
 class Convolve(Operation):
-    """y_t = Σ_j w_j ⊙ u_{t − W + j} + b, j from 1 to W: a channel by itself, over its last W places.
+    """y_t = Σ_j w_j ⊙ u_{t − W + j} + b, j from 1 to W: a channel by itself, over its last W places; or silu of that.
 
     Before a text's first token, and at padding, u is 0. ``head_dim``: channels come, and go, cut into heads.
     """
 
     kind = "convolve"
     holds = Sentence("the last few places, weighed and added up", "最近几个位置的加权和")
-    reads = ("ShortConvConfig.width", "ShortConvConfig.channels", "ShortConvConfig.bias")
+    reads = (
+        *(f"ShortConvConfig.{name}" for name in ("width", "channels", "bias")),
+        *(f"DeltaNetConfig.{name}" for name in ("conv_width", "num_heads", "num_key_heads")),
+    )
     whole = True
     part = "conv"
 
@@ -31,6 +35,7 @@ class Convolve(Operation):
     width: int
     bias: bool = False
     head_dim: int | None = None
+    silu: bool = False
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -39,7 +44,8 @@ class Convolve(Operation):
 
     def equation(self, result: str, *inputs: str) -> str:
         u, shift = inputs[0], " + b" if self.bias else ""
-        return rf"{result}_t = \sum_{{j=1}}^{{{self.width}}} w_j \odot {u}_{{t-{self.width}+j}}{shift}"
+        total = rf"\sum_{{j=1}}^{{{self.width}}} w_j \odot {u}_{{t-{self.width}+j}}{shift}"
+        return rf"{result}_t = \operatorname{{silu}}\left({total}\right)" if self.silu else rf"{result}_t = {total}"
 
     def line(self, name: str) -> Line:
         return Line("model.convolve", "Convolution.forward", "sum(")
@@ -53,6 +59,7 @@ class Convolve(Operation):
             columns = places.columns - back
             y += np.where(columns[:, None] >= 0, u[..., np.maximum(columns, 0), :], 0.0) * weight[:, -1 - back]
         y = y + bias[0] if bias else y
+        y = opened("silu", y) if self.silu else y
         return y if self.head_dim is None else by_head(y, self.head_dim)
 
     def cell(self, look: Look) -> Operands:
@@ -79,5 +86,8 @@ class Convolve(Operation):
             ),
             *(Term(cell.value, (cell,)) for cell in bias),
         )
-        recomputed = float(products.sum()) + sum(cell.value for cell in bias)
-        return look.operands(recomputed=recomputed, of=terms, latex=terms.latex or "0")
+        total = float(products.sum()) + sum(cell.value for cell in bias)
+        if not self.silu:
+            return look.operands(recomputed=total, of=terms, latex=terms.latex or "0")
+        latex = rf"\operatorname{{silu}}({number(total)})"
+        return look.operands(recomputed=float(opened("silu", wide(total))), of=terms, parts={"sum": total}, latex=latex)

@@ -24,6 +24,11 @@ OWNERS = {
     "v_b_proj": ("model.latent", "LatentAttention.mix"),
     "mlp": ("model.mlp", "MLP.forward"),
     "router": ("model.moe", "MoE.rate"),
+    "delta_net": ("model.delta_net", "DeltaNet.forward"),
+    **{
+        f"{name}_proj of delta_net": ("model.delta_net", "DeltaNet._fading") for name in ("decay", "decay_a", "decay_b")
+    },
+    **{f"{name}_proj of delta_net": ("model.delta_net", "DeltaNet._gate") for name in ("gate", "gate_a", "gate_b")},
     "short_conv": ("model.short_conv", "ShortConv.forward"),
 }
 

@@ -41,6 +41,7 @@ class Norm(Operation):
         *(f"NormConfig.{name}" for name in ("kind", "eps", "weight", "bias", "offset", "wide")),
         *(f"AttentionConfig.{name}" for name in ("qk_norm", "qk_norm_over", "qk_norm_at")),
         "LatentAttentionConfig.latent_norm",
+        "DeltaNetConfig.norm",
     )
 
     name: str

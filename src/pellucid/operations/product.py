@@ -28,6 +28,7 @@ class Product(Operation):
 
     kind = "product"
     holds = Sentence("the gate times what it lets through", "门与所放行的内容逐个相乘")
+    reads = ("AttentionConfig.gated", "DeltaNetConfig.gate", "DeltaNetConfig.gate_rank")
 
     gate: Gate = "identity"
     code: Line
@@ -39,19 +40,15 @@ class Product(Operation):
         return self.code
 
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
-        return self.opened(inputs[0]) * inputs[1]
-
-    def opened(self, g: Numbers) -> Numbers:
-        with np.errstate(over="ignore"):  # exp of a large number is infinite, and what is divided by it 0
-            return GATES[self.gate](g)
+        return opened(self.gate, inputs[0]) * inputs[1]
 
     def cell(self, look: Look) -> Operands:
         gate, value = (look.step(path, self._place(look, path)) for path in look.inputs)
-        opened = float(self.opened(wide(gate.value)))
+        share = float(opened(self.gate, wide(gate.value)))
         return look.operands(
-            recomputed=opened * value.value,
+            recomputed=share * value.value,
             leads=(value, gate),
-            parts={"gate": opened},
+            parts={"gate": share},
             latex=rf"{LATEX[self.gate].format(number(gate.value))} \cdot {factor(value.value)}",
         )
 
@@ -62,4 +59,10 @@ class Product(Operation):
 
     def back(self, direction: Numbers, inputs: Sequence[Numbers], weights: Weights) -> Passed:
         """With the gate held as it is."""
-        return Passed((None, direction * self.opened(inputs[0])), {})
+        return Passed((None, direction * opened(self.gate, inputs[0])), {})
+
+
+def opened(gate: Gate, g: Numbers) -> Numbers:
+    """How far the numbers open a gate."""
+    with np.errstate(over="ignore"):  # exp of a large number is infinite, and what is divided by it 0
+        return GATES[gate](g)

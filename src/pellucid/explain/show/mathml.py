@@ -30,6 +30,7 @@ _OPERATORS = {
 }  # fmt: skip
 _FUNCTIONS = {"sin", "cos", "exp", "log", "max", "tanh"}
 _SPACES = {"quad": "1em", ";": "0.28em", ",": "0.17em", " ": "0.25em"}
+_ACCENTS = {"hat": "^", "tilde": "~", "bar": "¯"}
 _BIG = {"sum": "∑"}
 _FENCES = "()[]⌊⌋|‖"
 
@@ -116,8 +117,8 @@ class _Parser:
             return f"<mfrac>{self._atom()}{self._atom()}</mfrac>"
         if name == "sqrt":
             return f"<msqrt>{self._atom()}</msqrt>"
-        if name == "hat":
-            return f'<mover accent="true">{self._scriptless()}<mo>^</mo></mover>'
+        if name in _ACCENTS:
+            return f'<mover accent="true">{self._scriptless()}<mo>{_ACCENTS[name]}</mo></mover>'
         if name in ("text", "operatorname", "mathrm"):
             return (
                 f"<mtext>{escape(self._literal())}</mtext>" if name == "text" else f"<mi>{escape(self._literal())}</mi>"

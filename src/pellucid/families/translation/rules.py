@@ -101,6 +101,38 @@ class Split:
 
 
 @dataclass(frozen=True)
+class SplitBlocks:
+    """Rows of several maps for the first block of heads, then for the second, …, cut into the maps; back: by block.
+
+    ``blocks``: how many; ``sizes``: rows of each map in a block.
+    """
+
+    blocks: Callable[[LayerConfig], int]
+    sizes: Callable[[LayerConfig], tuple[int, ...]]
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        (whole,) = arrays
+        assert isinstance(place, LayerConfig)
+        blocks, sizes = self.blocks(place), self.sizes(place)
+        if whole.shape[0] != blocks * sum(sizes):
+            raise WeightsError(
+                "a fused weight has the wrong number of rows",
+                expected=f"{blocks} · ({' + '.join(map(str, sizes))})",
+                received=whole.shape[0],
+                remedy="check the head counts and widths in config.json",
+            )
+        rest = whole.data.shape[1:]
+        rows, edges = whole.data.reshape(blocks, sum(sizes), *rest), np.cumsum((0, *sizes))
+        return [whole.with_data(rows[:, start:stop].reshape(-1, *rest)) for start, stop in pairwise(edges)]
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        assert isinstance(place, LayerConfig)
+        blocks, rest = self.blocks(place), arrays[0].data.shape[1:]
+        parts = [array.data.reshape(blocks, -1, *rest) for array in arrays]
+        return [arrays[0].with_data(np.concatenate(parts, 1).reshape(-1, *rest))]
+
+
+@dataclass(frozen=True)
 class SplitHeads:
     """Rows of q, k and v of the first block of heads, then of the second, …, cut into q, k and v; back: block by block.
 

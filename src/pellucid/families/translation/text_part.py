@@ -25,6 +25,8 @@ WITH_IMAGES = {
     "qwen2_vl": "qwen2",
     "qwen2_5_vl": "qwen2",
     "qwen3_vl": "qwen3",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
 }
 # Text parts that transformers gives a name of their own: without images each is that family.
 TEXT_TYPES = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
@@ -51,8 +53,13 @@ def text_part(hf: Mapping[str, Any]) -> Mapping[str, Any] | None:
     part = {"model_type": WITH_IMAGES[whole], **rope, **above, **{k: v for k, v in text.items() if v is not None}}
     if isinstance(part["model_type"], str):
         part["model_type"] = TEXT_TYPES.get(part["model_type"], part["model_type"])
+    return in_one_place(part)
+
+
+def in_one_place(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys with ``_one_place`` of what they say of rotation."""
     return {
-        key: _one_place(value) if key in ("rope_scaling", "rope_parameters") else value for key, value in part.items()
+        key: _one_place(value) if key in ("rope_scaling", "rope_parameters") else value for key, value in hf.items()
     }
 
 

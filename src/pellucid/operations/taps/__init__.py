@@ -3,6 +3,7 @@
 from pellucid.operations.activation import Activation
 from pellucid.operations.convolve import Convolve
 from pellucid.operations.copy import Copy
+from pellucid.operations.delta import Read, Write
 from pellucid.operations.experts import Experts
 from pellucid.operations.grow import Grow
 from pellucid.operations.join import Join
@@ -13,6 +14,7 @@ from pellucid.operations.norm import Norm
 from pellucid.operations.operation import Operation
 from pellucid.operations.position import Position
 from pellucid.operations.product import Product
+from pellucid.operations.rates import Decay, Share
 from pellucid.operations.rotate import Rotate
 from pellucid.operations.route import Route
 from pellucid.operations.scores import Scores
@@ -20,12 +22,13 @@ from pellucid.operations.softmax import Softmax
 from pellucid.operations.sum import Sum
 from pellucid.operations.taps.model import taps_of
 from pellucid.operations.taps.tap import Tap
+from pellucid.operations.unit import Unit
 
 __all__ = ["OPERATIONS", "READS", "Tap", "taps_of"]
 
 OPERATIONS: tuple[type[Operation], ...] = (
-    Lookup, Position, Copy, Sum, Norm, Linear, Rotate, Grow, Join, Scores, Softmax, Mix, Convolve, Product, Activation,
-    Route, Experts
+    Lookup, Position, Copy, Sum, Norm, Linear, Rotate, Grow, Join, Scores, Softmax, Mix, Convolve, Unit, Decay, Share,
+    Write, Read, Product, Activation, Route, Experts
 )  # fmt: skip
 
 # Fields of the description that say which operations there are and in what order; the rest are the operations' own.

@@ -9,11 +9,15 @@ from pellucid.config import AttentionConfig, ModelConfig
 from pellucid.operations.grow import Grow
 from pellucid.operations.mix import Mix
 from pellucid.operations.norm import Norm
+from pellucid.operations.operation import Line
+from pellucid.operations.product import Product
 from pellucid.operations.rotate import Rotate
 from pellucid.operations.scores import Scores
 from pellucid.operations.softmax import Softmax
 from pellucid.operations.taps.part import Part
 from pellucid.operations.taps.tap import BY_HEAD, BY_KV_HEAD, BY_PAIR, Tap
+
+GATED = Line("model.attention", "Attention.forward", 'gate("sigmoid"')
 
 
 class AttentionTaps(Part):
@@ -54,8 +58,17 @@ class AttentionTaps(Part):
         out = replace(
             self.linear("attention.o_proj", "O", (self.d_model, attention.q_dim), attention.o_bias), joins=True
         )
+        z, last_z = "z", "z"
+        if attention.gated:
+            wide = (attention.z_dim, self.d_model)
+            gate = replace(
+                self.linear("attention.gate_proj", "gate", wide, attention.qkv_bias), head_dim=attention.head_dim
+            )
+            yield self.tap("z_gate", gate, "m", ("n",), "attn_in", axes=BY_HEAD)
+            z, last_z = r"\bar z", "z_gated"
+            yield self.tap("z_gated", Product(gate="sigmoid", code=GATED), z, ("m", "z"), "z_gate", "z", axes=BY_HEAD)
         name, symbol = self.made("attn", "o")
-        yield self.tap(name, out, symbol, (r"[z_1; \dots; z_H]",), "z")
+        yield self.tap(name, out, symbol, (rf"[{z}_1; \dots; {z}_H]",), last_z)
         yield from self.normed("attn", "o", "attention_post_norm")
 
     def _qk_norms(self, last: dict[str, str]) -> Iterator[Tap]:

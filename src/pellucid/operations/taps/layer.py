@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pellucid.base.errors import UnsupportedError
-from pellucid.config import AttentionConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
+from pellucid.config import AttentionConfig, DeltaNetConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
 from pellucid.operations.copy import Copy
 from pellucid.operations.sum import Sum
 from pellucid.operations.taps.attention import AttentionTaps
+from pellucid.operations.taps.delta_net import DeltaNetTaps
 from pellucid.operations.taps.latent import LatentTaps
 from pellucid.operations.taps.mlp import MLPTaps
 from pellucid.operations.taps.part import Part
@@ -21,6 +22,7 @@ MIXERS: dict[type, Callable[[ModelConfig, int, Any], Part]] = {
     AttentionConfig: AttentionTaps,
     LatentAttentionConfig: LatentTaps,
     ShortConvConfig: ShortConvTaps,
+    DeltaNetConfig: DeltaNetTaps,
 }
 
 

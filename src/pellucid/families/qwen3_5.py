@@ -1,0 +1,54 @@
+"""Qwen3.5: gated DeltaNet in three layers of four, gated attention in the fourth, dense MLPs.
+
+Source: Qwen Team 2026 (Qwen3.5); transformers models/qwen3_5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pellucid.config import MLPConfig, ModelConfig
+from pellucid.families import llama, qwen3_next
+from pellucid.families.translation.delta_net import DELTA_RULES, GATED_QUERY, SPLIT_CONV
+from pellucid.families.translation.hf import Keys
+from pellucid.families.translation.rules import Rule, without
+from pellucid.families.translation.text_part import in_one_place
+
+# How often a layer attends, where layer_types say it; the heads that guess further tokens, which are not loaded.
+HARMLESS = ("full_attention_interval", "linear_attention_interval", "mtp_*", "mlp_only_layers", "mamba_ssm_dtype")
+
+
+def config(hf: Mapping[str, Any]) -> ModelConfig:
+    keys = Keys(in_one_place(hf), HARMLESS)
+    dense = MLPConfig(d_ff=keys.size("intermediate_size", 12288), activation=keys.activation("hidden_act", "silu"))
+    return qwen3_next.build(keys, ((dense, None),) * keys.num_layers("num_hidden_layers"))
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    return qwen3_next.base_to_hf(config) | {"architectures": ["Qwen3_5ForCausalLM"]}
+
+
+AT, OURS = "model.layers.{i}.linear_attn", "layers.{i}.delta_net"
+DELTA = (
+    *DELTA_RULES,
+    Rule(f"{AT}.in_proj_qkv.weight", tuple(f"{OURS}.{name}_proj.weight" for name in "qkv"), (SPLIT_CONV,)),
+    *(
+        Rule(f"{AT}.in_proj_{theirs}.weight", f"{OURS}.{ours}_proj.weight")
+        for theirs, ours in (("z", "gate"), ("b", "beta"), ("a", "decay"))
+    ),
+)
+WEIGHTS = (
+    *without(llama.WEIGHTS, "self_attn.q_proj"),
+    *GATED_QUERY,
+    *qwen3_next.QK_NORMS,
+    *DELTA,
+)
+IGNORED = (*llama.IGNORED, "mtp.*")
+GGUF = None
+
+TINY = llama.TINY | qwen3_next.HYBRID | {"model_type": "qwen3_5_text"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    name: qwen3_next.VARIANTS[name]
+    for name in ("biases", "one_value_head_a_key", "narrow_convolution", "by_interval", "whole_rotary")
+} | {"untied": {"tie_word_embeddings": False}}

@@ -1,0 +1,65 @@
+"""Qwen3.5-MoE: Qwen3.5 with many experts and a shared one in every layer. Source: transformers models/qwen3_5_moe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
+from pellucid.families import llama, qwen2_moe, qwen3_5, qwen3_next
+from pellucid.families.translation.delta_net import GATED_QUERY
+from pellucid.families.translation.experts import in_memory
+from pellucid.families.translation.hf import Keys
+from pellucid.families.translation.rules import without
+from pellucid.families.translation.text_part import in_one_place
+
+HARMLESS = (*qwen3_5.HARMLESS, "intermediate_size")
+
+
+def config(hf: Mapping[str, Any]) -> ModelConfig:
+    keys = Keys(in_one_place(hf), HARMLESS)
+    act = keys.activation("hidden_act", "silu")
+    experts = ExpertsConfig(
+        num_experts=keys.size("num_experts", keys.size("num_local_experts", 256)),
+        experts_per_token=keys.size("num_experts_per_tok", 8),
+        shared=MLPConfig(d_ff=keys.size("shared_expert_intermediate_size", 512), activation=act),
+        shared_gated=True,
+    )
+    expert = MLPConfig(d_ff=keys.size("moe_intermediate_size", 512), activation=act)
+    return qwen3_next.build(keys, ((expert, experts),) * keys.num_layers("num_hidden_layers"))
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    layer = config.layers[0]
+    assert layer.experts
+    assert layer.experts.shared
+    hf = qwen3_next.base_to_hf(config) | {
+        "architectures": ["Qwen3_5MoeForCausalLM"],
+        "moe_intermediate_size": layer.mlp.d_ff,
+        "num_experts": layer.experts.num_experts,
+        "num_experts_per_tok": layer.experts.experts_per_token,
+        "shared_expert_intermediate_size": layer.experts.shared.d_ff,
+    }
+    hf.pop("intermediate_size")
+    return hf
+
+
+WEIGHTS = (*without(qwen2_moe.WEIGHTS, "self_attn.q_proj"), *GATED_QUERY, *qwen3_next.QK_NORMS, *qwen3_5.DELTA)
+ALSO = in_memory(WEIGHTS, "mlp")
+IGNORED = (*llama.IGNORED, "mtp.*")
+GGUF = None
+
+EXPERTS = {
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 40,
+}
+TINY = (
+    {name: value for name, value in qwen3_5.TINY.items() if name != "intermediate_size"}
+    | EXPERTS
+    | {"model_type": "qwen3_5_moe_text", "tie_word_embeddings": False}
+)
+VARIANTS: dict[str, dict[str, Any]] = {
+    name: qwen3_next.VARIANTS[name] for name in ("biases", "one_value_head_a_key", "by_interval", "tied")
+}
