@@ -186,11 +186,11 @@ def test_mistral_s_own_files_give_mistral_common_s_ids(shared: Path, tmp_path: P
     """The two files that the library brings along, on whole books and tricky strings."""
     if importlib.util.find_spec("mistral_common") is None:
         pytest.skip("no mistral_common; pip install mistral-common")
-    import mistral_common
-    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+    import mistral_common  # pyright: ignore[reportMissingImports]
+    from mistral_common.tokens.tokenizers.tekken import Tekkenizer  # pyright: ignore[reportMissingImports]
 
     tricky = (shared / "gguf_vocabs" / "ggml-vocab-gpt-2.gguf.inp").read_bytes().decode().split(SEPARATOR)
-    for path in sorted((Path(mistral_common.__file__).parent / "data").glob("tekken_*.json")):
+    for path in sorted((Path(str(mistral_common.__file__)).parent / "data").glob("tekken_*.json")):
         shutil.copy(path, tmp_path / "tekken.json")
         ours, theirs = load_tokenizer(tmp_path), Tekkenizer.from_file(path)
         for text in [*books(shared), *tricky]:

@@ -64,6 +64,9 @@ def command(
     )
     text = text if text is not None else prompt if prompt is not None else read_stdin()
     tokenizer = AutoTokenizer.from_pretrained(model, offline=offline)
+    if ids_only and not in_template:  # of a whole corpus, too: no piece of it is shown
+        print(*tokenizer.encode_batch([text], add_special_tokens=special)[0].tolist())
+        return
     if in_template:
         pieces = _chat_pieces(tokenizer, chat_messages(text, system), read_template(chat_template))
     else:

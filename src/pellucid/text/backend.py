@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pellucid.base.errors import TokenizerError
 from pellucid.text.added_tokens import AddedToken, as_added_token
@@ -19,6 +19,9 @@ from pellucid.text.batching import UNLIMITED, Batching, checked_side, plain
 from pellucid.text.encoding import Encoded
 from pellucid.text.pieces import Span
 from pellucid.text.stream import TextStream
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Backend(Batching):
@@ -88,6 +91,18 @@ class Backend(Batching):
 
         ``from_template``: the text was rendered by a chat template, so every special token in it is meant as one.
         """
+
+    def encode_corpus(self, texts: Sequence[str], size: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of checked texts end to end, none added around them; and where each begins and the last one ends.
+
+        ``size``: characters of all that is to come, where that is more than these: a large corpus is worth the proof
+        that a faster library gives the same ids.
+        """
+        import numpy as np
+
+        encoded = self.encode_texts(texts, None, add_special_tokens=False, details=False)
+        starts = np.cumsum([0, *(len(one.ids) for one in encoded)])
+        return np.fromiter(chain.from_iterable(one.ids for one in encoded), np.uint32, int(starts[-1])), starts
 
     @property
     def split_special_tokens(self) -> bool:

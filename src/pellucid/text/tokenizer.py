@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import TokenizerError
 from pellucid.text.backend import Backend, check_ids, check_text
@@ -20,6 +20,9 @@ from pellucid.text.cleanup import clean_up_tokenization
 from pellucid.text.encoding import BatchEncoding, truncate
 from pellucid.text.pieces import Piece, make_pieces
 from pellucid.text.tokenizer_config import refuse_rivals, save_config
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Tokenizer(Backend):
@@ -82,6 +85,19 @@ class Tokenizer(Backend):
         return self(text, text_pair, add_special_tokens=add_special_tokens, return_attention_mask=False, **kwargs)[
             "input_ids"
         ]
+
+    def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[np.ndarray]:
+        """The ids of each text as an array of uint32: ``encode`` for a whole corpus, without a Python object an id."""
+        import numpy as np
+
+        for text in texts:
+            check_text(text)
+        ids, starts = self.encode_corpus(texts)
+        parts = np.split(ids, starts[1:-1]) if len(texts) else []
+        if not add_special_tokens:
+            return parts
+        before, after = (np.array(added, np.uint32) for added in self.around())
+        return [np.concatenate([before, part, after]) for part in parts]
 
     def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
         """The tokens of one text as strings, in the vocabulary's own spelling (``▁Trans``, ``Ġworld``)."""

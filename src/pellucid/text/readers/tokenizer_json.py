@@ -34,7 +34,10 @@ from pellucid.text.stream import TextStream
 from pellucid.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    import numpy as np
     import tokenizers
+
+    from pellucid.text.readers.fast import FastEncoder
 
 CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"  # transformers' name for it
 MAX_GAP = 2**20  # ids that no token has; models have some thousands such
@@ -137,7 +140,7 @@ class JsonTokenizer(Tokenizer):
             )
         self.config["add_prefix_space"] = bool(value)
         shape(self._backend, self._kind, self.config)
-        for name in ("_decoder_spec", "_is_byte_level"):
+        for name in ("_decoder_spec", "_is_byte_level", "_fast"):
             vars(self).pop(name, None)
 
     def to_json(self) -> dict[str, Any]:
@@ -223,6 +226,26 @@ class JsonTokenizer(Tokenizer):
             return [Encoded(encoding.ids) for encoding in encodings]
         return [Encoded(encoding.ids, encoding.offsets, encoding.sequence_ids) for encoding in encodings]
 
+    def encode_corpus(self, texts: Sequence[str], size: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        from pellucid.text.readers.fast import WORTH_IT, DifferentIdsError
+
+        large = max(size, sum(map(len, texts))) >= WORTH_IT and not self.split_special_tokens
+        if not large or self._fast is None:
+            return super().encode_corpus(texts)
+        try:
+            return self._fast.encode(texts)
+        except DifferentIdsError:
+            vars(self)["_fast"] = None  # from now on the slow way
+            if size:
+                raise
+            return super().encode_corpus(texts)
+
+    @cached_property
+    def _fast(self) -> FastEncoder | None:
+        from pellucid.text.readers.fast import fast_encoder
+
+        return fast_encoder(self._backend)
+
     def _spans(self, text: str) -> list[Span]:
         """Byte ranges. The library knows characters only; where a token's own bytes stand next in the text, they are
         it.
@@ -271,7 +294,7 @@ class JsonTokenizer(Tokenizer):
         return frozenset(i for i, token in self._backend.get_added_tokens_decoder().items() if token.special)
 
     def _special_tokens_changed(self) -> None:
-        for name in ("special_ids", "_splitting"):
+        for name in ("special_ids", "_splitting", "_fast"):
             vars(self).pop(name, None)
 
     def _reader(self, from_template: bool) -> tokenizers.Tokenizer:

@@ -20,6 +20,7 @@ import numpy as np
 from pellucid.base.errors import CheckpointError
 from pellucid.base.files import atomic_write, content_hash, read_json, read_npy, write_json
 from pellucid.base.typed import from_object
+from pellucid.text.readers.fast import DifferentIdsError
 from pellucid.train.data.sources import DataError, documents
 
 if TYPE_CHECKING:
@@ -105,7 +106,30 @@ def make_shards(
         "dtype": dtype,
     }
     making |= {"marks_start": bool(prefix), "marks_end": bool(suffix)}
-    known = _known(folder, making)
+    try:
+        done = _make(folder, sources, tokenizer, making, prefix, suffix, progress)
+    except DifferentIdsError:
+        progress("the fast library gives other ids than `tokenizers`: all anew, the slow way …")
+        (folder / MANIFEST).unlink(missing_ok=True)
+        done = _make(folder, sources, tokenizer, making, prefix, suffix, progress)
+    if not sum(shard.num_tokens for shard in done):
+        raise DataError("the texts are empty", where=", ".join(map(str, sources))[:200])
+    write_json(folder / MANIFEST, making | {"shards": [asdict(shard) for shard in done]})
+    return Shards(folder, dtype, bool(prefix), bool(suffix), tuple(done))
+
+
+def _make(
+    folder: Path,
+    sources: Sequence[Path],
+    tokenizer: Tokenizer,
+    making: dict[str, Any],
+    prefix: list[int],
+    suffix: list[int],
+    progress: Callable[[str], None],
+) -> list[Shard]:
+    known, dtype = _known(folder, making), making["dtype"]
+    fields, separator = making["fields"], making["separator"]
+    corpus = sum(source.stat().st_size for source in sources)
     done: list[Shard] = []
     for number, source in enumerate(sources):
         identity = {"source": str(source), "source_bytes": source.stat().st_size, "source_sha256": content_hash(source)}
@@ -117,51 +141,52 @@ def make_shards(
         starts: list[int] = []
         num_tokens = 0
         with atomic_write(_tokens_file(folder, number)) as file:
-            for start, ids in _encoded(documents(source, fields, separator), tokenizer, prefix, suffix):
-                if start:
-                    starts.append(num_tokens)
-                file.write(np.asarray(ids, dtype).tobytes())
+            for ids, first in _encoded(documents(source, fields, separator), tokenizer, prefix, suffix, corpus):
+                starts.extend((num_tokens + first).tolist())
+                file.write(ids.astype(dtype).tobytes())
                 num_tokens += len(ids)
         with atomic_write(_starts_file(folder, number)) as file:
             np.save(file, np.asarray(starts, np.int64), allow_pickle=False)
         done.append(Shard(**identity, num_documents=len(starts), num_tokens=num_tokens))
         write_json(folder / MANIFEST, making | {"shards": [asdict(shard) for shard in done]})
-    if not sum(shard.num_tokens for shard in done):
-        raise DataError("the texts are empty", where=", ".join(map(str, sources))[:200])
-    write_json(folder / MANIFEST, making | {"shards": [asdict(shard) for shard in done]})
-    return Shards(folder, dtype, bool(prefix), bool(suffix), tuple(done))
+    return done
 
 
 def _encoded(
-    texts: Iterator[Iterator[str]], tokenizer: Tokenizer, prefix: list[int], suffix: list[int]
-) -> Iterator[tuple[bool, list[int]]]:
-    """(begins a document, ids) in order. Small documents are encoded many at a time, which the tokenizer does in
-    parallel.
-    """
+    texts: Iterator[Iterator[str]], tokenizer: Tokenizer, prefix: list[int], suffix: list[int], size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The ids of many documents at a time, in order, and where documents begin in them. ``size``: of the corpus."""
     waiting: list[tuple[str, bool, bool]] = []  # text, is the first piece, is the last piece
-    size = 0
-
-    def encode() -> Iterator[tuple[bool, list[int]]]:
-        encoded = tokenizer.encode_texts(
-            [text for text, _, _ in waiting], None, add_special_tokens=False, details=False
-        )
-        for (_, first, last), one in zip(waiting, encoded, strict=True):
-            yield first, (prefix if first else []) + list(one.ids) + (suffix if last else [])
-        waiting.clear()
-
+    num_characters = 0
     for pieces in texts:
         first, piece = True, next(pieces, "")
         while True:
             following = next(pieces, None)
             waiting.append((piece, first, following is None))
-            size += len(piece)
-            if size > 2**22:
-                yield from encode()
-                size = 0
+            num_characters += len(piece)
+            if num_characters > 2**22:
+                yield _encode(waiting, tokenizer, prefix, suffix, size)
+                waiting, num_characters = [], 0
             if following is None:
                 break
             first, piece = False, following
-    yield from encode()
+    yield _encode(waiting, tokenizer, prefix, suffix, size)
+
+
+def _encode(
+    waiting: Sequence[tuple[str, bool, bool]], tokenizer: Tokenizer, prefix: list[int], suffix: list[int], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    ids, starts = tokenizer.encode_corpus([text for text, _, _ in waiting], size)
+    places, values, begins = [], [], []  # what is put between the ids, and where
+    for place, (_, first, last) in enumerate(waiting):
+        if first:
+            begins.append(int(starts[place]) + len(places))
+            places += [starts[place]] * len(prefix)
+            values += prefix
+        if last:
+            places += [starts[place + 1]] * len(suffix)
+            values += suffix
+    return np.insert(ids, places, values) if places else ids, np.array(begins, np.int64)
 
 
 def _known(folder: Path, making: dict[str, Any]) -> list[Shard]:
