@@ -265,10 +265,11 @@ def test_memory_is_that_of_one_weight(tmp_path: Path) -> None:
     assert array.data is array.data
 
 
-def test_it_is_saved_plain_and_the_settings_are_gone(tmp_path: Path) -> None:
+def test_it_is_saved_plain_and_the_settings_are_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = WRITTEN["awq"]
     model = AutoModelForCausalLM.from_pretrained(write_folder(tmp_path / "quantized", written), device="cpu")
     model.save_pretrained(tmp_path / "plain")
+    assert "weights that were AWQ 4-bit are written as float32, not quantized" in capsys.readouterr().err
     saved = json.loads((tmp_path / "plain" / "config.json").read_text())
     assert "quantization_config" not in saved
     assert saved["torch_dtype"] == "float32"
@@ -300,6 +301,16 @@ def test_an_adapter_learns_on_the_files_own_blocks(tmp_path: Path) -> None:
     assert {module.format for module in modules} == {"q4_0"}
     with torch.no_grad():
         assert torch.equal(frozen(IDS).logits, plain(IDS).logits)
+
+
+def test_scales_of_activations_are_named_and_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts, numbers = tensors(WRITTEN["fp8, one"])
+    parts |= {f"{Q}.input_scale": torch.ones(1), "model.layers.0.self_attn.k_proj.k_scale": torch.ones(1)}
+    checkpoint = open_checkpoint(write_folder(tmp_path, WRITTEN["fp8, one"], parts))
+    said = capsys.readouterr().err
+    assert "other programs round activations or cached keys" in said
+    assert f"{Q}.input_scale" in said
+    compare(checkpoint, numbers)
 
 
 def test_any_damage_of_a_folder_is_our_error(tmp_path: Path) -> None:

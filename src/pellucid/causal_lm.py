@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pellucid.auto import Name, open_model
 from pellucid.base.errors import ConfigError, RequestError
+from pellucid.base.notice import notice
 from pellucid.checkpoint.files.safetensors_write import MAX_SHARD_BYTES
 from pellucid.checkpoint.save import save_checkpoint
 from pellucid.config import ModelConfig
@@ -134,9 +135,13 @@ class CausalLM(Decoder):
     def save_pretrained(self, folder: str | os.PathLike[str], *, max_shard_size: int = MAX_SHARD_BYTES) -> None:
         """Write config.json, safetensors (in shards of at most ``max_shard_size`` bytes) and generation_config.json.
 
-        A folder that is saved to again keeps its old files until the new ones are whole.
+        A folder that is saved to again keeps its old files until the new ones are whole. Of a model that was quantized
+        the numbers are written that its weights stand for, and a line says so.
         """
         weights = dict(weights_of(self))
+        if self.quantization is not None:
+            dtype = weights["embed.weight"].dtype
+            notice(f"{folder}: weights that were {self.quantization} are written as {dtype}, not quantized")
         save_checkpoint(
             os.fspath(folder),
             self.config,
@@ -175,7 +180,7 @@ class AutoModelForCausalLM:
         with torch.device("meta"):
             model = CausalLM(checkpoint.config)
         load_weights(model, checkpoint.weights, dtype, device, quantize)
-        model.generation_config = checkpoint.generation_config
+        model.generation_config, model.quantization = checkpoint.generation_config, checkpoint.quantization
         tell_what_is_not_followed(checkpoint.generation_config, checkpoint.path)
         return model
 

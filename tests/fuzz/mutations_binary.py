@@ -225,7 +225,12 @@ def _damage_tensor(described: list[tuple[str, tuple[int, ...], int, int | None]]
                 offset,
             )
         case 3:
-            described[at] = (name, sizes, rng.choice((0, 1, 2, 8, 12, 16, 30, 255, 2**32 - 1)), offset)
+            described[at] = (
+                name,
+                sizes,
+                rng.choice((0, 1, 2, 8, 12, 15, 16, 19, 20, 23, 30, 34, 39, 40, 41, 255, 2**32 - 1)),
+                offset,
+            )
         case _:
             described[at] = (name, sizes, kind, rng.choice((0, 32, 1, 2**40, 2**64 - 32)))
 

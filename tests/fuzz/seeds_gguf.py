@@ -13,6 +13,8 @@ from fuzz.mutations_binary import Gguf
 from fuzz.seeds_models import LLAMA_CONFIG, arrays
 from fuzz.seeds_tokenizers import pieces
 from fuzz.use import use_model, use_tokenizer
+from pellucid.base.array import BLOCKS
+from pellucid.checkpoint.files.gguf import TYPES
 from pellucid.config import ModelConfig
 from pellucid.families import FAMILIES
 from pellucid.families.translation.rules import to_theirs
@@ -125,6 +127,21 @@ def _known_gguf() -> list[Folder]:
     return [{"model.gguf": Known(whole, one)} for one in hostile]
 
 
+def _in_blocks(kind: int) -> Gguf:
+    """A model whose matrices are blocks of 32 weights, any codes in them."""
+    rng, plain = np.random.default_rng(0), _gguf_model("llama")
+    elements, size = BLOCKS[TYPES[kind]]
+
+    def tensor(name: str, sizes: tuple[int, ...], old: int, values: bytes) -> tuple[str, tuple[int, ...], int, bytes]:
+        if len(sizes) < 2 or sizes[0] % elements:
+            return name, sizes, old, values
+        blocks = rng.integers(0, 256, (sizes[0] * sizes[1] // elements, size), np.uint8)
+        blocks[:, :2] = np.array([0.01], np.float16).view(np.uint8) if kind == 20 else 120
+        return name, sizes, kind, blocks.tobytes()
+
+    return Gguf(plain.metadata, [tensor(*one) for one in plain.tensors], plain.more)
+
+
 def _common_keys_do(family: Any) -> bool:
     """Whether a file of the family needs no keys beyond those that ``_gguf_model`` writes."""
     config: ModelConfig = family.config(family.TINY)
@@ -143,6 +160,7 @@ def gguf_seeds() -> list[Folder]:
         },
     ]
     found += [_gguf_model("llama", **more) for more in scaled]
+    found += [_in_blocks(kind) for kind in (20, 39)]  # IQ4_NL, MXFP4
     return [*({"model.gguf": content} for content in found), *_known_gguf()]
 
 

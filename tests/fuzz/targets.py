@@ -34,6 +34,7 @@ from fuzz.seeds_models import (
     sharded,
     torch_bin_seeds,
 )
+from fuzz.seeds_quantized import quantized_parts_seeds, quantized_seeds
 from fuzz.seeds_tokenizers import (
     config_seeds,
     ice_text_seeds,
@@ -85,6 +86,8 @@ TARGETS: dict[str, Target] = {
     "adapter": Target(adapter_seeds, read_model, 3, ("base/config.json", "base/model.safetensors")),
     "safetensors": Target(safetensors_seeds, read_model, 2, ("config.json",)),
     "safetensors-index": Target(lambda: [sharded()], read_model, 2, ("config.json",)),
+    "quantized": Target(quantized_seeds, read_model, 4),
+    "quantized-parts": Target(quantized_parts_seeds, read_model, 3, ("config.json",)),
     "torch-bin": Target(torch_bin_seeds, read_model, 2, ("config.json",)),
     "torch-bin-repeated": Target(repeated_seeds, read_repeated, 1, ("config.json",)),
     "llama2c": Target(lambda: [{"model.bin": Binary(llama2c_bytes(), 28)}], read_llama2c),

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from pellucid.base.array import Array
-from pellucid.base.errors import ConfigError, ModelNotFoundError, PellucidError
+from pellucid.base.errors import ConfigError, ModelNotFoundError, PellucidError, UnsupportedError
 from pellucid.base.files import read_json
 from pellucid.base.notice import notice
 from pellucid.checkpoint.files import llama2c
@@ -31,8 +31,9 @@ from pellucid.checkpoint.quantized.read import (
     refuse_unsaid,
     without_quantization,
 )
+from pellucid.checkpoint.quantized.settings import REMEDY
 from pellucid.checkpoint.weights import Weights
-from pellucid.config import ModelConfig
+from pellucid.config import AttentionConfig, ModelConfig
 from pellucid.families import family_of, family_of_gguf, unread_keys
 from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.rules import Match, Rule, matches, some
@@ -104,6 +105,10 @@ def _open_hugging_face(path: Path, location: Location) -> Checkpoint:
         stored = Lazy(kept, getattr(stored, "aliases", None), getattr(stored, "metadata", None))
     if quantization is not None:
         stored = LogicalTensors(stored, quantization, config.dtype, location.weights)
+        if stored.attention_only and not all(isinstance(layer.mixer, AttentionConfig) for layer in config.layers):
+            raise UnsupportedError(
+                f"{stored.how}: a model with recurrent layers", where=location.config_file, remedy=REMEDY
+            )
     else:
         refuse_unsaid(stored, location.weights)
     weights = Weights(

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pellucid.base.array import Array
 from pellucid.config import ModelConfig, NormConfig
 from pellucid.families import llama
@@ -40,7 +42,10 @@ IGNORED = llama.IGNORED
 
 def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     clip = metadata.scalar("olmo.attention.clamp_kqv")
-    return common_keys("olmo", metadata, tensors) | ({"clip_qkv": clip} if clip else {})
+    metadata.expect("olmo.attention.layer_norm_epsilon", float(np.float32(1e-5)), "OLMo has no other epsilon")
+    hf = common_keys("olmo", metadata, tensors, eps="layer_norm_epsilon")
+    del hf["rms_norm_eps"]
+    return hf | ({"clip_qkv": clip} if clip else {})
 
 
 GGUF = GGUF(

@@ -91,6 +91,7 @@ class Decoder(nn.Module):
     """token ids → embeddings (+ positions) → layers → final norm → logits."""
 
     generation_config: Mapping[str, Any] = {}  # what the checkpoint that it came from asks for when it answers
+    quantization: str | None = None  # how that checkpoint's weights were quantized, in a few words
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -74,8 +74,9 @@ def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weigh
         if entry.format in FORMATS:
             up = layout.entries[ups[entry.name]] if entry.name in ups else None
             together = [entry, up] if up and entry.offset < up.offset < entry.offset + entry.size else [entry]
+            arrays = {part.name: weights[part.name] for part in together}  # some are computed when they are asked for
             tiles = [
-                to_tiles(by_head(config, part.name, weights[part.name]), part.format, part.rows, part.columns).reshape(
+                to_tiles(by_head(config, part.name, arrays[part.name]), part.format, part.rows, part.columns).reshape(
                     part.rows // 16, -1
                 )
                 for part in together
@@ -83,10 +84,11 @@ def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weigh
             values = tiles[0] if len(tiles) == 1 else np.stack(tiles, axis=1)
         else:
             together = [entry]
+            arrays = {entry.name: weights[entry.name]} if entry.name in weights else {}
             values = _table(config, weights, entry.name, entry.rows, entry.columns)
         for part in together:
-            if part.name in weights and not is_finite(weights[part.name]):  # bytes of activations would hide it
-                raise finite.in_weight(part.name, weights[part.name])
+            if part.name in arrays and not is_finite(arrays[part.name]):  # bytes of activations would hide it
+                raise finite.in_weight(part.name, arrays[part.name])
         file.write(values.data if values.flags.c_contiguous else values.tobytes())
         written |= {part.name for part in together}
         at = entry.offset + values.nbytes

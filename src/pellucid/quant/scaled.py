@@ -56,7 +56,7 @@ def scaled(values: Array, scale: np.ndarray, sides: tuple[int, ...], dtype: str)
             rows = slice(start, start + step)
             numbers = np.arange(start, min(start + step, shape[-2])) // sides[-2]
             wide = by[numbers].repeat(sides[-1], axis=1)[:, : shape[-1]]
-            product = dequantize(Array(values.dtype, part[rows].shape, part[rows])) * wide
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):  # a damaged scale may be NaN: the values then say so
+                product = dequantize(Array(values.dtype, part[rows].shape, part[rows])) * wide
                 target[rows] = to_bfloat16(product) if dtype == "bfloat16" else product
     return Array(dtype, shape, out)

@@ -102,7 +102,8 @@ def _four_bits(name: str, kind: str, state: str, tensors: Tensors, dtype: str) -
         by = absmax.data
         if nested is not None and finer is not None:
             wide = nested.data.repeat(facts["nested_blocksize"])[: absmax.shape[0]]
-            by = finer.data[absmax.data] * wide + np.float32(facts["nested_offset"])
+            with np.errstate(over="ignore", invalid="ignore"):
+                by = finer.data[absmax.data] * wide + np.float32(facts["nested_offset"])
         out = np.empty(total, STORAGE[dtype])
         packed = weight.data.reshape(-1)
         step = CHUNK // (2 * size) * (2 * size) or 2 * size
@@ -110,8 +111,9 @@ def _four_bits(name: str, kind: str, state: str, tensors: Tensors, dtype: str) -
             stop = min(start + step, total)
             codes = packed[start // 2 : -(-stop // 2)]
             values = table.data[np.stack((codes >> 4, codes & 0x0F), axis=-1)].reshape(-1)[: stop - start]
-            values *= by[start // size : -(-stop // size)].repeat(size)[: stop - start]
-            out[start:stop] = to_bfloat16(values) if dtype == "bfloat16" else values
+            with np.errstate(over="ignore", invalid="ignore"):  # a damaged scale may be NaN: the values then say so
+                values *= by[start // size : -(-stop // size)].repeat(size)[: stop - start]
+                out[start:stop] = to_bfloat16(values) if dtype == "bfloat16" else values
         return Array(dtype, shape, out.reshape(shape))
 
     return Deferred(shape, tuple(sources), f"bitsandbytes {kind.upper()}", lambda: (dtype, make), by_outputs=False)

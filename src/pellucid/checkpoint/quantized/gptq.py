@@ -20,6 +20,7 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.base.errors import UnsupportedError, WeightsError
+from pellucid.base.typed import is_whole, shown
 from pellucid.checkpoint.quantized.deferred import deferred_affine
 from pellucid.checkpoint.quantized.method import Logical, Method
 from pellucid.checkpoint.quantized.settings import REMEDY, Settings, Tensors
@@ -56,13 +57,13 @@ def read(settings: Settings) -> Method:
     settings.only("quant_type", "int")
     if settings.get("is_marlin_format"):
         raise UnsupportedError("GPTQ weights packed for Marlin", where=settings.where, remedy=REMEDY)
-    stated = {bits} | {own.get("bits", bits) for own in settings.part("dynamic").values() if isinstance(own, dict)}
-    if unknown := [one for one in stated if one not in BITS]:
+    stated = [bits, *(own.get("bits", bits) for own in settings.part("dynamic").values() if isinstance(own, dict))]
+    if unknown := [one for one in stated if not is_whole(one) or one not in BITS]:
         raise UnsupportedError(
-            f"GPTQ of {unknown[0]!r} bits", where=settings.where, expected=", ".join(map(str, BITS)), remedy=REMEDY
+            f"GPTQ of {shown(unknown[0])} bits", where=settings.where, expected=", ".join(map(str, BITS)), remedy=REMEDY
         )
     settings.rest(*HARMLESS)
-    return Gptq(f"GPTQ {bits}-bit", stated, adds_one=format == "gptq")
+    return Gptq(f"GPTQ {bits}-bit", set(stated), adds_one=format == "gptq")
 
 
 class Gptq(Method):

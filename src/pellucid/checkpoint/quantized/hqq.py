@@ -79,8 +79,9 @@ def _one(name: str, module: str, tensors: Tensors, dtype: str) -> Deferred:
         for part in range(each):
             values[part * step : (part + 1) * step] = packed.data >> bits * (each - 1 - part) & (2**bits - 1)
         values = values[:rows]
-        values -= dequantize(zero)
-        values *= dequantize(scale)
+        with np.errstate(over="ignore", invalid="ignore"):  # a damaged scale may be NaN: the values then say so
+            values -= dequantize(zero)
+            values *= dequantize(scale)
         return convert(Array.from_numpy(values.reshape(shape)), dtype)
 
     return Deferred(shape, (packed, scale, zero), f"HQQ {bits}-bit", lambda: (dtype, make))

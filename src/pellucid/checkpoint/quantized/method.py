@@ -28,6 +28,7 @@ class Method:
     name: str
     leaves: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    attention_only = False  # whether its folders hold models with other mixers otherwise than transformers' do
 
     def logical(self, tensors: Tensors, dtype: str) -> Iterator[Logical]:
         """Every quantized weight there is; ``dtype`` is that of those that no block format holds exactly."""

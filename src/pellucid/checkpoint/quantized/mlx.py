@@ -26,7 +26,7 @@ FLOATS = ("float16", "bfloat16", "float32")
 def read(settings: Settings) -> Method:
     """Settings of single modules stand under their names, beside those of all."""
     settings.only("mode", "affine")
-    kinds = {(settings.get("bits", default=4), settings.get("group_size", default=64))}
+    kinds = [(settings.get("bits", default=4), settings.get("group_size", default=64))]
     of_modules = {name: own for name, own in settings.values.items() if "." in name}
     for name, own in of_modules.items():
         if isinstance(own, dict):
@@ -34,21 +34,22 @@ def read(settings: Settings) -> Method:
                 raise UnsupportedError(f"{shown(unknown[0])} of {shown(name)}", where=settings.where, remedy=REMEDY)
             if own.get("mode", "affine") != "affine":
                 raise UnsupportedError(f"MLX's mode {shown(own['mode'])}", where=settings.where, remedy=REMEDY)
-            kinds.add((own.get("bits", 4), own.get("group_size", 64)))
+            kinds.append((own.get("bits", 4), own.get("group_size", 64)))
     for bits, size in kinds:
-        if bits not in BITS or not is_whole(size) or size < 1:
+        if not is_whole(bits) or bits not in BITS or not is_whole(size) or size < 1:
             raise UnsupportedError(
                 f"MLX of {shown(bits)} bits by {shown(size)}",
                 where=settings.where,
-                expected=f"{BITS} bits",
+                expected=", ".join(map(str, BITS)) + " bits",
                 remedy=REMEDY,
             )
     settings.rest(*of_modules)
-    return Mlx(f"MLX {settings.get('bits', default=4)}-bit", kinds)
+    return Mlx(f"MLX {kinds[0][0]}-bit", set(kinds))
 
 
 class Mlx(Method):
     leaves = ("scales", "biases")
+    attention_only = True  # of recurrent mixers MLX keeps norms and convolutions otherwise
 
     def __init__(self, name: str, kinds: set[tuple[Any, Any]]) -> None:
         self.name, self.kinds = name, kinds
@@ -59,7 +60,7 @@ class Mlx(Method):
             weight = tensors.need(name, ("uint32",), (2, 3))
             scales = tensors.need(f"{module}.scales", FLOATS, (2, 3))
             biases = tensors.need(f"{module}.biases", FLOATS, (2, 3))
-            if len(weight.shape) == 3:
+            if not len(weight.shape) == len(scales.shape) == len(biases.shape) == 2:
                 raise UnsupportedError(f"{name} is a stack of experts in MLX's bits", remedy=REMEDY)
             yield Logical(
                 name, (name, f"{module}.scales", f"{module}.biases"), self._one(name, weight, scales, biases, dtype)

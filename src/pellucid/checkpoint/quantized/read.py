@@ -107,7 +107,7 @@ class LogicalTensors(Lazy):
 
     def __init__(self, stored: Mapping[str, Array], quantization: Mapping[str, Any], dtype: str, where: object) -> None:
         method = method_of(quantization, where)
-        self.how = method.name
+        self.how, self.attention_only = method.name, method.attention_only
         made: dict[str, Callable[[], Array]] = {}
         used: set[str] = set()
         for logical in method.logical(Tensors(stored, where), dtype if dtype in FLOATS else "float32"):
