@@ -20,6 +20,7 @@ from pellucid.config import (
     QueryScale,
     RopeConfig,
     RopeScaling,
+    ShortConvConfig,
 )
 from pellucid.native.kinds import MAX_KINDS, few_kinds
 from pellucid.native.parts import ACTIVATIONS, SCORES
@@ -79,6 +80,7 @@ NATIVE = Claims(
             "qk_norm_at": one_of("before", "after"),
             "rope": ANY,
             "window": ANY,
+            "chunk": ANY,
             "scale": ANY,
             "softcap": _POSITIVE,
             "clip": ANY,
@@ -100,6 +102,7 @@ NATIVE = Claims(
             "window": ANY,
             "scale": ANY,
         },
+        ShortConvConfig: {"channels": ANY, "width": ANY, "bias": ANY},
         RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY, "wide": UNREAD},
         RopeScaling: {
             "kind": Claim(

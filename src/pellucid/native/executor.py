@@ -23,6 +23,7 @@ from pellucid.executor import OneAtATime, StepInput, check_step
 from pellucid.native import build, finite, store, taps
 from pellucid.native.cache import NativeError
 from pellucid.native.claims import NATIVE
+from pellucid.native.kinds import states_of
 from pellucid.native.layout import plan
 from pellucid.native.program import CHUNK, KV_CACHES, MAX_ROWS, TAKE_BACK, kept_as, ring_of, source
 
@@ -59,7 +60,7 @@ class _Slot:
         """Raises: UnsupportedError where it cannot be cut back to ``length`` tokens."""
         if not self.reaches(length):
             raise UnsupportedError(
-                "a sliding-window cache has dropped what this truncation needs",
+                "a sliding-window cache has dropped what this truncation needs, or a state is of all tokens",
                 expected=f"at least {self.least} tokens",
             )
 
@@ -90,7 +91,13 @@ class NativeExecutor:
         if kv_cache is not None and kv_cache not in KV_CACHES:
             raise ConfigError(f"keys and values cannot be kept as {kv_cache!r}", expected=", ".join(KV_CACHES))
         self.config, self.generation_config = config, generation_config or {}
-        self._windows = {window for layer in config.layers if (window := getattr(layer.mixer, "window", None))}
+        self._windows = {
+            window
+            for layer in config.layers
+            for name in ("window", "chunk")
+            if (window := getattr(layer.mixer, name, None))
+        }
+        self._recurrent = any(states_of(layer.mixer) for layer in config.layers)
         self.threads = threads or physical_cores()
         self._slots: dict[int, _Slot] = {}
         self._next_slot = 0
@@ -134,6 +141,8 @@ class NativeExecutor:
     @property
     def rollback(self) -> int | None:
         """A window's ring holds so many positions more than the window and a step (see ``program.ring_of``)."""
+        if self._recurrent:
+            return 0
         return TAKE_BACK if self._windows else None
 
     def reaches(self, slot: int, length: int) -> bool:
@@ -175,6 +184,8 @@ class NativeExecutor:
         """Tokens that a slot can be cut back to, when so many have been written to it: the windows that end there are
         still in the rings.
         """
+        if self._recurrent:
+            return written  # a state is of all tokens
         gone = {window: ((written - 1) // CHUNK + 1 - ring_of(window)) * CHUNK for window in self._windows}  # positions
         return max((first + window - 1 for window, first in gone.items() if first > 0), default=0)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from pellucid.config import AttentionConfig, LatentAttentionConfig, LayerConfig, Mixer, ModelConfig
+from pellucid.config import AttentionConfig, LatentAttentionConfig, LayerConfig, Mixer, ModelConfig, ShortConvConfig
 from pellucid.native.layout import Layout, Stored, padded
 from pellucid.native.writing import matrix, real
 
@@ -65,6 +65,23 @@ def heads_of(mixer: Mixer | None) -> Heads | None:
     return None
 
 
+def states_of(mixer: Mixer | None) -> dict[str, int]:
+    """Numbers of each state that a mixer keeps: rows of whole vectors, the last axis of (places, channels) padded."""
+    if isinstance(mixer, ShortConvConfig):
+        return {"conv": (mixer.width - 1) * padded(mixer.channels)}
+    return {}
+
+
+def maps_of(mixer: Mixer | None) -> tuple[int, int]:
+    """How many linear maps a mixer with a state makes before it goes on, and the widest of them."""
+    return (3, mixer.channels) if isinstance(mixer, ShortConvConfig) else (0, 0)
+
+
+def z_dim_of(mixer: Mixer | None) -> int:
+    """Numbers of what a mixer with a state makes."""
+    return mixer.channels if isinstance(mixer, ShortConvConfig) else 1
+
+
 def kinds_of(config: ModelConfig) -> Kinds:
     mixers: dict[Any, list[int]] = {}
     mlps: dict[Any, list[int]] = {}
@@ -95,9 +112,11 @@ def _mixer_key(layer: LayerConfig) -> Any:
     """All that stands in the text of a mixer's function; where a weight lies, or that it is absent, is in the table."""
     alike = layer.mixer
     if isinstance(alike, AttentionConfig):
-        alike = replace(alike, rope=None, window=None, scale=None, qkv_bias=False, o_bias=False)
+        alike = replace(alike, rope=None, window=None, chunk=None, scale=None, qkv_bias=False, o_bias=False)
     elif isinstance(alike, LatentAttentionConfig):
         alike = replace(alike, rope=None, window=None, scale=None, latent_bias=False, o_bias=False)
+    elif isinstance(alike, ShortConvConfig):
+        alike = replace(alike, bias=False)
     return alike, layer.mixer_norms, layer.parallel, layer.residual_scale
 
 
@@ -121,11 +140,14 @@ def widths(config: ModelConfig) -> dict[str, int]:
     kv = [h.num_kv_heads * max(h.head_dim, h.value_dim) for h in heads]
     latents = [layer.mixer for layer in config.layers if isinstance(layer.mixer, LatentAttentionConfig)]
     q += [mixer.num_heads * max(mixer.head_dim, mixer.v_head_dim) for mixer in latents]
+    q += [z_dim_of(layer.mixer) for layer in config.layers]
     rows = {"D_ROW": [config.d_model], "Q_ROW": q, "KV_ROW": kv, "FF_ROW": dense}
     if mixtures := [layer.experts for layer in config.layers if layer.experts]:
         rows["EXPERTS_ROW"] = [experts.num_experts for experts in mixtures]
         each = [layer.mlp.d_ff for layer in config.layers if layer.mlp and layer.experts]
         rows["EXPERT_ROW"] = each + [experts.shared.d_ff for experts in mixtures if experts.shared]
+    if any(states_of(layer.mixer) for layer in config.layers):
+        rows["MAPS_ROW"] = [maps_of(layer.mixer)[1] for layer in config.layers]
     if latents:
         rows["LATENT_ROW"] = [mixer.q_lora_rank or 1 for mixer in latents]
         rows["BY_HEAD_ROW"] = [max(mixer.kv_lora_rank, mixer.qk_nope_head_dim) for mixer in latents]
@@ -180,10 +202,16 @@ def _fields(
     if layer.experts:
         fields["expert_step"] = ("size_t ", str(_step(weights, layer.experts.num_experts)))
     mixer = layer.mixer
+    if states_of(mixer):
+        before = sum(sum(states_of(other.mixer).values()) for other in config.layers[:i])
+        fields["state"] = ("size_t ", str(before))
     if (heads := heads_of(mixer)) and isinstance(mixer, AttentionConfig | LatentAttentionConfig):
         fields["heads"] = ("int ", str(kinds.heads.index(heads)))
         fields["scale"] = ("float ", real(mixer.softmax_scale))
-        fields["window"] = ("int ", str(mixer.window or "INT_MAX"))
+        chunk = getattr(mixer, "chunk", None)
+        fields["window"] = ("int ", str(min(filter(None, (mixer.window, chunk)), default="INT_MAX")))
+        if any(getattr(other.mixer, "chunk", None) for other in config.layers):
+            fields["chunk"] = ("int ", str(chunk or "INT_MAX"))
         fields["rotary"] = ("int ", str(config.ropes.index(mixer.rope) if mixer.rope else -1))
     else:
         fields["heads"] = ("int ", "-1")
@@ -202,12 +230,15 @@ def _step(weights: Mapping[str, Stored], num_experts: int) -> int:
     return steps.pop()
 
 
+_PARTS = ("attention", "short_conv", "mlp")
+
+
 def field_of(name: str) -> str:
     """A weight's field in the table: ``attention.q_proj.weight`` → q_proj, its bias → q_bias, ``mlp_norm.weight`` →
     mlp_norm, ``mlp.experts.0.up_proj.weight`` → expert_up_proj.
     """
     path, _, leaf = name.replace("mlp.experts.0.", "expert_").rpartition(".")
-    field = "_".join(part for part in path.split(".") if part not in ("attention", "mlp"))
+    field = "_".join(part for part in path.split(".") if part not in _PARTS)
     if leaf == "weight":
         return field
     return f"{field.removesuffix('_proj')}_bias" if leaf == "bias" else "_".join(filter(None, (field, leaf)))

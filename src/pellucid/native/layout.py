@@ -55,7 +55,12 @@ def padded(count: int, multiple: int = ROW_MULTIPLE) -> int:
 
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """Matrices are tiled; biases, norms and position tables are rows of float32."""
-    return len(shape) == 2 and name not in ("pos_embed.weight", "rotary.frequencies")
+    return len(shape) == 2 and name not in ("pos_embed.weight", "rotary.frequencies") and not is_turned_table(name)
+
+
+def is_turned_table(name: str) -> bool:
+    """Whether a weight is no matrix but a few numbers of each channel, which lie side by side: (numbers, channels)."""
+    return name.endswith("conv.weight")
 
 
 def is_router(name: str) -> bool:
@@ -74,6 +79,7 @@ def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             own, rank = mixer.num_heads * padded(mixer.kv_lora_rank, 16), mixer.kv_lora_rank
             shapes[f"layers.{i}.attention.k_b_proj.weight"] = (own, mixer.qk_nope_head_dim)
             shapes[f"layers.{i}.attention.v_b_proj.weight"] = (mixer.num_heads * padded(mixer.v_head_dim, 16), rank)
+    shapes |= {name: shape[::-1] for name, shape in shapes.items() if is_turned_table(name)}
     if config.position == "sinusoidal":
         shapes["pos_embed.weight"] = (config.context_len, config.d_model)
     if ropes := config.ropes:

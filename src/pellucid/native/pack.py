@@ -11,7 +11,16 @@ from pellucid.base.array import Array
 from pellucid.config import LatentAttentionConfig, ModelConfig
 from pellucid.native import finite, rotary
 from pellucid.native.formats import FORMATS, own_format, to_tiles
-from pellucid.native.layout import HEADER_BYTES, Layout, gate_of, is_matrix, is_router, padded, shapes_of
+from pellucid.native.layout import (
+    HEADER_BYTES,
+    Layout,
+    gate_of,
+    is_matrix,
+    is_router,
+    is_turned_table,
+    padded,
+    shapes_of,
+)
 from pellucid.operations import Places
 from pellucid.operations.position import Position
 from pellucid.quant import dequantize, is_finite
@@ -134,6 +143,8 @@ def _table(config: ModelConfig, weights: Mapping[str, Array], name: str, rows: i
         values = np.ones(shapes_of(config)[name], np.float32)
     else:
         values = dequantize(weights[name])
+        if is_turned_table(name):
+            values = values.T
         if offset := _offset(config, name):
             values = values + np.float32(offset)
     out = np.zeros((rows, columns), np.float32)

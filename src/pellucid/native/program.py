@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pellucid.config import LatentAttentionConfig, ModelConfig
+from pellucid.config import LatentAttentionConfig, ModelConfig, ShortConvConfig
 from pellucid.native.formats import FORMATS
-from pellucid.native.kinds import Kinds, kinds_of, layer_table, widths
+from pellucid.native.kinds import Kinds, kinds_of, layer_table, maps_of, states_of, widths
 from pellucid.native.layout import Layout, padded
 from pellucid.native.parts import mixer_gives, parts
 from pellucid.native.writing import filled, format_of, keep, matrix, norm, real, scaled, text_of, times
@@ -20,6 +20,7 @@ from pellucid.rotary import magnitude
 MAX_ROWS = 256  # tokens that one step computes at a time
 TAKE_BACK = 32  # more of them than a window needs are kept for guesses that turn out wrong
 CHUNK = 512  # positions of the KV cache, as in c/cache.h
+MIXER_FILES = {ShortConvConfig: "short_conv.h"}  # of c/, in programs that have such a mixer
 KV_CACHES = {"f32": 32, "f16": 16, "int8": 8}
 INCLUDES = "stdatomic stdbool stdint stdio stdlib string math limits pthread sched unistd fcntl errno sys/mman sys/stat"
 
@@ -52,6 +53,7 @@ def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> st
     kinds = kinds_of(config)
     having = {
         "experts": any(layer.experts for layer in config.layers),
+        "recurrent": any(states_of(layer.mixer) for layer in config.layers),
         "latent": any(isinstance(layer.mixer, LatentAttentionConfig) for layer in config.layers),
     }
     used = sorted({format_of(entry) for entry in layout.entries.values() if entry.format in FORMATS})
@@ -68,7 +70,8 @@ def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> st
         *_cache_files(
             kv_cache, rounded=not any(entry.format in ("float16", "bfloat16") for entry in layout.entries.values())
         ),
-        *(text_of(name) for name in ("slot.h", "attention.h")),
+        keep(text_of("slot.h"), having),
+        text_of("attention.h"),
         _gathers(kinds),
         text_of("parameters.h"),
         keep(text_of("model.h"), having),
@@ -76,6 +79,8 @@ def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> st
         *(text_of(name) for name in ("stages.h", "attend.h", *(("experts.h",) if having["experts"] else ()))),
         keep(text_of("taps.h"), having),
         *([text_of("latent.h")] if having["latent"] else []),
+        *([text_of("recurrent.h")] if having["recurrent"] else []),
+        *(text_of(name) for kind, name in MIXER_FILES.items() if kind in {type(one.mixer) for one in config.layers}),
         *parts(config, layout, kinds),
         _forward(config, kinds),
         keep(text_of("api.h"), having),
@@ -136,6 +141,11 @@ def _sizes(config: ModelConfig, layout: Layout, kinds: Kinds, size: int, kv_cach
     MAX_EXPERTS = {max(experts.num_experts for experts in mixtures)},
     MAX_CHOSEN = {chosen}, // of them, for each row
     MAX_ENTRIES = {entries}, // rows as often as they go through an expert"""
+    if any(states_of(layer.mixer) for layer in config.layers):
+        states = max(sum(sum(states_of(layer.mixer).values()) for layer in config.layers), 1)
+        maps = max(maps_of(layer.mixer)[0] for layer in config.layers)
+        places += f"\n#define STATE_SIZE ((size_t){states}) // numbers that a slot keeps of mixers with a state"
+        row_sizes += f"\n    NUM_MAPS = {maps}, // of what such a mixer reads"
     return f"""
 enum {{
     VOCAB_SIZE = {config.vocab_size},

@@ -11,6 +11,10 @@ EXPORT void pellucid_close(Model *m) {
     free(m->scratch), free(m->attention);
     for (int kind = 0; kind < NUM_HEAD_KINDS; kind++) free(m->runs[kind].runs);
     free_panels(&m->shared);
+//[if recurrent]
+    for (int i = 0; i < NUM_MAPS; i++) free(m->maps[i]);
+    free(m->sequences);
+//[end]
 //[if latent]
     free(m->latent);
     if (m->by_head)
@@ -49,6 +53,11 @@ static bool make_buffers(Model *m, int threads) {
     for (int kind = 0; kind < NUM_HEAD_KINDS; kind++) made = (m->runs[kind].runs = zeroed(MAX_ROWS, sizeof(Run))) && made;
     made = made && make_panels(&m->shared, MAX_ROWS, WIDEST);
     for (int i = 0; i < threads && made; i++) made = make_panels(&m->own[i], 1, WIDEST);
+//[if recurrent]
+    for (int i = 0; i < NUM_MAPS; i++) made = (m->maps[i] = zeroed((size_t)MAX_ROWS * MAPS_ROW, sizeof(float))) && made;
+    m->sequences = zeroed(MAX_ROWS, sizeof(Sequence));
+    made = made && m->sequences;
+//[end]
 //[if latent]
     m->latent = zeroed((size_t)MAX_ROWS * LATENT_ROW, sizeof(float));
     m->by_head = zeroed((size_t)threads, sizeof(Panels));
@@ -122,7 +131,11 @@ static void use_large_pages(const Slot *slot) {
 }
 
 EXPORT void pellucid_free_slot(Slot *slot) {
-    if (slot) free(slot->memory), free(slot->shared), free(slot);
+    if (!slot) return;
+//[if recurrent]
+    free(slot->states);
+//[end]
+    free(slot->memory), free(slot->shared), free(slot);
 }
 // Room for `capacity` tokens; NULL where there is no memory.
 EXPORT Slot *pellucid_slot(int capacity) {
@@ -135,6 +148,13 @@ EXPORT Slot *pellucid_slot(int capacity) {
     slot->memory = calloc(slot->bytes + 63, 1); // pages are given when first written
     slot->shared = calloc((size_t)MAX_HEADS * chunks_of(slot), sizeof(Gathered));
     slot->start = (uint8_t *)(((uintptr_t)slot->memory + 63) / 64 * 64);
+//[if recurrent]
+    slot->states = zeroed(STATE_SIZE, sizeof(float));
+    if (!slot->states) {
+        pellucid_free_slot(slot);
+        return NULL;
+    }
+//[end]
     if (!slot->memory || !slot->shared) {
         pellucid_free_slot(slot);
         return NULL;
@@ -142,11 +162,20 @@ EXPORT Slot *pellucid_slot(int capacity) {
     use_large_pages(slot);
     return slot;
 }
-// Of keys and values, when it is full.
-EXPORT size_t pellucid_slot_bytes(const Slot *slot) { return slot->bytes; }
+// Of keys, values and states, when it is full.
+EXPORT size_t pellucid_slot_bytes(const Slot *slot) {
+//[if recurrent]
+    return slot->bytes + STATE_SIZE * sizeof(float);
+//[else]
+    return slot->bytes;
+//[end]
+}
 // The first `length` tokens of one slot, into another that has room for them; of windows, what both have room for.
 EXPORT void pellucid_copy_slot(Slot *to, const Slot *from, int length) {
     const int chunks = (length + CHUNK - 1) / CHUNK;
+//[if recurrent]
+    memcpy(to->states, from->states, STATE_SIZE * sizeof(float)); // of the whole: `length` is all it has
+//[end]
     for (int i = 0; i < NUM_LAYERS; i++) {
         const Heads *h = &HEADS[LAYERS[i].heads];
         if (LAYERS[i].heads < 0) continue; // it keeps no keys and values
@@ -177,6 +206,16 @@ static void cut_into_runs(Model *m, const Heads *h, Runs *runs) {
     }
 }
 
+//[if recurrent]
+static void find_sequences(Model *m) {
+    m->num_sequences = 0;
+    for (int r = 0; r < m->rows; r++) {
+        if (r == 0 || m->slots[r] != m->slots[r - 1]) m->sequences[m->num_sequences++] = (Sequence){r, 0};
+        m->sequences[m->num_sequences - 1].count++;
+    }
+}
+
+//[end]
 // One step of at most MAX_ROWS tokens: row r is token_ids[r] at positions[r] of slots[r]; a slot's rows are consecutive and in order.
 // lengths[r]: tokens of its request once this step, or the longer one that it is a part of, is over (some rotary scalings go by it).
 // The logits of rows wanted[0 …] go to `logits`, [num_wanted][VOCAB_SIZE].
@@ -189,6 +228,9 @@ EXPORT int pellucid_step(Model *m, int rows, const int32_t *token_ids, const int
     m->rows = rows, m->token_ids = token_ids, m->positions = positions, m->lengths = lengths, m->slots = slots;
     m->num_wanted = num_wanted, m->wanted = wanted, m->logits = logits;
     for (int kind = 0; kind < NUM_HEAD_KINDS; kind++) cut_into_runs(m, &HEADS[kind], &m->runs[kind]);
+//[if recurrent]
+    find_sequences(m);
+//[end]
     run(&m->team, forward, m);
     if (m->steps < STEPS_BEFORE_MOVING && ++m->steps == STEPS_BEFORE_MOVING) start_moving(&m->parameters);
     return OK;

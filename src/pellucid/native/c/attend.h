@@ -67,8 +67,9 @@ INLINE void grow_queries(Model *m, Turn *turn, const Heads *h, float beta, int e
         }
 }
 
-// z of every row and head. A piece of work: a run of rows, and the heads that share one key-value head; or of a single row one chunk of it.
-INLINE void attend_rows(Model *m, Turn *turn, int i, const int kind, float scale, int window, const float *sinks) {
+// z of every row and head. A piece of work: a run of rows, and the heads that share one key-value head; or of a single row one chunk of it. `part`: a query
+// sees its own part of so many positions alone.
+INLINE void attend_rows(Model *m, Turn *turn, int i, const int kind, float scale, int window, int part, const float *sinks) {
     const Heads *h = &HEADS[kind];
     const Runs *runs = &m->runs[kind];
     Attention *w = &m->attention[turn->thread];
@@ -89,7 +90,8 @@ INLINE void attend_rows(Model *m, Turn *turn, int i, const int kind, float scale
             for (int n = 0; n < rounded; n++) { // beyond `count` the last one again
                 const int query = done + (n < count ? n : count - 1), r = run.first + query / sharing(h), head = kv_head * sharing(h) + query % sharing(h);
                 make_query(h, &w->q[n], m->q + (size_t)r * Q_ROW + head * h->head_dim);
-                const int until = w->until[n] = m->positions[r] + 1, from = w->from[n] = until > window ? until - window : 0;
+                const int until = w->until[n] = m->positions[r] + 1, own_part = m->positions[r] / part * part; // its first position
+                const int from = w->from[n] = until > window && until - window > own_part ? until - window : own_part;
                 first = from < first ? from : first;
                 last = until > last ? until : last;
                 w->slope[n] = h->slopes ? h->slopes[head] : 0;

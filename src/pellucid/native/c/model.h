@@ -21,6 +21,11 @@ typedef struct {
 } Routing;
 
 //[end]
+//[if recurrent]
+// Consecutive rows of one slot, all of them.
+typedef struct { int first, count; } Sequence;
+
+//[end]
 typedef struct {
     Parameters parameters;
     Team team;
@@ -37,6 +42,11 @@ typedef struct {
 //[if latent]
     float *latent;                    // [MAX_ROWS][LATENT_ROW]: what queries are made of
     Panels *by_head;                  // [threads]: rows of one head
+//[end]
+//[if recurrent]
+    float *maps[NUM_MAPS];            // each [MAX_ROWS][MAPS_ROW]: linear maps of what a mixer with a state reads
+    Sequence *sequences;              // [num_sequences]: the slots of a step
+    int num_sequences;
 //[end]
     float *final;                     // [MAX_ROWS][D_ROW]: the wanted rows
     float *cosine, *sine;             // [MAX_ROWS][NUM_ROTARY][ROTARY_PAIRS]

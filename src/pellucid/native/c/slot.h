@@ -12,6 +12,9 @@ typedef struct {
         int ring;            // chunks
         size_t first, step;  // where they begin, and how far apart they are: each [num_kv_heads]{tiles of keys, tiles of values}
     } layers[NUM_LAYERS];
+//[if recurrent]
+    float *states;           // of the layers whose mixers keep one
+//[end]
     Gathered *shared;        // [MAX_HEADS][chunks]: of the one row of a step, where threads share its chunks
 } Slot;
 

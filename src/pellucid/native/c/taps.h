@@ -55,6 +55,7 @@ SOME void tap_scaled(Model *m, Turn *turn, const char *name, int i, int rows, co
             for (int j = 0; j < width; j++) tapped[r][j] = x[(size_t)r * row_size + j] * scale;
     tap(m, turn, name, i, rows, tapped[0], WIDEST, width);
 }
+#define RAW tapped[0] // where a stage puts what only taps want
 #define TAP_SCALED(...) tap_scaled(m, turn, __VA_ARGS__)
 #define TAP_NORM(...) tap_norm(m, turn, __VA_ARGS__)
 #define TAP_PRODUCT(...) tap_product(m, turn, __VA_ARGS__)
@@ -63,4 +64,5 @@ SOME void tap_scaled(Model *m, Turn *turn, const char *name, int i, int rows, co
 #define TAP_PRODUCT(...) ((void)0)
 #define TAP_EXPERTS(...) ((void)0)
 #define TAP_SCALED(...) ((void)0)
+#define RAW NULL
 #endif

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pellucid.config import AttentionConfig, LatentAttentionConfig, ModelConfig
+from pellucid.config import AttentionConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
 from pellucid.native.kinds import Kinds, Part
 from pellucid.native.layout import Layout
 from pellucid.native.parts.attention import attention
 from pellucid.native.parts.latent import latent
 from pellucid.native.parts.mlp import ACTIVATIONS, SCORES, experts, mlp
+from pellucid.native.parts.short_conv import short_conv
 from pellucid.native.parts.text import mixer_gives
 
 __all__ = ["ACTIVATIONS", "SCORES", "mixer_gives", "parts"]
@@ -17,6 +18,7 @@ __all__ = ["ACTIVATIONS", "SCORES", "mixer_gives", "parts"]
 MIXERS: dict[type, Callable[[ModelConfig, Layout, Kinds, Part], str]] = {
     AttentionConfig: attention,
     LatentAttentionConfig: latent,
+    ShortConvConfig: short_conv,
 }
 
 

@@ -26,6 +26,7 @@ def attention(config: ModelConfig, layout: Layout, kinds: Kinds, part: Part) -> 
         "v_dim": heads.num_kv_heads * heads.value_dim,
         "z_dim": heads.num_heads * heads.value_dim,
         **biases(layout, part, "attention", ("q", "k", "v")),
+        "chunk": "layer->chunk" if any(one.chunk for one in mixers if isinstance(one, AttentionConfig)) else "INT_MAX",
         "sinks": numbers(layout, part, "attention.sinks"),
         "sinks_too": ", and a score of the head's own" if mixer.sinks else "",
         "beta": real(growth.beta) if growth else "",
