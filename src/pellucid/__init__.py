@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pellucid.config import ModelConfig
     from pellucid.explain.trace import trace
     from pellucid.generate.engine import Engine
+    from pellucid.generate.generation_config import GenerationConfig
     from pellucid.generate.request import Request
     from pellucid.sampling import SamplingParams
 
@@ -26,6 +27,7 @@ _WHERE = {
     "AutoModelForCausalLM": "pellucid.causal_lm",
     "AutoTokenizer": "pellucid.auto",
     "Engine": "pellucid.generate.engine",
+    "GenerationConfig": "pellucid.generate.generation_config",
     "ModelConfig": "pellucid.config",
     "Request": "pellucid.generate.request",
     "SamplingParams": "pellucid.sampling",
@@ -39,6 +41,7 @@ __all__ = [
     "AutoModelForCausalLM",
     "AutoTokenizer",
     "Engine",
+    "GenerationConfig",
     "ModelConfig",
     "Request",
     "SamplingParams",

@@ -23,8 +23,8 @@ from pellucid.checkpoint.find import find
 from pellucid.checkpoint.identity import identity
 from pellucid.checkpoint.open import Checkpoint, open_checkpoint, open_config
 from pellucid.checkpoint.sources.resolve import resolve
-from pellucid.config import ModelConfig
 from pellucid.defaults import AnswerDefaults, tell_what_is_not_followed
+from pellucid.families.hf_config import HFConfig
 from pellucid.text.load import TOKENIZER_FILES, load_tokenizer
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class AutoTokenizer:
         if is_adapter(path):
             tokenizer = tokenizer_of(open_adapted(path, offline=offline))
         else:
-            tokenizer = _tokenizer_at(path)
+            tokenizer = tokenizer_at(path)
         for setting, value in settings.items():
             if not hasattr(tokenizer, setting):
                 raise TokenizerError(f"a tokenizer has no setting {setting!r}", where="AutoTokenizer.from_pretrained")
@@ -109,7 +109,7 @@ class AutoTokenizer:
         return tokenizer
 
 
-def _tokenizer_at(path: Path) -> Tokenizer:
+def tokenizer_at(path: Path) -> Tokenizer:
     """A tokenizer needs neither its model's weights nor a family that this version knows."""
     if path.name in TOKENIZER_FILES or (path.suffix == ".bin" and path.name.startswith("tok")):
         return load_tokenizer(path)
@@ -129,16 +129,19 @@ class AutoConfig:
     @staticmethod
     def from_pretrained(
         name: Name, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False
-    ) -> ModelConfig:
+    ) -> HFConfig:
         path = locate(name, revision=revision, offline=offline, weights=False)
-        return open_config(base_of(path, offline=offline, weights=False) if is_adapter(path) else path)
+        described = open_config(base_of(path, offline=offline, weights=False) if is_adapter(path) else path)
+        return HFConfig.of(described, where=name)
 
     @staticmethod
-    def for_model(model_type: str, **keys: Any) -> ModelConfig:
+    def for_model(model_type: str, **keys: Any) -> HFConfig:
         """``AutoConfig.for_model("llama", vocab_size=512, hidden_size=64, …)``: config.json's keys of that family."""
         from pellucid.families import family_of
 
-        return family_of(model_type, "AutoConfig.for_model", keys).config({"model_type": model_type, **keys})
+        return HFConfig.of(
+            family_of(model_type, "AutoConfig.for_model", keys).config({"model_type": model_type, **keys})
+        )
 
 
 def open_executor(

@@ -85,11 +85,11 @@ class Claims:
         self, part: Any, config: ModelConfig, path: str, general: str, first: dict[str, tuple[str, Any]]
     ) -> Iterator[Refusal]:
         """``general`` is the path without the layer's number; ``first``: where a field that is alike was met first."""
-        claims = self.table.get(type(part))
+        claims = self.table.get(kind := self._kind(part))
         if claims is None:
             yield Refusal(path.rstrip("."), part, "of a kind that is not known")
             return
-        for field in _fields(type(part)):
+        for field in _fields(kind):
             value, place, claim = getattr(part, field.name), path + field.name, claims.get(field.name)
             if claim is None:
                 if not _is_default(field, value):
@@ -104,6 +104,10 @@ class Claims:
                 yield from self._walk(
                     inner, config, f"{place}.{step}", f"{general}{field.name}.{'*.' if step else ''}", first
                 )
+
+    def _kind(self, part: Any) -> type:
+        """What the part is in the table: its type, or the one that its type only gives other names to."""
+        return next((kind for kind in type(part).__mro__ if kind in self.table), type(part))
 
     @staticmethod
     def _lacking(
@@ -127,8 +131,8 @@ class Claims:
         return ""
 
     def _read(self, part: Any, path: str) -> Iterator[tuple[str, Any]]:
-        claims = self.table.get(type(part), {})
-        for field in _fields(type(part)):
+        claims = self.table.get(kind := self._kind(part), {})
+        for field in _fields(kind):
             if (claim := claims.get(field.name)) and not claim.read:
                 continue
             value = getattr(part, field.name)

@@ -265,8 +265,30 @@ def sample(logits: np.ndarray, state: SamplingState) -> int:
 
     Raises: NotFiniteError where a logit is not a number, RequestError where ``logit_bias`` leaves no token.
     """
+    return choose(penalized(logits, state), state)
+
+
+def penalized(logits: np.ndarray, state: SamplingState) -> np.ndarray:
+    """The logits after bias and penalties."""
     for rule in PENALTIES:
         logits = rule(logits, state)
+    return logits
+
+
+def warped(logits: np.ndarray, state: SamplingState) -> np.ndarray:
+    """Penalized logits as the draw sees them, (V,): over the temperature, −∞ where a filter left a token out."""
+    if state.params.greedy:
+        return logits
+    kept, ids = _filtered(logits, state)
+    if ids is None:
+        return kept
+    whole = np.full(len(logits), -np.inf, np.float32)
+    whole[ids] = kept
+    return whole
+
+
+def choose(logits: np.ndarray, state: SamplingState) -> int:
+    """A token by its penalized logits: the most probable, or a draw."""
     best = int(logits.argmax())  # numpy takes the first among equals, and a NaN before any number
     if not math.isfinite(logits[best]):
         if logits[best] == -math.inf:
@@ -275,13 +297,19 @@ def sample(logits: np.ndarray, state: SamplingState) -> int:
         raise NotFiniteError("the model's logits are not finite", received=float(logits[best]), remedy=remedy)
     if state.params.greedy:
         return best
+    logits, ids = _filtered(logits, state)
+    drawn = _draw(logits, state.random)
+    return drawn if ids is None else int(ids[drawn])
+
+
+def _filtered(logits: np.ndarray, state: SamplingState) -> tuple[np.ndarray, np.ndarray | None]:
+    """What the filters leave of the logits over the temperature, and the ids of it; None where that is all."""
     logits, ids = apply_temperature(logits, state), None
     for keep in FILTERS:
         places = keep(logits, state)
         if places is not None:
             logits, ids = logits[places], places if ids is None else ids[places]
-    drawn = _draw(logits, state.random)
-    return drawn if ids is None else int(ids[drawn])
+    return logits, ids
 
 
 GROUP = 256  # places whose weights are summed by themselves

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pellucid.base.errors import ContextLengthError, RequestError
 from pellucid.config import ExpertsConfig, LayerConfig, MLPConfig, ModelConfig
@@ -90,6 +91,7 @@ def make_mlp(d_model: int, mlp: MLPConfig, experts: ExpertsConfig | None) -> MLP
 class Decoder(nn.Module):
     """token ids → embeddings (+ positions) → layers → final norm → logits."""
 
+    recompute = False  # keep of each layer only what it reads, and compute the rest anew on the way back
     generation_config: Mapping[str, Any] = {}  # what the checkpoint that it came from asks for when it answers
     quantization: str | None = None  # how that checkpoint's weights were quantized, in a few words
 
@@ -114,14 +116,15 @@ class Decoder(nn.Module):
     def device(self) -> torch.device:
         return self.embed.weight.device
 
-    def hidden(self, token_ids: Int[Tensor, "B T"], ctx: Context) -> Float[Tensor, "B T D"]:
-        """The residual stream after the last layer and the final norm.
+    def hidden(self, token_ids: Int[Tensor, "B T"] | Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
+        """The residual stream after the last layer and the final norm. In place of ids there may be rows of the
+        embedding table, or what somebody made of them.
 
         Raises: ContextLengthError where a learned or sinusoidal table has no row for a position; RequestError for an id
         out of range.
         """
         self._check(token_ids, ctx)
-        x = self.embed(token_ids)  # (B, T, D)
+        x = token_ids if token_ids.is_floating_point() else self.embed(token_ids)  # (B, T, D)
         if self.config.embedding_scale != 1.0:
             x = x * x.new_tensor(self.config.embedding_scale)  # √640 is 25.25 in bfloat16: so models were trained
         x = ctx.tap(self, "embed", x)
@@ -133,8 +136,9 @@ class Decoder(nn.Module):
             ctx.positions.amax(1, keepdim=True).add(1).expand_as(ctx.positions) if ctx.lengths is None else ctx.lengths
         )
         ctx.rotations = {rope: rotation(rope, ctx.positions, lengths, x.dtype) for rope in self.config.ropes}
+        recompute = self.recompute and self.training and torch.is_grad_enabled()
         for layer in self.layers:
-            x = layer(x, ctx)
+            x = checkpoint(layer, x, ctx, use_reentrant=False) if recompute else layer(x, ctx)
         if ctx.cache is not None:
             ctx.cache.advance(token_ids.shape[1])
         return ctx.tap(self, "final", x if self.final_norm is None else self.final_norm(x))
@@ -155,7 +159,7 @@ class Decoder(nn.Module):
     def _check(self, token_ids: Tensor, ctx: Context) -> None:
         if torch.compiler.is_compiling() or token_ids.is_meta or token_ids.numel() == 0:
             return
-        low, high = token_ids.aminmax()
+        low, high = (0, 0) if token_ids.is_floating_point() else token_ids.aminmax()
         if low < 0 or high >= self.config.vocab_size:
             raise RequestError(
                 "a token id is out of range",

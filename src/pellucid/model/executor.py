@@ -72,6 +72,21 @@ class TorchExecutor:
         self._caches[slot] = cache
         return slot
 
+    def adopt(self, slot: int, cache: Cache) -> None:
+        """The slot holds this cache from now on."""
+        self._caches[slot] = cache
+
+    def cache_of(self, slot: int) -> Cache:
+        return self._caches[slot]
+
+    @torch.inference_mode()
+    def embedded(self, slot: int, embeds: Tensor) -> Tensor:
+        """The last position's logits, (1, V), of a slot's first tokens, that are rows of embeddings (T, D)."""
+        positions = torch.arange(len(embeds), device=self.decoder.device)[None]
+        ctx = Context(positions, self._caches[slot], rows_invariant=self.rows_invariant)
+        hidden = self.decoder.hidden(embeds[None].to(self.decoder.dtype), ctx)
+        return self.decoder.logits(hidden[0, -1:], ctx)
+
     def length(self, slot: int) -> int:
         return self._caches[slot].length
 

@@ -1,0 +1,216 @@
+"""``CausalLM``: the torch decoder with the methods that Hugging Face users know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.base.errors import ConfigError, ModelNotFoundError, TokenizerError
+from pellucid.base.notice import notice
+from pellucid.causal_lm.arguments import refuse_unknown, without
+from pellucid.causal_lm.forward import FORWARD, Called
+from pellucid.causal_lm.generating import generate
+from pellucid.checkpoint.files.safetensors_write import MAX_SHARD_BYTES
+from pellucid.checkpoint.save import save_checkpoint
+from pellucid.model.load import weights_of
+from pellucid.model.quantized import QuantizedLinear
+
+
+class CausalLM(Called):
+    """A decoder that is called with ids and a mask, generates, and saves itself."""
+
+    generate = generate
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> CausalLM:
+        """As torch's; and weights that were loaded want gradients from now on, where nobody has chosen which do."""
+        if mode and self._as_loaded and not any(parameter.requires_grad for parameter in self.parameters()):
+            for parameter in self.parameters():
+                parameter.requires_grad_(parameter.is_floating_point())
+            self._as_loaded = False
+        return super().train(mode)
+
+    def requires_grad_(self, requires_grad: bool = True) -> CausalLM:
+        self._as_loaded = False
+        return super().requires_grad_(requires_grad)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
+        """Keep only what each layer reads, and compute the rest anew on the way back."""
+        self.recompute = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        self.recompute = False
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return self.recompute
+
+    supports_gradient_checkpointing = True
+
+    def enable_input_require_grads(self) -> None:
+        """Embeddings want gradients, so that what stands behind them has some though their table is frozen."""
+        self.embed.register_forward_hook(lambda module, args, out: out.requires_grad_(True))
+
+    # --- what it is made of ------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> CausalLM:
+        """The model without its head, for ``model.model.layers``: here the layers are the model's own."""
+        return self
+
+    @property
+    def base_model(self) -> CausalLM:
+        return self
+
+    @property
+    def name_or_path(self) -> str:
+        return self.config.name_or_path
+
+    @property
+    def hf_device_map(self) -> dict[str, Any]:
+        return {"": self.device}
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        return True
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Numbers that were learned; of a quantized matrix those that its blocks stand for."""
+        count = 0
+        for name, module in self.named_modules():
+            if exclude_embeddings and name in ("embed", "pos_embed"):
+                continue
+            if isinstance(module, QuantizedLinear):
+                count += 0 if only_trainable else module.out_features * module.in_features
+            own = module.parameters(recurse=False)
+            count += sum(p.numel() for p in own if p.requires_grad or not only_trainable)
+        return count
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Bytes of its weights, and of its buffers."""
+        tensors = [*self.parameters(), *(self.buffers() if return_buffers else ())]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The head; where it is tied, the embedding table."""
+        return self.embed if self.lm_head is None else self.lm_head
+
+    def tie_weights(self, **_: Any) -> None:
+        """Nothing to do: a tied head is the table itself, not a copy of it."""
+
+    @torch.no_grad()
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Module:
+        """Rows for more tokens, or for fewer; new ones begin as the mean of those that are there."""
+        from pellucid.causal_lm.resize import resize
+
+        if new_num_tokens is not None:
+            if pad_to_multiple_of:
+                new_num_tokens = -(-new_num_tokens // pad_to_multiple_of) * pad_to_multiple_of
+            resize(self, new_num_tokens, mean=mean_resizing)
+        return self.embed
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """What a forward is called with in the midst of an answer (PEFT asks)."""
+        past = kwargs.get("past_key_values")
+        if past is not None:
+            input_ids = input_ids[:, past.get_seq_length() :]
+        return {"input_ids": input_ids, **{name: kwargs[name] for name in FORWARD if kwargs.get(name) is not None}}
+
+    def add_model_tags(self, tags: Any) -> None:
+        """Tags of a model card; none is written here."""
+
+    # --- saving ------------------------------------------------------------------------------------------------------
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        max_shard_size: int | str = MAX_SHARD_BYTES,
+        state_dict: Mapping[str, Tensor] | None = None,
+        safe_serialization: bool = True,
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+        **unknown: Any,
+    ) -> None:
+        """Write config.json, safetensors (in shards of at most ``max_shard_size`` bytes), generation_config.json, and
+        the tokenizer that it came with, unless one is there.
+
+        A folder that is saved to again keeps its old files until the new ones are whole. Of a model that was quantized
+        the numbers are written that its weights stand for, and a line says so.
+        """
+        refuse_unknown(
+            "save_pretrained", without(unknown, ("save_function", "variant", "token")), ("max_shard_size",), {}
+        )
+        if not safe_serialization:
+            raise ConfigError("weights are written as safetensors", received="safe_serialization=False")
+        if not is_main_process:
+            return
+        weights = dict(weights_of(self)) if state_dict is None else _from_state(self, state_dict)
+        if self.quantization is not None:
+            dtype = weights["embed.weight"].dtype
+            notice(f"{folder}: weights that were {self.quantization} are written as {dtype}, not quantized")
+        save_checkpoint(
+            os.fspath(folder),
+            self.config,
+            weights,
+            generation_config=self.generation_config,
+            max_shard_bytes=_bytes(max_shard_size),
+        )
+        self._save_tokenizer(Path(folder))
+        if push_to_hub:
+            self.push_to_hub(Path(folder).name)
+
+    def _save_tokenizer(self, folder: Path) -> None:
+        from pellucid.auto import tokenizer_at
+        from pellucid.text.load import TOKENIZER_FILES
+
+        if self.origin is None or any((folder / name).exists() for name in TOKENIZER_FILES):
+            return
+        with suppress(TokenizerError, ModelNotFoundError):  # a model may have none
+            tokenizer_at(self.origin).save_pretrained(folder)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None, **_: Any) -> str:
+        """The model's files into a repository of the hub; its address."""
+        from tempfile import TemporaryDirectory
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repo = api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api.upload_folder(repo_id=repo.repo_id, folder_path=folder)
+        return str(repo)
+
+
+def _bytes(size: int | str) -> int:
+    """Bytes of ``"5GB"``."""
+    if isinstance(size, int):
+        return size
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+    text = size.upper().strip()
+    for unit, many in sorted(units.items(), key=lambda pair: -len(pair[0])):
+        if text.endswith(unit):
+            try:
+                return int(float(text.removesuffix(unit)) * many)
+            except ValueError:
+                break
+    raise ConfigError("max_shard_size is a number of bytes", expected='5_000_000_000 or "5GB"', received=repr(size))
+
+
+def _from_state(model: CausalLM, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    from pellucid.model.load import to_array
+
+    return {name: to_array(state[name]) for name, _ in weights_of(model)}
