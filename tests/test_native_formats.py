@@ -145,9 +145,9 @@ def test_a_tile_holds_the_arrays_own_values(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", WIDER)
 def test_blocks_without_a_kernel_are_widened_and_nothing_is_lost(dtype: str) -> None:
-    elements, size = BLOCKS[dtype]
+    elements, size = BLOCKS.get(dtype, (1, 1))
     stored = np.random.default_rng(0).integers(0, 256, (ROWS, COLUMNS // elements * size), np.uint8)
-    if "d" in (LAYOUTS[dtype].names or ()):
+    if dtype in LAYOUTS and "d" in (LAYOUTS[dtype].names or ()):
         stored.view(LAYOUTS[dtype])["d"] = np.random.default_rng(1).normal(0, 0.01, (ROWS, COLUMNS // elements))
     array = Array(dtype, (ROWS, COLUMNS), stored)
     wide = widened(array)
