@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid.base.array import Array
-from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
+from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig, NormConfig
 from pellucid.families import llama
 from pellucid.families.translation.experts import in_memory
 from pellucid.families.translation.gguf import EXPERT_RULES, GGUF, common_keys, experts_keys, llama_rules
 from pellucid.families.translation.gguf_metadata import Metadata
-from pellucid.families.translation.hf import Keys
+from pellucid.families.translation.hf import Keys, rope
 from pellucid.families.translation.rules import Rule
 
 
@@ -27,7 +27,16 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         num_experts=keys.size("num_local_experts", 8), experts_per_token=keys.size("num_experts_per_tok", 2)
     )
     windows = (keys.get("sliding_window"),) * num_layers
-    return llama.build(keys, qkv_bias=False, windows=windows, mlps=((mlp, experts),) * num_layers)
+    head_dim = keys.size("head_dim", max(keys.size("hidden_size") // keys.size("num_attention_heads"), 1))
+    context_len = keys.size("max_position_embeddings", 131072)
+    return llama.build(
+        keys,
+        norm=NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-5)),
+        head_dim=head_dim,
+        rotary=rope(keys, head_dim, context_len, default_theta=1e6),
+        windows=windows,
+        mlps=((mlp, experts),) * num_layers,
+    )
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
