@@ -40,7 +40,8 @@ def tiny(model: str) -> Decoder:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
-            parameter.normal_(1.0 if "norm.weight" in name else 0.0, 0.2, generator=generator)
+            around = 1.0 if name.endswith(("norm.weight", "out_scale")) else 0.0
+            parameter.normal_(around, 0.2, generator=generator)
     return decoder.requires_grad_(False).eval()
 
 

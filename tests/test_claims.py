@@ -80,7 +80,7 @@ def weights_for(config: ModelConfig) -> dict[str, np.ndarray]:
     for i, (name, shape) in enumerate(weight_shapes(config).items()):
         generator = np.random.default_rng(i)
         size = 0.3 if len(shape) == 1 else 1.5 / shape[-1] ** 0.5
-        around = 1.0 if "norm.weight" in name else 0.0
+        around = 1.0 if name.endswith(("norm.weight", "out_scale")) else 0.0
         weights[name] = generator.normal(around, size, shape).astype(np.float32)
     return weights
 

@@ -73,7 +73,10 @@ def test_an_edit_of_the_pattern_has_no_fast_path_to_compare_with() -> None:
 def test_patching_the_whole_stream_gives_the_other_prompts_prediction(family: str) -> None:
     decoder = tiny(family)
     other = trace(decoder, None, OTHER)
-    patched = trace(decoder, None, IDS, edits=[Patch("layers.0.resid_post", other)])
+    stream = "layers.0.resid_post"
+    read = {source for tap in other.taps.values() if tap.layer for source in tap.inputs}  # by later layers: the stream,
+    read = {source for source in read if not other.taps[source].layer} | {stream}  # lent keys, vectors beside it
+    patched = trace(decoder, None, IDS, edits=[Patch(path, other) for path in other.taps if path in read])
     assert torch.equal(patched["logits"], other["logits"])
 
 

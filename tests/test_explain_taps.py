@@ -37,7 +37,7 @@ def test_a_step_is_computed_from_steps_before_it(family: str) -> None:
     order = list(taps_of(tiny(family).config))
     for tap in taps_of(tiny(family).config).values():
         assert all(order.index(source) < order.index(tap.path) for source in tap.inputs)
-        assert tap.inputs or tap.name in ("embed", "pos_embed")
+        assert tap.inputs or tap.name in ("embed", "pos_embed", "side_embed")
 
 
 @EVERY

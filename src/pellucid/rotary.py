@@ -90,6 +90,8 @@ def frequencies(rope: RopeConfig, lengths: np.ndarray | None = None) -> np.ndarr
     """
     exponent = np.arange(0, rope.dim, 2, dtype=np.float32) / np.float32(rope.dim)
     plain = np.float32(1) / np.power(np.float32(rope.theta), exponent, dtype=np.float32)
+    if rope.pairs is not None:
+        plain[rope.pairs :] = 0
     scaling = rope.scaling
     if scaling is None:
         return plain

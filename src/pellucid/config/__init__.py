@@ -16,6 +16,7 @@ from pellucid.config.model import ModelConfig, weight_shapes, wide_weights
 from pellucid.config.norm import NormConfig
 from pellucid.config.rope import RopeConfig, RopeScaling
 from pellucid.config.short_conv import ShortConvConfig
+from pellucid.config.side import SideConfig
 
 __all__ = [
     "MAX_LAYERS",
@@ -36,6 +37,7 @@ __all__ = [
     "RopeConfig",
     "RopeScaling",
     "ShortConvConfig",
+    "SideConfig",
     "mlp_shapes",
     "weight_shapes",
     "wide_weights",

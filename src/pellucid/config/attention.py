@@ -44,6 +44,9 @@ class AttentionConfig:
     qk_norm: NormConfig | None = None  # normalizes q and k
     qk_norm_over: Literal["head", "all"] = "head"  # each head by itself, with one γ for all; or all heads as one vector
     qk_norm_at: Literal["before", "after"] = "before"  # rotation
+    v_norm: NormConfig | None = None  # normalizes each head's values
+    keys_are_values: bool = False  # values are keys as they were projected, before norms and rotation
+    kv_from: int | None = None  # the layer whose keys and values it looks at, having none of its own
     rope: RopeConfig | None = None
     window: int | None = None  # a query sees this many positions, its own included; None: all before it
     chunk: int | None = None  # a query sees its own chunk of so many positions alone, counted from the text's first
@@ -81,8 +84,15 @@ class AttentionConfig:
             check_number("attention", clip=self.clip)
         if self.alibi is not None:
             check_number("attention", alibi=self.alibi)
+        if self.kv_from is not None and (self.keys_are_values or self.v_norm):
+            raise ConfigError("what is another layer's is not normed or made here", where="attention")
         check_choice("attention", "qk_norm_over", self.qk_norm_over, ("head", "all"))
         check_choice("attention", "qk_norm_at", self.qk_norm_at, ("before", "after"))
+
+    @property
+    def projected(self) -> str:
+        """Which of q, k and v it makes by maps of its own."""
+        return "q" if self.kv_from is not None else "qk" if self.keys_are_values else "qkv"
 
     @property
     def q_dim(self) -> int:
@@ -104,6 +114,8 @@ class AttentionConfig:
 
     def state_bytes(self, num_tokens: int, size: int) -> int:
         """What the cache keeps of a sequence, in numbers of ``size`` bytes."""
+        if self.kv_from is not None:
+            return 0
         heads, key, value = self.kept
         return heads * (key + value) * min(num_tokens, self.window or num_tokens) * size
 
@@ -128,12 +140,15 @@ class AttentionConfig:
     def weight_shapes(self, prefix: str, d_model: int) -> dict[str, tuple[int, ...]]:
         """Its weights: ``{"layers.0.attention.q_proj.weight": (576, 576), …}`` for ``layers.0.attention.``."""
         shapes: dict[str, tuple[int, ...]] = {}
-        for part, width in (("q", self.q_dim), ("k", self.kv_dim), ("v", self.kv_dim)):
+        for part in self.projected:
+            width = self.q_dim if part == "q" else self.kv_dim
             shapes |= linear_shapes(f"{prefix}{part}_proj", width, d_model, self.qkv_bias)
         if self.qk_norm:
-            for part, width in (("q", self.q_dim), ("k", self.kv_dim)):
+            for part, width in (("q", self.q_dim), ("k", self.kv_dim))[: 1 if self.kv_from is not None else 2]:
                 over = self.head_dim if self.qk_norm_over == "head" else width
                 shapes |= norm_shapes(f"{prefix}{part}_norm", over, self.qk_norm)
+        if self.v_norm:
+            shapes |= norm_shapes(f"{prefix}v_norm", self.head_dim, self.v_norm)
         if self.sinks:
             shapes[f"{prefix}sinks"] = (self.num_heads,)
         if self.gated:

@@ -15,6 +15,7 @@ from pellucid.config.latent import LatentAttentionConfig
 from pellucid.config.mlp import MLPConfig
 from pellucid.config.norm import NormConfig
 from pellucid.config.short_conv import ShortConvConfig
+from pellucid.config.side import SideConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,8 @@ class LayerConfig:
     experts: ExpertsConfig | None = None
     parallel: bool = False
     residual_scale: float = 1.0
+    side: SideConfig | None = None  # a narrow vector of its own, added after the MLP
+    out_scale: bool = False  # a learned number multiplies the stream as it leaves
 
     def __post_init__(self) -> None:
         check_fields(self, "layer")
@@ -74,6 +77,10 @@ class LayerConfig:
             raise ConfigError("parts run beside each other where there are two", where="layer")
         if self.residual_scale != 1 and (self.mixer_norms.after or self.mlp_norms.after):
             raise ConfigError("a part has a norm after it, or what it adds is scaled; not both", where="layer")
+        if self.out_scale and (self.parallel or self.mlp is None):
+            raise ConfigError("a number multiplies what an MLP was added to, not beside attention", where="layer")
+        if self.side and not self.out_scale:
+            raise ConfigError("a side vector comes with out_scale: no model has one without the other", where="layer")
         shared = self.experts.shared if self.experts else None
         if self.experts and "xielu" in (self.mlp.activation, shared.activation if shared else None):
             raise ConfigError("experts have no activation with weights of its own", where="layer", received="xielu")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pellucid.base.errors import ConfigError
 from pellucid.base.typed import check_fields
+from pellucid.config.attention import AttentionConfig
 from pellucid.config.checks import MAX_EXPERTS, MAX_LAYERS, MAX_SIZE, check_choice, check_number, check_size
 from pellucid.config.layer import LayerConfig
 from pellucid.config.mlp import linear_shapes, mlp_shapes
@@ -60,6 +61,11 @@ class ModelConfig:
                 expected=f"at most {MAX_EXPERTS} in all",
                 received=experts,
             )
+        if any(layer.side != self.layers[0].side for layer in self.layers):
+            raise ConfigError("side vectors are every layer's, of one width", where=self.model_type)
+        for i, layer in enumerate(self.layers):
+            if (lender := getattr(layer.mixer, "kv_from", None)) is not None:
+                self._check_lent(i, lender)
         if self.position == "sinusoidal" and self.d_model % 2:
             raise ConfigError(
                 "sinusoidal positions pair dimensions",
@@ -70,6 +76,22 @@ class ModelConfig:
         if self.position == "sinusoidal" and self.context_len * self.d_model > MAX_SIZE:
             raise ConfigError(
                 "the position table would be too large", where=self.model_type, expected=f"at most {MAX_SIZE} cells"
+            )
+
+    def _check_lent(self, i: int, lender: int) -> None:
+        """Layer ``i`` looks at keys that are alike those it would have, and that are there before it."""
+        own = self.layers[i].mixer
+        other = self.layers[lender].mixer if 0 <= lender < i else None
+        alike = ("num_kv_heads", "head_dim", "window", "rope")
+        if (
+            not isinstance(other, AttentionConfig)
+            or other.kv_from is not None
+            or any(getattr(own, name) != getattr(other, name) for name in alike)
+        ):
+            raise ConfigError(
+                "keys and values can be those of an earlier layer that makes its own, alike in shape, window and rope",
+                where=f"layers.{i}",
+                received=f"kv_from = {lender}",
             )
 
     @property
@@ -132,6 +154,8 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes["pos_embed.weight"] = (config.context_len, d)
     if config.embedding_norm:
         shapes |= norm_shapes("embed_norm", d, config.embedding_norm)
+    if side := config.layers[0].side:
+        shapes |= side.weight_shapes(d, config.vocab_size, len(config.layers))
     for i, layer in enumerate(config.layers):
         at, mlp, norms = f"layers.{i}", layer.mlp, layer.norms
         for name in (name for name in norms if name.startswith("attention")):
@@ -146,6 +170,10 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             shapes |= mlp_shapes(f"{at}.mlp.", d, mlp)
         else:
             shapes |= layer.experts.weight_shapes(f"{at}.mlp.", d, mlp)
+        if layer.side:
+            shapes |= layer.side.layer_shapes(f"{at}.side.", d)
+        if layer.out_scale:
+            shapes[f"{at}.out_scale"] = (1,)
     if config.final_norm:
         shapes |= norm_shapes("final_norm", d, config.final_norm)
     if not config.tie_embeddings:

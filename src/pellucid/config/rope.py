@@ -77,6 +77,7 @@ class RopeConfig:
     theta: float = 10000.0
     layout: Literal["half", "interleaved"] = "half"
     scaling: RopeScaling | None = None
+    pairs: int | None = None  # so many turn, the first ones; None: all
     wide: bool = False  # turned in float32, then rounded to 16 bits; else by a cosine and sine of 16 bits
 
     def __post_init__(self) -> None:
@@ -88,7 +89,13 @@ class RopeConfig:
             raise ConfigError(
                 "rope rotates pairs of dimensions", where="rope", expected="an even dim", received=self.dim
             )
+        if self.pairs is not None and not 0 <= self.pairs <= self.dim // 2:
+            raise ConfigError(
+                "more pairs turn than there are", where="rope", expected=f"≤ {self.dim // 2}", received=self.pairs
+            )
         scaling = self.scaling
+        if self.pairs is not None and scaling and scaling.by_length:
+            raise ConfigError("a scaling by length turns every pair", where="rope", received=f"pairs = {self.pairs}")
         if scaling and scaling.kind == "yarn" and self.theta == 1:
             raise ConfigError("yarn divides by the logarithm of theta", where="rope", received="theta = 1")
         if scaling and scaling.kind == "dynamic" and self.dim == 2:

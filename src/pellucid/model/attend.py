@@ -21,6 +21,7 @@ class Attends(nn.Module):
 
     config: KeepsKeys
     layer: int
+    lends = False  # later layers look at its keys and values
 
     def remembered(self, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, int]:
         """All keys and values, cached ones first; the place in the sequence of the first."""
@@ -28,7 +29,11 @@ class Attends(nn.Module):
             return k, v, 0
         state = ctx.cache.layers[self.layer]
         assert isinstance(state, FullCache | WindowCache)
-        return state.append(k, v)
+        k, v, first = state.append(k, v)
+        if self.lends:  # a window's buffer moves when more is added
+            kept = (k.clone(), v.clone()) if isinstance(state, WindowCache) else (k, v)
+            ctx.lent[self.layer] = *kept, first
+        return k, v, first
 
 
 def visible(

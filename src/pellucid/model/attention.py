@@ -26,11 +26,13 @@ class Attention(Attends):
         super().__init__()
         self.config, self.layer = config, layer
         self.q_proj = Linear(d_model, config.q_dim, bias=config.qkv_bias)
-        self.k_proj = Linear(d_model, config.kv_dim, bias=config.qkv_bias)
-        self.v_proj = Linear(d_model, config.kv_dim, bias=config.qkv_bias)
+        for part in config.projected[1:]:
+            self.add_module(f"{part}_proj", Linear(d_model, config.kv_dim, bias=config.qkv_bias))
         over_all = config.qk_norm_over == "all"
         self.q_norm = optional_norm(config.q_dim if over_all else config.head_dim, config.qk_norm)
-        self.k_norm = optional_norm(config.kv_dim if over_all else config.head_dim, config.qk_norm)
+        k_norm = None if config.kv_from is not None else config.qk_norm
+        self.k_norm = optional_norm(config.kv_dim if over_all else config.head_dim, k_norm)
+        self.v_norm = optional_norm(config.head_dim, config.v_norm)
         self.sinks = nn.Parameter(torch.zeros(config.num_heads)) if config.sinks else None
         self.gate_proj = Linear(d_model, config.z_dim, bias=config.qkv_bias) if config.gated else None
         self.o_proj = Linear(config.q_dim, d_model, bias=config.o_bias)
@@ -38,33 +40,51 @@ class Attention(Attends):
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         x = for_products(ctx.tap(self, "attn_in", x))
         q = ctx.tap(self, "q", self._by_head(self._clipped(self.q_proj(x, ctx))))  # (B, H, T, E)
-        k = ctx.tap(self, "k", self._by_head(self._clipped(self.k_proj(x, ctx))))  # (B, K, T, E)
-        v = ctx.tap(self, "v", self._by_head(self._clipped(self.v_proj(x, ctx))))  # (B, K, T, E)
+        k, v = self._keys_and_values(x, ctx)  # (B, K, T, E); None where they are another layer's
         q, k = self._normed(q, k, ctx, "before")
         if (rope := self.config.rope) is not None:
             cos, sin = ctx.rotations[rope]
             q = ctx.tap(self, "q_rot", rotate(q, cos, sin, rope.layout))
-            k = ctx.tap(self, "k_rot", rotate(k, cos, sin, rope.layout))
+            k = None if k is None else ctx.tap(self, "k_rot", rotate(k, cos, sin, rope.layout))
         q, k = self._normed(q, k, ctx, "after")
         if (scale := self.config.query_scale) is not None:
             q = ctx.tap(self, "q_scaled", q * query_growth(scale, ctx.positions).to(q.dtype))
         if ctx.sums is not None:
-            ctx.sums += (x.detach().sum((0, 1, 3), dtype=torch.float32) for x in (q, k))
-        z = ctx.tap(self, "z", ctx.by_request(self.mix, q, k, v))  # (B, H, T, E)
+            ctx.sums += (x.detach().sum((0, 1, 3), dtype=torch.float32) for x in (q, k) if x is not None)
+        made = (q,) if k is None or v is None else (q, k, v)
+        z = ctx.tap(self, "z", ctx.by_request(self.mix, *made))  # (B, H, T, E)
         if self.gate_proj is not None:
             opened = ctx.tap(self, "z_gate", self._by_head(self.gate_proj(x, ctx)))
             z = ctx.tap(self, "z_gated", z * gate("sigmoid", opened, ctx))
         return self.o_proj(z.transpose(1, 2).flatten(2), ctx)
 
-    def mix(self, ctx: Context, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T E"]:
+    def _keys_and_values(self, x: Float[Tensor, "B T D"], ctx: Context) -> tuple[Tensor | None, Tensor | None]:
+        """As projected, values normed."""
+        if self.config.kv_from is not None:
+            return None, None
+        k = ctx.tap(self, "k", self._by_head(self._clipped(self.k_proj(x, ctx))))
+        made = k if self.config.keys_are_values else self._by_head(self._clipped(self.v_proj(x, ctx)))
+        v = ctx.tap(self, "v", made)
+        return k, v if self.v_norm is None else ctx.tap(self, "v_norm", self.v_norm(v))
+
+    def remembered(self, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, int]:
+        """All keys and values: its own, or those of the layer that lends them."""
+        return super().remembered(k, v, ctx) if self.config.kv_from is None else ctx.lent[self.config.kv_from]
+
+    def mix(self, ctx: Context, q: Tensor, *made: Tensor) -> Float[Tensor, "B H T E"]:
         """One request's tokens, or a batch's of one length, by the pass's way to attend."""
+        k, v = made or ctx.lent[self.config.kv_from][:2]
+        if self.lends and ctx.cache is None:
+            ctx.lent[self.layer] = k, v, 0
         return (ctx.attend or sdpa)(self, q, k, v, ctx)
 
-    def _normed(self, q: Tensor, k: Tensor, ctx: Context, place: str) -> tuple[Tensor, Tensor]:
+    def _normed(self, q: Tensor, k: Tensor | None, ctx: Context, place: str) -> tuple[Tensor, Tensor | None]:
         """q and k, normalized where the norms stand at this place."""
-        if self.q_norm is None or self.k_norm is None or place != self.config.qk_norm_at:
+        if self.q_norm is None or place != self.config.qk_norm_at:
             return q, k
         q = ctx.tap(self, "q_norm", self._each_or_all(self.q_norm, q))
+        if k is None or self.k_norm is None:
+            return q, k
         return q, ctx.tap(self, "k_norm", self._each_or_all(self.k_norm, k))
 
     def _each_or_all(self, norm: nn.Module, x: Float[Tensor, "B H T E"]) -> Float[Tensor, "B H T E"]:

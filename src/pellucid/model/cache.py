@@ -18,6 +18,8 @@ __all__ = ["ROLLBACK", "STATES", "Cache", "FullCache", "WindowCache"]
 
 
 def keys_and_values(config: KeepsKeys, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> State:
+    if getattr(config, "kv_from", None) is not None:
+        return Stateless()
     if config.window is None:
         return FullCache(config, batch, capacity, dtype, device)
     return WindowCache(config, batch, dtype, device, capacity)

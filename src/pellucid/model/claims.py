@@ -17,6 +17,7 @@ from pellucid.config import (
     RopeConfig,
     RopeScaling,
     ShortConvConfig,
+    SideConfig,
 )
 
 TORCH = Claims(
@@ -50,6 +51,8 @@ TORCH = Claims(
             "experts": ANY,
             "parallel": ANY,
             "residual_scale": ANY,
+            "side": ANY,
+            "out_scale": ANY,
         },
         AttentionConfig: {
             "num_heads": ANY,
@@ -70,6 +73,9 @@ TORCH = Claims(
             "gated": ANY,
             "alibi": ANY,
             "query_scale": ANY,
+            "v_norm": ANY,
+            "keys_are_values": ANY,
+            "kv_from": ANY,
         },
         LatentAttentionConfig: {
             "num_heads": ANY,
@@ -99,8 +105,16 @@ TORCH = Claims(
             "beta_scale": ANY,
         },
         ShortConvConfig: {"channels": ANY, "width": ANY, "bias": ANY},
+        SideConfig: {"width": ANY, "activation": one_of("silu", "gelu", "gelu_tanh", "relu", "relu2"), "norm": ANY},
         QueryScale: {"beta": ANY, "every": ANY, "offset": ANY},
-        RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY, "wide": ANY},
+        RopeConfig: {
+            "dim": ANY,
+            "theta": ANY,
+            "layout": one_of("half", "interleaved"),
+            "scaling": ANY,
+            "pairs": ANY,
+            "wide": ANY,
+        },
         RopeScaling: {
             "kind": one_of("linear", "dynamic", "llama3", "yarn", "longrope", "factors"),
             "factor": ANY,

@@ -46,6 +46,8 @@ class Context:
     rows_invariant: bool = False  # no number depends on other rows (float32 on a CPU; see ``invariant``)
     parts: Sequence[Part] = ()  # of a batch of 1 whose tokens are several requests', end to end, and perhaps padding
     sums: list[Tensor] | None = None  # at each of T places, of what may hold a NaN that a fused kernel hides
+    lent: dict[int, tuple[Tensor, Tensor, int]] = field(default_factory=dict)  # keys and values for later layers
+    side: Any = None  # ``side.SideInputs`` of this pass, where the model has such
     rotations: dict[RopeConfig, tuple[Float[Tensor, "B 1 T R"], Float[Tensor, "B 1 T R"]]] = field(default_factory=dict)
 
     def tap(self, module: nn.Module, name: str, value: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from pellucid.model.mlp import MLP
 from pellucid.model.moe import MoE
 from pellucid.model.norm import LayerNorm, RMSNorm, make_norm, normed, optional_norm
 from pellucid.model.position import rotation, sinusoidal_table
+from pellucid.model.side import Side, SideInputs
 
 
 class Layer(nn.Module):
@@ -48,6 +49,8 @@ class Layer(nn.Module):
         self.mlp = None if config.mlp is None else make_mlp(d_model, config.mlp, config.experts)
         self.mlp_post_norm = optional_norm(d_model, config.mlp_norms.after)
         self.mlp_sum_norm = optional_norm(d_model, config.mlp_norms.sum)
+        self.side = None if config.side is None else Side(d_model, config.side, layer)
+        self.out_scale = nn.Parameter(torch.ones(1)) if config.out_scale else None
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         x = ctx.tap(self, "resid_pre", x)
@@ -61,7 +64,16 @@ class Layer(nn.Module):
                 x = ctx.tap(self, "resid_mid", x)
         if self.mlp is not None:
             x = normed(self.mlp_sum_norm, x + self.think(normed(self.mlp_norm, x), ctx))
+        if self.side is not None:
+            x = ctx.tap(self, "resid_mlp", x)
+            x = x + self.side(x, ctx)
+        if self.out_scale is not None:
+            x = ctx.tap(self, "resid_unscaled", x) * self.out_scale
         return ctx.tap(self, "resid_post", x)
+
+    def initialize_weight(self, name: str, weight: Tensor, generator: torch.Generator | None = None) -> None:
+        """Of its own there is one, which at first changes nothing."""
+        weight.fill_(1.0)
 
     def attend(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         """What the mixer adds to the stream."""
@@ -105,6 +117,13 @@ class Decoder(nn.Module):
             self.register_buffer("sinusoidal", sinusoidal_table(config.context_len, config.d_model), persistent=False)
         self.embed_norm = optional_norm(config.d_model, config.embedding_norm)
         self.layers = nn.ModuleList(Layer(config.d_model, layer, i) for i, layer in enumerate(config.layers))
+        for layer in config.layers:
+            if (lender := getattr(layer.mixer, "kv_from", None)) is not None:
+                self.layers[lender].attention.lends = True
+        if (side := config.layers[0].side) is not None:
+            whole = side.width * config.num_layers
+            self.side_embed, self.side_proj = Embedding(config.vocab_size, whole), Linear(config.d_model, whole, False)
+            self.side_norm = make_norm(side.width, side.norm)
         self.final_norm = make_norm(config.d_model, config.final_norm) if config.final_norm else None
         self.lm_head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, config.head_bias)
 
@@ -136,12 +155,23 @@ class Decoder(nn.Module):
             ctx.positions.amax(1, keepdim=True).add(1).expand_as(ctx.positions) if ctx.lengths is None else ctx.lengths
         )
         ctx.rotations = {rope: rotation(rope, ctx.positions, lengths, x.dtype) for rope in self.config.ropes}
+        ctx.lent.clear()
+        ctx.side = self._side(token_ids, x, ctx) if self.config.layers[0].side else None
         recompute = self.recompute and self.training and torch.is_grad_enabled()
         for layer in self.layers:
             x = checkpoint(layer, x, ctx, use_reentrant=False) if recompute else layer(x, ctx)
         if ctx.cache is not None:
             ctx.cache.advance(token_ids.shape[1])
         return ctx.tap(self, "final", x if self.final_norm is None else self.final_norm(x))
+
+    def _side(self, token_ids: Int[Tensor, "B T"], x: Float[Tensor, "B T D"], ctx: Context) -> SideInputs:
+        """For every layer a narrow vector of each token: a row of a table, and a map of the embedding."""
+        side = self.config.layers[0].side
+        assert side is not None
+        width = x.new_tensor(math.sqrt(side.width))
+        rows = ctx.tap(self, "side_embed", self.side_embed(token_ids) * width)
+        mapped = ctx.tap(self, "side_context", self.side_proj(x, ctx) * self.config.d_model**-0.5)
+        return SideInputs(rows, mapped, self.side_norm)
 
     def logits(self, hidden: Float[Tensor, "*rows D"], ctx: Context) -> Float[Tensor, "*rows V"]:
         """hidden W_Vᵀ (+ b): a score for every token of the vocabulary; tied, W_V is the embedding table."""

@@ -7,7 +7,7 @@ matrix, nothing is padded to the longest request, and only mixers know which tok
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -158,7 +158,7 @@ class TorchExecutor:
             stop = start + len(entry.token_ids)
             alone = Context(ctx.positions[:, start:stop], self._caches[entry.slot], rows_invariant=ctx.rows_invariant)
             if entry.one_by_one:
-                parts += [Part(place, place + 1, alone) for place in range(start, stop)]
+                parts += [Part(place, place + 1, replace(alone, lent={})) for place in range(start, stop)]
             else:
                 parts.append(Part(start, stop, alone))
             start = stop

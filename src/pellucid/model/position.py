@@ -33,6 +33,8 @@ def inverse_frequencies(rope: RopeConfig, lengths: Int[Tensor, "B T"] | None = N
     device = None if lengths is None else lengths.device
     exponent = torch.arange(0, rope.dim, 2, dtype=torch.float32, device=device) / rope.dim  # (R,)
     plain = 1.0 / rope.theta**exponent
+    if rope.pairs is not None:
+        plain = plain * (torch.arange(rope.dim // 2, device=device) < rope.pairs)
     scaling = rope.scaling
     if scaling is None:
         return plain

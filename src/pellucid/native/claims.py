@@ -103,7 +103,14 @@ NATIVE = Claims(
             "scale": ANY,
         },
         ShortConvConfig: {"channels": ANY, "width": ANY, "bias": ANY},
-        RopeConfig: {"dim": ANY, "theta": ANY, "layout": one_of("half", "interleaved"), "scaling": ANY, "wide": UNREAD},
+        RopeConfig: {
+            "dim": ANY,
+            "theta": ANY,
+            "layout": one_of("half", "interleaved"),
+            "scaling": ANY,
+            "pairs": ANY,
+            "wide": UNREAD,
+        },
         RopeScaling: {
             "kind": Claim(
                 ("linear", "dynamic", "llama3", "yarn", "longrope", "factors"),

@@ -40,7 +40,10 @@ class Activation(Operation):
 
     kind = "activation"
     holds = Sentence("neurons are the activation's output", "神经元等于激活函数的输出")
-    reads = tuple(f"MLPConfig.{name}" for name in ("activation", "gated", "alpha", "limit", "up_offset"))
+    reads = (
+        *(f"MLPConfig.{name}" for name in ("activation", "gated", "alpha", "limit", "up_offset")),
+        "SideConfig.activation",
+    )
     part = "mlp"
 
     function: str
@@ -83,6 +86,8 @@ class Activation(Operation):
         return rf"\operatorname{{{self.function.removesuffix('_tanh').removesuffix('2')}}}({x}){square}"
 
     def line(self, name: str) -> Line:
+        if name == "side_act":
+            return Line("model.side", "Side.forward", f'"{name}"')
         return Line(
             "model.mlp", "MLP.forward", "act = self.activate(gate" if self.gated else '"mlp_pre", self.up_proj('
         )

@@ -16,12 +16,15 @@ from pellucid.operations.places import Places
 PART = 2**23  # numbers of a weight in float64 at a time
 OWNERS = {
     "attention": ("model.attention", "Attention.forward"),
+    "k_proj of attention": ("model.attention", "Attention._keys_and_values"),
+    "v_proj of attention": ("model.attention", "Attention._keys_and_values"),
     "latent": ("model.latent", "LatentAttention.forward"),
     "q_proj of latent": ("model.latent", "LatentAttention._queries"),
     "q_a_proj": ("model.latent", "LatentAttention._queries"),
     "q_b_proj": ("model.latent", "LatentAttention._queries"),
     "k_b_proj": ("model.latent", "LatentAttention.mix"),
     "v_b_proj": ("model.latent", "LatentAttention.mix"),
+    "side": ("model.side", "Side.forward"),
     "mlp": ("model.mlp", "MLP.forward"),
     "router": ("model.moe", "MoE.rate"),
     "delta_net": ("model.delta_net", "DeltaNet.forward"),
@@ -87,10 +90,13 @@ class Linear(Operation):
 
     def line(self, name: str) -> Line:
         *owner, own = self.name.split(".")
+        if own == "side_proj":
+            return Line("model.decoder", "Decoder._side", "self.side_proj(")
         if not owner:  # the output layer, or the table of embeddings in its place
             return Line("model.decoder", "Decoder.logits", "self.embed.weight")
         part = f'"{name}"' if own == "up_proj" else f"self.{own}("  # of the two places for one, gated and not
-        place = OWNERS.get(own, OWNERS.get(f"{own} of {self.owner}", OWNERS[self.owner or owner[-1]]))
+        whose = self.owner or owner[-1]
+        place = OWNERS.get(own, OWNERS.get(f"{own} of {whose}", OWNERS[whose]))
         return Line(*place, part)
 
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:

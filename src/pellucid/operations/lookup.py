@@ -52,6 +52,8 @@ class Lookup(Operation):
         return f"{result}_t = {self.times}{self.table}_{row}"
 
     def line(self, name: str) -> Line:
+        if name == "side_embed":
+            return Line("model.decoder", "Decoder._side", "self.side_embed(")
         return Line("model.decoder", "Decoder.hidden", "self.embed(" if self.by == "token_ids" else f'"{name}"')
 
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:

@@ -42,6 +42,8 @@ class Norm(Operation):
         *(f"AttentionConfig.{name}" for name in ("qk_norm", "qk_norm_over", "qk_norm_at")),
         "LatentAttentionConfig.latent_norm",
         "DeltaNetConfig.norm",
+        "AttentionConfig.v_norm",
+        "SideConfig.norm",
     )
 
     name: str

@@ -27,7 +27,7 @@ class Rotate(Operation):
     reads = (
         "AttentionConfig.rope",
         "LatentAttentionConfig.rope",
-        *(f"RopeConfig.{name}" for name in ("dim", "theta", "layout", "scaling", "wide")),
+        *(f"RopeConfig.{name}" for name in ("dim", "theta", "layout", "scaling", "pairs", "wide")),
         *(f"RopeScaling.{name}" for name in ("kind", "factor", "original_context_len", "attention_factor")),
         *(f"RopeScaling.{name}" for name in ("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow")),
         *(f"RopeScaling.{name}" for name in ("mscale", "mscale_all_dim", "truncate")),

@@ -13,6 +13,7 @@ from pellucid.operations.places import Places
 
 # Where the model puts together what has no module of its own: what a step reads, and the stream.
 LINES = {
+    "v": ("model.attention", "Attention._keys_and_values"),
     "attn_in": ("model.attention", "Attention.forward"),
     "mlp_in": ("model.mlp", "MLP.forward"),
     "final": ("model.decoder", "Decoder.hidden"),
@@ -33,6 +34,10 @@ class Sum(Operation):
         return f"{result} = {' + '.join(inputs)}"
 
     def line(self, name: str) -> Line:
+        if name == "side_sum":
+            return Line("model.side", "Side.forward", f'"{name}"')
+        if name in ("resid_mlp", "resid_unscaled"):
+            return Line("model.decoder", "Layer.forward", f'"{name}"')
         if self.mixed:
             return Line("model.decoder", "Layer.forward", "x + self.attend(normed(")
         if name == "resid_post":

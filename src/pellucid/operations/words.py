@@ -104,6 +104,92 @@ WORDS: dict[str, Words] = {
         "is made sharper.",
         "查询乘以一个随位置缓慢增大的数：可选的内容越多，注意力就越要分得清楚。",
     ),
+    "v_norm": Words(
+        "Values, normalized",
+        "归一化后的值",
+        "Each head's value brought to a common length, so that no position hands over more only because its vector is "
+        "long.",
+        "把每个头的值缩放到相当的长度，不让某个位置只因向量长就多交出内容。",
+    ),
+    "side_embed": Words(
+        "A second table of embeddings",
+        "第二张嵌入表",
+        "Each token id picks a row of another table, which holds a narrow vector for every layer, one after the other.",
+        "每个词元的编号还从另一张表中取出一行，里面依次放着给每一层的一个窄向量。",
+    ),
+    "side_context": Words(
+        "The embedding, mapped for every layer",
+        "映射给各层的嵌入",
+        "A map of the word embedding, as wide as the narrow vectors of all layers together.",
+        "词嵌入的一个映射，宽度正好是所有层的窄向量合起来。",
+    ),
+    "side_row": Words(
+        "This layer's part of the row",
+        "行中属于本层的一段",
+        "Of the token's row in the second table, the numbers that are for this layer.",
+        "第二张表里这个词元的那一行中，属于本层的数。",
+    ),
+    "side_mapped": Words(
+        "This layer's part of the map",
+        "映射中属于本层的一段",
+        "Of the mapped embedding, the numbers that are for this layer.",
+        "映射后的嵌入中，属于本层的数，后面还要归一化。",
+    ),
+    "side_norm": Words(
+        "The mapped part, normalized",
+        "归一化后的映射",
+        "The mapped part brought to the scale of the table's rows before the two are added.",
+        "在与表中那一段相加之前，先缩放到同样的长度。",
+    ),
+    "side_sum": Words(
+        "Both parts together",
+        "两段之和",
+        "What the table says of the token for this layer, and what the map makes of its embedding, added up.",
+        "表中为本层写的内容，加上由词嵌入映射来的内容。",
+    ),
+    "side_in": Words(
+        "The token's vector for this layer",
+        "词元给本层的向量",
+        "The sum divided by the square root of two, so that it is as large as either part was. It is what the gate lets "
+        "through.",
+        "两段之和除以根号二，大小就与单独一段相当。门控放行的就是它。",
+    ),
+    "side_pre": Words(
+        "The gate, before the activation",
+        "激活之前的门",
+        "A map of the stream down to the width of the token's vector: how much of each number is wanted here.",
+        "把残差流映射到那个窄向量的宽度：此处每个数要放行多少。",
+    ),
+    "side_act": Words(
+        "What the gate lets through",
+        "门放行的内容",
+        "The activated gate times the token's vector for this layer, number by number.",
+        "激活后的门与词元给本层的向量逐个相乘。",
+    ),
+    "side_proj": Words(
+        "The side's result, before its norm",
+        "旁路的结果，归一化之前",
+        "What was let through, mapped back to the width of the stream. A norm follows before it is added.",
+        "放行的内容映射回残差流的宽度，再归一化，然后才相加。",
+    ),
+    "side_out": Words(
+        "What the token's own vector adds",
+        "旁路加上的内容",
+        "The normalized result, which is added to the stream: what this layer is reminded of about the token itself.",
+        "归一化后的结果，加到残差流上：它提醒本层这个词元本身是什么。",
+    ),
+    "resid_mlp": Words(
+        "Residual stream, after the MLP",
+        "MLP 之后的残差流",
+        "The stream with the MLP's contribution added; the token's own vector for this layer comes next.",
+        "加上 MLP 输出之后的残差流，接着还要加上词元给本层的向量。",
+    ),
+    "resid_unscaled": Words(
+        "Residual stream, before its scale",
+        "缩放之前的残差流",
+        "The stream with all that this layer adds. One learned number multiplies it before the next layer reads it.",
+        "加上本层全部内容之后的残差流。交给下一层之前，整体乘以一个学到的数。",
+    ),
     "c_q": Words(
         "Latent of the queries",
         "查询的潜向量",

@@ -108,7 +108,7 @@ def _norms(taps: Iterable[Tap]) -> list[dict[str, Any]]:
     """The norms of the stream in the order of computation: about which part each stands and where, and its input."""
     norms: list[dict[str, Any]] = []
     for tap in taps:
-        if isinstance(norm := tap.operation, Norm) and "d_model" in tap.axes:
+        if isinstance(norm := tap.operation, Norm) and "d_model" in tap.axes and ".side." not in norm.name:
             part, _, place = norm.name.rpartition(".")[2].removesuffix("_norm").partition("_")
             at = {"part": part, "place": {"": "before", "post": "after"}.get(place, place)}
             names = {name.rpartition(".")[2]: name for name, _ in norm.weights}

@@ -164,6 +164,7 @@ _READ = {
     "yarn": ("factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
     "longrope": ("factor", "attention_factor", "short_factor", "long_factor"),
     "factors": ("short_factor", "attention_factor"),
+    "proportional": ("factor",),
 }
 _NEEDED = {"linear": _READ["linear"], "dynamic": _READ["dynamic"], "llama3": _READ["llama3"]}
 _KNOWN = {*(name for names in _READ.values() for name in names), "original_max_position_embeddings"}
@@ -201,7 +202,12 @@ def rope(
     if absent := [name for name in _NEEDED.get(kind, ()) if name not in values]:
         raise ConfigError(f"rope_type {kind!r} needs {absent[0]}", where=settings.where)
     original = settings.size("original_max_position_embeddings", context_len)
+    pairs = int(settings.get("partial_rotary_factor", 1.0) * head_dim // 2) if kind == "proportional" else None
     _without_effect(settings, kind)
+    if kind == "proportional":  # frequencies as of a whole head, of which the first pairs turn
+        pairs = None if pairs == dim // 2 else pairs
+        scaling = RopeScaling(kind="linear", **values) if values.get("factor", 1.0) != 1.0 else None
+        return RopeConfig(dim=dim, theta=theta, layout=layout, scaling=scaling, pairs=pairs)
     if kind == "default":
         return RopeConfig(dim=dim, theta=theta, layout=layout)
     if outside[1] is not None:  # Phi-3 and others write it beside; transformers prefers that

@@ -3,6 +3,7 @@
 from pellucid.operations.activation import Activation
 from pellucid.operations.convolve import Convolve
 from pellucid.operations.copy import Copy
+from pellucid.operations.cut import Cut
 from pellucid.operations.delta import Read, Write
 from pellucid.operations.experts import Experts
 from pellucid.operations.grow import Grow
@@ -27,8 +28,8 @@ from pellucid.operations.unit import Unit
 __all__ = ["OPERATIONS", "READS", "Tap", "taps_of"]
 
 OPERATIONS: tuple[type[Operation], ...] = (
-    Lookup, Position, Copy, Sum, Norm, Linear, Rotate, Grow, Join, Scores, Softmax, Mix, Convolve, Unit, Decay, Share,
-    Write, Read, Product, Activation, Route, Experts
+    Lookup, Position, Copy, Cut, Sum, Norm, Linear, Rotate, Grow, Join, Scores, Softmax, Mix, Convolve, Unit, Decay,
+    Share, Write, Read, Product, Activation, Route, Experts
 )  # fmt: skip
 
 # Fields of the description that say which operations there are and in what order; the rest are the operations' own.
@@ -38,5 +39,6 @@ READS = (
         f"LayerConfig.{name}"
         for name in ("mixer", "mlp", "experts", "mixer_norms", "mlp_norms", "parallel", "residual_scale")
     ),
+    *(f"AttentionConfig.{name}" for name in ("kv_from", "keys_are_values")),
     *(f"PartNorms.{name}" for name in ("before", "after", "sum")),
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pellucid.config import AttentionConfig, ModelConfig
+from pellucid.operations.copy import Copy
 from pellucid.operations.grow import Grow
 from pellucid.operations.mix import Mix
 from pellucid.operations.norm import Norm
@@ -15,7 +16,7 @@ from pellucid.operations.rotate import Rotate
 from pellucid.operations.scores import Scores
 from pellucid.operations.softmax import Softmax
 from pellucid.operations.taps.part import Part
-from pellucid.operations.taps.tap import BY_HEAD, BY_KV_HEAD, BY_PAIR, Tap
+from pellucid.operations.taps.tap import BY_HEAD, BY_KV_HEAD, BY_PAIR, Tap, Whole
 
 GATED = Line("model.attention", "Attention.forward", 'gate("sigmoid"')
 
@@ -26,15 +27,21 @@ class AttentionTaps(Part):
     def __init__(self, config: ModelConfig, i: int, attention: AttentionConfig) -> None:
         sizes = {"head": attention.num_heads, "kv_head": attention.num_kv_heads, "head_dim": attention.head_dim}
         super().__init__(config, i, sizes)
-        self.attention = attention
+        self.attention, self.whole = attention, config
 
     def taps(self) -> Iterator[Tap]:
         attention = self.attention
         wide, narrow = attention.q_dim, attention.kv_dim
-        for name, out, axes in (("q", wide, BY_HEAD), ("k", narrow, BY_KV_HEAD), ("v", narrow, BY_KV_HEAD)):
+        for name in attention.projected:
+            out, axes = (wide, BY_HEAD) if name == "q" else (narrow, BY_KV_HEAD)
             projection = self.linear(f"attention.{name}_proj", name.upper(), (out, self.d_model), attention.qkv_bias)
             cut = replace(projection, head_dim=attention.head_dim, clip=attention.clip)
             yield self.tap(name, cut, name, ("n",), "attn_in", axes=axes)
+        if attention.keys_are_values:
+            yield self.tap("v", Copy(), "v", ("k",), "k", axes=BY_KV_HEAD)
+        if (norm := attention.v_norm) is not None:
+            of_head = Norm(name=f"{self.at}.attention.v_norm", width=attention.head_dim, config=norm)
+            yield self.tap("v_norm", of_head, r"\hat v", ("v",), "v", axes=BY_KV_HEAD)
         last = {"q": "q", "k": "k"}
         steps = (self._qk_norms(last), self._rotations(last))
         for step in steps if attention.qk_norm_at == "before" else reversed(steps):
@@ -51,10 +58,13 @@ class AttentionTaps(Part):
             chunk=attention.chunk,
             slopes=attention.alibi_slopes,
         )
-        yield self.tap("scores", scores, "s", ("q", "k"), last["q"], last["k"], axes=BY_PAIR)
+        keys, values = last["k"], "v" if attention.v_norm is None else "v_norm"
+        if (lender := attention.kv_from) is not None:
+            keys, values = (Whole(f"layers.{lender}.{name}") for name in _made(self.whole.layers[lender].mixer))
+        yield self.tap("scores", scores, "s", ("q", "k"), last["q"], keys, axes=BY_PAIR)
         share = Softmax(sinks=f"{self.at}.attention.sinks" if attention.sinks else None, heads=attention.num_heads)
         yield self.tap("pattern", share, "a", ("s",), "scores", axes=BY_PAIR)
-        yield self.tap("z", Mix(groups=groups), "z", ("a", "v"), "pattern", "v", axes=BY_HEAD)
+        yield self.tap("z", Mix(groups=groups), "z", ("a", "v"), "pattern", values, axes=BY_HEAD)
         out = replace(
             self.linear("attention.o_proj", "O", (self.d_model, attention.q_dim), attention.o_bias), joins=True
         )
@@ -77,6 +87,8 @@ class AttentionTaps(Part):
         if attention.qk_norm is None:
             return
         for name, heads, axes in (("q", attention.num_heads, BY_HEAD), ("k", attention.num_kv_heads, BY_KV_HEAD)):
+            if name not in attention.projected:
+                continue
             over_all = attention.qk_norm_over == "all"
             norm = Norm(
                 name=f"{self.at}.attention.{name}_norm",
@@ -91,5 +103,14 @@ class AttentionTaps(Part):
         if (rope := self.attention.rope) is None:
             return
         for name, axes in (("q", BY_HEAD), ("k", BY_KV_HEAD)):
+            if name not in self.attention.projected:
+                continue
             yield self.tap(f"{name}_rot", Rotate(rope=rope), "", (name,), last[name], axes=axes)
             last[name] = f"{name}_rot"
+
+
+def _made(attention: AttentionConfig) -> tuple[str, str]:
+    """Names of the taps that hold a layer's keys and values as they are looked at."""
+    normed, turned = ("k_norm" if attention.qk_norm else None), ("k_rot" if attention.rope else None)
+    order = (turned, normed) if attention.qk_norm_at == "before" else (normed, turned)
+    return next((name for name in order if name), "k"), "v_norm" if attention.v_norm else "v"

@@ -8,6 +8,7 @@ from typing import Any
 from pellucid.base.errors import UnsupportedError
 from pellucid.config import AttentionConfig, DeltaNetConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
 from pellucid.operations.copy import Copy
+from pellucid.operations.scale import LearnedScale
 from pellucid.operations.sum import Sum
 from pellucid.operations.taps.attention import AttentionTaps
 from pellucid.operations.taps.delta_net import DeltaNetTaps
@@ -15,6 +16,7 @@ from pellucid.operations.taps.latent import LatentTaps
 from pellucid.operations.taps.mlp import MLPTaps
 from pellucid.operations.taps.part import Part
 from pellucid.operations.taps.short_conv import ShortConvTaps
+from pellucid.operations.taps.side import SideTaps
 from pellucid.operations.taps.tap import Tap
 
 # The mixer's description → its taps, for (description of the model, number of the layer, the mixer's).
@@ -31,6 +33,7 @@ class LayerTaps(Part):
 
     def __init__(self, config: ModelConfig, i: int, stream: tuple[str, ...]) -> None:
         super().__init__(config, i, {})
+        self.model = config
         self.stream, mixer = stream, self.layer.mixer
         if mixer is not None and type(mixer) not in MIXERS:
             raise UnsupportedError(
@@ -56,7 +59,15 @@ class LayerTaps(Part):
         if self.mlp is not None:
             yield self.read("mlp_in", "n'", x, source, "mlp_norm")
             yield from self.mlp.taps()
-            yield self.add("resid_post", "x''", (x, "y"), (source, "mlp_out"), "mlp_sum_norm")
+            made = "resid_mlp" if self.layer.side else "resid_unscaled" if self.layer.out_scale else "resid_post"
+            yield self.add(
+                made, "x''" if made == "resid_post" else "x'''", (x, "y"), (source, "mlp_out"), "mlp_sum_norm"
+            )
+            if self.layer.side:
+                yield from SideTaps(self.model, self.i, self.layer.side).taps()
+            if self.layer.out_scale:
+                scale = LearnedScale(f"{self.at}.out_scale")
+                yield self.tap("resid_post", scale, "x''", (r"\hat x",), "resid_unscaled")
 
     def _parallel(self, mlp: MLPTaps) -> Iterator[Tap]:
         """An MLP beside attention: it reads the stream as it came in, by its own norm or by attention's."""

@@ -11,6 +11,7 @@ the experts; h the final state, ℓ logits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from pellucid.config import ModelConfig
@@ -58,6 +59,13 @@ def _taps(config: ModelConfig) -> Iterator[Tap]:
         norm = Norm(name="embed_norm", width=d, config=config.embedding_norm)
         yield top("embed_norm", norm, norm.equation(r"\hat e", *("e", "p")[: len(stream)]), *stream)
         stream = ("embed_norm",)
+    if (side := config.layers[0].side) is not None:
+        sizes["sides"] = wide = side.width * config.num_layers
+        axes = ("batch", "position", "sides")
+        rows = Lookup(name="side_embed", rows=config.vocab_size, width=wide, scale=math.sqrt(side.width))
+        yield top("side_embed", rows, rows.equation("R"), axes=axes)
+        mapped = Linear(name="side_proj", shape=(wide, d), matrix=r"W_{\text{side}}", scale=d**-0.5)
+        yield top("side_context", mapped, mapped.equation("M", "e"), *stream, axes=axes)
     for i in range(config.num_layers):
         yield from LayerTaps(config, i, stream).taps()
         stream = (f"layers.{i}.resid_post",)

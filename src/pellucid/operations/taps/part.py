@@ -11,7 +11,7 @@ from pellucid.operations.norm import Norm
 from pellucid.operations.operation import Operation
 from pellucid.operations.scale import Scale
 from pellucid.operations.sum import Sum
-from pellucid.operations.taps.tap import STREAM, Tap
+from pellucid.operations.taps.tap import STREAM, Tap, Whole
 
 
 class Part:
@@ -61,6 +61,10 @@ class Part:
         label = label if len(label) == 1 else rf"\text{{{label}}}"
         return Linear(name=f"{self.at}.{name}", shape=shape, matrix=f"W_{{{label}}}", bias=bias)
 
+    def path(self, source: str) -> str:
+        """Of a tap of this layer, by its name; of any other, as it stands."""
+        return source if isinstance(source, Whole) else f"{self.at}.{source}"
+
     def tap(
         self,
         name: str,
@@ -80,7 +84,7 @@ class Part:
             operation=operation,
             axes=axes,
             widths=tuple((axis, sizes[axis]) for axis in axes if axis in sizes),
-            inputs=sources if name == "resid_pre" else tuple(f"{self.at}.{source}" for source in sources),
+            inputs=sources if name == "resid_pre" else tuple(self.path(source) for source in sources),
             latex=operation.equation(symbol, *symbols),
             attends=self.layer.attends is not None,
         )

@@ -20,6 +20,10 @@ CHANNELS_WHOLE = ("batch", "key", "channel")  # of all places: later ones are ma
 BY_TOKEN = ("batch", "position", "token")
 
 
+class Whole(str):
+    """A tap's path as it stands: of the model, or of another layer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tap:
     """One tap of one model, and what computes it."""
