@@ -15,6 +15,7 @@ from pellucid.explain.subject import Subject
 from pellucid.families import FAMILIES
 from pellucid.model.position import inverse_frequencies
 from pellucid.operations import Tap, taps_of
+from pellucid.operations.mix import Mix
 from pellucid.operations.norm import Norm
 from pellucid.operations.scores import Scores
 
@@ -67,6 +68,7 @@ def _layer(layer: LayerConfig, taps: Sequence[Tap]) -> dict[str, Any]:
         return shared | _without_attention(layer.mixer, taps)
     rope = attention.rope
     queries, keys = next((tap.inputs for tap in taps if isinstance(tap.operation, Scores)), (None, None))
+    values = next((tap.inputs[1] for tap in taps if isinstance(tap.operation, Mix)), None)
     return {
         "num_heads": attention.num_heads,
         "num_kv_heads": attention.num_kv_heads,
@@ -80,7 +82,7 @@ def _layer(layer: LayerConfig, taps: Sequence[Tap]) -> dict[str, Any]:
         "rope": None
         if rope is None
         else {"dim": rope.dim, "theta": rope.theta, "layout": rope.layout, "frequencies": _frequencies(layer)},
-        "compared": {"q": queries, "k": keys},
+        "compared": {"q": queries, "k": keys, "v": values},  # perhaps an earlier layer's keys and values
         **shared,
     }
 

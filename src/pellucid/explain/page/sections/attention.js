@@ -30,8 +30,10 @@ export function render(app) {
       at: (state) => [0, Math.min(state.head, app.layerConfig(state.layer).num_heads - 1)],
       ...options,
     });
+  // Keys as projected: this layer's, or those of the layer that lends them.
+  const projected = (what) => (state) => `${turned(what)(state).split(".").slice(0, 2).join(".")}.${what}`;
   const raw = (what, its) => {
-    const element = figure(at(what), { at: its });
+    const element = figure(projected(what), { at: its });
     element.classList.add("only-numbers");
     return element;
   };
@@ -66,7 +68,7 @@ export function render(app) {
     ),
     h("h3", {}, app.t("mix_title")),
     story(app, "mix_story"),
-    h("div", { class: "two" }, figure(at("v"), { at: (state) => [0, group(state)] }), figure(at("z"))),
+    h("div", { class: "two" }, figure(turned("v"), { at: (state) => [0, group(state)] }), figure(at("z"))),
     stepFigure(app, at("attn_proj")),
     stepFigure(app, at("attn_out")),
   );

@@ -270,14 +270,15 @@ function rotary(app, rope) {
     const { layer, head, pos } = app.state,
       config = app.layerConfig(layer),
       group = Math.floor((head * config.num_kv_heads) / config.num_heads);
-    const name = (what) =>
-      app.has(`layers.${layer}.${what}_norm`) ? `layers.${layer}.${what}_norm` : `layers.${layer}.${what}`;
+    const lender = config.compared.k.split(".")[1]; // the layer whose keys they are: this one, but for some models
+    const name = (what, of = layer) =>
+      app.has(`layers.${of}.${what}_norm`) ? `layers.${of}.${what}_norm` : `layers.${of}.${what}`;
     const shared = app.has(`layers.${layer}.k_shared`); // of latent attention: one for all heads
     const [q, k, qr, kr] = await Promise.all([
       app.source.tile(name("q"), { at: [0, head], run: app.run.run }),
-      app.source.tile(name(shared ? "k_shared" : "k"), { at: [0, shared ? 0 : group], run: app.run.run }),
+      app.source.tile(name(shared ? "k_shared" : "k", lender), { at: [0, shared ? 0 : group], run: app.run.run }),
       app.source.tile(`layers.${layer}.q_rot`, { at: [0, head], run: app.run.run }),
-      app.source.tile(`layers.${layer}.k_rot`, { at: [0, shared ? 0 : group], run: app.run.run }),
+      app.source.tile(`layers.${lender}.k_rot`, { at: [0, shared ? 0 : group], run: app.run.run }),
     ]);
     const [a, b] = half ? [own.pair, own.pair + pairs] : [2 * own.pair, 2 * own.pair + 1],
       key = Math.min(own.key, pos);
