@@ -5,6 +5,7 @@ The logits are held to transformers' of the same weights, with the settings that
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from llamacpp import logits_of
 from reference import tiny
 
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, UnsupportedError, WeightsError
 from pellucid.checkpoint import open_checkpoint, open_config
 from pellucid.checkpoint.files.gguf import read_metadata
+from pellucid.config import PartNorms
 from pellucid.families import FAMILIES, chatglm
-from pellucid.families.translation.rules import matches, to_ours, to_theirs
+from pellucid.families.translation.rules import Rule, as_stored, matches, to_ours, to_theirs
 from pellucid.model.context import Context
 from pellucid.model.load import load_decoder, to_tensor, weights_of
 
@@ -32,8 +35,9 @@ def reference(family: str = "llama", **changed: Any) -> transformers.PreTrainedM
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(**hf)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
+    corrections = [(name, buffer) for name, buffer in model.named_buffers() if name.endswith("correction_bias")]
+    for name, parameter in (*model.named_parameters(), *corrections):
+        if name.endswith(("bias", "sinks")):
             torch.nn.init.normal_(parameter, 0.0, 0.5)
     return model.requires_grad_(False)
 
@@ -42,6 +46,7 @@ def write(
     path: Path,
     model: transformers.PreTrainedModel,
     architecture: str = "llama",
+    rules: tuple[Rule, ...] | None = None,
     without: tuple[str, ...] = (),
     beside: dict[str, np.ndarray] | None = None,
     **keys: Any,
@@ -57,7 +62,8 @@ def write(
     if not config.tie_embeddings:
         tensors[next(rule.theirs for rule in family.WEIGHTS if rule.ours == "lm_head.weight")] = head
     stored = {name: Array.from_numpy(tensor.numpy()) for name, tensor in tensors.items()}
-    ours = {name: make()[name] for name, make in to_ours(config, family.WEIGHTS, stored, "here").items()}
+    own = as_stored(config, family.WEIGHTS, getattr(family, "ALSO", ()), stored)
+    ours = {name: make()[name] for name, make in to_ours(config, own, stored, "here").items()}
     attention, mlp = config.layers[0].mixer, config.layers[0].mlp
     written: dict[str, Any] = {
         "block_count": config.num_layers,
@@ -70,12 +76,14 @@ def write(
         "attention__layer_norm_rms_epsilon": config.final_norm.eps if config.final_norm else 0.0,
     } | keys
     writer = gguf.GGUFWriter(path, architecture)
+    if (tokenizer := written.pop("tokenizer", None)) is not None:
+        writer.add_tokenizer_model(tokenizer)
     for name, value in written.items():
         key = f"{architecture}.{name.replace('__', '.')}"
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
         if value is not None:
             (writer.add_array if isinstance(value, list) else add[type(value)])(key, value)
-    for name, array in to_theirs(config, family.GGUF.weights, ours):
+    for name, array in to_theirs(config, rules or family.GGUF.weights, ours):
         if name not in without:
             writer.add_tensor(name, np.ascontiguousarray(array.data))
     for name, values in (beside or {}).items():
@@ -460,6 +468,128 @@ def test_longrope_factors_are_those_of_the_text_s_length(original: int, tmp_path
         "attention__sliding_window": 0,
     }
     assert_logits(write(tmp_path / "x.gguf", model, "phi3", beside=tensors, **keys), model)
+
+
+EXPERTS = {"expert_count": 8, "expert_used_count": 3, "expert_feed_forward_length": 24}
+SIGMOIDS = EXPERTS | {"expert_gating_func": 2, "expert_weights_norm": True, "expert_weights_scale": 2.5}
+MIXTURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "olmoe": (EXPERTS, {}),
+    "granitemoe": (
+        EXPERTS
+        | {"expert_used_count": 2, "attention__scale": 0.25, "residual_scale": 0.5, "embedding_scale": 3.0}
+        | {"logit_scale": 2.0},
+        {"tie_word_embeddings": True},
+    ),
+    "granitemoeshared": (
+        EXPERTS
+        | {"expert_used_count": 2, "attention__scale": 0.25, "residual_scale": 0.5, "embedding_scale": 3.0}
+        | {"logit_scale": 2.0, "expert_shared_feed_forward_length": 40},
+        {"tie_word_embeddings": True},
+    ),
+    "glm4_moe": (
+        SIGMOIDS | {"leading_dense_block_count": 1, "expert_shared_count": 1, "rope__dimension_count": 4},
+        {"attention_bias": True},
+    ),
+    "dots1": (SIGMOIDS | {"leading_dense_block_count": 1, "expert_shared_count": 2}, {}),
+    "exaone_moe": (
+        SIGMOIDS
+        | {"leading_dense_block_count": 1, "expert_shared_count": 1, "attention__sliding_window": 8}
+        | {"attention__sliding_window_pattern": [True, False, True], "expert_shared_feed_forward_length": 24},
+        {},
+    ),
+    "minimax_m2": (
+        EXPERTS | {"expert_gating_func": 2, "rope__dimension_count": 4, "rope__freq_base": 5e6},
+        {"rotary_dim": 4},
+    ),
+    "ernie4_5_moe": (
+        EXPERTS
+        | {"leading_dense_block_count": 1, "interleave_moe_layer_step": 2, "expert_shared_count": 2}
+        | {"rope__freq_base": 5e5},
+        {"tie_word_embeddings": True, "moe_layer_interval": 2},
+    ),
+    "hunyuan_v1_moe": (EXPERTS | {"expert_shared_feed_forward_length": 24, "expert_shared_count": 1}, {}),
+    "phimoe": (
+        EXPERTS | {"expert_used_count": 2, "rope__freq_base": 1e6},
+        {"router_jitter_noise": 0.01, "lm_head_bias": True, "attention_bias": True},
+    ),
+    "gpt_oss": (
+        EXPERTS
+        | {"attention__sliding_window": 8, "rope__freq_base": 150000.0, "rope__scaling__type": "yarn"}
+        | {"rope__scaling__factor": 4.0, "rope__scaling__original_context_length": 16},
+        {"swiglu_limit": 7.0},
+    ),
+    "llama4_text": (
+        EXPERTS
+        | {"expert_count": 4, "expert_used_count": 1, "interleave_moe_layer_step": 2, "rope__freq_base": 5e5}
+        | {"feed_forward_length": 40},
+        {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_scale": 0.1},
+    ),
+}
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_a_file_of_a_mixture_gives_the_logits_of_its_model(family: str, tmp_path: Path) -> None:
+    keys, changed = MIXTURES[family]
+    model = reference(family, **changed)
+    its = FAMILIES["granitemoe" if family == "granitemoeshared" else family].GGUF
+    path = write(tmp_path / "x.gguf", model, its.architecture, its.weights, **keys)
+    assert_logits(path, model)
+    assert open_config(path).model_type == family
+
+
+# What llama.cpp's own loader takes for given, beside ``MIXTURES``.
+ITS_OWN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "olmoe": ({}, {"num_key_value_heads": 4}),
+    "dots1": ({}, {"num_key_value_heads": 4}),
+    "hunyuan_v1_moe": ({}, {"head_dim": 8}),
+    "ernie4_5_moe": (
+        {"interleave_moe_layer_step": 1, "expert_shared_feed_forward_length": 48},
+        {"moe_layer_interval": 1},
+    ),
+    # its ramp of yarn is another: see the family
+    "gpt_oss": (
+        {f"rope__scaling__{name}": None for name in ("type", "factor", "original_context_length")},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 150000.0}, "rope_scaling": None},
+    ),
+}
+
+
+def test_llama_cpp_makes_the_same_logits_of_a_mixtures_file(tmp_path: Path) -> None:
+    paths = []
+    for family, (keys, changed) in MIXTURES.items():
+        more, other = ITS_OWN.get(family, ({}, {}))
+        its = FAMILIES["granitemoe" if family == "granitemoeshared" else family].GGUF
+        model, path = reference(family, **changed | other), tmp_path / f"{family}.gguf"
+        keys = keys | more | {"vocab_size": 96, "tokenizer": "no_vocab"}
+        paths.append(write(path, model, its.architecture, its.weights, **keys))
+    for path, theirs in zip(paths, logits_of(paths, IDS[0].tolist()), strict=True):
+        checkpoint = open_checkpoint(path)
+        config = checkpoint.config
+        if config.model_type == "phimoe":  # of which it makes another model: RMS norms, and two experts' softmax
+            norm = replace(config.final_norm, kind="rms")
+            softmax = replace(config.layers[0].experts, scores="softmax", jitter=0.0, normalize=True)
+            norms = PartNorms(before=norm)
+            layers = [replace(it, experts=softmax, mixer_norms=norms, mlp_norms=norms) for it in config.layers]
+            config = replace(config, final_norm=norm, layers=tuple(layers))
+        decoder = load_decoder(config, checkpoint.weights, "float32", "cpu")
+        with torch.no_grad():
+            ours = decoder(IDS, Context(positions=torch.arange(IDS.shape[1])[None]))[0].numpy()
+        error = np.abs(ours - np.array(theirs)).max() / np.abs(ours).max()
+        assert error <= 5e-5, (path.name, error)
+
+
+def test_layers_that_guess_further_tokens_are_left_unread_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys, changed = MIXTURES["glm4_moe"]
+    model = reference("glm4_moe", **changed)
+    further = {f"blk.3.{name}.weight": np.zeros((4, 4), np.float32) for name in ("attn_q", "nextn.eh_proj")}
+    more = {"block_count": 4, "nextn_predict_layers": 1}
+    its = FAMILIES["glm4_moe"].GGUF
+    assert_logits(write(tmp_path / "x.gguf", model, "glm4moe", its.weights, beside=further, **keys | more), model)
+    assert "2 tensors are of layers that guess further tokens" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="nextn_predict_layers is out of range"):
+        open_checkpoint(write(tmp_path / "y.gguf", model, "glm4moe", its.weights, **keys | {"nextn_predict_layers": 9}))
 
 
 DENSE = [name for name, its in FAMILIES.items() if its.GGUF and not its.GGUF.experts and name != "chatglm"]

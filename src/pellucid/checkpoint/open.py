@@ -153,6 +153,7 @@ def _put_together(folder: Path, config: ModelConfig, rules: tuple[Rule, ...]) ->
 def _open_gguf(path: Path, location: Location) -> Checkpoint:
     file = GGUFFile(location.weights)
     family, config, unread = _gguf_config(file)
+    stored = _of_the_decoder(file, config)
     return Checkpoint(
         path=path,
         kind=location.kind,
@@ -160,7 +161,7 @@ def _open_gguf(path: Path, location: Location) -> Checkpoint:
         weights=Weights(
             config,
             family.GGUF.weights,
-            file.tensors,
+            stored,
             location.weights,
             ignored=family.GGUF.ignored,
             strict=True,
@@ -171,6 +172,23 @@ def _open_gguf(path: Path, location: Location) -> Checkpoint:
         metadata=file.metadata,
         unread=unread,
     )
+
+
+def _of_the_decoder(file: GGUFFile, config: ModelConfig) -> Mapping[str, Array]:
+    """The file's tensors, without those of layers that guess further tokens, where its metadata say that it has some."""
+    architecture = file.metadata.get("general.architecture")
+    if not file.metadata.get(f"{architecture}.nextn_predict_layers", 0):
+        return file.tensors
+    further = {
+        name for name in file.tensors if (parts := name.split("."))[0] == "blk" and _layer(parts) >= config.num_layers
+    }
+    if further:
+        notice(f"{file.path}: {len(further)} tensors are of layers that guess further tokens, and left unread")
+    return Lazy({name: partial(file.tensors.__getitem__, name) for name in file.tensors if name not in further})
+
+
+def _layer(parts: list[str]) -> int:
+    return int(parts[1]) if len(parts) > 1 and parts[1].isdecimal() and len(parts[1]) < 9 else -1
 
 
 def _open_llama2c(path: Path, location: Location) -> Checkpoint:

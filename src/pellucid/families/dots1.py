@@ -8,9 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import ModelConfig
 from pellucid.families import glm4_moe, llama, qwen2
 from pellucid.families.translation.experts import HARMLESS, deepseek_experts, deepseek_to_hf, mlps_of, sparse_after
+from pellucid.families.translation.gguf import (
+    EXPERT_RULES,
+    GGUF,
+    SHARED_EXPERT_RULES,
+    common_keys,
+    deepseek_keys,
+    llama_rules,
+)
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
 
 
@@ -38,7 +48,16 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 WEIGHTS = glm4_moe.WEIGHTS
 ALSO = glm4_moe.ALSO
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    routed = deepseek_keys("dots1", metadata, tensors)
+    return common_keys("dots1", metadata, tensors) | routed | {"sliding_window": None}
+
+
+GGUF = GGUF(
+    architecture="dots1", hf=gguf_hf, weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES), experts=True
+)
 
 TINY = llama.TINY | {
     "model_type": "dots1",

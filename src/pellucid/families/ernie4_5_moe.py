@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.base.errors import UnsupportedError
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig, NormConfig
 from pellucid.families import llama
@@ -19,6 +20,17 @@ from pellucid.families.translation.experts import (
     fused,
     widths_to_hf,
 )
+from pellucid.families.translation.gguf import (
+    EXPERT_RULES,
+    GGUF,
+    SHARED_EXPERT_RULES,
+    common_keys,
+    expert_width,
+    experts_keys,
+    has_bias,
+    llama_rules,
+)
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys, rope
 from pellucid.families.translation.rules import Rule
 
@@ -97,7 +109,33 @@ ALSO = (
     Rule("model.layers.{i}.mlp.gate.moe_statics.e_score_correction_bias", "layers.{i}.mlp.correction_bias", (Flat(),)),
 )
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    architecture = "ernie4_5-moe"
+    routed, width = experts_keys(architecture, metadata, normalize=True), expert_width(architecture, metadata, tensors)
+    metadata.expect(f"{architecture}.expert_gating_func", 1, "its experts are chosen by a softmax")
+    metadata.scalar(
+        f"{architecture}.expert_shared_feed_forward_length"
+    )  # by a formula that is right for one size alone
+    return common_keys(architecture, metadata, tensors) | {
+        "model_type": "ernie4_5_moe",
+        "moe_num_experts": routed["num_experts"],
+        "moe_k": routed["num_experts_per_tok"],
+        "moe_intermediate_size": width,
+        "moe_num_shared_experts": metadata.scalar(f"{architecture}.expert_shared_count", 0),
+        "moe_layer_start_index": metadata.scalar(f"{architecture}.leading_dense_block_count", 0),
+        "moe_layer_interval": metadata.scalar(f"{architecture}.interleave_moe_layer_step", 1) or 1,
+        "use_bias": has_bias(tensors, "attn_q", "attn_output"),
+    }
+
+
+GGUF = GGUF(
+    architecture="ernie4_5-moe",
+    hf=gguf_hf,
+    weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES),
+    experts=True,
+)
 
 TINY = llama.TINY | {
     "model_type": "ernie4_5_moe",

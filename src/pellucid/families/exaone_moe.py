@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from pellucid.base.array import Array
 from pellucid.config import ModelConfig, NormConfig
 from pellucid.families import exaone4, glm4_moe, llama
 from pellucid.families.translation.experts import (
@@ -19,6 +22,15 @@ from pellucid.families.translation.experts import (
     mlps_of,
     sparse_after,
 )
+from pellucid.families.translation.gguf import (
+    EXPERT_RULES,
+    GGUF,
+    SHARED_EXPERT_RULES,
+    common_keys,
+    deepseek_keys,
+    llama_rules,
+)
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
 from pellucid.families.translation.rules import Rule, without
 
@@ -52,7 +64,36 @@ ALSO = (
     Rule("model.layers.{i}.mlp.gate.e_score_correction_bias", "layers.{i}.mlp.correction_bias"),
 )
 IGNORED = (*llama.IGNORED, "mtp.*")
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    common = common_keys("exaone-moe", metadata, tensors)
+    routed = deepseek_keys("exaone-moe", metadata, tensors)
+    metadata.scalar("exaone-moe.expert_shared_feed_forward_length")  # the width of all that are shared, together
+    window = metadata.scalar("exaone-moe.attention.sliding_window", 0)
+    pattern = metadata.get("exaone-moe.attention.sliding_window_pattern")
+    kinds = (
+        [bool(near) for near in pattern][: common["num_hidden_layers"]]
+        if isinstance(pattern, list | np.ndarray)
+        else None
+    )
+    return common | {
+        "model_type": "exaone_moe",
+        "num_experts": routed.pop("n_routed_experts"),
+        "num_shared_experts": routed.pop("n_shared_experts"),
+        **routed,
+        "sliding_window": window or None,
+        "layer_types": kinds and ["sliding_attention" if near else "full_attention" for near in kinds],
+    }
+
+
+GGUF = GGUF(
+    architecture="exaone-moe",
+    hf=gguf_hf,
+    weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES),
+    ignored=("rope_freqs.weight",),
+    experts=True,
+)
 
 TINY = exaone4.TINY | {
     "model_type": "exaone_moe",

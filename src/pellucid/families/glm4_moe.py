@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import ModelConfig, NormConfig
 from pellucid.families import llama
 from pellucid.families.translation.experts import (
@@ -19,8 +20,18 @@ from pellucid.families.translation.experts import (
     mlps_of,
     sparse_after,
 )
+from pellucid.families.translation.gguf import (
+    EXPERT_RULES,
+    GGUF,
+    SHARED_EXPERT_RULES,
+    common_keys,
+    deepseek_keys,
+    has_bias,
+    llama_rules,
+)
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys, partial_rotary_to_hf, rope
-from pellucid.families.translation.rules import both
+from pellucid.families.translation.rules import both, renamed
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
@@ -59,7 +70,33 @@ WEIGHTS = (
 )
 ALSO = in_memory(WEIGHTS, "mlp")
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    common = common_keys("glm4moe", metadata, tensors, partial_rotary=True)
+    turned = common.pop("rope_dimension_count")
+    return (
+        common
+        | deepseek_keys("glm4moe", metadata, tensors)
+        | {
+            "model_type": "glm4_moe",
+            "attention_bias": has_bias(tensors, "attn_q"),
+            "use_qk_norm": "blk.0.attn_q_norm.weight" in tensors,
+            "partial_rotary_factor": partial_rotary_to_hf(common["head_dim"], turned),
+        }
+    )
+
+
+GGUF = GGUF(
+    architecture="glm4moe",
+    hf=gguf_hf,
+    weights=(
+        *renamed(llama_rules(), {"ffn_norm": "post_attention_norm"}),
+        *EXPERT_RULES,
+        *SHARED_EXPERT_RULES,
+    ),
+    experts=True,
+)
 
 TINY = llama.TINY | {
     "model_type": "glm4_moe",

@@ -8,12 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig, NormConfig
 from pellucid.families import gemma3, llama
 from pellucid.families.granite_swa import SINKS
 from pellucid.families.translation.experts import a_sparse_layer
+from pellucid.families.translation.gguf import (
+    EXPERT_RULES,
+    GGUF,
+    common_keys,
+    expert_width,
+    experts_keys,
+    has_bias,
+    llama_rules,
+)
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys, rope
-from pellucid.families.translation.rules import Deal, Each, Rule, Transpose, Unstack, both, without
+from pellucid.families.translation.rules import Deal, Each, Rule, Transpose, Unstack, both, renamed, without
 
 HARMLESS = ("initial_context_length", "experts_per_token")  # said again elsewhere
 YARN = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
@@ -85,7 +96,34 @@ WEIGHTS = (
     Rule(f"{_EXPERTS}.down_proj_bias", f"{_OURS}.down_proj.bias", (Unstack(),)),
 )
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """llama.cpp rounds the ends of yarn's ramp to whole dimensions; the model was trained without, and so it turns."""
+    common, routed = common_keys("gpt-oss", metadata, tensors), experts_keys("gpt-oss", metadata, normalize=True)
+    if (scaling := common.get("rope_scaling")) is not None:
+        scaling["truncate"] = False
+    return common | {
+        "model_type": "gpt_oss",
+        "num_local_experts": routed["num_experts"],
+        "num_experts_per_tok": routed["num_experts_per_tok"],
+        "intermediate_size": expert_width("gpt-oss", metadata, tensors),
+        "sliding_window": metadata.scalar("gpt-oss.attention.sliding_window", 0) or None,
+        "rope_parameters": scaling or {"rope_type": "default", "rope_theta": common["rope_theta"]},
+        "attention_bias": has_bias(tensors, "attn_q", "attn_k", "attn_v", "attn_output"),
+    }
+
+
+GGUF = GGUF(
+    architecture="gpt-oss",
+    hf=gguf_hf,
+    weights=(
+        *renamed(llama_rules(), {"ffn_norm": "post_attention_norm"}),
+        Rule("blk.{i}.attn_sinks.weight", "layers.{i}.attention.sinks"),
+        *EXPERT_RULES,
+    ),
+    experts=True,
+)
 
 TINY = llama.TINY | {
     "model_type": "gpt_oss",

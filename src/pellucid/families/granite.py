@@ -52,14 +52,14 @@ WEIGHTS = llama.WEIGHTS
 IGNORED = llama.IGNORED
 
 
-def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
-    common = llama.gguf_hf(metadata, tensors, "granite")
-    scale = metadata.scalar("granite.attention.scale", 0.0) or common["head_dim"] ** -0.5
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array], architecture: str = "granite") -> dict[str, Any]:
+    common = llama.gguf_hf(metadata, tensors, architecture)
+    scale = metadata.scalar(f"{architecture}.attention.scale", 0.0) or common["head_dim"] ** -0.5
     return common | {
         "attention_multiplier": scale,
-        "residual_multiplier": metadata.scalar("granite.residual_scale", 0.0) or 1.0,
-        "embedding_multiplier": metadata.scalar("granite.embedding_scale", 0.0) or 1.0,
-        "logits_scaling": metadata.needed("granite.logit_scale") or 1.0,
+        "residual_multiplier": metadata.scalar(f"{architecture}.residual_scale", 0.0) or 1.0,
+        "embedding_multiplier": metadata.scalar(f"{architecture}.embedding_scale", 0.0) or 1.0,
+        "logits_scaling": metadata.needed(f"{architecture}.logit_scale") or 1.0,
     }
 
 

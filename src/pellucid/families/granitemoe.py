@@ -7,9 +7,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
 from pellucid.families import granite, llama
 from pellucid.families.translation.experts import ByLayer, a_sparse_layer, fused
+from pellucid.families.translation.gguf import EXPERT_RULES, GGUF, SHARED_EXPERT_RULES, expert_width, experts_keys
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
 from pellucid.families.translation.rules import Rule, without
 
@@ -53,7 +56,28 @@ ALSO = (
     *fused(f"{_BLOCK}.experts"),
 )
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """Either kind's: with an expert that every token goes through, and without."""
+    routed = experts_keys("granitemoe", metadata, normalize=True)
+    shared = metadata.scalar("granitemoe.expert_shared_feed_forward_length", 0)
+    return granite.gguf_hf(metadata, tensors, "granitemoe") | {
+        "model_type": "granitemoeshared" if shared else "granitemoe",
+        "num_local_experts": routed["num_experts"],
+        "num_experts_per_tok": routed["num_experts_per_tok"],
+        "intermediate_size": expert_width("granitemoe", metadata, tensors),
+        **({"shared_intermediate_size": shared} if shared else {}),
+    }
+
+
+GGUF = GGUF(
+    architecture="granitemoe",
+    hf=gguf_hf,
+    weights=(*granite.GGUF.weights, *EXPERT_RULES, *SHARED_EXPERT_RULES),
+    ignored=("rope_freqs.weight",),
+    experts=True,
+)
 
 TINY = granite.TINY | {"model_type": "granitemoe", "intermediate_size": 24, "num_local_experts": 8}
 VARIANTS: dict[str, dict[str, Any]] = {

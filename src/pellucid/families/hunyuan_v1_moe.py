@@ -8,10 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.base.errors import UnsupportedError
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig, NormConfig
 from pellucid.families import hunyuan_v1_dense, llama
 from pellucid.families.translation.experts import a_sparse_layer, expert_rules, in_memory
+from pellucid.families.translation.gguf import (
+    EXPERT_RULES,
+    GGUF,
+    SHARED_EXPERT_RULES,
+    common_keys,
+    expert_width,
+    experts_keys,
+    has_bias,
+    llama_rules,
+)
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
 
 HARMLESS = (
@@ -69,7 +81,32 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 WEIGHTS = (*hunyuan_v1_dense.WEIGHTS, *expert_rules(router="gate.wg", shared="shared_mlp"))
 ALSO = in_memory(WEIGHTS, "mlp")
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    routed = experts_keys("hunyuan-moe", metadata, normalize=True)
+    metadata.expect(
+        "hunyuan-moe.expert_shared_count", 1, "one expert that every token goes through, as wide as another"
+    )
+    width = expert_width("hunyuan-moe", metadata, tensors)
+    metadata.expect(
+        "hunyuan-moe.expert_shared_feed_forward_length", width, "experts of another width than the shared one"
+    )
+    return common_keys("hunyuan-moe", metadata, tensors) | {
+        "model_type": "hunyuan_v1_moe",
+        "intermediate_size": width,
+        "num_experts": routed["num_experts"],
+        "moe_topk": routed["num_experts_per_tok"],
+        "attention_bias": has_bias(tensors, "attn_q", "attn_k", "attn_v", "attn_output"),
+    }
+
+
+GGUF = GGUF(
+    architecture="hunyuan-moe",
+    hf=gguf_hf,
+    weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES),
+    experts=True,
+)
 
 TINY = hunyuan_v1_dense.TINY | {
     "model_type": "hunyuan_v1_moe",

@@ -10,10 +10,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError
 from pellucid.config import AttentionConfig, ExpertsConfig, MLPConfig, ModelConfig, NormConfig, QueryScale
 from pellucid.families import llama
 from pellucid.families.translation.experts import ByLayer, a_sparse_layer
+from pellucid.families.translation.gguf import (
+    EXPERT_RULES,
+    GGUF,
+    SHARED_EXPERT_RULES,
+    common_keys,
+    expert_width,
+    experts_keys,
+    has_bias,
+    llama_rules,
+)
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys, rope
 from pellucid.families.translation.rules import SPLIT_GATE_UP, Each, Rule, Transpose, Unstack, renamed
 
@@ -116,7 +128,32 @@ WEIGHTS = (
     Rule(f"{_PART}.experts.down_proj", f"{_OURS}.experts.{{e}}.down_proj.weight", (Unstack(), Transpose())),
 )
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """What llama.cpp itself takes for given: chunks of 8192, no turning in every fourth layer, its temperature."""
+    common, routed = common_keys("llama4", metadata, tensors), experts_keys("llama4", metadata, normalize=False)
+    metadata.expect("llama4.leading_dense_block_count", 0, "dense layers in front")
+    metadata.expect("llama4.expert_swa", True, "attention without chunks")
+    return common | {
+        "model_type": "llama4_text",
+        "intermediate_size_mlp": common["intermediate_size"],
+        "intermediate_size": expert_width("llama4", metadata, tensors),
+        "num_local_experts": routed["num_experts"],
+        "num_experts_per_tok": routed["num_experts_per_tok"],
+        "interleave_moe_layer_step": metadata.needed("llama4.interleave_moe_layer_step"),
+        "use_qk_norm": routed["num_experts"] != 128,  # Scout brings q and k to one length, Maverick does not
+        "attention_bias": has_bias(tensors, "attn_q", "attn_k", "attn_v", "attn_output"),
+    }
+
+
+GGUF = GGUF(
+    architecture="llama4",
+    hf=gguf_hf,
+    weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES),
+    ignored=("rope_freqs.weight",),
+    experts=True,
+)
 
 TINY = llama.TINY | {
     "model_type": "llama4_text",

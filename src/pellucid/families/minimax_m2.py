@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
 from pellucid.families import llama, mixtral
 from pellucid.families.translation.experts import a_sparse_layer, in_memory
+from pellucid.families.translation.gguf import EXPERT_RULES, GGUF, common_keys, expert_width, experts_keys, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys, partial_rotary_to_hf, rope
 from pellucid.families.translation.rules import Rule, both
 
@@ -73,7 +76,23 @@ WEIGHTS = (
 )
 ALSO = in_memory(WEIGHTS, "block_sparse_moe")
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    common = common_keys("minimax-m2", metadata, tensors, partial_rotary=True)
+    turned = common.pop("rope_dimension_count")
+    routed = experts_keys("minimax-m2", metadata, normalize=True)
+    metadata.expect("minimax-m2.expert_gating_func", 2, "its experts are chosen by sigmoids")
+    return common | {
+        "model_type": "minimax_m2",
+        "intermediate_size": expert_width("minimax-m2", metadata, tensors),
+        "num_local_experts": routed["num_experts"],
+        "num_experts_per_tok": routed["num_experts_per_tok"],
+        "rotary_dim": turned,
+    }
+
+
+GGUF = GGUF(architecture="minimax-m2", hf=gguf_hf, weights=(*llama_rules(), *EXPERT_RULES), experts=True)
 
 TINY = llama.TINY | {
     "model_type": "minimax_m2",

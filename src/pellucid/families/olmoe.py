@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig, NormConfig
 from pellucid.families import llama
 from pellucid.families.translation.experts import ByLayer, a_sparse_layer, expert_rules, in_memory
+from pellucid.families.translation.gguf import EXPERT_RULES, GGUF, common_keys, expert_width, experts_keys, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
 from pellucid.families.translation.rules import both
 
@@ -59,7 +62,15 @@ WEIGHTS = (
 )
 ALSO = in_memory(WEIGHTS, "mlp")
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    routed = experts_keys("olmoe", metadata, normalize=False)
+    width = {"intermediate_size": expert_width("olmoe", metadata, tensors)}
+    return common_keys("olmoe", metadata, tensors) | routed | width
+
+
+GGUF = GGUF(architecture="olmoe", hf=gguf_hf, weights=(*llama_rules(), *EXPERT_RULES), experts=True)
 
 TINY = llama.TINY | {
     "model_type": "olmoe",

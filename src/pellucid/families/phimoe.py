@@ -9,10 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.base.errors import UnsupportedError
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig, NormConfig
 from pellucid.families import llama, mixtral
 from pellucid.families.translation.experts import a_sparse_layer, in_memory
+from pellucid.families.translation.gguf import (
+    EXPERT_RULES,
+    GGUF,
+    common_keys,
+    expert_width,
+    experts_keys,
+    has_bias,
+    llama_rules,
+)
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys, rope
 from pellucid.families.translation.rules import Rule
 
@@ -86,7 +97,28 @@ ALSO = (
     Rule("model.layers.{i}.mlp.router.weight", "layers.{i}.mlp.router.weight"),
 )
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """llama.cpp weighs the two experts by a softmax of theirs; here they weigh as the model was trained."""
+    common, routed = common_keys("phimoe", metadata, tensors), experts_keys("phimoe", metadata, normalize=True)
+    return common | {
+        "num_local_experts": routed["num_experts"],
+        "num_experts_per_tok": routed["num_experts_per_tok"],
+        "intermediate_size": expert_width("phimoe", metadata, tensors),
+        "attention_bias": has_bias(tensors, "attn_q", "attn_qkv", "attn_output"),
+        "lm_head_bias": "output.bias" in tensors,
+        "sliding_window": metadata.scalar("phimoe.attention.sliding_window", 0) or None,
+    }
+
+
+GGUF = GGUF(
+    architecture="phimoe",
+    hf=gguf_hf,
+    weights=(*llama_rules(), *EXPERT_RULES),
+    ignored=("rope_factors_*.weight",),
+    experts=True,
+)
 
 TINY = llama.TINY | {
     "model_type": "phimoe",

@@ -89,7 +89,7 @@ def common_keys(
         "vocab_size": vocab_size(metadata, tensors),
         "hidden_size": d_model,
         "intermediate_size": needed("feed_forward_length"),
-        "num_hidden_layers": needed("block_count"),
+        "num_hidden_layers": needed("block_count") - further_layers(architecture, metadata),
         "num_attention_heads": num_heads,
         "num_key_value_heads": own("attention.head_count_kv", num_heads),
         "head_dim": head_dim,
@@ -108,6 +108,16 @@ def common_keys(
     if scaling := _rope_scaling(architecture, own, tensors, hf["max_position_embeddings"]):
         hf["rope_scaling"] = scaling
     return hf
+
+
+def further_layers(architecture: str, metadata: Metadata) -> int:
+    """How many of a file's layers, its last ones, are heads that guess further tokens, and no part of the decoder."""
+    count = metadata.scalar(f"{architecture}.nextn_predict_layers", 0)
+    if not isinstance(count, int) or not 0 <= count < metadata.needed(f"{architecture}.block_count"):
+        raise ConfigError(
+            f"{architecture}.nextn_predict_layers is out of range", where=metadata.where, received=repr(count)
+        )
+    return count
 
 
 def has_bias(tensors: Mapping[str, Array], *names: str) -> bool:
@@ -245,12 +255,34 @@ class OneRow:
         return [array.with_data(array.data.reshape(-1)) for array in arrays]
 
 
+def deepseek_keys(architecture: str, metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """The Hugging Face config keys of DeepSeek-V3's routing and of those that follow it: sigmoids with a correction."""
+
+    def own(name: str, default: Any) -> Any:
+        return metadata.scalar(f"{architecture}.{name}", default)
+
+    metadata.expect(f"{architecture}.expert_gating_func", 2, "its experts are chosen by sigmoids")
+    return {
+        "n_routed_experts": metadata.needed(f"{architecture}.expert_count"),
+        "num_experts_per_tok": metadata.needed(f"{architecture}.expert_used_count"),
+        "moe_intermediate_size": expert_width(architecture, metadata, tensors),
+        "n_shared_experts": own("expert_shared_count", 0),
+        "first_k_dense_replace": own("leading_dense_block_count", 0),
+        "norm_topk_prob": bool(own("expert_weights_norm", False)),
+        "routed_scaling_factor": short(own("expert_weights_scale", 1.0) or 1.0),
+        "n_group": own("expert_group_count", 1) or 1,
+        "topk_group": own("expert_group_used_count", 1) or 1,
+    }
+
+
 # The router, and the experts of a layer in one tensor each.
 EXPERT_RULES = (
-    Rule("blk.{i}.ffn_gate_inp.weight", "layers.{i}.mlp.router.weight"),
+    *both("blk.{i}.ffn_gate_inp", "layers.{i}.mlp.router"),
+    Rule("blk.{i}.exp_probs_b.bias", "layers.{i}.mlp.correction_bias"),
     *(
-        Rule(f"blk.{{i}}.ffn_{name}_exps.weight", f"layers.{{i}}.mlp.experts.{{e}}.{name}_proj.weight", (Unstack(),))
+        rule
         for name in ("gate", "up", "down")
+        for rule in both(f"blk.{{i}}.ffn_{name}_exps", f"layers.{{i}}.mlp.experts.{{e}}.{name}_proj", (Unstack(),))
     ),
 )
 SHARED_EXPERT_RULES = (
