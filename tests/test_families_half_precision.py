@@ -116,8 +116,9 @@ def _recurrent(decoder: Decoder) -> bool:
 
 def _one_by_one(theirs: Any, token_ids: Tensor) -> Tensor:
     cache, rows = None, []
-    for token in token_ids.split(1, 1):
-        out = theirs(token, past_key_values=cache, use_cache=True)
+    for place, token in enumerate(token_ids.split(1, 1)):
+        positions = torch.tensor([[place]])  # Bamba does not count those in the cache
+        out = theirs(token, past_key_values=cache, use_cache=True, position_ids=positions)
         cache = out.past_key_values
         rows.append(out.logits)
     return torch.cat(rows, 1)

@@ -6,12 +6,11 @@ import pytest
 import torch
 from test_operations_reference import GPT2, LLAMA, MOE, in_turn, random_decoder
 
-from pellucid.base.errors import ConfigError, UnsupportedError
-from pellucid.config import LayerConfig, NormConfig, PartNorms, weight_shapes
+from pellucid.base.errors import ConfigError
+from pellucid.config import LayerConfig, ModelConfig, NormConfig, PartNorms, weight_shapes
 from pellucid.executor import StepInput
 from pellucid.generate import Engine, PromptLookup, Request
 from pellucid.model.executor import TorchExecutor
-from pellucid.native.claims import NATIVE
 from pellucid.operations import taps_of
 from pellucid.sampling import GREEDY
 
@@ -28,7 +27,7 @@ def test_a_layer_of_one_part_has_the_weights_and_the_taps_of_that_part() -> None
 
 
 @pytest.mark.parametrize("config", [LLAMA, GPT2, MOE], ids=lambda config: config.model_type)
-def test_parts_in_layers_of_their_own_compute_what_they_do_together(config: object) -> None:
+def test_parts_in_layers_of_their_own_compute_what_they_do_together(config: ModelConfig) -> None:
     whole = random_decoder(config)
     apart = random_decoder(in_turn(config))
     names = dict(whole.named_parameters())
@@ -55,12 +54,6 @@ def test_parts_in_layers_of_their_own_compute_what_they_do_together(config: obje
         for speculate in (None, PromptLookup(3))
     ]
     assert answers == [answers[0]] * 4
-
-
-def test_native_refuses_a_layer_that_lacks_a_part_by_name() -> None:
-    assert str(NATIVE.refusal(in_turn(LLAMA))).startswith("layers.0.mlp = None (it runs layers that have both parts")
-    with pytest.raises(UnsupportedError, match=r"layers\.0\.mlp = None"):
-        NATIVE.require(in_turn(GPT2))
 
 
 def test_a_layer_needs_a_part_and_no_part_that_is_absent_has_norms() -> None:

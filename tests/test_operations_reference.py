@@ -110,6 +110,7 @@ def in_turn(config: ModelConfig) -> ModelConfig:
 
 
 RMS, LAYER, BIASED = NormConfig(offset=1.0), NormConfig(kind="layer", bias=True), NormConfig(bias=True)
+GROUPED = NormConfig(groups=4, offset=1.0)
 EVERYWHERE = PartNorms(before=LAYER, after=RMS, sum=LAYER)
 ROUTERS = {
     "sigmoid": {"scores": "sigmoid"},
@@ -130,6 +131,7 @@ DESCRIPTIONS = (
     {
         "sandwich": normed(LLAMA, PartNorms(before=RMS, after=RMS), PartNorms(before=RMS, after=RMS)),
         "after alone": normed(GPT2, PartNorms(after=LAYER), PartNorms(after=LAYER)),
+        "RMS norms in groups": normed(LLAMA, PartNorms(before=GROUPED, after=GROUPED), PartNorms(sum=GROUPED)),
         "RMS norms with a bias": normed(LLAMA, PartNorms(before=BIASED), PartNorms(before=BIASED)),
         "all three": normed(GPT2, EVERYWHERE, EVERYWHERE),
         "none": replace(normed(GPT2, PartNorms(), PartNorms()), final_norm=None),

@@ -11,6 +11,7 @@ from pellucid.config.delta_net import DeltaNetConfig
 from pellucid.config.experts import ExpertsConfig
 from pellucid.config.latent import LatentAttentionConfig
 from pellucid.config.layer import LayerConfig, Mixer, PartNorms
+from pellucid.config.mamba import Mamba2Config, MambaConfig
 from pellucid.config.mlp import XIELU, Activation, MLPConfig, mlp_shapes
 from pellucid.config.model import ModelConfig, weight_shapes, wide_weights
 from pellucid.config.norm import NormConfig
@@ -29,6 +30,8 @@ __all__ = [
     "LatentAttentionConfig",
     "LayerConfig",
     "MLPConfig",
+    "Mamba2Config",
+    "MambaConfig",
     "Mixer",
     "ModelConfig",
     "NormConfig",

@@ -12,6 +12,7 @@ from pellucid.config.checks import check_number
 from pellucid.config.delta_net import DeltaNetConfig
 from pellucid.config.experts import ExpertsConfig
 from pellucid.config.latent import LatentAttentionConfig
+from pellucid.config.mamba import Mamba2Config, MambaConfig
 from pellucid.config.mlp import MLPConfig
 from pellucid.config.norm import NormConfig
 from pellucid.config.short_conv import ShortConvConfig
@@ -38,9 +39,10 @@ class PartNorms:
 # ``state_bytes``, and ``rope`` where it rotates.
 # A checker of types takes it for any: who reads a field of one kind (a family, a rule) knows that its layers have it.
 if TYPE_CHECKING:
-    Mixer = Any
+    Mixer = MixerOrNone = MLPOrNone = Any
 else:
-    Mixer = AttentionConfig | LatentAttentionConfig | ShortConvConfig | DeltaNetConfig
+    Mixer = AttentionConfig | LatentAttentionConfig | ShortConvConfig | DeltaNetConfig | MambaConfig | Mamba2Config
+    MixerOrNone, MLPOrNone = Mixer | None, MLPConfig | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +55,8 @@ class LayerConfig:
     ``residual_scale`` multiplies what each part adds.
     """
 
-    mixer: Mixer | None
-    mlp: MLPConfig | None
+    mixer: MixerOrNone
+    mlp: MLPOrNone
     mixer_norms: PartNorms
     mlp_norms: PartNorms
     experts: ExpertsConfig | None = None

@@ -28,6 +28,7 @@ class ModelConfig:
     layers: tuple[LayerConfig, ...]
     final_norm: NormConfig | None
     position: Literal["none", "learned", "sinusoidal"] = "none"  # what is added to embeddings; rotary is per layer
+    wide_stream: bool = False  # the residual stream is summed up in float32, whatever its parts are computed in
     embedding_scale: float = 1.0
     embedding_norm: NormConfig | None = None  # over what enters the first layer
     tie_embeddings: bool = False

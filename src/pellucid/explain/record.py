@@ -130,6 +130,7 @@ class Record(Mapping[str, Tensor]):
         """What kind of model this is, as plain numbers and words."""
         config, layer = self.config, self.config.layers[0]
         attention = next((layer.attends for layer in config.layers if layer.attends), None)
+        mlp = next((layer.mlp for layer in config.layers if layer.mlp), None)
         return {
             "model_type": config.model_type,
             "num_parameters": config.num_parameters(),
@@ -139,9 +140,9 @@ class Record(Mapping[str, Tensor]):
             "num_heads": attention.num_heads if attention else 0,
             "num_kv_heads": attention.num_kv_heads if attention else 0,
             "head_dim": attention.head_dim if attention else 0,
-            "d_ff": layer.mlp.d_ff,
-            "activation": layer.mlp.activation,
-            "gated": layer.mlp.gated,
+            "d_ff": mlp.d_ff if mlp else 0,
+            "activation": mlp.activation if mlp else None,
+            "gated": mlp.gated if mlp else False,
             "vocab_size": config.vocab_size,
             "context_len": config.context_len,
             "norms": {name: norm.kind for name, norm in layer.norms.items()},

@@ -9,7 +9,15 @@ from typing import Any
 import torch
 
 from pellucid.base.errors import ContextLengthError, UnsupportedError
-from pellucid.config import AttentionConfig, DeltaNetConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
+from pellucid.config import (
+    AttentionConfig,
+    DeltaNetConfig,
+    LatentAttentionConfig,
+    Mamba2Config,
+    MambaConfig,
+    ModelConfig,
+    ShortConvConfig,
+)
 from pellucid.model.keys_values import ROLLBACK, FullCache, KeepsKeys, WindowCache
 from pellucid.model.recurrent_state import RecurrentState
 from pellucid.model.state import State, Stateless
@@ -31,6 +39,8 @@ STATES: dict[type, Callable[[Any, int, int, torch.dtype, torch.device], State]] 
     LatentAttentionConfig: keys_and_values,
     ShortConvConfig: RecurrentState,
     DeltaNetConfig: RecurrentState,
+    MambaConfig: RecurrentState,
+    Mamba2Config: RecurrentState,
     NoneType: lambda *_: Stateless(),
 }
 

@@ -35,8 +35,9 @@ class Layer(nn.Module):
 
     attention: Attention  # the mixer, by the name of its kind
 
-    def __init__(self, d_model: int, config: LayerConfig, layer: int) -> None:
+    def __init__(self, d_model: int, config: LayerConfig, layer: int, wide_stream: bool = False) -> None:
         super().__init__()
+        self.wide_stream = wide_stream
         self.parallel, self.residual_scale = config.parallel, config.residual_scale
         self.kind = None if config.mixer is None else config.mixer.name
         self.recurrent = isinstance(config.mixer, Recurrent)
@@ -55,15 +56,15 @@ class Layer(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         x = ctx.tap(self, "resid_pre", x)
         if self.parallel:
-            read = normed(self.attention_norm, x)
-            mlp_read = read if self.mlp_norm is None else self.mlp_norm(x)
+            read = self.read(self.attention_norm, x)
+            mlp_read = read if self.mlp_norm is None else self.read(self.mlp_norm, x)
             return ctx.tap(self, "resid_post", x + self.attend(read, ctx) + self.think(mlp_read, ctx))
         if self.kind is not None:
-            x = normed(self.attention_sum_norm, x + self.attend(normed(self.attention_norm, x), ctx))
+            x = normed(self.attention_sum_norm, x + self.attend(self.read(self.attention_norm, x), ctx))
             if self.mlp is not None:
                 x = ctx.tap(self, "resid_mid", x)
         if self.mlp is not None:
-            x = normed(self.mlp_sum_norm, x + self.think(normed(self.mlp_norm, x), ctx))
+            x = normed(self.mlp_sum_norm, x + self.think(self.read(self.mlp_norm, x), ctx))
         if self.side is not None:
             x = ctx.tap(self, "resid_mlp", x)
             x = x + self.side(x, ctx)
@@ -74,6 +75,10 @@ class Layer(nn.Module):
     def initialize_weight(self, name: str, weight: Tensor, generator: torch.Generator | None = None) -> None:
         """Of its own there is one, which at first changes nothing."""
         weight.fill_(1.0)
+
+    def read(self, norm: nn.Module | None, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """What a part reads of the stream: normed, in the dtype that the part computes in."""
+        return normed(norm, x.to(next(self.parameters()).dtype) if self.wide_stream else x)
 
     def attend(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         """What the mixer adds to the stream."""
@@ -116,7 +121,9 @@ class Decoder(nn.Module):
         if config.position == "sinusoidal":  # derived from the config alone, so in no checkpoint
             self.register_buffer("sinusoidal", sinusoidal_table(config.context_len, config.d_model), persistent=False)
         self.embed_norm = optional_norm(config.d_model, config.embedding_norm)
-        self.layers = nn.ModuleList(Layer(config.d_model, layer, i) for i, layer in enumerate(config.layers))
+        self.layers = nn.ModuleList(
+            Layer(config.d_model, layer, i, config.wide_stream) for i, layer in enumerate(config.layers)
+        )
         for layer in config.layers:
             if (lender := getattr(layer.mixer, "kv_from", None)) is not None:
                 self.layers[lender].attention.lends = True
@@ -158,11 +165,14 @@ class Decoder(nn.Module):
         ctx.lent.clear()
         ctx.side = self._side(token_ids, x, ctx) if self.config.layers[0].side else None
         recompute = self.recompute and self.training and torch.is_grad_enabled()
+        if self.config.wide_stream:
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
         for layer in self.layers:
             x = checkpoint(layer, x, ctx, use_reentrant=False) if recompute else layer(x, ctx)
         if ctx.cache is not None:
             ctx.cache.advance(token_ids.shape[1])
-        return ctx.tap(self, "final", x if self.final_norm is None else self.final_norm(x))
+        x = x if self.final_norm is None else self.final_norm(x)
+        return ctx.tap(self, "final", x.to(self.dtype) if self.config.wide_stream else x)
 
     def _side(self, token_ids: Int[Tensor, "B T"], x: Float[Tensor, "B T D"], ctx: Context) -> SideInputs:
         """For every layer a narrow vector of each token: a row of a table, and a map of the embedding."""

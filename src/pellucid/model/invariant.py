@@ -8,8 +8,8 @@ that. Where it is not, the rows are cut in two and tried again.
 
 Measured (dev/LOG.md, "Row invariance of torch's F.linear on CPU"): oneDNN's float32 linear gives equal rows for every
 count from 2 up; MKL's (``F.linear``) for multiples of 4 only. Activations: ``silu``, ``gelu_tanh`` (as torch fuses
-them), ``sigmoid`` and ``pow`` round differently in a vector loop's body and in its tail, so an element's place decides;
-``exp``, ``tanh``, ``erf``, ``sin``, ``cos``, norms, softmax and arithmetic do not.
+them), ``sigmoid``, ``softplus`` and ``pow`` round differently in a vector loop's body and in its tail, so an element's
+place decides; ``exp``, ``log1p``, ``tanh``, ``erf``, ``sin``, ``cos``, norms, softmax and arithmetic do not.
 """
 
 from __future__ import annotations
@@ -145,3 +145,8 @@ def rows_invariant_gelu_tanh(x: Tensor) -> Tensor:
 def rows_invariant_sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + e^−x), in steps that round alike at every place."""
     return torch.exp(-x).add_(1).reciprocal_()
+
+
+def rows_invariant_softplus(x: Tensor) -> Tensor:
+    """ln(1 + e^x), in steps that round alike at every place."""
+    return x.relu() + torch.log1p(torch.exp(-x.abs()))

@@ -88,11 +88,12 @@ def to_array(tensor: torch.Tensor) -> Array:
 
 
 def stored_dtype(weights: Mapping[str, Array]) -> str:
-    """The dtype of most of the weights' bytes; asks for one matrix of the first layer, dense or an expert's, which
-    stands for all.
+    """The dtype of most of the weights' bytes; asks for one matrix of the first layer, an MLP's, an expert's or the
+    mixer's, which stands for all.
     """
     dense, sparse = "layers.0.mlp.up_proj.weight", "layers.0.mlp.experts.0.up_proj.weight"
-    return weights[dense if dense in weights else sparse].dtype
+    mixing = next((name for name in weights if name.startswith("layers.0.") and name.endswith("_proj.weight")), sparse)
+    return weights[dense if dense in weights else sparse if sparse in weights else mixing].dtype
 
 
 def load_decoder(

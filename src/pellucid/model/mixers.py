@@ -7,10 +7,19 @@ from typing import Any
 
 from torch import nn
 
-from pellucid.config import AttentionConfig, DeltaNetConfig, LatentAttentionConfig, Mixer, ShortConvConfig
+from pellucid.config import (
+    AttentionConfig,
+    DeltaNetConfig,
+    LatentAttentionConfig,
+    Mamba2Config,
+    MambaConfig,
+    Mixer,
+    ShortConvConfig,
+)
 from pellucid.model.attention import Attention
 from pellucid.model.delta_net import DeltaNet
 from pellucid.model.latent import LatentAttention
+from pellucid.model.mamba import Mamba, Mamba2
 from pellucid.model.short_conv import ShortConv
 
 # The mixer's description → a module for (d_model, description, number of the layer), called with (x, ctx).
@@ -23,6 +32,8 @@ MIXERS: dict[type, Callable[[int, Any, int], nn.Module]] = {
     LatentAttentionConfig: LatentAttention,
     ShortConvConfig: ShortConv,
     DeltaNetConfig: DeltaNet,
+    MambaConfig: Mamba,
+    Mamba2Config: Mamba2,
 }
 
 

@@ -28,18 +28,20 @@ class RMSNorm(nn.Module):
     """x / √(mean(x²) + eps) · γ (+ β), over the last axis, in float32 at least; γ = offset + weight.
 
     x̂ is rounded to its dtype before γ multiplies it, as Llama's code has it; ``wide``, or with an offset, after it, as
-    OLMo 2's and Gemma's have. Source: Zhang & Sennrich 2019.
+    OLMo 2's and Gemma's have. ``groups`` of the axis each by itself. Source: Zhang & Sennrich 2019.
     """
 
     def __init__(self, width: int, config: NormConfig) -> None:
         super().__init__()
         self.eps, self.offset, self.wide = config.eps, config.offset, config.wide or config.offset != 0
+        self.groups = config.groups
         self.weight = nn.Parameter(torch.ones(width)) if config.weight else None
         self.bias = nn.Parameter(torch.zeros(width)) if config.bias else None
 
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        hat = wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + self.eps)
+        parts = wide if self.groups == 1 else wide.unflatten(-1, (self.groups, -1))
+        hat = (parts * torch.rsqrt((parts * parts).mean(-1, keepdim=True) + self.eps)).view(wide.shape)
         if self.weight is None:
             y = hat.to(x.dtype)
         elif self.wide:  # in 16 bits the sum would lose most of the weight

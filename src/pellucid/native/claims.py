@@ -48,6 +48,7 @@ NATIVE = Claims(
             "layers": Claim(test=_few_kinds, words=f"it runs at most {MAX_KINDS} kinds of layers"),
             "final_norm": ANY,
             "position": one_of("none", "learned", "sinusoidal"),
+            "wide_stream": UNREAD,
             "embedding_scale": ANY,
             "embedding_norm": ANY,
             "tie_embeddings": ANY,

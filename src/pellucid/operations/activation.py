@@ -43,6 +43,7 @@ class Activation(Operation):
     reads = (
         *(f"MLPConfig.{name}" for name in ("activation", "gated", "alpha", "limit", "up_offset")),
         "SideConfig.activation",
+        *("MambaConfig.activation", "Mamba2Config.activation"),
     )
     part = "mlp"
 
@@ -52,6 +53,7 @@ class Activation(Operation):
     limit: float | None = None
     offset: float = 0.0
     name: str = ""
+    code: Line | None = None  # where it is no MLP's
 
     @classmethod
     def made(cls, mlp: MLPConfig, name: str) -> Activation:
@@ -88,6 +90,8 @@ class Activation(Operation):
     def line(self, name: str) -> Line:
         if name == "side_act":
             return Line("model.side", "Side.forward", f'"{name}"')
+        if self.code is not None:
+            return self.code
         return Line(
             "model.mlp", "MLP.forward", "act = self.activate(gate" if self.gated else '"mlp_pre", self.up_proj('
         )

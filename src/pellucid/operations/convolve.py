@@ -26,6 +26,7 @@ class Convolve(Operation):
     reads = (
         *(f"ShortConvConfig.{name}" for name in ("width", "channels", "bias")),
         *(f"DeltaNetConfig.{name}" for name in ("conv_width", "num_heads", "num_key_heads")),
+        *("MambaConfig.width", "MambaConfig.conv_bias", "Mamba2Config.width", "Mamba2Config.conv_bias"),
     )
     whole = True
     part = "conv"

@@ -32,6 +32,8 @@ OWNERS = {
         f"{name}_proj of delta_net": ("model.delta_net", "DeltaNet._fading") for name in ("decay", "decay_a", "decay_b")
     },
     **{f"{name}_proj of delta_net": ("model.delta_net", "DeltaNet._gate") for name in ("gate", "gate_a", "gate_b")},
+    "ssm": ("model.mamba", "Mamba.forward"),
+    "ssd": ("model.mamba", "Mamba2.forward"),
     "short_conv": ("model.short_conv", "ShortConv.forward"),
 }
 
@@ -51,6 +53,8 @@ class Linear(Operation):
         *(f"LatentAttentionConfig.{name}" for name in ("qk_rope_head_dim", "v_head_dim", "q_lora_rank")),
         *(f"LatentAttentionConfig.{name}" for name in ("latent_bias", "o_bias")),
         *(f"MLPConfig.{name}" for name in ("d_ff", "bias")),
+        *("MambaConfig.bias", "MambaConfig.dt_rank"),
+        *(f"Mamba2Config.{name}" for name in ("bias", "o_bias", "scales", "out_scale")),
         *(f"ExpertsConfig.{name}" for name in ("router_bias", "wide")),
         *(f"ModelConfig.{name}" for name in ("tie_embeddings", "head_bias", "logit_scale", "logit_softcap")),
     )

@@ -38,12 +38,13 @@ class Norm(Operation):
     holds = Sentence("the norm's output is γ ⊙ x̂ + β", "归一化的输出为 γ ⊙ x̂ + β")
     identities = (NORMALIZED, UNIT_RMS)
     reads = (
-        *(f"NormConfig.{name}" for name in ("kind", "eps", "weight", "bias", "offset", "wide")),
+        *(f"NormConfig.{name}" for name in ("kind", "eps", "weight", "bias", "offset", "groups", "wide")),
         *(f"AttentionConfig.{name}" for name in ("qk_norm", "qk_norm_over", "qk_norm_at")),
         "LatentAttentionConfig.latent_norm",
         "DeltaNetConfig.norm",
         "AttentionConfig.v_norm",
         "SideConfig.norm",
+        *("MambaConfig.inner_norm", "Mamba2Config.norm", "Mamba2Config.norm_at"),
     )
 
     name: str
@@ -61,7 +62,8 @@ class Norm(Operation):
         gamma = r"\gamma \odot " if self.config.weight else ""
         gamma = rf"({self.config.offset:g} + \gamma) \odot " if self.config.offset else gamma
         if self.config.kind == "rms":
-            scaled = rf"{gamma}\frac{{{x}}}{{\sqrt{{\operatorname{{mean}}({x}^2) + \epsilon}}}}"
+            mean = r"\operatorname{mean}" + ("_{g}" if self.config.groups > 1 else "")
+            scaled = rf"{gamma}\frac{{{x}}}{{\sqrt{{{mean}({x}^2) + \epsilon}}}}"
         else:
             scaled = rf"{gamma}\frac{{{x} - \mu}}{{\sqrt{{\sigma^2 + \epsilon}}}}"
         return f"{result} = {scaled}" + (r" + \beta" if self.config.bias else "")
@@ -74,10 +76,17 @@ class Norm(Operation):
         return self._split(self.normalized(self._joined(inputs))[0] * gamma + beta)
 
     def normalized(self, x: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-        """(x̂, μ, √(σ² + eps)) over the last axis; for RMSNorm μ is 0 and σ² the mean square."""
+        """(x̂, μ, √(σ² + eps)) over the last axis; for RMSNorm μ is 0 and σ² the mean square. Of groups, a number each
+        place.
+        """
         mean = x.mean(-1, keepdims=True) if self.config.kind == "layer" else np.zeros_like(x[..., :1])
-        deviation = np.sqrt(np.square(x - mean).mean(-1, keepdims=True) + self.config.eps)
+        deviation = np.sqrt(self._means(np.square(x - mean)) + self.config.eps)
+        deviation = np.repeat(deviation, x.shape[-1] // self.config.groups, -1) if self.config.groups > 1 else deviation
         return (x - mean) / deviation, mean, deviation
+
+    def _means(self, x: Numbers) -> Numbers:
+        """(…, groups)"""
+        return x.reshape(*x.shape[:-1], self.config.groups, -1).mean(-1)
 
     def scale_and_shift(self, weights: Weights) -> tuple[Numbers, Numbers]:
         """γ and β; 1 where there is no γ, 0 where there is no β."""
@@ -103,7 +112,7 @@ class Norm(Operation):
             rows = [look.row(path, text, slice(None), column).reshape(-1) for path in look.inputs]
             index = head * (self.width // self.heads) + i
         x = sum(rows[1:], rows[0])
-        _, mean, deviation = (float(part[..., 0]) for part in self.normalized(x))
+        _, mean, deviation = (float(part[..., index % part.shape[-1]]) for part in self.normalized(x))
         leads = [look.step(path, look.at, row[index]) for path, row in zip(look.inputs, rows, strict=True)]
         cells = tuple(look.weight(weight.name, (index,)) for weight in self.weights)
         gamma, beta = cells[:1], cells[1:]
@@ -127,7 +136,7 @@ class Norm(Operation):
         exact, _, deviation = self.normalized(x)
         told = np.abs(gamma) >= SEEN * np.abs(gamma).max()
         hat = np.where(told, (y - beta) / np.where(told, gamma, 1.0), exact)
-        square = np.square(hat).mean(-1) - (1 - self.config.eps / np.square(deviation[..., 0]))
+        square = self._means(np.square(hat) - (1 - self.config.eps / np.square(deviation)))
         if self.config.kind == "rms":
             yield UNIT_RMS, float(np.abs(square).max())
         else:
@@ -135,8 +144,10 @@ class Norm(Operation):
 
     def back(self, direction: Numbers, inputs: Sequence[Numbers], weights: Weights) -> Passed:
         """With σ held: through γ / σ, and for LayerNorm without the direction's own mean. β is a constant."""
-        gamma, beta = self.scale_and_shift(weights)
-        before = direction * gamma / self.normalized(sum(inputs[1:], inputs[0]))[2]
+        (gamma, beta), shape, x = self.scale_and_shift(weights), direction.shape, sum(inputs[1:], inputs[0])
+        if self.heads is not None:  # side by side
+            direction, x = direction.reshape(-1), x.reshape(-1)
+        before = direction * gamma / self.normalized(x)[2]
         before = before - before.mean() if self.config.kind == "layer" else before
         constants = {self.weights[1].name: float(beta @ direction)} if self.config.bias else {}
-        return Passed((before,) * len(inputs), constants)
+        return Passed((before.reshape(shape),) * len(inputs), constants)

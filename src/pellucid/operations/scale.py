@@ -17,9 +17,10 @@ class Scale(Operation):
 
     kind = "scale"
     holds = Sentence("the input times a fixed number", "输入乘以一个固定的数")
-    reads = ("LayerConfig.residual_scale", "LayerConfig.side")
+    reads = ("LayerConfig.residual_scale", "LayerConfig.side", "Mamba2Config.in_scale")
 
     scale: float
+    code: Line | None = None  # where it is no part's result
 
     def equation(self, result: str, *inputs: str) -> str:
         return rf"{result} = {self.scale:.4g} \cdot {inputs[0]}"
@@ -27,6 +28,8 @@ class Scale(Operation):
     def line(self, name: str) -> Line:
         if name == "side_in":
             return Line("model.side", "Side.forward", f'"{name}"')
+        if self.code is not None:
+            return self.code
         made = name.replace("_out", "_proj")
         return Line(
             "model.decoder",

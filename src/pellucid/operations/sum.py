@@ -25,6 +25,7 @@ class Sum(Operation):
     """y = x + o, or x + o + y."""
 
     kind = "sum"
+    reads = ("ModelConfig.wide_stream",)
     holds = Sentence("the stream is the sum of its parts", "残差流等于各部分之和")
 
     parallel: bool = False  # of two parts that read the same stream
@@ -39,7 +40,7 @@ class Sum(Operation):
         if name in ("resid_mlp", "resid_unscaled"):
             return Line("model.decoder", "Layer.forward", f'"{name}"')
         if self.mixed:
-            return Line("model.decoder", "Layer.forward", "x + self.attend(normed(")
+            return Line("model.decoder", "Layer.forward", "x + self.attend(self.read(")
         if name == "resid_post":
             return Line("model.decoder", "Layer.forward", "+ self.think(" if self.parallel else "x + self.think(")
         return Line(*LINES.get(name, ("model.decoder", "Layer.forward")), f'"{name}"')

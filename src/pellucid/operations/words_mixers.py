@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pellucid.operations.words import WORDS, Words
+from pellucid.operations.words_ssm import SSM_WORDS
 
 MIXER_WORDS: dict[str, Words] = {
     "mixer.attn_in": Words(
@@ -190,4 +191,4 @@ MIXER_WORDS: dict[str, Words] = {
 def words_of(name: str, attends: bool) -> Words:
     """The words for a tap; ``attends``: whether it stands in a layer that attends, or in none."""
     other = None if attends else MIXER_WORDS.get(f"mixer.{name}")
-    return other or WORDS.get(name) or MIXER_WORDS[name]
+    return other or WORDS.get(name) or MIXER_WORDS.get(name) or SSM_WORDS[name]

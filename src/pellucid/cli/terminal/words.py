@@ -11,6 +11,8 @@ from pellucid.config import (
     ExpertsConfig,
     LatentAttentionConfig,
     LayerConfig,
+    Mamba2Config,
+    MambaConfig,
     Mixer,
     MLPConfig,
     ModelConfig,
@@ -52,7 +54,8 @@ def describe(config: ModelConfig) -> list[tuple[str, str]]:
     lines += _by_layer("mixer" if mixed else "attention", config, lambda layer: attention(layer.mixer))
     if config.ropes:
         lines += _by_layer("positions", config, lambda layer: rope(getattr(layer.mixer, "rope", None)))
-    lines += _by_layer("MLP", config, lambda layer: mlp(layer.mlp, config.d_model, layer.experts))
+    if any(layer.mlp for layer in config.layers):
+        lines += _by_layer("MLP", config, lambda layer: mlp(layer.mlp, config.d_model, layer.experts))
     lines += _by_layer("norms", config, lambda layer: norm(next(iter(layer.norms.values()))))
     head = "the embeddings, transposed (tied)" if config.tie_embeddings else "a matrix of its own"
     lines.append(("output", head + (f"; logits capped at ±{config.logit_softcap:g}" if config.logit_softcap else "")))
@@ -69,7 +72,10 @@ def _by_layer(part: str, config: ModelConfig, words: Callable[[LayerConfig], str
 
 
 def _order(config: ModelConfig) -> str:
-    orders = {(_part("attention", layer.mixer_norms), _part("MLP", layer.mlp_norms)) for layer in config.layers}
+    both = [layer for layer in config.layers if layer.mixer and layer.mlp]
+    if len(both) < config.num_layers:
+        return "a mixer or an MLP a layer" if any(layer.mlp for layer in config.layers) else "a mixer a layer"
+    orders = {(_part("attention", layer.mixer_norms), _part("MLP", layer.mlp_norms)) for layer in both}
     if len(orders) > 1:
         return "layers of several orders of norms"
     ((mixed, made),) = orders
@@ -84,8 +90,12 @@ def _part(name: str, norms: PartNorms) -> str:
     return f"{made}, and norms the sum" if norms.sum else made
 
 
-def attention(config: Mixer) -> str:
+def attention(config: Mixer | None) -> str:
     """What carries information from token to token, attention or another."""
+    if config is None:
+        return "none"
+    if isinstance(config, MambaConfig | Mamba2Config):
+        return state_space(config)
     if isinstance(config, ShortConvConfig):
         return f"a gated convolution of {config.channels:,} channels over {config.width} tokens"
     if isinstance(config, LatentAttentionConfig):
@@ -106,6 +116,14 @@ def attention(config: Mixer) -> str:
     return text
 
 
+def state_space(config: MambaConfig | Mamba2Config) -> str:
+    if isinstance(config, MambaConfig):
+        text = f"Mamba, {config.channels:,} channels, a state of {config.state_size} numbers each"
+        return text + (f", steps from {config.dt_rank} numbers" + ("; B, C and Δ normed" if config.inner_norm else ""))
+    text = f"Mamba-2, {config.num_heads} heads of {config.head_dim}, for each number of these a state of {config.state_size}"
+    return text + (f"; {config.num_groups} groups of heads share B and C" if config.num_groups > 1 else "")
+
+
 def latent(config: LatentAttentionConfig) -> str:
     text = f"{config.num_heads} heads of {config.head_dim}, of which {config.qk_rope_head_dim} turn; values of "
     text += f"{config.v_head_dim}; keys and values made of a latent of {config.kv_lora_rank}, which is what is kept"
@@ -124,7 +142,9 @@ def rope(config: RopeConfig | None) -> str:
     return text + (f", scaled ({config.scaling.kind}, × {config.scaling.factor:g})" if config.scaling else "")
 
 
-def mlp(config: MLPConfig, d_model: int, experts: ExpertsConfig | None = None) -> str:
+def mlp(config: MLPConfig | None, d_model: int, experts: ExpertsConfig | None = None) -> str:
+    if config is None:
+        return "none"
     if experts is not None:
         shared = (
             f"; a shared one ({experts.shared.d_ff:,}{', gated' if experts.shared_gated else ''}) for all"

@@ -1,8 +1,8 @@
 """The LaTeX that our equations are written in → MathML, which browsers set without help.
 
 A small grammar: letters, numbers, operators, ``\\frac{}{}``, ``\\sqrt{}``, ``_`` and ``^``, primes, ``\\hat``,
-``\\text{}``, ``\\operatorname{}``, ``\\left( \\right)``, ``\\sum`` and ``\\max`` with limits below and above, Greek
-letters, spaces.
+``\\tilde``, ``\\text{}``, ``\\operatorname{}``, ``\\left( \\right)``, ``\\sum`` and ``\\max`` with limits below and
+above, Greek letters, spaces.
 
 By hand, because what is shown must be safe and an error in an equation must be one: latex2mathml (3.81), tried on all
 of ours, sets them alike, but puts ``\\text{<b>}`` into the page as markup, lets ``\\unknown`` and ``\\frac{1}`` pass,
@@ -20,15 +20,15 @@ _GREEK = {
     name: chr(code)
     for name, code in (
         ("alpha", 0x3B1), ("beta", 0x3B2), ("gamma", 0x3B3), ("epsilon", 0x3B5), ("eta", 0x3B7), ("theta", 0x3B8),
-        ("mu", 0x3BC), ("pi", 0x3C0), ("sigma", 0x3C3), ("ell", 0x2113), ("infty", 0x221E), ("top", 0x22A4),
-        ("Delta", 0x394),
+        ("mu", 0x3BC), ("pi", 0x3C0), ("rho", 0x3C1), ("sigma", 0x3C3), ("ell", 0x2113), ("infty", 0x221E),
+        ("top", 0x22A4), ("Delta", 0x394),
     )
 }  # fmt: skip
 _OPERATORS = {
     "odot": "⊙", "cdot": "·", "times": "×", "le": "≤", "ge": "≥", "mapsto": "↦", "approx": "≈", "lfloor": "⌊",
     "rfloor": "⌋", "dots": "…", "pm": "±", "to": "→", "in": "∈",
 }  # fmt: skip
-_FUNCTIONS = {"sin", "cos", "exp", "log", "max", "tanh"}
+_FUNCTIONS = {"sin", "cos", "exp", "ln", "log", "max", "tanh"}
 _SPACES = {"quad": "1em", ";": "0.28em", ",": "0.17em", " ": "0.25em"}
 _ACCENTS = {"hat": "^", "tilde": "~", "bar": "¯"}
 _BIG = {"sum": "∑"}

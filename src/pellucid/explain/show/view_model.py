@@ -59,7 +59,9 @@ def describe(subject: Subject) -> dict[str, Any]:
 def _layer(layer: LayerConfig, taps: Sequence[Tap]) -> dict[str, Any]:
     shared = {
         "mixer": layer.mixer.name if layer.mixer else None,
-        "mlp": asdict(layer.mlp) | {"experts": layer.experts.num_experts if layer.experts else 0},
+        "mlp": asdict(layer.mlp) | {"experts": layer.experts.num_experts if layer.experts else 0}
+        if layer.mlp
+        else None,
         "experts": asdict(layer.experts) if layer.experts else None,
         "norms": _norms(taps),
         "parallel": layer.parallel,

@@ -18,8 +18,10 @@ from pellucid.operations.product import Product
 from pellucid.operations.rates import Decay, Share
 from pellucid.operations.rotate import Rotate
 from pellucid.operations.route import Route
+from pellucid.operations.scan import Scan
 from pellucid.operations.scores import Scores
 from pellucid.operations.softmax import Softmax
+from pellucid.operations.step_size import StepSize
 from pellucid.operations.sum import Sum
 from pellucid.operations.taps.model import taps_of
 from pellucid.operations.taps.tap import Tap
@@ -29,7 +31,7 @@ __all__ = ["OPERATIONS", "READS", "Tap", "taps_of"]
 
 OPERATIONS: tuple[type[Operation], ...] = (
     Lookup, Position, Copy, Cut, Sum, Norm, Linear, Rotate, Grow, Join, Scores, Softmax, Mix, Convolve, Unit, Decay,
-    Share, Write, Read, Product, Activation, Route, Experts
+    Share, Write, Read, StepSize, Scan, Product, Activation, Route, Experts
 )  # fmt: skip
 
 # Fields of the description that say which operations there are and in what order; the rest are the operations' own.

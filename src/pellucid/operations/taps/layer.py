@@ -6,13 +6,22 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pellucid.base.errors import UnsupportedError
-from pellucid.config import AttentionConfig, DeltaNetConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
+from pellucid.config import (
+    AttentionConfig,
+    DeltaNetConfig,
+    LatentAttentionConfig,
+    Mamba2Config,
+    MambaConfig,
+    ModelConfig,
+    ShortConvConfig,
+)
 from pellucid.operations.copy import Copy
 from pellucid.operations.scale import LearnedScale
 from pellucid.operations.sum import Sum
 from pellucid.operations.taps.attention import AttentionTaps
 from pellucid.operations.taps.delta_net import DeltaNetTaps
 from pellucid.operations.taps.latent import LatentTaps
+from pellucid.operations.taps.mamba import Mamba2Taps, MambaTaps
 from pellucid.operations.taps.mlp import MLPTaps
 from pellucid.operations.taps.part import Part
 from pellucid.operations.taps.short_conv import ShortConvTaps
@@ -25,6 +34,8 @@ MIXERS: dict[type, Callable[[ModelConfig, int, Any], Part]] = {
     LatentAttentionConfig: LatentTaps,
     ShortConvConfig: ShortConvTaps,
     DeltaNetConfig: DeltaNetTaps,
+    MambaConfig: MambaTaps,
+    Mamba2Config: Mamba2Taps,
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pellucid.base.errors import ConfigError
-from pellucid.config import LatentAttentionConfig, LayerConfig, Mixer, ModelConfig, weight_shapes
+from pellucid.config import LatentAttentionConfig, LayerConfig, Mixer, MLPConfig, ModelConfig, weight_shapes
 from pellucid.config.recurrent import Recurrent
 from pellucid.families import FAMILIES, family_of
 
@@ -59,19 +59,11 @@ def describe(
         raise ConfigError(
             "d_model must divide evenly over heads", expected=f"a multiple of num_heads = {num_heads}", received=d_model
         )
-    layer = next((layer for layer in small.layers if layer.experts), small.layers[0])  # a mixture, where there is one
-    turns = [small.layers[i % small.num_layers].mixer for i in range(depth)]  # of several kinds: as in the small model
-    if len({type(mixer) for mixer in turns}) == 1:
-        turns = [layer.mixer] * depth
-    mixers = [_mixer(mixer, d_model, num_heads, sizes.num_kv_heads or num_heads) for mixer in turns]
-    mlp, experts = replace(layer.mlp, d_ff=sizes.d_ff or _d_ff(layer, d_model)), layer.experts
-    if experts is not None:
-        chosen = {
-            "num_experts": sizes.num_experts or experts.num_experts,
-            "experts_per_token": sizes.experts_per_token or experts.experts_per_token,
-        }
-        experts = replace(experts, **chosen, shared=replace(experts.shared, d_ff=mlp.d_ff) if experts.shared else None)
-    elif sizes.num_experts or sizes.experts_per_token:
+    turns = [small.layers[i % small.num_layers] for i in range(depth)]  # of several kinds: as in the small model
+    if len({(type(layer.mixer), type(layer.mlp)) for layer in turns}) == 1:
+        turns = [next((layer for layer in small.layers if layer.experts), small.layers[0])] * depth  # a mixture, if any
+    layers = tuple(_layer(layer, d_model, num_heads, sizes) for layer in turns)
+    if (sizes.num_experts or sizes.experts_per_token) and not any(layer.experts for layer in layers):
         sparse = ", ".join(name for name, one in FAMILIES.items() if one.config(one.TINY).layers[0].experts)
         raise ConfigError(
             f"a {model_type} has no experts",
@@ -85,7 +77,7 @@ def describe(
         vocab_size=vocab_size,
         d_model=d_model,
         context_len=sizes.context_len,
-        layers=tuple(replace(layer, mixer=mixer, mlp=mlp, experts=experts) for mixer in mixers),
+        layers=layers,
         embedding_scale=1.0 if small.embedding_scale == 1.0 else math.sqrt(d_model),
         tie_embeddings=tie_embeddings,
         bos_token_id=ids.get("bos_token_id"),
@@ -102,6 +94,22 @@ def describe(
             f"a {model_type} cannot have these sizes together", remedy="leave out --num-kv-heads or --untie"
         )
     return replace(again, dtype=dtype)
+
+
+def _layer(small: LayerConfig, d_model: int, num_heads: int, sizes: Sizes) -> LayerConfig:
+    """One of the small model's layers in the sizes asked for."""
+    mixer, mlp, experts = small.mixer, small.mlp, small.experts
+    if mixer is not None:
+        mixer = _mixer(mixer, d_model, num_heads, sizes.num_kv_heads or num_heads)
+    if mlp is not None:
+        mlp = replace(mlp, d_ff=sizes.d_ff or _d_ff(mlp, d_model))
+    if mlp is not None and experts is not None:
+        chosen = {
+            "num_experts": sizes.num_experts or experts.num_experts,
+            "experts_per_token": sizes.experts_per_token or experts.experts_per_token,
+        }
+        experts = replace(experts, **chosen, shared=replace(experts.shared, d_ff=mlp.d_ff) if experts.shared else None)
+    return replace(small, mixer=mixer, mlp=mlp, experts=experts)
 
 
 def _mixer(small: Mixer, d_model: int, num_heads: int, num_kv_heads: int) -> Mixer:
@@ -129,9 +137,9 @@ def _mixer(small: Mixer, d_model: int, num_heads: int, num_kv_heads: int) -> Mix
     return replace(small, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, rope=rope, scale=None)
 
 
-def _d_ff(layer: LayerConfig, d_model: int) -> int:
+def _d_ff(mlp: MLPConfig, d_model: int) -> int:
     """4 · d_model; gated, which has three matrices for two, 8/3 · d_model up to a multiple of 16 (Shazeer 2020)."""
-    return math.ceil(8 / 3 * d_model / 16) * 16 if layer.mlp.gated else 4 * d_model
+    return math.ceil(8 / 3 * d_model / 16) * 16 if mlp.gated else 4 * d_model
 
 
 def suggested_lr(d_model: int) -> float:
