@@ -77,7 +77,7 @@ def test_native_runs_them(name: str, tmp_path: Path, private_cache: Path) -> Non
     native = NativeExecutor(checkpoint.config, checkpoint.weights, threads=1, flags=("-O1",))
     slot = native.allocate(IDS.shape[1])
     logits = native.step([StepInput(slot, IDS[0].tolist(), tuple(range(IDS.shape[1])))]).numpy()
-    near = 5e-2 if WRITTEN[name].stored == "q4_0" else 1e-2 if name == "ct mxfp4" else 1e-5
+    near = 5e-2 if WRITTEN[name].stored in ("q4_0", "mxfp4") else 1e-5
     assert np.abs(logits - torchs).max() <= near * np.abs(torchs).max()
 
 

@@ -15,6 +15,7 @@ from pellucid.base.array import Array
 from pellucid.quant import LAYOUTS, convert, dequantize
 from pellucid.quant.exact import WIDER, widened
 from pellucid.quant.k_quants import planes, six_bit_scales_and_minimums
+from pellucid.quant.tables4 import E8M0_HALF, iq4_xs_scales
 
 VECTOR = "f32 row"
 
@@ -128,6 +129,24 @@ def _q6_k(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([_halves(blocks["d"]), nothing, scales, both], axis=2)
 
 
+def _iq4_nl(rows: np.ndarray) -> np.ndarray:
+    blocks = _by_tile(rows.view(LAYOUTS["iq4_nl"]))
+    return _two_blocks(_halves(blocks["d"]), _fours(blocks["qs"]))
+
+
+def _mxfp4(rows: np.ndarray) -> np.ndarray:
+    blocks = _by_tile(rows.view(LAYOUTS["mxfp4"]))
+    powers = (E8M0_HALF.view(np.uint32) >> 16).astype(np.uint16)  # as bf16, which holds each of them
+    return _two_blocks(_halves(powers[blocks["e"]]), _fours(blocks["qs"]))
+
+
+def _iq4_xs(rows: np.ndarray) -> np.ndarray:
+    blocks = _by_tile(rows.view(LAYOUTS["iq4_xs"]))
+    tiles, _, count = blocks.shape
+    nibbles = _fours(blocks["qs"].reshape(tiles, 16, count * 8, 16)).reshape(tiles, count, -1)
+    return np.concatenate([_halves(blocks["d"]), _rows_last(iq4_xs_scales(blocks.reshape(-1)), tiles), nibbles], axis=2)
+
+
 FORMATS = {
     "float32": Format("F32", 32, 2048, _floats),
     "float16": Format("F16", 32, 1024, _floats),
@@ -138,6 +157,9 @@ FORMATS = {
     "q4_k": Format("Q4_K", 256, 2368, _q4_k),
     "q5_k": Format("Q5_K", 256, 2880, _q5_k),
     "q6_k": Format("Q6_K", 256, 3392, _q6_k),
+    "iq4_nl": Format("IQ4_NL", 64, 576, _iq4_nl),
+    "iq4_xs": Format("IQ4_XS", 256, 2208, _iq4_xs),
+    "mxfp4": Format("MXFP4", 64, 576, _mxfp4),
 }
 
 

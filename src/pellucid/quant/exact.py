@@ -1,9 +1,9 @@
 """Blocks as wider blocks that hold the same numbers, for whoever multiplies with the wider ones alone.
 
-    Q5_0, IQ4_NL               Q8_0       the same d; five bits, or a table's bytes, in eight
+    Q5_0                       Q8_0       the same d; five bits in eight
     TQ1_0, TQ2_0, Q1_0, Q2_0   Q4_0       the same d; −1, 0, 1, 2 as 7, 8, 9, 10
     Q3_K, IQ3_S                Q6_K       the same d; a group's whole number in a byte, a weight's in six bits
-    MXFP4, NVFP4               bfloat16   two bits times at most four are six of its eight
+    NVFP4                      bfloat16   two bits times at most four are six of its eight
     floats of 8 bits           bfloat16   four bits at most, and a smaller range
 
 The others have no such relative: their scales' numbers have more bits than a wider block has room for.
@@ -21,10 +21,10 @@ from pellucid.quant.iq import iq3_s_scales
 from pellucid.quant.k_quants import q3_k_scales
 
 WIDER = {
-    **dict.fromkeys(("q5_0", "iq4_nl"), "q8_0"),
+    "q5_0": "q8_0",
     **dict.fromkeys(("tq1_0", "tq2_0", "q1_0", "q2_0"), "q4_0"),
     **dict.fromkeys(("q3_k", "iq3_s"), "q6_k"),
-    **dict.fromkeys(("mxfp4", "nvfp4", "float8_e4m3fn", "float8_e5m2"), "bfloat16"),
+    **dict.fromkeys(("nvfp4", "float8_e4m3fn", "float8_e5m2"), "bfloat16"),
 }
 
 

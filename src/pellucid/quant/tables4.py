@@ -59,11 +59,15 @@ def decode_iq4_nl(blocks: np.ndarray, out: np.ndarray) -> None:
     out *= blocks["d"].astype(np.float32)[:, None]
 
 
-def decode_iq4_xs(blocks: np.ndarray, out: np.ndarray) -> None:
+def iq4_xs_scales(blocks: np.ndarray) -> np.ndarray:
+    """s − 32 of the eight groups of each block, (N, 8) int8."""
     low = np.stack((blocks["scales_l"] & 0x0F, blocks["scales_l"] >> 4), axis=-1).reshape(len(blocks), 8)
     high = (blocks["scales_h"][:, None] >> np.arange(0, 16, 2, dtype=np.uint16) & 3).astype(np.uint8)
-    s = (low | high << 4).astype(np.float32) - 32
-    scale = blocks["d"].astype(np.float32)[:, None] * s  # (N, 8)
+    return (low | high << 4).astype(np.int8) - 32
+
+
+def decode_iq4_xs(blocks: np.ndarray, out: np.ndarray) -> None:
+    scale = blocks["d"].astype(np.float32)[:, None] * iq4_xs_scales(blocks).astype(np.float32)  # (N, 8)
     groups = out.reshape(-1, 32)
     _looked_up(IQ4, blocks["qs"].reshape(-1, 16), groups)
     groups *= scale.reshape(-1, 1)

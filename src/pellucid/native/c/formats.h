@@ -15,10 +15,20 @@
 //   Q5_K    d s q − dmin μ    as Q4_K, but before the four low bits [8 fours][16 rows][4] bytes whose bit i is the fifth bit of block i
 //   Q6_K    d s (q − 32)      eight blocks: [16] d, 32 bytes of nothing, [16 half blocks][16] signed s, then for each four of them
 //                             [8 fours][16 rows][4] bytes, bits 2j and 2j+1 the upper two of block j, and the four low bits as Q4_K's
+//   IQ4_NL  d t[q]            as Q4_0; t: sixteen signed bytes
+//   IQ4_XS  d s t[q]          eight blocks: [16] d, [8][16] signed s, then 8 × [4 fours][16 rows][4] bytes, as Q4_0's
+//   MXFP4   2^e f[q]          as Q4_0, but the powers of two are bf16; f: sixteen floats of four bits, doubled, as signed bytes
 //
 // What is read together lies in the order in which it is read: the processor fetches ahead along one straight stream.
-enum { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K, BF16_EXACT };
+enum { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4, BF16_EXACT };
 #define IS_FLOAT(format) ((format) <= BF16 || (format) == BF16_EXACT)
+#define IS_LOOKED_UP(format) ((format) == IQ4_NL || (format) == IQ4_XS || (format) == MXFP4)
+#define IS_BIASED(format) ((format) == Q8_0 || IS_LOOKED_UP(format)) // signed bytes with 128 added
+
+// What the codes of four bits stand for, with 128 added.
+static const uint8_t IQ4_VALUES[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+static const uint8_t MXFP4_VALUES[16] = {128, 129, 130, 131, 132, 134, 136, 140, 128, 127, 126, 125, 124, 122, 120, 116};
+#define VALUES_OF(format) ((format) == MXFP4 ? MXFP4_VALUES : IQ4_VALUES)
 
 typedef struct {
     int format;
@@ -40,6 +50,9 @@ INLINE size_t tile_bytes(int format, int columns) {
     case Q4_1: return blocks * 320;
     case Q4_K: return blocks / 8 * 2368;
     case Q5_K: return blocks / 8 * 2880;
+    case IQ4_NL:
+    case MXFP4: return blocks / 2 * 576;
+    case IQ4_XS: return blocks / 8 * 2208;
     default: return blocks / 8 * 3392; // Q6_K
     }
 }
@@ -78,6 +91,16 @@ static float weight_at(int format, const uint8_t *tile, int row, int column) {
         w = HALF(p + row * 2) * p[64 + i * 16 + row] * (float)q;
         return w - HALF(p + 32 + row * 2) * p[192 + i * 16 + row];
     }
+    case IQ4_NL:
+    case MXFP4:
+        p = tile + (size_t)(block / 2) * 576;
+        memcpy(h, p + block % 2 * 32 + row * 2, 2);
+        w = format == MXFP4 ? bits_to_float((uint32_t)h[0] << 16) : half_to_float(h[0]);
+        return w * (float)(VALUES_OF(format)[p[64 + block % 2 * 256 + nibble] >> c / 16 * 4 & 15] - 128);
+    case IQ4_XS:
+        p = tile + (size_t)(block / 8) * 2208;
+        w = HALF(p + row * 2) * (float)(int8_t)p[32 + i * 16 + row];
+        return w * (float)(IQ4_VALUES[p[160 + i * 256 + nibble] >> c / 16 * 4 & 15] - 128);
     default: { // Q6_K
         p = tile + (size_t)(block / 8) * 3392;
         const uint8_t *its = p + 320 + i / 4 * 1536 + four; // of four blocks
@@ -140,6 +163,19 @@ INLINE Block unpack(const int format, const uint8_t *tile, int b, int g) {
         }
         block.scale = load_halves(p + rows * 2) * load_u8(p + 64 + i * 16 + rows);
         block.minimum = -load_halves(p + 32 + rows * 2) * load_u8(p + 192 + i * 16 + rows);
+        break;
+    case IQ4_NL:
+    case MXFP4:
+    case IQ4_XS:
+        p = tile + (format == IQ4_XS ? (size_t)(b / 8) * 2208 : (size_t)(b / 2) * 576);
+        if (format == IQ4_XS) block.scale = load_halves(p + rows * 2) * load_i8((const int8_t *)p + 32 + i * 16 + rows);
+        else if (format == MXFP4) block.scale = load_bf16(p + b % 2 * 32 + rows * 2);
+        else block.scale = load_halves(p + b % 2 * 32 + rows * 2);
+        p += format == IQ4_XS ? 160 + i * 256 : 64 + b % 2 * 256;
+        for (int j = 0; j < 4; j++) {
+            Bytes v = load_bytes(p + j * 64 + rows * 4);
+            block.q[j] = look_up(VALUES_OF(format), low_half(v)), block.q[j + 4] = look_up(VALUES_OF(format), high_half(v));
+        }
         break;
     default: // Q6_K
         p = tile + (size_t)(b / 8) * 3392;

@@ -28,12 +28,12 @@ INLINE void quantized_tile(const int format, const int size, const uint8_t *tile
             for (int m = 0; m < size; m++, a += 8) {
                 Ints low = splat_int(0), high = splat_int(0); // of either half of the columns
                 if (format == Q4_0) low = splat_int(its[m].zero_8[0]), high = splat_int(its[m].zero_8[1]);
-                if (format == Q8_0) low = splat_int(its[m].zero_128[0]), high = splat_int(its[m].zero_128[1]);
+                if (IS_BIASED(format)) low = splat_int(its[m].zero_128[0]), high = splat_int(its[m].zero_128[1]);
                 if (format == Q6_K) low = splat_int(its[m].zero_32[0]), high = splat_int(its[m].zero_32[1]);
 #pragma GCC unroll 4
                 for (int j = 0; j < 4; j++) {
-                    low = format == Q8_0 ? dot_biased(low, w.q[j], a[j]) : dot_small(low, w.q[j], a[j]);
-                    high = format == Q8_0 ? dot_biased(high, w.q[j + 4], a[j + 4]) : dot_small(high, w.q[j + 4], a[j + 4]);
+                    low = IS_BIASED(format) ? dot_biased(low, w.q[j], a[j]) : dot_small(low, w.q[j], a[j]);
+                    high = IS_BIASED(format) ? dot_biased(high, w.q[j + 4], a[j + 4]) : dot_small(high, w.q[j + 4], a[j + 4]);
                 }
                 const Floats first = to_floats(low) * its[m].scale[0];
                 if (format == Q6_K) {

@@ -189,6 +189,21 @@ INLINE Floats load_halves(const void *p) {
 #endif
 }
 
+// LANES bf16 as floats.
+INLINE Floats load_bf16(const void *p) {
+#if defined(USE_AVX512)
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
+#elif defined(USE_AVX2)
+    return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16);
+#else
+    uint16_t h[LANES];
+    memcpy(h, p, sizeof h);
+    Words v;
+    for (int i = 0; i < LANES; i++) v[i] = (uint32_t)h[i] << 16;
+    return (Floats)v;
+#endif
+}
+
 // LANES bytes as floats.
 INLINE Floats load_u8(const uint8_t *p) {
 #if defined(USE_AVX512)
@@ -210,6 +225,22 @@ INLINE Floats load_i8(const int8_t *p) {
     Floats v;
     for (int i = 0; i < LANES; i++) v[i] = p[i];
     return v;
+#endif
+}
+
+// For each byte of `index`, all below 16, the byte of the table there.
+INLINE Bytes look_up(const uint8_t table[16], Bytes index) {
+#if defined(USE_AVX512)
+    const __m512i its = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)table));
+    return (Bytes)_mm512_shuffle_epi8(its, (__m512i)index);
+#elif defined(USE_AVX2)
+    const __m256i its = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table));
+    return (Bytes)_mm256_shuffle_epi8(its, (__m256i)index);
+#elif defined(USE_NEON)
+    return (Bytes)vqtbl1q_u8(vld1q_u8(table), (uint8x16_t)index);
+#else
+    for (int i = 0; i < 4 * LANES; i++) index[i] = table[index[i]];
+    return index;
 #endif
 }
 
