@@ -19,7 +19,7 @@ from pellucid.checkpoint.sources import catalogue, wheel
 from pellucid.checkpoint.sources.catalogue import CATALOGUE, Entry, Shipped, fetch_entry, find_entry
 from pellucid.checkpoint.sources.hub import HubName
 from pellucid.checkpoint.sources.resolve import resolve
-from pellucid.checkpoint.sources.wheel import Wheel, cache_folder, cached_file, is_whole
+from pellucid.checkpoint.sources.wheel import Wheel, Wheels, cache_folder, cached_file, is_whole
 
 MODEL = b"GGUF" + bytes(range(256)) * 2000
 
@@ -82,7 +82,30 @@ def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_default_model_is_in_the_catalogue_under_its_aliases() -> None:
     for name in ("smollm2", "SmolLM2", "smollm2-135m"):
         assert find_entry(name) is CATALOGUE[0]
-    assert find_entry("smollm3") is None
+    assert find_entry("smollm0") is None
+
+
+def test_the_names_that_people_know_are_there() -> None:
+    """As Ollama has them; each with what a person wants to know before fetching it."""
+    known = (
+        "llama3.2:1b llama3.2:3b gemma3:270m gemma3:1b qwen3:0.6b qwen2.5-coder:7b phi4-mini smollm2 deepseek-r1:1.5b"
+    )
+    for name in [
+        *known.split(),
+        "mistral:7b",
+        "mixtral:8x7b",
+        "gpt-oss:20b",
+        "olmo2:7b",
+        "granite3.3:2b",
+        "glm4",
+        "GPT2",
+    ]:
+        assert find_entry(name) is not None, name
+    assert len(CATALOGUE) >= 40
+    assert len({str(entry.source) for entry in CATALOGUE}) == len(CATALOGUE)
+    for entry in CATALOGUE:
+        assert entry.languages
+        assert entry.terms is not None or not entry.licence.endswith(("own licence", "own terms"))
 
 
 def test_every_entry_is_sound() -> None:
@@ -99,10 +122,11 @@ def test_every_entry_is_sound() -> None:
             assert (entry.source.path / "model.safetensors").is_file()
         else:
             assert entry.size == entry.source.size
-            assert re.fullmatch(r"[\w.-]+==[\w.]+", entry.source.requirement)
-            assert all(
-                re.fullmatch("[0-9a-f]{64}", digest) for digest in (entry.source.sha256, entry.source.wheel_sha256)
-            )
+            parts = entry.source.parts if isinstance(entry.source, Wheels) else (entry.source,)
+            assert sum(part.size for part in parts) == entry.size
+            for part in parts:
+                assert re.fullmatch(r"[\w.-]+==[\w.]+", part.requirement)
+                assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in (part.sha256, part.wheel_sha256))
 
 
 def test_the_default_models_file_is_the_one_that_the_catalogue_names(smollm2: Path) -> None:
@@ -121,6 +145,50 @@ def test_a_fetched_model_is_kept_and_not_fetched_again(entry: Entry, monkeypatch
     assert entry.is_cached()
     monkeypatch.setattr(subprocess, "Popen", None)
     assert fetch_entry(entry) == fetch_entry(entry, offline=True) == fetch_entry(entry, verify=True) == path
+
+
+def in_parts(folder: Path, *parts: bytes) -> Wheels:
+    """Small packages, each with a part of a model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for number, part in enumerate(parts, 1):
+        path = folder / f"tiny_part{number}-1.0-py3-none-any.whl"
+        info = f"tiny_part{number}-1.0.dist-info"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(f"tiny_part{number}/model.part{number}", part)
+            archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny-part{number}\nVersion: 1.0\n")
+            archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr(f"{info}/RECORD", "")
+        made.append(
+            Wheel(
+                requirement=f"tiny-part{number}==1.0",
+                wheel_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+                wheel_size=path.stat().st_size,
+                member=f"tiny_part{number}/model.part{number}",
+                sha256=hashlib.sha256(part).hexdigest(),
+                size=len(part),
+            )
+        )
+    whole = b"".join(parts)
+    return Wheels(parts=tuple(made), file_name="m.gguf", sha256=hashlib.sha256(whole).hexdigest(), size=len(whole))
+
+
+def test_a_model_in_several_packages_is_joined_and_checked(entry: Entry, tmp_path: Path) -> None:
+    source = in_parts(tmp_path / "index", MODEL[:1000], MODEL[1000:5000], MODEL[5000:])
+    joined = dataclasses.replace(entry, source=source, size=source.size)
+    assert not joined.is_cached()
+    path = fetch_entry(joined)
+    assert path.read_bytes() == MODEL
+    assert (path.name, joined.is_cached(), fetch_entry(joined, verify=True)) == ("m.gguf", True, path)
+    assert left_behind() == [path]
+
+
+def test_parts_in_another_order_are_no_model(entry: Entry, tmp_path: Path) -> None:
+    source = in_parts(tmp_path / "index", MODEL[:1000], MODEL[1000:])
+    wrong = dataclasses.replace(source, parts=source.parts[::-1])
+    with pytest.raises(CheckpointError, match="joined file is not the one"):
+        fetch_entry(dataclasses.replace(entry, source=wrong, size=source.size))
+    assert left_behind() == []
 
 
 def test_an_alias_is_resolved_through_the_catalogue(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,9 +234,33 @@ def test_a_hub_id_names_a_repository_a_revision_and_a_file() -> None:
 
 
 @pytest.mark.parametrize(
+    ("link", "name"),
+    [
+        ("hf.co/org/name", "org/name"),
+        ("hf.co/org/name:Q4_K_M", "org/name:Q4_K_M"),
+        ("https://huggingface.co/org/name", "org/name"),
+        ("https://huggingface.co/org/name/", "org/name"),
+        ("https://www.huggingface.co/org/name/tree/main", "org/name"),
+        ("huggingface.co/org/name/tree/v1.0", "org/name@v1.0"),
+        ("https://huggingface.co/org/name/blob/main/m-Q4_K_M.gguf?download=true", "org/name:m-Q4_K_M.gguf"),
+        ("https://huggingface.co/org/name/resolve/abc123/sub/m%20x.gguf", "org/name@abc123:sub/m x.gguf"),
+        ("https://huggingface.co/org/name/blob/main/config.json", "org/name"),
+        ("org/name/m-Q8_0.gguf", "org/name:m-Q8_0.gguf"),
+        ("org/name/sub/m.gguf", "org/name:sub/m.gguf"),
+    ],
+)
+def test_a_link_names_what_it_leads_to(link: str, name: str) -> None:
+    assert str(HubName.parse(link)) == name
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "name",
+        "hf.co/org",
+        "https://huggingface.co/org/name/blob/main/../../x.gguf",
+        "https://huggingface.co/datasets/org/name",
+        "https://example.org/org/name",
         "a/b/c",
         "../b",
         "org/..",

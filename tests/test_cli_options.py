@@ -349,6 +349,21 @@ PROBES["pull"] = {
     "--offline": lambda walk: offline(walk, "pull", by=""),
     "--quiet": lambda walk: same(walk("pull", "tiny", "-q").stdout, ""),
 }
+
+
+def _rm(walk: Walk) -> None:
+    from pellucid.checkpoint.sources import hub
+
+    folder = walk.folder / "hub" / "models--org--fetched"
+    (folder / "blobs").mkdir(parents=True)
+    walk.patch.setattr(hub, "folder_of", lambda repo: folder)
+    has(walk("rm", "org/fetched", fails=True), "nobody can be asked")
+    assert folder.is_dir()
+    walk("rm", "org/fetched", "--yes")
+    assert not folder.exists()
+
+
+PROBES["rm"] = {"names": _rm, "--yes": _rm}
 PROBES["list"] = {"--json": lambda walk: same("tiny" in {row["name"] for row in walk("list", "--json").json}, True)}
 
 

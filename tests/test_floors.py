@@ -34,11 +34,12 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 TORCH_ROOMS = {"model", "train", "explain", "causal_lm"}
 
 # Where a family's name is also somebody else's word: the pre-tokenizers and vocabularies inside GGUF, the tokenizer
-# classes of tokenizer_config.json, and the family that a llama2.c file is of.
+# classes of tokenizer_config.json, the names of models, and the family that a llama2.c file is of.
 HOMONYMS = {
     "text",
     "families",
     "checkpoint/sources/catalogue.py",
+    "checkpoint/sources/hub_models.py",
     "checkpoint/files/llama2c.py",
     "native/vocabulary.py",
 }

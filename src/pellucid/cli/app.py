@@ -28,6 +28,7 @@ COMMANDS = (
     "tokenizer",
     "pull",
     "list",
+    "rm",
 )
 
 

@@ -11,7 +11,7 @@ from pellucid.cli.runs import options
 
 @dataclass(frozen=True)
 class Row:
-    """A model that has a name: from the catalogue, or from the hub's cache."""
+    """A model that has a name: from the catalogue, from the hub's cache, or of another program on this disk."""
 
     name: str
     aliases: tuple[str, ...]
@@ -20,6 +20,8 @@ class Row:
     about: str
     licence: str | None
     source: str
+    languages: str | None = None
+    terms: str | None = None
 
 
 @options.command("list")
@@ -34,8 +36,9 @@ def command(as_json: bool) -> None:
 
 
 def _rows() -> Iterator[Row]:
-    from pellucid.checkpoint.sources.catalogue import CATALOGUE, Shipped
-    from pellucid.checkpoint.sources.hub import HubName, cached
+    from pellucid.checkpoint.sources.catalogue import CATALOGUE, Shipped, Wheels
+    from pellucid.checkpoint.sources.elsewhere import found_elsewhere
+    from pellucid.checkpoint.sources.hub import HubName, cached, ggufs_in_cache, size_in_cache
 
     begun = _begun_in_hub_cache()
     for entry in CATALOGUE:
@@ -44,12 +47,29 @@ def _rows() -> Iterator[Row]:
             begun.discard(entry.source.repo)
         elif isinstance(entry.source, Shipped):
             source, here = "pellucid", True
+        elif isinstance(entry.source, Wheels):
+            source, here = ", ".join(part.requirement for part in entry.source.parts), entry.is_cached()
         else:
             source, here = entry.source.requirement, entry.is_cached()
-        yield Row(entry.name, entry.aliases, here, entry.size, entry.about, entry.licence, source)
+        yield Row(
+            entry.name,
+            entry.aliases,
+            here,
+            entry.size,
+            entry.about,
+            entry.licence,
+            source,
+            entry.languages,
+            entry.terms,
+        )
     for repo in sorted(begun):
         if cached(HubName(repo)) is not None:
-            yield Row(repo, (), True, None, "in the hub's cache", None, repo)
+            yield Row(repo, (), True, size_in_cache(repo), "in the hub's cache", None, repo)
+        else:
+            for file, num_bytes in ggufs_in_cache(repo):
+                yield Row(f"{repo}:{file}", (), True, num_bytes, "in the hub's cache", None, repo)
+    for found in found_elsewhere():
+        yield Row(found.name, (), True, found.size, f"{found.program}'s", None, str(found.path))
 
 
 def _begun_in_hub_cache() -> set[str]:
@@ -74,7 +94,9 @@ def _show(rows: list[Row]) -> None:
     table.add_column("here", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("what")
-    for row in rows:
-        what = Text(row.about) if row.licence is None else Text.assemble(row.about, (f" · {row.licence}", "dim"))
-        table.add_row(row.name, "yes" if row.cached else "", "" if row.size is None else size(row.size), what)
+    for row in sorted(rows, key=lambda row: not row.cached):
+        more = " · ".join(filter(None, (row.languages, row.licence)))
+        what = Text.assemble(row.about, (f" · {more}", "dim")) if more else Text(row.about)
+        name = next((alias for alias in row.aliases if ":" in alias), row.name)  # as people know it: gemma3:270m
+        table.add_row(name, "yes" if row.cached else "", "" if row.size is None else size(row.size), what)
     results().print(table)

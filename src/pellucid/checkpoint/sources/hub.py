@@ -9,6 +9,7 @@ needed.
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from errno import ENOSPC
 from glob import escape
 from pathlib import Path
+from urllib.parse import unquote
 
 from pellucid.base.errors import ModelNotFoundError, PellucidError
 from pellucid.checkpoint.files.shards import read_index
@@ -23,6 +25,27 @@ from pellucid.checkpoint.sources.hub_files import Needed, needed
 
 TIMEOUT = 10.0  # seconds for the hub to answer, before the cache is used
 _NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?(?::(?P<pick>[^:\\]+))?", re.ASCII)
+
+
+# What may stand before org/name; of the places under a repository, those that are a model's.
+_HOST = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
+_UNDER = re.compile(r"(?P<repo>[^/]+/[^/]+)/(?:tree|blob|resolve|raw|commit)/(?P<revision>[^/]+)(?:/(?P<file>.+))?")
+_FILE = re.compile(r"(?P<repo>[^/:@]+/[^/:@]+)/(?P<file>[^:]+\.gguf)", re.IGNORECASE)
+
+
+def _plain(name: str) -> str:
+    """A link as ``org/name[@revision][:pick]``; what is none, as it is."""
+    host = _HOST.match(name)
+    if host is None:
+        file = _FILE.fullmatch(name)
+        return f"{file['repo']}:{file['file']}" if file and not name.startswith((".", "/", "~")) else name
+    rest = unquote(name[host.end() :].split("?")[0].split("#")[0]).strip("/")
+    under = _UNDER.fullmatch(rest)
+    if under is None:
+        return _plain(rest)
+    revision = "" if under["revision"] == "main" else f"@{under['revision']}"
+    pick = under["file"] if (under["file"] or "").lower().endswith(".gguf") else None
+    return f"{under['repo']}{revision}" + (f":{pick}" if pick else "")
 
 
 @dataclass(frozen=True)
@@ -35,8 +58,12 @@ class HubName:
 
     @classmethod
     def parse(cls, name: str) -> HubName | None:
-        """None where the text is no hub id."""
-        match = _NAME.fullmatch(name)
+        """None where the text is no hub id, and no link to a model of the hub.
+
+        Links are ``hf.co/org/name[:pick]`` and ``https://huggingface.co/org/name[/blob/revision/file]``; and
+        ``org/name/file.gguf`` is ``org/name:file.gguf``.
+        """
+        match = _NAME.fullmatch(_plain(name))
         if not match or ".." in name:  # the parts become names of folders in the cache
             return None
         return cls(match["repo"], match["revision"], match["pick"])
@@ -92,6 +119,39 @@ def cached(name: HubName, *, weights: bool = True) -> Path | None:
     if files.main is not None:
         return folder / files.main
     return folder if files.small else None
+
+
+def ggufs_in_cache(repo: str) -> list[tuple[str, int]]:
+    """The GGUF files of a repository that were fetched, each with its size in bytes; of a model in parts the first."""
+    snapshots = folder_of(repo) / "snapshots"
+    found = {
+        path.relative_to(path.parents[len(path.relative_to(snapshots).parts) - 2]).as_posix(): path
+        for path in sorted(snapshots.glob("*/**/*.gguf"))
+        if path.is_file() and not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", path.name)
+    }
+    return [(name, path.stat().st_size) for name, path in found.items()]
+
+
+def size_in_cache(repo: str) -> int:
+    """What a repository takes in the hub's cache, all its revisions together, in bytes."""
+    return sum(path.stat().st_size for path in (folder_of(repo) / "blobs").glob("*") if path.is_file())
+
+
+def remove_from_cache(repo: str) -> None:
+    """Remove a repository, all its revisions, from the hub's cache."""
+    shutil.rmtree(folder_of(repo))
+
+
+def is_in_cache(repo: str) -> bool:
+    """Whether the hub's cache has anything of a repository, whole or not."""
+    return folder_of(repo).is_dir()
+
+
+def folder_of(repo: str) -> Path:
+    """Where the hub's cache has a repository, or would have it."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
 
 
 def _download(name: HubName, weights: bool) -> Path:

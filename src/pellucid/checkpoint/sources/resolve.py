@@ -1,4 +1,6 @@
-"""A model's name → where it lies on disk: a folder, a file, a catalogue alias, or a hub id, in that order."""
+"""A model's name → where it lies on disk: a folder, a file, a catalogue alias, another program's model, or a hub id, in
+that order; but what would have to be fetched comes after what another program has here under the same name.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,14 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from pellucid.base.errors import ModelNotFoundError
+from pellucid.base.notice import notice
 from pellucid.base.typed import shown
 from pellucid.checkpoint.sources.catalogue import fetch_entry, find_entry, names
+from pellucid.checkpoint.sources.elsewhere import find_elsewhere
 from pellucid.checkpoint.sources.hub import HubName, fetch
 
 SUFFIXES = (".gguf", ".safetensors", ".bin")
-EXPECTED = "a folder, a .gguf, .safetensors or .bin file, a name from `pellucid list`, or a hub id (org/name)"
+EXPECTED = "a folder, a .gguf, .safetensors or .bin file, a name from `pellucid list`, or a hub id (org/name) or link"
 
 
 def resolve(
@@ -36,20 +40,31 @@ def resolve(
     except (OSError, RuntimeError) as error:  # a name too long for the system; ~user of nobody
         why = (error.strerror or "") if isinstance(error, OSError) else str(error)
         raise ModelNotFoundError(f"there is no such file: {why}", where=shown(text), expected=EXPECTED) from None
-    if isinstance(name, os.PathLike) or _looks_like_a_path(text):
+    if isinstance(name, os.PathLike) or _is_a_path(text):
         raise _no_such_file(text, path)
-    if entry := find_entry(text):
+    entry = find_entry(text)
+    if (entry is None or not entry.is_cached()) and (found := find_elsewhere(text)):
+        notice(f"{text}: the model that {found.program} has here, {found.path}")
+        return found.path
+    if entry:
         return fetch_entry(entry, weights=weights, offline=offline, progress=progress)
+    if _looks_like_a_path(text):
+        raise _no_such_file(text, path)
     if hub := HubName.parse(text):
         return fetch(hub, weights=weights, offline=offline, progress=progress)
     raise _error(text, "there is no model of that name", get_close_matches(text.lower(), names(), 3, 0.5))
 
 
+def _is_a_path(text: str) -> bool:
+    return text.startswith(("/", ".", "~")) or "\\" in text
+
+
 def _looks_like_a_path(text: str) -> bool:
     """Whether the text is meant for a path, and cannot be a hub id (``org/name:file.gguf`` is one)."""
-    if text.startswith(("/", ".", "~")) or "\\" in text:
-        return True
-    return (text.endswith(SUFFIXES) and ":" not in text) or ("/" in text and HubName.parse(text) is None)
+    if HubName.parse(text) is None:
+        return "/" in text or (text.endswith(SUFFIXES) and ":" not in text)
+    # org/name/file.gguf is a file of the hub, unless org is a folder that is here
+    return text.endswith(SUFFIXES) and ":" not in text and (text.count("/") < 2 or Path(text.split("/")[0]).is_dir())
 
 
 def _no_such_file(text: str, path: Path) -> ModelNotFoundError:

