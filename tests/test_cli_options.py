@@ -311,7 +311,47 @@ def _adapter(walk: Walk) -> None:
     has(walk("convert", walk.model, walk.folder / "out", "--kv-cache", "f16", fails=True), "--kv-cache has no effect")
 
 
+def _gguf(walk: Walk, *words: object) -> Any:
+    from pellucid.checkpoint.files.gguf import GGUFFile
+
+    (walk.folder / "text.txt").write_text("A text of some words, and more of them. " * 20)
+    outcome = walk("convert", walk.model, walk.folder / "x.gguf", *words)
+    return outcome, GGUFFile(walk.folder / "x.gguf").metadata
+
+
+def _imatrix(walk: Walk, *words: object) -> Any:
+    return _gguf(walk, "--quantize", "q4_0", "--imatrix", walk.folder / "text.txt", *words)[1]
+
+
+def _folder_dtype(walk: Walk) -> str:
+    from pellucid.checkpoint import open_config
+
+    walk("convert", walk.model, walk.folder / "half", "--dtype", "float16")
+    return open_config(walk.folder / "half").dtype
+
+
+def _threads(walk: Walk) -> None:
+    """How many threads quantize."""
+    from pellucid.checkpoint import gguf_out
+
+    seen, quantize = [], gguf_out.quantize
+
+    def counted(values: Any, dtype: str, columns: Any, threads: int) -> Any:
+        seen.append(threads)
+        return quantize(values, dtype, columns, threads)
+
+    walk.patch.setattr(gguf_out, "quantize", counted)
+    _gguf(walk, "--quantize", "q8_0", "--threads", "3")
+    same(set(seen), {3})
+
+
 PROBES["convert"] = {
+    "--imatrix": lambda walk: same((_gguf(walk), _imatrix(walk))[1]["quantize.imatrix.dataset"], "text.txt"),
+    "--save-imatrix": lambda walk: same(
+        (_imatrix(walk, "--save-imatrix", walk.folder / "i"), (walk.folder / "i").read_bytes()[:4])[1], b"GGUF"
+    ),
+    "--dtype": lambda walk: same(_folder_dtype(walk), "float16"),
+    "--threads": _threads,
     "model": lambda walk: has(walk("convert", "nowhere/at/all", walk.folder, fails=True), "nowhere/at/all"),
     "out": lambda walk: same((_two_files(walk), sorted(f.name for f in (walk.folder / "out").iterdir()))[1], FILES),
     "--two-files": lambda walk: _adapter(walk),

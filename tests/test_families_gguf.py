@@ -439,7 +439,7 @@ RELATIVES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nemotron": (LAYER_NORM | {"rope__dimension_count": 4}, {}),
     "ernie4_5": ({"rope__freq_base": 5e5}, {"tie_word_embeddings": True}),
     "gpt_bigcode": (LAYER_NORM | {"attention__key_length": None}, {"tie_word_embeddings": True}),
-    "exaone4": ({"attention__sliding_window": 8}, {"num_hidden_layers": 4, "layer_types": None}),
+    "exaone4": ({"attention__sliding_window": 8}, {"num_hidden_layers": 64, "layer_types": None}),  # 32B's number
 }
 
 

@@ -13,9 +13,9 @@ from pellucid.base.errors import UnsupportedError, WeightsError
 from pellucid.checkpoint.files.lazy import Lazy
 from pellucid.checkpoint.files.safetensors_write import MAX_SHARD_BYTES, stage_safetensors
 from pellucid.checkpoint.files.staging import Staging
-from pellucid.config import ModelConfig, weight_shapes
+from pellucid.config import ModelConfig, NormConfig, weight_shapes
 from pellucid.families import family_of
-from pellucid.families.translation.rules import Match, matches
+from pellucid.families.translation.rules import Match, NormOffset, matches
 from pellucid.quant import convert
 
 
@@ -51,10 +51,14 @@ def save_checkpoint(
             raise WeightsError(
                 f"{name} has the wrong shape", where=folder, expected=list(shapes[name]), received=list(array.shape)
             )
-        return convert(array, dtype) if dtype else array
+        return convert(array, "float32") if dtype and array.is_blocks else array
 
     def theirs(match: Match) -> Callable[[], Array]:
-        return lambda: match.rule.inverse([ours(name) for name in match.ours], match.place)
+        def make() -> Array:
+            array = match.rule.inverse([ours(name) for name in match.ours], match.place)
+            return convert(array, dtype) if dtype else array  # last: a norm may be moved by its offset before
+
+        return make
 
     place = {name: number for number, name in enumerate(shapes)}
     in_order = sorted(
@@ -79,10 +83,11 @@ def description(config: ModelConfig, dtype: str) -> dict[str, Any]:
     family = family_of(config.model_type, "config.json")
     written = family.to_hf(config)
     again = family.config(written)
+    moves = any(isinstance(transform, NormOffset) for rule in family.WEIGHTS for transform in rule.transforms)
     for field in fields(ModelConfig):
         if field.name in _NOT_THE_MODEL:
             continue
-        if lost := _difference(field.name, getattr(config, field.name), getattr(again, field.name)):
+        if lost := _difference(field.name, getattr(config, field.name), getattr(again, field.name), moves):
             raise UnsupportedError(
                 f"{config.model_type}'s config.json cannot say this model's {lost}",
                 where="config.json",
@@ -94,15 +99,22 @@ def description(config: ModelConfig, dtype: str) -> dict[str, Any]:
 _NOT_THE_MODEL = ("extra", "dtype")  # what else config.json holds; how it is stored
 
 
-def _difference(name: str, ours: Any, theirs: Any) -> str | None:
-    """Where two descriptions part, ``layers.0.mixer.o_bias = True …``; None where nowhere."""
+def _difference(name: str, ours: Any, theirs: Any, moves: bool) -> str | None:
+    """Where two descriptions part, ``layers.0.mixer.o_bias = True …``; None where nowhere. ``moves``: a norm's offset
+    is of no account, since the rules move its weight by it.
+    """
     pairs: Iterable[tuple[object, Any, Any]] = ()
     if isinstance(ours, tuple) and isinstance(theirs, tuple) and len(ours) == len(theirs):
         pairs = ((i, *pair) for i, pair in enumerate(zip(ours, theirs, strict=True)))
     elif is_dataclass(ours) and type(ours) is type(theirs):
-        pairs = ((field.name, getattr(ours, field.name), getattr(theirs, field.name)) for field in fields(ours))
+        same = ("offset",) if moves and isinstance(ours, NormConfig) else ()
+        pairs = (
+            (field.name, getattr(ours, field.name), getattr(theirs, field.name))
+            for field in fields(ours)
+            if field.name not in same
+        )
     elif ours == theirs or (isinstance(ours, float) and isinstance(theirs, (int, float)) and isclose(ours, theirs)):
         return None  # θ and its ratio to 10,000 differ by a rounding
     else:
         return f"{name} = {ours!r} (it would be read as {theirs!r})"
-    return next((lost for part, a, b in pairs if (lost := _difference(f"{name}.{part}", a, b))), None)
+    return next((lost for part, a, b in pairs if (lost := _difference(f"{name}.{part}", a, b, moves))), None)

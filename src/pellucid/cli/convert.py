@@ -1,5 +1,5 @@
-"""``pellucid convert``: a model as two files, its parameters and the program that runs them; an adapter, or parts, as
-the model that they make.
+"""``pellucid convert``: a model as one GGUF file, as a folder, or as two files: its parameters and the program that runs
+them; an adapter, or parts, as the model that they make.
 """
 
 from __future__ import annotations
@@ -18,45 +18,97 @@ if TYPE_CHECKING:
     from pellucid.checkpoint.open import Checkpoint
 
 COMPILE = "cc -O3 -march=native -pthread run.c -lm -o run && ./run parameters"
+# What a GGUF file can be stored as, largest first. Kept here so that --help need not import what writes it.
+MIXTURES = (
+    "f32", "bf16", "f16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0",
+    "q3_k_l", "q3_k_m", "q3_k_s", "q2_k", "q2_k_s",
+)  # fmt: skip
 
 
 @options.command("convert")
 @click.argument("model", metavar="MODEL")
-@click.argument("out", metavar="OUT", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @options.option("--two-files", is_flag=True, help="Write OUT/parameters and OUT/run.c.")
 @options.option(
     "--quantize",
-    type=click.Choice(options.QUANTIZED),
+    type=click.Choice([*MIXTURES, *options.QUANTIZED]),
     metavar="NAME",
-    help="Fewer bits: q8 or q4; default: as the file has them.",
+    help="OUT.gguf: q4_k_m, q5_k_m, q6_k, q8_0, bf16, …; --two-files: q8 or q4; default: as the file has them.",
 )
+@options.option(
+    "--imatrix",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Quantize by importance: a text that the model is run on, or llama.cpp's imatrix file.",
+)
+@options.option(
+    "--save-imatrix",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Keep the importance matrix of the text, as llama.cpp's imatrix file.",
+)
+@options.option(
+    "--dtype",
+    type=click.Choice(options.DTYPES[1:]),
+    metavar="NAME",
+    help="Of a folder's weights: float32, bfloat16 or float16; default: as stored, blocks as float32.",
+)
+@options.option("-t", "--threads", type=options.THREADS, metavar="N", help="CPU threads; default: one a core.")
 @options.kv_cache
 @options.offline
 @options.quiet
 def command(
-    model: str, out: Path, two_files: bool, quantize: str | None, kv_cache: str | None, offline: bool, quiet: bool
+    model: str,
+    out: Path,
+    two_files: bool,
+    quantize: str | None,
+    imatrix: Path | None,
+    save_imatrix: Path | None,
+    dtype: str | None,
+    threads: int | None,
+    kv_cache: str | None,
+    offline: bool,
+    quiet: bool,
 ) -> None:
-    """Write MODEL in another form into the folder OUT.
+    """Write MODEL in another form: the file OUT.gguf, or the folder OUT.
+
+    OUT.gguf: one file that llama.cpp and its relatives read, too, tokenizer and chat template within; --quantize says
+    in how many bits. It is opened again and compared before it takes its name.
+
+    A folder: config.json, safetensors and tokenizer, as Hugging Face has them, of a GGUF file or in another --dtype; an
+    adapter is merged into the model that it adapts, parts that several processes saved in training are put together.
 
     --two-files: one file of numbers, and one C program that a person can read and any C compiler makes into a model
-    that answers. Without it, an adapter is merged into the model that it adapts, and the parts that several processes
-    saved in training are put together; what comes of it is a folder like any other model's.
+    that answers.
     """
-    from pellucid.auto import locate, open_model
-    from pellucid.checkpoint.adapters.adapted import is_adapter
-    from pellucid.checkpoint.files.distributed import is_distributed
-    from pellucid.cli.terminal.numbers import size
+    is_file = out.suffix == ".gguf" and not two_files
+    options.refuse_idle(
+        kv_cache=(two_files, "is of --two-files"),
+        quiet=(two_files or is_file, "is of --two-files and of OUT.gguf"),
+        imatrix=(is_file, "is of OUT.gguf"),
+        save_imatrix=(is_file and imatrix is not None, "is of OUT.gguf with --imatrix TEXT"),
+        threads=(is_file, "is of OUT.gguf"),
+        dtype=(not is_file and not two_files, "is of a folder"),
+        quantize=(two_files or is_file, "is of --two-files and of OUT.gguf"),
+    )
+    if quantize is not None and (quantize in options.QUANTIZED) != two_files:
+        expected = " or ".join(options.QUANTIZED) if two_files else ", ".join(MIXTURES)
+        raise RequestError(f"--quantize {quantize} is not for this form", expected=expected)
+    if is_file:
+        from pellucid.cli.runs.convert_run import write_gguf
 
-    options.refuse_idle(kv_cache=(two_files, "is of --two-files"), quiet=(two_files, "is of --two-files"))
-    if not two_files:
-        path = locate(model, offline=offline)
-        if quantize or not (is_adapter(path) or is_distributed(path)):
-            raise RequestError(
-                "there is nothing to convert to", expected="--two-files, an adapter to merge, or parts to put together"
-            )
-        _write_whole(open_model(model, offline=offline), out)
-        print(out)
-        return
+        write_gguf(model, out, quantize, imatrix, save_imatrix, threads, offline=offline, quiet=quiet)
+    elif two_files:
+        _write_two_files(model, out, quantize, kv_cache, offline, quiet)
+    else:
+        _write_folder(model, out, dtype, offline)
+
+
+def _write_two_files(
+    model: str, out: Path, quantize: str | None, kv_cache: str | None, offline: bool, quiet: bool
+) -> None:
+    from pellucid.auto import open_model
+    from pellucid.cli.terminal.numbers import size
     from pellucid.native.two_files import convert
 
     about = convert(open_model(model, offline=offline), out, quantize=quantize, kv_cache=kv_cache)
@@ -70,11 +122,28 @@ def command(
         print(f'Next: cd {out} && {COMPILE} "your prompt"', file=sys.stderr)
 
 
-def _write_whole(checkpoint: Checkpoint, out: Path) -> None:
+def _write_folder(model: str, out: Path, dtype: str | None, offline: bool) -> None:
+    from pellucid.auto import locate, open_model
+    from pellucid.checkpoint.adapters.adapted import is_adapter
+    from pellucid.checkpoint.files.distributed import is_distributed
+
+    path = locate(model, offline=offline)
+    made_of_parts = is_adapter(path) or is_distributed(path)
+    checkpoint = open_model(model, offline=offline)
+    if not made_of_parts and dtype is None and checkpoint.kind == "safetensors":
+        raise RequestError(
+            "there is nothing to convert to",
+            expected="OUT.gguf, --dtype, --two-files, an adapter to merge, or parts to put together",
+        )
+    _write_whole(checkpoint, out, dtype)
+    print(out)
+
+
+def _write_whole(checkpoint: Checkpoint, out: Path, dtype: str | None) -> None:
     """The whole model, and its tokenizer where there is one."""
     from pellucid.auto import tokenizer_of
     from pellucid.checkpoint.adapters.adapted import save_merged
 
-    save_merged(checkpoint, out)
+    save_merged(checkpoint, out, dtype)
     with suppress(TokenizerError):
         tokenizer_of(checkpoint).save_pretrained(out)

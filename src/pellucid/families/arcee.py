@@ -40,6 +40,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 GGUF = GGUF(
     architecture="arcee",
+    lacks=("*.bias",),
     hf=gguf_hf,
     weights=llama_rules(q=(llama.Q_ROWS,), k=(llama.K_ROWS,)),
     ignored=("rope_freqs.weight",),

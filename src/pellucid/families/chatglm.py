@@ -187,6 +187,8 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 GGUF = GGUF(
     architecture="chatglm",
+    square=True,
+    lacks=("blk.*.ffn_*.bias", "blk.*.attn_output.bias"),
     hf=gguf_hf,
     weights=(
         Rule("token_embd.weight", "embed.weight"),

@@ -70,6 +70,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array], architecture: str 
 
 GGUF = GGUF(
     architecture="command-r",
+    lacks=("*.bias", "output.weight"),
     hf=gguf_hf,
     weights=without(llama_rules(), "ffn_norm"),
     harmless=("attention.layer_norm_rms_epsilon",),

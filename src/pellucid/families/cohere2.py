@@ -48,7 +48,11 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 
 GGUF = GGUF(
-    architecture="cohere2", hf=gguf_hf, weights=cohere.GGUF.weights, harmless=("attention.layer_norm_rms_epsilon",)
+    architecture="cohere2",
+    lacks=("*.bias", "output.weight"),
+    hf=gguf_hf,
+    weights=cohere.GGUF.weights,
+    harmless=("attention.layer_norm_rms_epsilon",),
 )
 
 TINY = cohere.TINY | {

@@ -46,7 +46,9 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     return common | {"use_bias": has_bias(tensors, "attn_q", "attn_output", "ffn_up")}
 
 
-GGUF = GGUF(architecture="ernie4_5", hf=gguf_hf, weights=llama_rules())
+GGUF = GGUF(
+    architecture="ernie4_5", lacks=("blk.*.ffn_*.bias", "blk.*.attn_output.bias"), hf=gguf_hf, weights=llama_rules()
+)
 
 TINY = llama.TINY | {"model_type": "ernie4_5", "head_dim": 16, "pad_token_id": 0}
 VARIANTS: dict[str, dict[str, Any]] = {

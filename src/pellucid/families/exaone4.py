@@ -62,6 +62,8 @@ IGNORED = llama.IGNORED
 
 def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     window = metadata.scalar("exaone4.attention.sliding_window", 0)
+    # llama.cpp has windows in the 32B alone, and always, whatever the file says.
+    window = (window or 4096) if metadata.scalar("exaone4.block_count") == 64 else 0
     metadata.get("exaone4.attention.sliding_window_pattern")  # llama.cpp has every fourth layer see all, whatever it is
     return common_keys("exaone4", metadata, tensors) | {"sliding_window": window or None}
 

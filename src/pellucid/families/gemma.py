@@ -50,7 +50,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     return common_keys("gemma", metadata, tensors) | {"norm_weight_offset": 0.0}  # the converter adds the 1
 
 
-GGUF = GGUF(architecture="gemma", hf=gguf_hf, weights=with_offset(llama_rules(), 0.0))
+GGUF = GGUF(architecture="gemma", lacks=("output.weight",), hf=gguf_hf, weights=with_offset(llama_rules(), 0.0))
 
 TINY = llama.TINY | {"model_type": "gemma", "hidden_act": "gelu_pytorch_tanh", "head_dim": 16}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -80,7 +80,12 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     }
 
 
-GGUF = GGUF(architecture="gemma2", hf=gguf_hf, weights=with_offset((*llama_rules(), *POST_NORM_RULES), 0.0))
+GGUF = GGUF(
+    architecture="gemma2",
+    lacks=("output.weight",),
+    hf=gguf_hf,
+    weights=with_offset((*llama_rules(), *POST_NORM_RULES), 0.0),
+)
 
 TINY = llama.TINY | {
     "model_type": "gemma2",

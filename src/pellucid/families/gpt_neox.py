@@ -81,6 +81,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 GGUF = GGUF(
     architecture="gptneox",
+    needs=("output.weight",),
     hf=gguf_hf,
     weights=(
         *without(llama_rules(), "attn_q.", "attn_k.", "attn_v."),

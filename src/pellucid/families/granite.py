@@ -68,6 +68,7 @@ GGUF = GGUF(
     hf=gguf_hf,
     weights=llama_rules(q=(llama.Q_ROWS,), k=(llama.K_ROWS,)),
     ignored=("rope_freqs.weight",),
+    write=lambda config: {"logit_scale": 1 / config.logit_scale},  # llama.cpp divides by it
 )
 
 TINY = llama.TINY | {

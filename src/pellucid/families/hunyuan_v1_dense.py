@@ -88,7 +88,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     return common | {"model_type": "hunyuan_v1_dense", "attention_bias": biased}
 
 
-GGUF = GGUF(architecture="hunyuan-dense", hf=gguf_hf, weights=llama_rules())
+GGUF = GGUF(architecture="hunyuan-dense", lacks=("*.bias",), hf=gguf_hf, weights=llama_rules())
 
 TINY = llama.TINY | {"model_type": "hunyuan_v1_dense", "head_dim": 16}
 VARIANTS: dict[str, dict[str, Any]] = {

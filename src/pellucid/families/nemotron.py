@@ -63,6 +63,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 GGUF = GGUF(
     architecture="nemotron",
+    needs=("output.weight",),
     hf=gguf_hf,
     weights=with_offset(llama_rules(), 0.0),
     ignored=("rope_freqs.weight",),

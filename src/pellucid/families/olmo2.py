@@ -57,7 +57,14 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     return common_keys("olmo2", metadata, tensors) | {"attention_bias": biased}
 
 
-GGUF = GGUF(architecture="olmo2", hf=gguf_hf, weights=(*llama_rules(), *POST_NORM_RULES))
+GGUF = GGUF(
+    architecture="olmo2",
+    square=True,
+    lacks=("blk.*.attn_*.bias",),
+    needs=("output.weight",),
+    hf=gguf_hf,
+    weights=(*llama_rules(), *POST_NORM_RULES),
+)
 
 TINY = llama.TINY | {"model_type": "olmo2", "tie_word_embeddings": False}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -68,6 +68,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 GGUF = GGUF(
     architecture="phi3",
+    for_others=False,  # llama.cpp has switched this family's windows off
     hf=gguf_hf,
     weights=(
         *without(llama_rules(), "attn_q.", "attn_k.", "attn_v.", "ffn_gate", "ffn_up"),

@@ -83,7 +83,11 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 
 GGUF = GGUF(
-    architecture="qwen2moe", hf=gguf_hf, weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES), experts=True
+    architecture="qwen2moe",
+    needs=("output.weight",),
+    hf=gguf_hf,
+    weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES),
+    experts=True,
 )
 
 TINY = llama.TINY | {

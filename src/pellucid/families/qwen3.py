@@ -43,7 +43,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     return common_keys("qwen3", metadata, tensors) | {"attention_bias": biased}
 
 
-GGUF = GGUF(architecture="qwen3", hf=gguf_hf, weights=llama_rules())
+GGUF = GGUF(architecture="qwen3", lacks=("blk.*.attn_*.bias",), hf=gguf_hf, weights=llama_rules())
 
 TINY = llama.TINY | {"model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": False}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -45,7 +45,12 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 
 # llama.cpp calls the MLP's norm by its name in transformers, though it stands before the MLP.
-GGUF = GGUF(architecture="seed_oss", hf=gguf_hf, weights=renamed(llama_rules(), {"ffn_norm": "post_attention_norm"}))
+GGUF = GGUF(
+    architecture="seed_oss",
+    lacks=("blk.*.ffn_*.bias", "blk.*.attn_output.bias"),
+    hf=gguf_hf,
+    weights=renamed(llama_rules(), {"ffn_norm": "post_attention_norm"}),
+)
 
 TINY = llama.TINY | {"model_type": "seed_oss", "tie_word_embeddings": False, "head_dim": 16}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -62,6 +62,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 GGUF = GGUF(
     architecture="smollm3",
+    lacks=("*.bias",),
     hf=gguf_hf,
     weights=llama_rules(q=(llama.Q_ROWS,), k=(llama.K_ROWS,)),
     ignored=("rope_freqs.weight",),

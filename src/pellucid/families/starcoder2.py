@@ -60,7 +60,13 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     }
 
 
-GGUF = GGUF(architecture="starcoder2", hf=gguf_hf, weights=llama_rules(), ignored=("rope_freqs.weight",))
+GGUF = GGUF(
+    architecture="starcoder2",
+    needs=("blk.*.attn_output.bias", "blk.*.ffn_*.bias"),
+    hf=gguf_hf,
+    weights=llama_rules(),
+    ignored=("rope_freqs.weight",),
+)
 
 TINY = {name: value for name, value in llama.TINY.items() if name != "rms_norm_eps"} | {
     "model_type": "starcoder2",

@@ -93,11 +93,12 @@ def open_adapted(folder: Path, *, offline: bool = False) -> Checkpoint:
     )
 
 
-def save_merged(merged: Checkpoint, folder: Path) -> None:
-    """The whole model that base and adapter make, in one dtype: what was in blocks is written as float32, in which it
-    was merged.
+def save_merged(merged: Checkpoint, folder: Path, dtype: str | None = None) -> None:
+    """The whole model that base and adapter make, in one dtype: ``dtype``, or, of what was in blocks, float32, in which
+    it was merged.
     """
-    dtype = "float32" if any(array.is_blocks for array in merged.stored.values()) else None
+    if dtype is None and any(array.is_blocks for array in merged.stored.values()):
+        dtype = "float32"
     save_checkpoint(folder, merged.config, merged.weights, generation_config=merged.generation_config, dtype=dtype)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, UnsupportedError
+from pellucid.config import ModelConfig
 from pellucid.families.translation.gguf_metadata import NO_TOKEN, Metadata
 from pellucid.families.translation.rules import Place, Rule, Transform, Unstack, both
 
@@ -23,7 +24,11 @@ class GGUF:
     """How one architecture is read from GGUF: config, weights, tensors that are not weights.
 
     ``experts``: whether it is the architecture's files that have some (Mixtral's are of architecture ``llama``).
-    ``harmless``: patterns of its own keys (without its name) that mean nothing for it.
+    ``harmless``: patterns of its own keys (without its name) that mean nothing for it. ``write``: the keys (without its
+    name) of a description, where they are not the common ones (``gguf_out``), for writing; None: this one is not there.
+    ``lacks``: patterns of tensors' names that we read and llama.cpp does not; ``needs``: those that it does not open a
+    file without. ``for_others``: whether a model of another family that is described alike may be written so; no where
+    llama.cpp does not follow all that its files say. ``square``: whether heads are together as wide as the model there.
     """
 
     architecture: str
@@ -32,6 +37,11 @@ class GGUF:
     ignored: tuple[str, ...] = ()
     experts: bool = False
     harmless: tuple[str, ...] = ("attention.layer_norm_epsilon",)
+    write: Callable[[ModelConfig], dict[str, Any]] | None = None
+    lacks: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    for_others: bool = True
+    square: bool = False
 
 
 def special_tokens(metadata: Metadata) -> dict[str, Any]:

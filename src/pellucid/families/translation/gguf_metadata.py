@@ -64,6 +64,9 @@ class Metadata(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._raw)
 
+    def was_read(self, key: str) -> bool:
+        return key in self._read
+
     def needed(self, key: str) -> Any:
         """A value that must be there. Raises: ConfigError naming it."""
         if key not in self:

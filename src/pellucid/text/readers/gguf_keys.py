@@ -97,6 +97,8 @@ class Keys:
         return scores
 
     def merges(self) -> list[Merge]:
+        if self.get("merges") == []:  # a vocabulary of bytes
+            return []
         merges = [
             (merge[:1] + left, right)
             for merge in self._strings("merges")
