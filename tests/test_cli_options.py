@@ -330,8 +330,7 @@ def _folder_dtype(walk: Walk) -> str:
     return open_config(walk.folder / "half").dtype
 
 
-def _threads(walk: Walk) -> None:
-    """How many threads quantize."""
+def _quantizing_threads(walk: Walk) -> None:
     from pellucid.checkpoint import gguf_out
 
     seen, quantize = [], gguf_out.quantize
@@ -351,7 +350,7 @@ PROBES["convert"] = {
         (_imatrix(walk, "--save-imatrix", walk.folder / "i"), (walk.folder / "i").read_bytes()[:4])[1], b"GGUF"
     ),
     "--dtype": lambda walk: same(_folder_dtype(walk), "float16"),
-    "--threads": _threads,
+    "--threads": _quantizing_threads,
     "model": lambda walk: has(walk("convert", "nowhere/at/all", walk.folder, fails=True), "nowhere/at/all"),
     "out": lambda walk: same((_two_files(walk), sorted(f.name for f in (walk.folder / "out").iterdir()))[1], FILES),
     "--two-files": lambda walk: _adapter(walk),
