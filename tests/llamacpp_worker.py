@@ -13,12 +13,13 @@ import llama_cpp as cpp
 import numpy as np
 
 cpp.llama_backend_init()
+said: list[str] = []
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 def quiet(level, text, data):
     if level >= 4:  # errors
-        sys.stderr.write(text.decode(errors="replace"))
+        said.append(text.decode(errors="replace"))
 
 
 cpp.llama_log_set(quiet, ctypes.c_void_p(0))
@@ -27,7 +28,7 @@ cpp.llama_log_set(quiet, ctypes.c_void_p(0))
 def logits(path: str, ids: list[int]) -> np.ndarray:
     model = cpp.llama_model_load_from_file(path.encode(), cpp.llama_model_default_params())
     if not model:
-        raise SystemExit(f"llama.cpp does not open {path}")
+        raise RuntimeError(f"llama.cpp does not open {path}: " + "".join(said[-4:]))
     settings = cpp.llama_context_default_params()
     settings.n_ctx = settings.n_batch = settings.n_ubatch = max(64, len(ids))
     settings.type_k = settings.type_v = 0  # float32
@@ -40,7 +41,7 @@ def logits(path: str, ids: list[int]) -> np.ndarray:
         batch.token[place], batch.pos[place], batch.n_seq_id[place] = token, place, 1
         batch.seq_id[place][0], batch.logits[place] = 0, 1
     if cpp.llama_decode(context, batch):
-        raise SystemExit(f"llama.cpp does not run {path}")
+        raise RuntimeError(f"llama.cpp does not run {path}")
     width = cpp.llama_vocab_n_tokens(cpp.llama_model_get_vocab(model))
     rows = [
         np.ctypeslib.as_array(cpp.llama_get_logits_ith(context, place), (width,)).copy() for place in range(len(ids))
@@ -68,6 +69,9 @@ def token_ids(path: str, texts: list[str]) -> list[list[int]]:
 folder = Path(sys.argv[1])
 for name, job in json.loads((folder / "jobs.json").read_text()).items():
     if "ids" in job:
-        np.save(folder / f"{name}.npy", logits(job["path"], job["ids"]))
+        try:
+            np.save(folder / f"{name}.npy", logits(job["path"], job["ids"]))
+        except RuntimeError as error:
+            (folder / f"{name}.txt").write_text(str(error))
     else:
         (folder / f"{name}.json").write_text(json.dumps(token_ids(job["path"], job["texts"])))

@@ -21,7 +21,14 @@ NO_TOKEN = 2**32 - 1  # llama.cpp's saver writes −1 as uint32 where there is n
 HARMLESS = ("general.*", "tokenizer.*", "split.*", "quantize.*", "imatrix.*", "GGUF.*")
 # Of the architecture's own keys, without its name.
 _OWN = (
-    *("vocab_size", "tensor_data_layout", "pooling_type", "decoder_start_token_id", "rope.scaling.finetuned"),
+    *(
+        "vocab_size",
+        "feed_forward_length",
+        "tensor_data_layout",
+        "pooling_type",
+        "decoder_start_token_id",
+        "rope.scaling.finetuned",
+    ),
     *("classifier.*", "dense_2_feat*", "dense_3_feat*"),
 )
 # Values that llama.cpp takes for "not there", beside false, empty, a size of 0 and a factor of 1: 0 for a scale, its

@@ -199,6 +199,8 @@ def _of_attention(attention: list[AttentionConfig]) -> dict[str, Any]:
         "attention.value_length": first.head_dim,
         "attention.scale": first.softmax_scale,
         "attention.sliding_window": window,
+        "attention.clamp_kqv": first.clip,
+        "attention.max_alibi_bias": first.alibi,
         "attn_logit_softcapping": first.softcap,
     }
 
@@ -277,15 +279,18 @@ def _as_stored(offered: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_refused(kept: dict[str, Any], reader: GGUF, metadata: Metadata) -> dict[str, Any]:
-    """Without the keys that the reader has no use for and would refuse."""
+    """Without the keys that the reader has no use for and would refuse, or name as unknown; but llama.cpp asks for the
+    width of the MLP of every model.
+    """
     for key in list(kept):
-        if not metadata.was_read(key):
-            try:
-                unread = Metadata({key: kept[key]}, "GGUF").unread(reader.architecture, reader.harmless)
-            except PellucidError:
-                unread = [key]
-            if unread:
-                del kept[key]
+        if metadata.was_read(key) or key == f"{reader.architecture}.feed_forward_length":
+            continue
+        try:
+            unread = Metadata({key: kept[key]}, "GGUF").unread(reader.architecture, reader.harmless)
+        except PellucidError:
+            unread = [key]
+        if unread:
+            del kept[key]
     return kept
 
 
