@@ -17,6 +17,7 @@ from pellucid.base.errors import UnsupportedError
 from pellucid.base.typed import scalar, shown
 from pellucid.config import ModelConfig
 from pellucid.families import (
+    afmoe,
     apertus,
     arcee,
     axk1,
@@ -60,6 +61,7 @@ from pellucid.families import (
     helium,
     hunyuan_v1_dense,
     hunyuan_v1_moe,
+    hy_v3,
     hyperclovax,
     internlm3,
     iquestcoder,
@@ -70,6 +72,7 @@ from pellucid.families import (
     llama4,
     mamba,
     mamba2,
+    mellum,
     minicpm3,
     minimax_m2,
     ministral,
@@ -188,6 +191,9 @@ FAMILIES: dict[str, ModuleType] = {
     "nemotron_h": nemotron_h,
     "bamba": bamba,
     "jamba": jamba,
+    "afmoe": afmoe,
+    "hy_v3": hy_v3,
+    "mellum": mellum,
     "chatglm": chatglm,
     "minicpm3": minicpm3,
     "gemma4_text": gemma4,
