@@ -1,13 +1,20 @@
-"""LFM2: gated short convolutions, and attention in every few layers. Source: Liquid AI 2025; transformers models/lfm2."""
+"""LFM2: gated short convolutions, and attention in every few layers.
+
+Source: Liquid AI 2025; transformers models/lfm2.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from pellucid.config import ModelConfig, NormConfig, ShortConvConfig
+from pellucid.base.array import Array
+from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig, NormConfig, ShortConvConfig
 from pellucid.families import llama
+from pellucid.families.translation.gguf import GGUF, common_keys, heads_by_layer, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys, rope
 from pellucid.families.translation.rules import Rule, Split, Squeeze, both, renamed
 
@@ -15,10 +22,22 @@ HARMLESS = ("block_dim", "conv_dim", "conv_dim_out", "num_heads", "theta", "bloc
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
-    tied = hf.get("tie_embedding", hf.get("tie_word_embeddings", True))
-    keys = Keys({**hf, "intermediate_size": d_ff(Keys(hf)), "tie_word_embeddings": tied}, HARMLESS)
-    keys.get("tie_embedding")
+    keys = Keys({**hf, "intermediate_size": d_ff(Keys(hf)), "tie_word_embeddings": tied(hf)}, HARMLESS)
     for name in ("block_ff_dim", "block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "block_multiple_of"):
+        keys.get(name)
+    return build(keys)
+
+
+def tied(hf: Mapping[str, Any]) -> bool:
+    """Whether the output layer is the embedding table, by either name of the key."""
+    said = hf.get("tie_embedding")
+    said = hf.get("tie_word_embeddings") if said is None else said
+    return True if said is None else bool(said)
+
+
+def build(keys: Keys, mlps: tuple[tuple[MLPConfig, ExpertsConfig | None], ...] | None = None) -> ModelConfig:
+    """LFM2's shape; a mixture of experts has MLPs of its own."""
+    for name in ("tie_embedding", "hidden_act"):
         keys.get(name)
     keys.only("block_use_swiglu", True)
     keys.only("use_pos_enc", True)
@@ -36,6 +55,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         head_dim=head_dim,
         rotary=rope(keys, head_dim, keys.size("max_position_embeddings", 128_000), default_theta=1e6),
         mixers=[None if attends else conv for attends in layers(keys, num_layers)],
+        mlps=mlps,
     )
 
 
@@ -48,7 +68,7 @@ def layers(keys: Keys, num_layers: int) -> list[bool]:
 
 
 def d_ff(keys: Keys) -> int:
-    """Neurons of an MLP: two thirds of what is said, times a factor, up to a round number, unless it is said as it is."""
+    """Neurons of an MLP: two thirds of what is said, times a factor, up to a round number; or what is said."""
     width = keys.size("block_ff_dim", keys.size("intermediate_size", 12288))
     if not keys.get("block_auto_adjust_ff_dim", True):
         return width
@@ -58,13 +78,16 @@ def d_ff(keys: Keys) -> int:
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
+    return base_to_hf(config) | {"architectures": ["Lfm2ForCausalLM"], "block_auto_adjust_ff_dim": False}
+
+
+def base_to_hf(config: ModelConfig) -> dict[str, Any]:
+    """The keys that LFM2-MoE has, too."""
     conv = next(layer.mixer for layer in config.layers if isinstance(layer.mixer, ShortConvConfig))
     hf = llama.base_to_hf(config) | {
-        "architectures": ["Lfm2ForCausalLM"],
         "norm_eps": config.final_norm and config.final_norm.eps,
         "conv_L_cache": conv.width,
         "conv_bias": conv.bias,
-        "block_auto_adjust_ff_dim": False,
         "layer_types": ["full_attention" if layer.attention else "conv" for layer in config.layers],
     }
     return {name: value for name, value in hf.items() if name not in ("rms_norm_eps", "hidden_act")}
@@ -96,7 +119,32 @@ WEIGHTS = (
     *both("model.layers.{i}.conv.out_proj", "layers.{i}.short_conv.o_proj"),
 )
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array], architecture: str = "lfm2") -> dict[str, Any]:
+    """llama.cpp says which layers attend by how many heads of keys and values each has: none where it does not."""
+    heads = heads_by_layer(architecture, metadata)
+    hf = common_keys(architecture, metadata, tensors, kv_heads=max(heads) or 1)
+    return {name: value for name, value in hf.items() if name != "rms_norm_eps"} | {
+        "norm_eps": hf["rms_norm_eps"],
+        "conv_L_cache": metadata.needed(f"{architecture}.shortconv.l_cache"),
+        "block_auto_adjust_ff_dim": False,
+        "conv_bias": any("shortconv" in name and name.endswith(".bias") for name in tensors),
+        "layer_types": ["full_attention" if count else "conv" for count in heads],
+    }
+
+
+AT = "blk.{i}.shortconv"
+GGUF = GGUF(
+    architecture="lfm2",
+    hf=gguf_hf,
+    weights=(
+        *(replace(rule, theirs=rule.theirs.replace("output_norm", "token_embd_norm")) for rule in llama_rules()),
+        *(Rule(f"{AT}.in_proj.{kind}", in_names(kind), (SPLIT_IN,)) for kind in ("weight", "bias")),
+        *both(f"{AT}.conv", "layers.{i}.short_conv.conv"),
+        *both(f"{AT}.out_proj", "layers.{i}.short_conv.o_proj"),
+    ),
+)
 
 TINY = {name: value for name, value in llama.TINY.items() if name != "rms_norm_eps"} | {
     "model_type": "lfm2",

@@ -14,7 +14,8 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, UnsupportedError
-from pellucid.config import ModelConfig
+from pellucid.base.typed import is_whole, shown
+from pellucid.config import MAX_LAYERS, ModelConfig
 from pellucid.families.translation.gguf_metadata import NO_TOKEN, Metadata
 from pellucid.families.translation.rules import Place, Rule, Transform, Unstack, both
 
@@ -73,8 +74,10 @@ def common_keys(
     *,
     partial_rotary: bool = False,
     eps: str = "layer_norm_rms_epsilon",
+    kv_heads: int | None = None,
 ) -> dict[str, Any]:
-    """The Hugging Face config of a decoder of Llama's shape. ``eps``: the name of its norms' epsilon.
+    """The Hugging Face config of a decoder of Llama's shape. ``eps``: the name of its norms' epsilon; ``kv_heads``: of
+    the layers that attend, where the file has a number a layer.
 
     ``partial_rotary``: the family reads ``rope_dimension_count`` of what is returned; elsewhere a head turns whole.
     """
@@ -101,7 +104,7 @@ def common_keys(
         "intermediate_size": needed("feed_forward_length"),
         "num_hidden_layers": needed("block_count") - further_layers(architecture, metadata),
         "num_attention_heads": num_heads,
-        "num_key_value_heads": own("attention.head_count_kv", num_heads),
+        "num_key_value_heads": kv_heads or own("attention.head_count_kv", num_heads),
         "head_dim": head_dim,
         "max_position_embeddings": needed("context_length"),
         "rms_norm_eps": short(needed(f"attention.{eps}")),
@@ -128,6 +131,21 @@ def further_layers(architecture: str, metadata: Metadata) -> int:
             f"{architecture}.nextn_predict_layers is out of range", where=metadata.where, received=repr(count)
         )
     return count
+
+
+def heads_by_layer(architecture: str, metadata: Metadata) -> list[int]:
+    """Heads of keys and values of each layer; 0 where it does not attend."""
+    count = metadata.needed(f"{architecture}.block_count")
+    if not is_whole(count) or not 0 < count <= MAX_LAYERS:
+        raise ConfigError(f"{architecture}.block_count is out of range", where="GGUF", received=shown(count))
+    heads = metadata.by_layer(f"{architecture}.attention.head_count_kv", count)
+    if not all(is_whole(number) and number >= 0 for number in heads) or len(set(heads) - {0}) > 1:
+        raise UnsupportedError(
+            f"{architecture}.attention.head_count_kv must be one number, or 0, a layer",
+            where="GGUF",
+            received=shown(heads),
+        )
+    return heads
 
 
 def has_bias(tensors: Mapping[str, Array], *names: str) -> bool:

@@ -104,6 +104,17 @@ class Metadata(Mapping[str, Any]):
             )
         return values[0]
 
+    def by_layer(self, key: str, count: int) -> list[Any]:
+        """A value a layer, of ``count`` layers; one for all is each one's. Raises: ConfigError for another number."""
+        value = self.get(key)
+        if not isinstance(value, (np.ndarray, list)):
+            return [self.needed(key)] * count
+        if len(value) != count:
+            raise ConfigError(
+                f"{key} must have a value for each layer", where=self.where, expected=count, received=len(value)
+            )
+        return [item.item() if isinstance(item, np.generic) else item for item in value]
+
     def expect(self, key: str, expected: Any, why: str) -> None:
         """A value that may be absent, and else can only be this one. Raises: UnsupportedError saying why."""
         value = self.scalar(key, expected)

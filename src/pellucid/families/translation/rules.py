@@ -444,8 +444,16 @@ def renamed(rules: Iterable[Rule], names: Mapping[str, str]) -> tuple[Rule, ...]
 def as_stored(
     config: ModelConfig, rules: Iterable[Rule], other: Iterable[Rule], stored: Container[str]
 ) -> tuple[Rule, ...]:
-    """The rules, with those of ``other`` in place of the ones for the same weights, wherever a file has their names."""
-    found = [rule for rule in other if any(theirs in stored for theirs, _, _ in rule.places(config))]
+    """The rules, with those of ``other`` in place of the ones for the same weights, wherever a file has their names,
+    and the model has such weights there.
+    """
+    other = tuple(other)
+    needed = weight_shapes(config) if other else {}
+    found = [
+        rule
+        for rule in other
+        if any(theirs in stored and needed.keys() >= set(ours) for theirs, ours, _ in rule.places(config))
+    ]
     made = {name for rule in found for name in rule.names}
     return (*(rule for rule in rules if not made.issuperset(rule.names)), *found)
 

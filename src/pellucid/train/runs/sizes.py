@@ -62,6 +62,13 @@ def describe(
     turns = [small.layers[i % small.num_layers] for i in range(depth)]  # of several kinds: as in the small model
     if len({(type(layer.mixer), type(layer.mlp)) for layer in turns}) == 1:
         turns = [next((layer for layer in small.layers if layer.experts), small.layers[0])] * depth  # a mixture, if any
+    attends = [i for i, layer in enumerate(small.layers) if layer.attends]
+    if attends and depth <= attends[0]:
+        raise ConfigError(
+            f"no layer of so shallow a {model_type} would attend",
+            expected=f"a depth of at least {attends[0] + 1}",
+            received=depth,
+        )
     layers = tuple(_layer(layer, d_model, num_heads, sizes) for layer in turns)
     if (sizes.num_experts or sizes.experts_per_token) and not any(layer.experts for layer in layers):
         sparse = ", ".join(name for name, one in FAMILIES.items() if one.config(one.TINY).layers[0].experts)
