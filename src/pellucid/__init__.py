@@ -15,11 +15,14 @@ from pellucid.base.version import __version__
 if TYPE_CHECKING:
     from pellucid.auto import AutoConfig, AutoTokenizer, open_executor, open_model, tokenizer_of
     from pellucid.causal_lm import AutoModelForCausalLM
+    from pellucid.causal_lm.pipeline import pipeline
+    from pellucid.causal_lm.seeds import set_seed
     from pellucid.config import ModelConfig
     from pellucid.explain.trace import trace
     from pellucid.generate.engine import Engine
     from pellucid.generate.generation_config import GenerationConfig
     from pellucid.generate.request import Request
+    from pellucid.generate.streamers import TextIteratorStreamer, TextStreamer
     from pellucid.sampling import SamplingParams
 
 _WHERE = {
@@ -31,8 +34,12 @@ _WHERE = {
     "ModelConfig": "pellucid.config",
     "Request": "pellucid.generate.request",
     "SamplingParams": "pellucid.sampling",
+    "TextIteratorStreamer": "pellucid.generate.streamers",
+    "TextStreamer": "pellucid.generate.streamers",
     "open_executor": "pellucid.auto",
     "open_model": "pellucid.auto",
+    "pipeline": "pellucid.causal_lm.pipeline",
+    "set_seed": "pellucid.causal_lm.seeds",
     "tokenizer_of": "pellucid.auto",
     "trace": "pellucid.explain.trace",
 }
@@ -45,9 +52,13 @@ __all__ = [
     "ModelConfig",
     "Request",
     "SamplingParams",
+    "TextIteratorStreamer",
+    "TextStreamer",
     "__version__",
     "open_executor",
     "open_model",
+    "pipeline",
+    "set_seed",
     "tokenizer_of",
     "trace",
 ]

@@ -35,8 +35,8 @@ class AutoModelForCausalLM:
         offline: bool = False,
         **habits: Any,
     ) -> Any:
-        """The model behind a name, in eval mode; its weights need no gradients until ``train()`` or
-        ``requires_grad_()``. An adapter's folder gives its base with the adapter merged in.
+        """The model behind a name, in eval mode; its weights want gradients, so look at its numbers under
+        ``torch.no_grad()``. An adapter's folder gives its base with the adapter merged in.
 
         ``quantize`` ("q8", "q4") keeps the layers' matrices in blocks of 8 or 4 bits, or in the blocks that a GGUF file
         has them in: an eighth of the memory, frozen, decoded for each product. It is what QLoRA trains on; to answer
@@ -95,7 +95,8 @@ def _opened(checkpoint: Checkpoint, asked: Loading) -> CausalLM:
         model = CausalLM(checkpoint.config, where=asked.name)
     load_weights(model, checkpoint.weights, asked.dtype, asked.device, asked.quantize)
     model.generation_config, model.quantization = checkpoint.generation_config, checkpoint.quantization
-    model.origin, model._as_loaded = checkpoint.path, True
+    model.origin, model.mapped = checkpoint.path, asked.device_map is not None
+    _wants_gradients(model)
     if asked.config is not None:
         for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(model.config, token, getattr(HFConfig.of(_described(asked.config)), token, None))
@@ -133,8 +134,14 @@ def _from_state(asked: Loading) -> CausalLM:
     with torch.device("meta"):
         model = CausalLM(weights.config)
     load_weights(model, weights, asked.dtype, asked.device, asked.quantize)
-    model._as_loaded = True
+    _wants_gradients(model)
     return model
+
+
+def _wants_gradients(model: CausalLM) -> None:
+    """As transformers' do, so that an optimizer made from ``model.parameters()`` has something to train."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
 
 
 def _report() -> dict[str, list[str]]:

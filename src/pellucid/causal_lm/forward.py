@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pellucid.base.errors import RequestError
 from pellucid.causal_lm.arguments import refuse_unknown, without
-from pellucid.causal_lm.output import CausalLMOutput
+from pellucid.causal_lm.output import BackboneOutput, CausalLMOutput
 from pellucid.causal_lm.past import PastKeyValues
 from pellucid.config import ModelConfig
 from pellucid.families.hf_config import HFConfig
@@ -51,6 +51,7 @@ class Called(Decoder):
 
     main_input_name = "input_ids"
     base_model_prefix = "model"
+    loss_type = "ForCausalLM"  # what transformers' Trainer counts labels by: the loss shifts them
     config: HFConfig  # type: ignore[assignment]
     warnings_issued: dict[str, bool]
 
@@ -59,7 +60,8 @@ class Called(Decoder):
         self.config = HFConfig.of(config, built=True, where=where)
         self.warnings_issued = {}
         self.origin: Path | None = None  # where its tokenizer lies
-        self._as_loaded = False  # whether its weights want no gradients only because nobody has asked yet
+        self.name_or_path = str(where)  # an attribute of its own: PEFT looks for it in __dict__
+        self.mapped = False  # whether it was placed by a device_map
         self._generation_config = GenerationConfig()
 
     # --- the forward pass --------------------------------------------------------------------------------------------
@@ -93,24 +95,8 @@ class Called(Decoder):
         """
         refuse_unknown("model(…)", without(unknown, FORWARD_WITHOUT_EFFECT), FORWARD, ELSEWHERE)
         ids = self._ids(input_ids, inputs_embeds)
-        batch, count = ids.shape[:2]
-        past = self._past(past_key_values, use_cache, batch, count)
-        mask = self._mask(attention_mask, past, ids)
-        if position_ids is None:
-            counted = torch.ones(batch, count, dtype=torch.long, device=ids.device) if mask is None else mask
-            seen = 0 if past is None else past.get_seq_length()
-            position_ids = (counted.cumsum(1) - 1).clamp(min=0)[:, -count:] + (seen if mask is None else 0)
-        looked_at = not torch.compiler.is_compiling() and not ids.is_meta and not ids.is_floating_point()
-        kept = (
-            _Kept("resid_pre", "resid_post", "final", "pattern") if output_attentions or output_hidden_states else None
-        )
-        ctx = Context(
-            position_ids,
-            cache=None if past is None else past.cache,
-            attend=explicit if output_attentions else None,
-            recorder=kept,
-            key_mask=mask,
-            sums=[] if looked_at else None,
+        ctx, past, kept = self._context(
+            ids, attention_mask, position_ids, past_key_values, use_cache, output_attentions, output_hidden_states
         )
         hidden = self.hidden(ids, ctx)
         if isinstance(logits_to_keep, int):
@@ -118,7 +104,7 @@ class Called(Decoder):
         else:
             hidden = hidden[:, logits_to_keep]
         logits = self.logits(hidden, ctx)
-        if looked_at and past_key_values is None:
+        if ctx.sums is not None and past_key_values is None:
             require_finite(self, logits, ids, ctx)
         out = CausalLMOutput(
             loss=None if labels is None else _loss(logits, labels, num_items_in_batch),
@@ -128,6 +114,64 @@ class Called(Decoder):
             attentions=tuple(kept.values["pattern"]) if kept and output_attentions else None,
         )
         return out.to_tuple() if return_dict is False else out
+
+    def backbone(
+        self,
+        input_ids: Int[Tensor, "B T"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "B T"] | None = None,
+        past_key_values: PastKeyValues | None = None,
+        inputs_embeds: Float[Tensor, "B T D"] | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **unknown: Any,
+    ) -> BackboneOutput | tuple[Any, ...]:
+        """The same without the head: the stream after the final norm, ``last_hidden_state``."""
+        refuse_unknown("model.model(…)", without(unknown, FORWARD_WITHOUT_EFFECT), FORWARD, ELSEWHERE)
+        ids = self._ids(input_ids, inputs_embeds)
+        ctx, past, kept = self._context(
+            ids, attention_mask, position_ids, past_key_values, use_cache, output_attentions, output_hidden_states
+        )
+        out = BackboneOutput(
+            last_hidden_state=self.hidden(ids, ctx),
+            past_key_values=past,
+            hidden_states=_stream(kept) if kept and output_hidden_states else None,
+            attentions=tuple(kept.values["pattern"]) if kept and output_attentions else None,
+        )
+        return out.to_tuple() if return_dict is False else out
+
+    def _context(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        past_key_values: PastKeyValues | None,
+        use_cache: bool | None,
+        output_attentions: bool | None,
+        output_hidden_states: bool | None,
+    ) -> tuple[Context, PastKeyValues | None, _Kept | None]:
+        """One pass: where its tokens stand, what they may see, what is kept of it."""
+        batch, count = ids.shape[:2]
+        past = self._past(past_key_values, use_cache, batch, count)
+        mask = self._mask(attention_mask, past, ids)
+        if position_ids is None:
+            counted = torch.ones(batch, count, dtype=torch.long, device=ids.device) if mask is None else mask
+            seen = 0 if past is None else past.get_seq_length()
+            position_ids = (counted.cumsum(1) - 1).clamp(min=0)[:, -count:] + (seen if mask is None else 0)
+        looked_at = not torch.compiler.is_compiling() and not ids.is_meta and not ids.is_floating_point()
+        looks = output_attentions or output_hidden_states
+        kept = _Kept("resid_pre", "resid_post", "final", "pattern") if looks else None
+        ctx = Context(
+            position_ids,
+            cache=None if past is None else past.cache,
+            attend=explicit if output_attentions else None,
+            recorder=kept,
+            key_mask=mask,
+            sums=[] if looked_at else None,
+        )
+        return ctx, past, kept
 
     def _ids(self, input_ids: Any, inputs_embeds: Tensor | None) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):

@@ -22,6 +22,36 @@ from pellucid.model.load import weights_of
 from pellucid.model.quantized import QuantizedLinear
 
 
+class Backbone:
+    """A model without its head, by the names that transformers' have; its parts are the model's own."""
+
+    def __init__(self, model: CausalLM) -> None:
+        self._model = model
+        self.embed_tokens, self.norm = model.embed, model.final_norm
+
+    def __call__(self, *args: Any, **call: Any) -> Any:
+        return self._model.backbone(*args, **call)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+class Tied:
+    """An embedding table in the place of a head."""
+
+    bias = None
+
+    def __init__(self, table: nn.Module) -> None:
+        self.table = table
+
+    @property
+    def weight(self) -> Any:
+        return self.table.weight
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return torch.nn.functional.linear(hidden, self.weight)
+
+
 class CausalLM(Called):
     """A decoder that is called with ids and a mask, generates, and saves itself."""
 
@@ -29,28 +59,23 @@ class CausalLM(Called):
 
     # --- training ----------------------------------------------------------------------------------------------------
 
-    def train(self, mode: bool = True) -> CausalLM:
-        """As torch's; and weights that were loaded want gradients from now on, where nobody has chosen which do."""
-        if mode and self._as_loaded and not any(parameter.requires_grad for parameter in self.parameters()):
-            for parameter in self.parameters():
-                parameter.requires_grad_(parameter.is_floating_point())
-            self._as_loaded = False
-        return super().train(mode)
-
-    def requires_grad_(self, requires_grad: bool = True) -> CausalLM:
-        self._as_loaded = False
-        return super().requires_grad_(requires_grad)
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
-        """Keep only what each layer reads, and compute the rest anew on the way back."""
-        self.recompute = True
+    def gradient_checkpointing_enable(
+        self,
+        gradient_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Of every n-th layer keep only what it reads, and compute the rest anew on the way back."""
+        if offload:
+            raise ConfigError("what layers read stays on the model's device", received="offload=True")
+        self.recompute = max(every_n_layers, 1)
 
     def gradient_checkpointing_disable(self) -> None:
-        self.recompute = False
+        self.recompute = 0
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        return self.recompute
+        return self.recompute > 0
 
     supports_gradient_checkpointing = True
 
@@ -61,21 +86,18 @@ class CausalLM(Called):
     # --- what it is made of ------------------------------------------------------------------------------------------
 
     @property
-    def model(self) -> CausalLM:
-        """The model without its head, for ``model.model.layers``: here the layers are the model's own."""
-        return self
+    def model(self) -> Backbone:
+        """The model without its head: to be called, and for ``model.model.layers``."""
+        return Backbone(self)
 
-    @property
-    def base_model(self) -> CausalLM:
-        return self
-
-    @property
-    def name_or_path(self) -> str:
-        return self.config.name_or_path
+    base_model = model
 
     @property
     def hf_device_map(self) -> dict[str, Any]:
-        return {"": self.device}
+        """The whole model on its one device, where a ``device_map`` was asked for."""
+        if not self.mapped:
+            raise AttributeError("hf_device_map: no device_map was asked for")
+        return {"": str(self.device) if self.device.index is None else self.device.index}
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -101,9 +123,9 @@ class CausalLM(Called):
     def get_input_embeddings(self) -> nn.Module:
         return self.embed
 
-    def get_output_embeddings(self) -> nn.Module | None:
-        """The head; where it is tied, the embedding table."""
-        return self.embed if self.lm_head is None else self.lm_head
+    def get_output_embeddings(self) -> nn.Module | Tied:
+        """The head; where it is tied, the embedding table, as one."""
+        return Tied(self.embed) if self.lm_head is None else self.lm_head
 
     def tie_weights(self, **_: Any) -> None:
         """Nothing to do: a tied head is the table itself, not a copy of it."""

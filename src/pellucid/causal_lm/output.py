@@ -56,6 +56,16 @@ class CausalLMOutput(Output):
 
 
 @dataclass(eq=False)
+class BackboneOutput(Output):
+    """Of a pass without the head: the stream after the final norm (B, T, D), and the rest as a forward's."""
+
+    last_hidden_state: Float[Tensor, "B T D"] = None  # type: ignore[assignment]
+    past_key_values: Any = None
+    hidden_states: tuple[Float[Tensor, "B T D"], ...] | None = None
+    attentions: tuple[Float[Tensor, "B H T S"], ...] | None = None
+
+
+@dataclass(eq=False)
 class GenerateOutput(Output):
     """Of ``generate(return_dict_in_generate=True)``: ``sequences`` (B, T + new), and for each new token, where asked
     for, the logits as the model gave them, and the scores that the choice was made from, both (B, V).

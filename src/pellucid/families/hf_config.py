@@ -74,6 +74,17 @@ class HFConfig(ModelConfig):
     def get(self, name: str, default: Any = None) -> Any:
         return getattr(self, name, default)
 
+    @classmethod
+    def from_pretrained(cls, name: Any, **call: Any) -> HFConfig:
+        """As ``AutoConfig.from_pretrained``, of a folder or file on disk."""
+        from pathlib import Path
+
+        from pellucid.base.files import read_json
+
+        path = Path(name)
+        keys = read_json(path / "config.json" if path.is_dir() else path)
+        return cls.of(family_of(keys.get("model_type"), path, keys).config(keys), where=name)
+
     def get_text_config(self, *_: Any, **__: Any) -> HFConfig:
         return self
 

@@ -108,7 +108,7 @@ def make_mlp(d_model: int, mlp: MLPConfig, experts: ExpertsConfig | None) -> MLP
 class Decoder(nn.Module):
     """token ids → embeddings (+ positions) → layers → final norm → logits."""
 
-    recompute = False  # keep of each layer only what it reads, and compute the rest anew on the way back
+    recompute = 0  # n: of each n-th layer keep only what it reads, and compute the rest anew on the way back; 0: none
     generation_config: Mapping[str, Any] = {}  # what the checkpoint that it came from asks for when it answers
     quantization: str | None = None  # how that checkpoint's weights were quantized, in a few words
 
@@ -164,11 +164,11 @@ class Decoder(nn.Module):
         ctx.rotations = {rope: rotation(rope, ctx.positions, lengths, x.dtype) for rope in self.config.ropes}
         ctx.lent.clear()
         ctx.side = self._side(token_ids, x, ctx) if self.config.layers[0].side else None
-        recompute = self.recompute and self.training and torch.is_grad_enabled()
+        every = self.recompute if self.training and torch.is_grad_enabled() else 0
         if self.config.wide_stream:
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-        for layer in self.layers:
-            x = checkpoint(layer, x, ctx, use_reentrant=False) if recompute else layer(x, ctx)
+        for i, layer in enumerate(self.layers):
+            x = checkpoint(layer, x, ctx, use_reentrant=False) if every and i % every == 0 else layer(x, ctx)
         if ctx.cache is not None:
             ctx.cache.advance(token_ids.shape[1])
         x = x if self.final_norm is None else self.final_norm(x)
@@ -178,6 +178,8 @@ class Decoder(nn.Module):
         """For every layer a narrow vector of each token: a row of a table, and a map of the embedding."""
         side = self.config.layers[0].side
         assert side is not None
+        if token_ids.is_floating_point():
+            raise RequestError("this model's layers look tokens up by their ids", received="embeddings in place of ids")
         width = x.new_tensor(math.sqrt(side.width))
         rows = ctx.tap(self, "side_embed", self.side_embed(token_ids) * width)
         mapped = ctx.tap(self, "side_context", self.side_proj(x, ctx) * self.config.d_model**-0.5)

@@ -186,21 +186,20 @@ def _updates(
     """Each map's update, checked against the model's shapes before anything is made of it."""
     ranks, alphas = (_pattern(described, key, where) for key in ("rank_pattern", "alpha_pattern"))
     shapes, unread = weight_shapes(config), set(stored)
-    updates: dict[str, Update] = {}
-    for projection in projections(config):
-        names = [f"{PREFIX}{projection.theirs}.lora_{part}.weight" for part in "AB"]
+
+    def taken(module: str, out: int, into: int) -> Update | None:
+        """The update of a map by this name; None where there is none."""
+        names = [f"{PREFIX}{module}.lora_{part}.weight" for part in "AB"]
         present = [name for name in names if name in unread]
         if not present:
-            continue
+            return None
         if len(present) == 1:
             raise WeightsError(
                 f"{present[0]} is there without the other half", where=where, remedy="the adapter is incomplete"
             )
-        unread -= set(names)
+        unread.difference_update(names)
         a, b = stored[names[0]], stored[names[1]]
-        rank = _matching(ranks, projection.theirs, settings.rank)
-        into = shapes[f"{projection.ours[0]}.weight"][1]
-        out = sum(shapes[f"{name}.weight"][0] for name in projection.ours)
+        rank = _matching(ranks, module, settings.rank)
         for name, array, shape in zip(names, (a, b), ((rank, into), (out, rank)), strict=True):
             if array.shape != shape:
                 raise WeightsError(
@@ -212,9 +211,19 @@ def _updates(
                 )
             if array.dtype not in FLOATS:
                 raise WeightsError(f"{name} is no floating-point tensor", where=where, received=array.dtype)
-        scale = settings.scale(int(rank), _matching(alphas, projection.theirs, settings.alpha))
-        for name, part in zip(projection.ours, projection.rows.forward(b, projection.match.place), strict=True):
-            updates[name] = Update(a, part, scale)
+        return Update(a, b, settings.scale(int(rank), _matching(alphas, module, settings.alpha)))
+
+    updates: dict[str, Update] = {}
+    for projection in projections(config):
+        outs = [shapes[f"{name}.weight"] for name in projection.ours]
+        if whole := taken(projection.theirs, sum(out for out, _ in outs), outs[0][1]):
+            rows = projection.rows.forward(whole.b, projection.match.place)
+            updates |= {
+                name: Update(whole.a, part, whole.scale) for name, part in zip(projection.ours, rows, strict=True)
+            }
+        for name, shape in zip(projection.ours, outs, strict=True):  # of PEFT on a model of ours
+            if own := taken(name, *shape):
+                updates[name] = own
     if unread:
         _refuse_tensors(sorted(unread), config, where)
     if not updates:

@@ -1,0 +1,188 @@
+"""transformers' pipeline and Trainer, PEFT, TRL and accelerate take our model: the real ones, a step each."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import pellucid
+from pellucid import AutoModelForCausalLM, AutoTokenizer
+from pellucid.base.errors import RequestError, UnsupportedError
+from pellucid.causal_lm import CausalLM
+
+TEXT = "Once upon a time there was a girl"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model that is shipped, with its tokenizer, as transformers reads it."""
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    AutoModelForCausalLM.from_pretrained("tiny", device="cpu", dtype="float32").save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def model(folder: Path) -> CausalLM:
+    return AutoModelForCausalLM.from_pretrained(folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def theirs(folder: Path) -> Any:
+    """transformers' tokenizer of the same folder."""
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def batch(tokenizer: Any) -> dict[str, torch.Tensor]:
+    ids = torch.tensor([tokenizer.encode(TEXT)])
+    return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
+
+
+# --- transformers ----------------------------------------------------------------------------------------------------
+
+
+def test_transformers_pipeline_answers_as_with_its_own_model(folder: Path, model: CausalLM, theirs: Any) -> None:
+    own = transformers.pipeline("text-generation", model=str(folder), device="cpu", dtype=torch.float32)
+    ours = transformers.pipeline("text-generation", model=model, tokenizer=theirs)
+    call = {"max_new_tokens": 8, "do_sample": False}
+    assert ours(TEXT, **call) == own(TEXT, **call)
+
+
+def test_our_pipeline_answers_as_transformers_does(folder: Path) -> None:
+    theirs = transformers.pipeline("text-generation", model=str(folder), device="cpu", dtype=torch.float32)
+    ours = pellucid.pipeline("text-generation", model=str(folder), device="cpu", dtype="float32")
+    call: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False}
+    assert ours(TEXT, **call) == theirs(TEXT, **call)
+    assert ours([TEXT, "The"], **call) == theirs([TEXT, "The"], **call)
+    assert ours(TEXT, return_full_text=False, **call) == theirs(TEXT, return_full_text=False, **call)
+    call |= {"num_beams": 2, "num_return_sequences": 2}
+    assert ours(TEXT, **call) == theirs(TEXT, **call)
+
+
+def test_our_pipeline_takes_a_model_and_refuses_other_tasks(model: CausalLM) -> None:
+    pipe = pellucid.pipeline(model=model)
+    assert pipe(TEXT, max_new_tokens=2, do_sample=False)[0]["generated_text"].startswith(TEXT)
+    with pytest.raises(UnsupportedError, match="continue texts"):
+        pellucid.pipeline("fill-mask")
+    with pytest.raises(RequestError, match="no tokenizer"):
+        pellucid.pipeline(model=AutoModelForCausalLM.from_config(model.config))
+
+
+def test_transformers_trainer_takes_two_steps(model: CausalLM, theirs: Any, tmp_path: Path) -> None:
+    row = {name: value[0].tolist() for name, value in batch(theirs).items()}
+    settings = transformers.TrainingArguments(
+        output_dir=str(tmp_path), max_steps=2, report_to=[], use_cpu=True, save_strategy="no", learning_rate=1e-3
+    )
+    before = model(**batch(theirs)).loss.item()
+    trainer = transformers.Trainer(model=model, args=settings, train_dataset=[row] * 4)  # type: ignore[arg-type]
+    trainer.train()
+    assert model(**batch(theirs)).loss.item() < before
+
+
+# --- PEFT ------------------------------------------------------------------------------------------------------------
+
+
+def test_peft_trains_an_adapter_that_we_read_and_that_merges(model: CausalLM, theirs: Any, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"])
+    adapted = peft.get_peft_model(model, settings)
+    assert all(("lora_" in name) == value.requires_grad for name, value in adapted.named_parameters())
+    optimizer = torch.optim.SGD([value for value in adapted.parameters() if value.requires_grad], 10.0)
+    adapted.train()
+    for _ in range(2):  # B begins at zero: A learns from the second step on
+        adapted(**batch(theirs)).loss.backward()
+        optimizer.step()
+    adapted.eval()
+    ids = batch(theirs)["input_ids"]
+    expected = adapted(input_ids=ids).logits
+    adapted.save_pretrained(tmp_path)
+    read = AutoModelForCausalLM.from_pretrained(tmp_path, device="cpu", dtype="float32")
+    torch.testing.assert_close(read(ids).logits, expected, rtol=0, atol=1e-4)
+    assert adapted.generate(input_ids=ids, max_new_tokens=3).shape == (1, ids.shape[1] + 3)
+    torch.testing.assert_close(adapted.merge_and_unload()(ids).logits, expected, rtol=0, atol=1e-4)
+
+
+# --- accelerate and TRL ----------------------------------------------------------------------------------------------
+
+
+def test_accelerate_prepares_and_steps(model: CausalLM, theirs: Any) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True)
+    optimizer = torch.optim.AdamW(model.train().parameters(), 1e-3)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    before = prepared(**batch(theirs)).loss
+    accelerator.backward(before)
+    optimizer.step()
+    assert prepared(**batch(theirs)).loss.item() < before.item()
+    assert accelerator.unwrap_model(prepared) is model
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_trl_fine_tunes(model: CausalLM, theirs: Any, tmp_path: Path, lora: bool) -> None:
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+    peft = pytest.importorskip("peft")
+    settings = trl.SFTConfig(
+        output_dir=str(tmp_path), max_steps=1, report_to=[], use_cpu=True, bf16=False, max_length=32, learning_rate=1e-3
+    )
+    adapter = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]) if lora else None
+    data = datasets.Dataset.from_list([{"text": TEXT}] * 8)
+    losses = []
+    for one in (model, transformers.AutoModelForCausalLM.from_pretrained(model.name_or_path, dtype=torch.float32)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = trl.SFTTrainer(
+                model=one, args=settings, train_dataset=data, processing_class=theirs, peft_config=adapter
+            )
+            losses.append(trainer.train().training_loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    with torch.no_grad():
+        assert trainer.model(**batch(theirs)).loss.item() != losses[0]
+
+
+# --- streamers and seeds ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whose", [pellucid, transformers], ids=["ours", "transformers"])
+def test_a_text_arrives_in_pieces(model: CausalLM, theirs: Any, whose: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = batch(theirs)["input_ids"]
+    whole = theirs.decode(model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :])
+    streamer = whose.TextIteratorStreamer(theirs, skip_prompt=True)
+    call = {"input_ids": ids, "max_new_tokens": 6, "do_sample": False, "streamer": streamer}
+    thread = threading.Thread(target=model.generate, kwargs=call)
+    thread.start()
+    assert "".join(streamer) == whole
+    thread.join()
+    model.generate(ids, max_new_tokens=6, do_sample=False, streamer=whose.TextStreamer(theirs, skip_prompt=True))
+    assert capsys.readouterr().out == whole + "\n"
+
+
+def test_our_streamer_waits_for_whole_characters() -> None:
+    tokenizer = AutoTokenizer.from_pretrained("tiny")
+    ids = tokenizer.encode("水と火", add_special_tokens=False)
+    streamer = pellucid.TextIteratorStreamer(tokenizer)
+    for token in ids:
+        streamer.put([token])
+    streamer.end()
+    pieces = list(streamer)
+    assert "".join(pieces) == "水と火"
+    assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+
+
+def test_a_seed_for_all() -> None:
+    def draws() -> tuple[float, float, float]:
+        import random
+
+        import numpy as np
+
+        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+    pellucid.set_seed(5)
+    first = draws()
+    pellucid.set_seed(5)
+    assert draws() == first != draws()
