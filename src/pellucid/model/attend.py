@@ -81,13 +81,15 @@ def sdpa(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> T
     A query whose scores are all NaN gets zeros from it: see ``Context.sums``.
     """
     config, (batch, num_heads, num_queries, head_dim) = attention.config, q.shape
-    if config.softcap is not None or sinks_of(attention) is not None:
+    sinks = sinks_of(attention)
+    if config.softcap is not None or (sinks is not None and num_queries == 1):
         return explicit(attention, q, k, v, ctx)
     k, v, first = attention.remembered(k, v, ctx)
     start = first + k.shape[2] - num_queries
     num_keys, groups = k.shape[2], num_heads // k.shape[1]
     implied = (
         ctx.key_mask is None
+        and sinks is None
         and config.alibi is None
         and num_queries in (1, num_keys)
         and (config.window is None or num_keys <= config.window)
@@ -107,8 +109,29 @@ def sdpa(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> T
         return z.reshape(batch, num_heads, 1, -1)  # on a GPU it may come by other strides
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    if sinks is not None:
+        return _beside_sinks(q, k, v, sinks, mask, config.softmax_scale)
     causal = implied and num_queries > 1
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=config.softmax_scale)
+
+
+def _beside_sinks(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Float[Tensor, "H"], mask: Tensor | None, scale: float
+) -> Float[Tensor, "B H T E"]:
+    """The fused kernel, for heads with a score beside their keys': one more key, which all see and whose value is 0.
+
+    Queries get one more number, the sink's score, that this key alone multiplies, by 1; zeros fill up the width that
+    kernels like.
+    """
+    assert mask is not None
+    width, more = v.shape[-1], 8
+    own = q.new_zeros(*q.shape[:-1], more)
+    own[..., 0] = (sinks / scale).to(q.dtype)[:, None]
+    nobody = F.one_hot(torch.tensor(k.shape[-1], device=k.device), k.shape[-1] + more).to(k.dtype)
+    k = torch.cat((F.pad(k, (0, more)), nobody.expand(*k.shape[:2], 1, -1)), 2)
+    v = F.pad(v, (0, k.shape[-1] - width, 0, 1))
+    seen = F.pad(mask, (0, 1), value=True if mask.dtype == torch.bool else 0.0)
+    return F.scaled_dot_product_attention(torch.cat((q, own), -1), k, v, attn_mask=seen, scale=scale)[..., :width]
 
 
 def explicit(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
