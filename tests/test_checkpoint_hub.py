@@ -16,12 +16,14 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 import pytest
+from click.testing import CliRunner
 from huggingface_hub import constants
 
 from pellucid.base.errors import ModelNotFoundError
-from pellucid.checkpoint.sources.hub import HubName, cached, fetch
+from pellucid.checkpoint.sources.hub import HubName, cached, fetch, folder_of, is_in_cache
 from pellucid.checkpoint.sources.hub_files import needed
 from pellucid.checkpoint.sources.resolve import resolve
+from pellucid.cli.app import app
 
 WEIGHTS = bytes(range(256)) * 1024
 INDEX = json.dumps(
@@ -370,6 +372,40 @@ def test_a_fresh_download_asks_for_the_needed_files_only(server: Hub) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(plan(SAFETENSORS))
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     assert server.asked_for() == sorted(plan(SAFETENSORS))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "org/ggufs/m-Q8_0.gguf",
+        "hf.co/org/ggufs:q8_0",
+        "https://huggingface.co/org/ggufs/blob/main/m-Q8_0.gguf",
+        "https://huggingface.co/org/ggufs/resolve/main/m-Q8_0.gguf?download=true",
+    ],
+)
+def test_a_link_or_a_path_in_a_repository_fetches_that_file(server: Hub, name: str) -> None:
+    assert resolve(name).read_bytes() == b"GGUF8"
+    assert server.asked_for() == ["m-Q8_0.gguf"]
+
+
+def test_what_was_fetched_is_listed_with_its_files_and_can_be_removed(server: Hub) -> None:
+    for name in ("org/plain", "org/ggufs:Q8_0", "org/ggufs:BF16"):
+        resolve(name)
+    rows = {row["name"]: row for row in json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout) if row["cached"]}
+    assert rows["org/plain"]["size"] > len(WEIGHTS)
+    assert rows["org/ggufs:m-Q8_0.gguf"]["size"] == len(b"GGUF8")
+    assert "org/ggufs:BF16/m-BF16-00001-of-00002.gguf" in rows
+    for name in rows:
+        if name.startswith("org/"):
+            assert resolve(name, offline=True).exists()
+    remove = lambda name: CliRunner().invoke(app, ["rm", "-y", name])  # noqa: E731
+    assert remove("org/ggufs:Q8_0").exception is None  # this file, not the others
+    assert "freed 12 bytes" in remove("org/ggufs:BF16").stderr  # both parts
+    assert not [path for path in (folder_of("org/ggufs") / "blobs").iterdir() if path.read_bytes().startswith(b"GGUF")]
+    assert isinstance(remove("org/ggufs:Q8_0").exception, ModelNotFoundError)
+    assert remove("org/ggufs").exception is None
+    assert not is_in_cache("org/ggufs")
+    assert is_in_cache("org/plain")
 
 
 def test_the_second_run_transfers_nothing(server: Hub) -> None:

@@ -90,6 +90,19 @@ def test_vocab_and_merges_are_gpt2(shared: Path, tmp_path: Path, kind: str | Non
     assert tokenizer.eos_token_id == 50256
 
 
+@pytest.mark.parametrize("kind", ["Qwen2Tokenizer", "GPTNeoXTokenizer", "CohereTokenizer", "CodeGenTokenizer"])
+def test_vocab_and_merges_are_cut_as_their_class_cuts(shared: Path, tmp_path: Path, kind: str):
+    gpt2_folder(shared, tmp_path)
+    (tmp_path / TOKENIZER_CONFIG_FILE).write_text(json.dumps({"tokenizer_class": kind}))
+    ours, theirs = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert type(theirs).__name__ == kind
+    texts = (
+        (shared / "gguf_vocabs" / "ggml-vocab-gpt-2.gguf.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    )
+    for text in [*texts, "e\u0301 12345 I'LL\n\nx", (shared / "text_misc" / "wizard_of_oz.txt").read_text()[:20_000]]:
+        assert ours.encode(text) == theirs(text)["input_ids"], text[:60]
+
+
 def test_vocab_and_merges_of_another_class_are_not_guessed(shared: Path, tmp_path: Path):
     gpt2_folder(shared, tmp_path)
     (tmp_path / TOKENIZER_CONFIG_FILE).write_text('{"tokenizer_class": "CLIPTokenizer"}')

@@ -65,7 +65,12 @@ def _removal(name: str) -> Removal:
         raise RequestError("it is a part of Pellucid", where=name)
     if isinstance(source, HubName):
         if hub.is_in_cache(source.repo) and not Path(name).exists():
-            repo = source.repo
+            repo, files = source.repo, hub.weights_in_cache(source) if source.pick else []
+            if files:  # of several in the repository, this one
+                num_bytes = sum(file.stat().st_size for file in files)
+                return Removal(str(source), files[0], num_bytes, lambda: hub.remove_weights(files))
+            if source.pick:
+                raise ModelNotFoundError("that file was not fetched", where=repr(name), remedy="`pellucid list`")
             where = hub.folder_of(repo)
             return Removal(repo, where, hub.size_in_cache(repo), lambda: hub.remove_from_cache(repo))
     elif source is not None and entry is not None:

@@ -104,6 +104,17 @@ def fetch(name: HubName, *, weights: bool = True, offline: bool = False, progres
 
 def cached(name: HubName, *, weights: bool = True) -> Path | None:
     """The model in the cache, where it is there whole; None where it is not."""
+    found = _cached(name, weights)
+    if found is None:
+        return None
+    folder, files = found
+    if files.main is not None:
+        return folder / files.main
+    return folder if files.small else None
+
+
+def _cached(name: HubName, weights: bool = True) -> tuple[Path, Needed] | None:
+    """The newest snapshot's folder, and which of its files make up the model."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -116,9 +127,7 @@ def cached(name: HubName, *, weights: bool = True) -> Path | None:
         files = needed(names, lambda index: read_index(folder / index).values(), name, name.pick, weights)
     except (LocalEntryNotFoundError, HFValidationError, PellucidError):
         return None
-    if files.main is not None:
-        return folder / files.main
-    return folder if files.small else None
+    return folder, files
 
 
 def ggufs_in_cache(repo: str) -> list[tuple[str, int]]:
@@ -137,9 +146,24 @@ def size_in_cache(repo: str) -> int:
     return sum(path.stat().st_size for path in (folder_of(repo) / "blobs").glob("*") if path.is_file())
 
 
+def weights_in_cache(name: HubName) -> list[Path]:
+    """The files of a chosen GGUF model in the hub's cache, whole or in parts."""
+    found = _cached(name)
+    return [] if found is None else [found[0] / file for file in found[1].weights]
+
+
 def remove_from_cache(repo: str) -> None:
     """Remove a repository, all its revisions, from the hub's cache."""
     shutil.rmtree(folder_of(repo))
+
+
+def remove_weights(files: list[Path]) -> None:
+    """Remove files of a repository from the hub's cache, with what their names there lead to."""
+    for file in files:
+        blob = file.resolve()
+        file.unlink()
+        if blob != file:
+            blob.unlink(missing_ok=True)
 
 
 def is_in_cache(repo: str) -> bool:

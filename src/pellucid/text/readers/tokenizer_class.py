@@ -47,11 +47,13 @@ CLASSES: dict[str, TokenizerClass] = {
         prefix_space="byte level", names=_QWEN_NAMES, words="qwen2", cuts=PRE_TOKENIZERS["qwen2"].patterns
     ),
     "Qwen3_5Tokenizer": TokenizerClass(prefix_space="byte level", names=_QWEN_NAMES),
-    "CohereTokenizer": TokenizerClass(prefix_space="byte level", padding_side="left"),
+    "CodeGenTokenizer": TokenizerClass(prefix_space="byte level", names=_GPT2_NAMES, words="gpt-2", cuts=_GPT2_CUTS),
+    "CohereTokenizer": TokenizerClass(prefix_space="byte level", words="command-r", padding_side="left"),
     "GPTNeoXTokenizer": TokenizerClass(
         prefix_space="byte level",
         names={**_GPT2_NAMES, "pad_token": "<|padding|>"},
         ends=(False, False),
+        words="olmo",
         cuts=_GPT2_CUTS,
     ),
     "LlamaTokenizer": TokenizerClass(prefix_space="metaspace", legacy=True, names=_LLAMA_NAMES, padding_side="left"),
