@@ -12,7 +12,6 @@ from pellucid.families.translation.experts import a_sparse_layer, expert_rules, 
 from pellucid.families.translation.gguf import EXPERT_RULES, GGUF, expert_width, experts_keys
 from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
-from pellucid.families.translation.rules import Rule
 
 HARMLESS = (*lfm2.HARMLESS, "intermediate_size")
 
@@ -80,7 +79,6 @@ GGUF = GGUF(
     weights=(
         *lfm2.GGUF.weights,
         *EXPERT_RULES,
-        Rule("blk.{i}.exp_probs_b.bias", "layers.{i}.mlp.correction_bias"),
     ),
     experts=True,
 )

@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import MLPConfig, ModelConfig
 from pellucid.families import llama, qwen3_next
 from pellucid.families.translation.delta_net import DELTA_RULES, GATED_QUERY, SPLIT_CONV
+from pellucid.families.translation.delta_net_gguf import Tiled, delta_net_keys, delta_net_rules
+from pellucid.families.translation.gguf import GGUF
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
 from pellucid.families.translation.rules import Rule, without
 from pellucid.families.translation.text_part import in_one_place
@@ -45,7 +49,18 @@ WEIGHTS = (
     *DELTA,
 )
 IGNORED = (*llama.IGNORED, "mtp.*")
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    return delta_net_keys("qwen35", metadata, tensors) | {"model_type": "qwen3_5_text"}
+
+
+GGUF_RULES = (
+    *delta_net_rules(tiled=True),
+    Rule("blk.{i}.ssm_alpha.weight", f"{OURS}.decay_proj.weight", (Tiled(1),)),
+    Rule("blk.{i}.ssm_beta.weight", f"{OURS}.beta_proj.weight", (Tiled(1),)),
+)
+GGUF = GGUF(architecture="qwen35", hf=gguf_hf, weights=GGUF_RULES)
 
 TINY = llama.TINY | qwen3_next.HYBRID | {"model_type": "qwen3_5_text"}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
 from pellucid.families import llama, qwen2_moe, qwen3_5, qwen3_next
 from pellucid.families.translation.delta_net import GATED_QUERY
+from pellucid.families.translation.delta_net_gguf import delta_net_keys
 from pellucid.families.translation.experts import in_memory
+from pellucid.families.translation.gguf import EXPERT_RULES, GGUF, SHARED_EXPERT_RULES, expert_width, experts_keys
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
 from pellucid.families.translation.rules import without
 from pellucid.families.translation.text_part import in_one_place
@@ -47,7 +51,26 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 WEIGHTS = (*without(qwen2_moe.WEIGHTS, "self_attn.q_proj"), *GATED_QUERY, *qwen3_next.QK_NORMS, *qwen3_5.DELTA)
 ALSO = in_memory(WEIGHTS, "mlp")
 IGNORED = (*llama.IGNORED, "mtp.*")
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    return (
+        delta_net_keys("qwen35moe", metadata, tensors)
+        | experts_keys("qwen35moe", metadata, normalize=True)
+        | {
+            "model_type": "qwen3_5_moe_text",
+            "moe_intermediate_size": expert_width("qwen35moe", metadata, tensors),
+            "shared_expert_intermediate_size": metadata.needed("qwen35moe.expert_shared_feed_forward_length"),
+        }
+    )
+
+
+GGUF = GGUF(
+    architecture="qwen35moe",
+    hf=gguf_hf,
+    weights=(*qwen3_5.GGUF_RULES, *EXPERT_RULES, *SHARED_EXPERT_RULES),
+    experts=True,
+)
 
 EXPERTS = {
     "num_experts": 8,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import DeltaNetConfig, ExpertsConfig, MLPConfig, ModelConfig, NormConfig
 from pellucid.families import llama, qwen2_moe, qwen3_moe
 from pellucid.families.translation.delta_net import (
@@ -18,7 +19,10 @@ from pellucid.families.translation.delta_net import (
     delta_net_to_hf,
     kinds,
 )
+from pellucid.families.translation.delta_net_gguf import delta_net_keys, delta_net_rules
 from pellucid.families.translation.experts import in_memory
+from pellucid.families.translation.gguf import EXPERT_RULES, GGUF, SHARED_EXPERT_RULES, expert_width, experts_keys
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys, partial_rotary_to_hf, rope
 from pellucid.families.translation.rules import Rule, SplitBlocks, without
 
@@ -116,7 +120,34 @@ WEIGHTS = (
 )
 ALSO = in_memory(WEIGHTS, "mlp")
 IGNORED = (*llama.IGNORED, "mtp.*")
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    return (
+        delta_net_keys("qwen3next", metadata, tensors)
+        | experts_keys("qwen3next", metadata, normalize=True)
+        | {
+            "model_type": "qwen3_next",
+            "norm_topk_prob": True,
+            "moe_intermediate_size": expert_width("qwen3next", metadata, tensors),
+            "shared_expert_intermediate_size": metadata.needed("qwen3next.expert_shared_feed_forward_length"),
+        }
+    )
+
+
+GGUF = GGUF(
+    architecture="qwen3next",
+    hf=gguf_hf,
+    weights=(
+        *delta_net_rules(tiled=False),
+        Rule(
+            "blk.{i}.ssm_ba.weight", tuple(f"layers.{{i}}.delta_net.{x}_proj.weight" for x in ("beta", "decay")), (BA,)
+        ),
+        *EXPERT_RULES,
+        *SHARED_EXPERT_RULES,
+    ),
+    experts=True,
+)
 
 HYBRID = {
     "rms_norm_eps": 1e-4,  # of small heads, too: what is near 0 is not divided by itself

@@ -101,6 +101,28 @@ class Split:
 
 
 @dataclass(frozen=True)
+class SplitParts:
+    """``Split``, and then transforms of each part's own."""
+
+    sizes: Callable[[LayerConfig], tuple[int, ...]]
+    parts: tuple[tuple[Transform, ...], ...]
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        made = Split(self.sizes).forward(arrays, place)
+        for i, transforms in enumerate(self.parts):
+            for transform in transforms:
+                made[i : i + 1] = transform.forward(made[i : i + 1], place)
+        return made
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        made = list(arrays)
+        for i, transforms in enumerate(self.parts):
+            for transform in reversed(transforms):
+                made[i : i + 1] = transform.inverse(made[i : i + 1], place)
+        return Split(self.sizes).inverse(made, place)
+
+
+@dataclass(frozen=True)
 class SplitBlocks:
     """Rows of several maps for the first block of heads, then for the second, …, cut into the maps; back: by block.
 
