@@ -26,6 +26,12 @@ QWEN = {"hidden_size": 16, "intermediate_size": 16, "depth": 1, "num_heads": 2, 
 # model_type, perhaps with a year -> its text part, its vision part, and keys of its own
 WHOLE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gemma3": ("gemma3_text", EYES | {"model_type": "siglip_vision_model"}, {"mm_tokens_per_image": 1}),
+    "gemma4": (
+        "gemma4_text",
+        {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+        | {"num_key_value_heads": 2, "patch_size": 4, "position_embedding_size": 64},
+        {"image_token_id": 95, "video_token_id": 94, "audio_token_id": 93},
+    ),
     "mistral3": ("mistral", EYES | {"model_type": "pixtral", "head_dim": 8}, {"image_token_index": 95}),
     "mistral3/2025": ("ministral3", EYES | {"model_type": "pixtral", "head_dim": 8}, {"image_token_index": 95}),
     "llama4": (

@@ -13,6 +13,7 @@ from typing import Any
 # config does not say it. (Not those whose text sees both ways, or reads images by layers of its own.)
 WITH_IMAGES = {
     "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
     "mistral3": "mistral",  # or ministral3, as its text_config says
     "llama4": "llama4_text",
     "llava": "llama",
@@ -78,6 +79,9 @@ def _one_place(rope: Any) -> Any:
 _OF_IMAGES = {
     "visual",
     "vision_tower",
+    "embed_vision",
+    "audio_tower",
+    "embed_audio",
     "vision_model",
     "vision_encoder",
     "multi_modal_projector",
