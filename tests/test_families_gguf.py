@@ -658,7 +658,9 @@ def test_tensor_names_are_those_that_the_gguf_package_gives_to_the_models_names(
     module, config = FAMILIES[family], tiny(family).config
     architecture = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == module.GGUF.architecture)
     table = gguf.get_tensor_name_map(architecture, config.num_layers)
-    ours = {match.ours: match.theirs for match in matches(config, module.GGUF.weights)}
+    joined = {theirs for rule in module.GGUF.also for theirs, _, _ in rule.places(config)}
+    rules = as_stored(config, module.GGUF.weights, module.GGUF.also, joined)
+    ours = {match.ours: match.theirs for match in matches(config, rules)}
     named = {match.theirs: ours[match.ours] for match in matches(config, module.WEIGHTS) if match.ours in ours}
     assert len(named) >= len(ours) - sum(len(names) > 1 for names in ours)
     for theirs, written in named.items():

@@ -163,6 +163,7 @@ def _open_gguf(path: Path, location: Location) -> Checkpoint:
             family.GGUF.weights,
             stored,
             location.weights,
+            also=family.GGUF.also,
             ignored=family.GGUF.ignored,
             strict=True,
             zero_biases=True,

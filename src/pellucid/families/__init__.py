@@ -246,11 +246,16 @@ def family_of_gguf(metadata: Mapping[str, Any], where: object) -> ModuleType:
     """The family of a GGUF file: its ``general.architecture``, and whether it has experts. Raises: UnsupportedError
     naming those there are.
     """
-    readable = {(family.GGUF.architecture, family.GGUF.experts): family for family in FAMILIES.values() if family.GGUF}
+    readable: dict[tuple[str, bool], list[ModuleType]] = {}
+    for family in FAMILIES.values():
+        if family.GGUF:
+            readable.setdefault((family.GGUF.architecture, family.GGUF.experts), []).append(family)
     architecture = metadata.get("general.architecture")
     experts = bool(scalar(metadata, f"{architecture}.expert_count", int, where=where))
     if isinstance(architecture, str) and (architecture, experts) in readable:
-        return readable[architecture, experts]
+        families = readable[architecture, experts]
+        said = (family for family in families if family.GGUF.when and family.GGUF.when(metadata))
+        return next(said, next((family for family in families if not family.GGUF.when), families[0]))
     names = ", ".join(dict.fromkeys(name for name, _ in readable))
     what = " with experts" if experts else ""
     raise UnsupportedError(

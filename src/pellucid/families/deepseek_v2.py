@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
 from pellucid.families import deepseek_v3, llama
-from pellucid.families.translation import experts
+from pellucid.families.translation import experts, gguf_latent
+from pellucid.families.translation.gguf import GGUF
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
 from pellucid.families.translation.rules import without
 
@@ -59,7 +62,22 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 WEIGHTS = without(deepseek_v3.WEIGHTS, "e_score_correction_bias")
 ALSO = experts.in_memory(WEIGHTS, "mlp")
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    metadata.expect("deepseek2.expert_gating_func", 1, "scores of another kind than softmax are DeepSeek-V3's")
+    keys = gguf_latent.deepseek_keys(metadata, tensors)
+    method = "greedy" if keys["n_group"] == 1 else "group_limited_greedy"
+    return keys | {"model_type": "deepseek_v2", "topk_method": method}
+
+
+GGUF = GGUF(
+    architecture="deepseek2",
+    hf=gguf_hf,
+    weights=without(gguf_latent.DEEPSEEK_RULES, "exp_probs_b"),
+    also=gguf_latent.JOINED,
+    experts=True,
+)
 
 TINY = {name: value for name, value in deepseek_v3.TINY.items() if name not in ("n_group", "topk_group")} | {
     "model_type": "deepseek_v2",

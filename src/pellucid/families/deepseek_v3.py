@@ -9,9 +9,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pellucid.base.array import Array
+from pellucid.base.typed import scalar
 from pellucid.config import ModelConfig
 from pellucid.families import llama
-from pellucid.families.translation import experts
+from pellucid.families.translation import experts, gguf_latent
+from pellucid.families.translation.gguf import GGUF
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
 from pellucid.families.translation.latent import LATENT_RULES, latent, latent_rope, latent_to_hf
 from pellucid.families.translation.rules import without
@@ -61,7 +65,25 @@ WEIGHTS = (
 )
 ALSO = experts.in_memory(WEIGHTS, "mlp")
 IGNORED = (*llama.IGNORED, "model.layers.61.*")  # one that guesses a further token
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    metadata.scalar("deepseek2.expert_gating_func")  # read: it says whose file it is
+    return gguf_latent.deepseek_keys(metadata, tensors) | {"model_type": "deepseek_v3"}
+
+
+def _by_sigmoid(metadata: Mapping[str, Any]) -> bool:
+    return scalar(metadata, "deepseek2.expert_gating_func", int, where="GGUF") == 2
+
+
+GGUF = GGUF(
+    architecture="deepseek2",
+    hf=gguf_hf,
+    weights=gguf_latent.DEEPSEEK_RULES,
+    also=gguf_latent.JOINED,
+    experts=True,
+    when=_by_sigmoid,
+)
 
 TINY = llama.TINY | {
     "model_type": "deepseek_v3",

@@ -9,8 +9,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import ModelConfig
 from pellucid.families import llama
+from pellucid.families.translation import gguf_latent
+from pellucid.families.translation.gguf import GGUF
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
 from pellucid.families.translation.latent import LATENT_RULES, latent, latent_rope, latent_to_hf
 from pellucid.families.translation.rules import without
@@ -58,7 +62,20 @@ def _depth(scale: float, root: float) -> float:
 
 WEIGHTS = (*without(llama.WEIGHTS, "self_attn"), *LATENT_RULES)
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    # The numbers are llama.cpp's own. Source: llama.cpp src/models/minicpm3.cpp.
+    scales = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256}
+    return gguf_latent.latent_keys("minicpm3", metadata, tensors) | scales
+
+
+GGUF = GGUF(
+    architecture="minicpm3",
+    hf=gguf_hf,
+    weights=(*gguf_latent.LATENT_RULES, *gguf_latent.JOINED),
+    ignored=("rope_factors_*.weight",),
+)
 
 TINY = llama.TINY | {
     "model_type": "minicpm3",

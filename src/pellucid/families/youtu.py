@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import ModelConfig
 from pellucid.families import deepseek_v3, llama
+from pellucid.families.translation import gguf_latent
+from pellucid.families.translation.gguf import GGUF
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
 from pellucid.families.translation.latent import LATENT_RULES
 from pellucid.families.translation.rules import without
@@ -28,7 +32,19 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 WEIGHTS = (*without(llama.WEIGHTS, "self_attn"), *LATENT_RULES)
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    return gguf_latent.latent_keys("deepseek2", metadata, tensors) | {"model_type": "youtu"}
+
+
+GGUF = GGUF(
+    architecture="deepseek2",
+    hf=gguf_hf,
+    weights=(*gguf_latent.LATENT_RULES, *gguf_latent.APART),
+    also=gguf_latent.JOINED,
+    harmless=("attention.layer_norm_epsilon", "leading_dense_block_count", "expert_*"),  # of no experts
+)
 
 TINY = llama.TINY | {
     "model_type": "youtu",

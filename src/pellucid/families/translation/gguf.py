@@ -29,7 +29,9 @@ class GGUF:
     name) of a description, where they are not the common ones (``gguf_out``), for writing; None: this one is not there.
     ``lacks``: patterns of tensors' names that we read and llama.cpp does not; ``needs``: those that it does not open a
     file without. ``for_others``: whether a model of another family that is described alike may be written so; no where
-    llama.cpp does not follow all that its files say. ``square``: whether heads are together as wide as the model there.
+    llama.cpp does not follow all that its files say. ``square``: whether heads are together as wide as the model there. ``also``:
+    rules for other names that the same weights go by. ``when``: of several families that one architecture stands for,
+    whether a file's metadata say that it is this one.
     """
 
     architecture: str
@@ -43,6 +45,8 @@ class GGUF:
     needs: tuple[str, ...] = ()
     for_others: bool = True
     square: bool = False
+    also: tuple[Rule, ...] = ()
+    when: Callable[[Mapping[str, Any]], bool] | None = None
 
 
 def special_tokens(metadata: Metadata) -> dict[str, Any]:
@@ -73,6 +77,7 @@ def common_keys(
     tensors: Mapping[str, Array],
     *,
     partial_rotary: bool = False,
+    latent: bool = False,
     eps: str = "layer_norm_rms_epsilon",
     kv_heads: int | None = None,
 ) -> dict[str, Any]:
@@ -80,6 +85,7 @@ def common_keys(
     the layers that attend, where the file has a number a layer.
 
     ``partial_rotary``: the family reads ``rope_dimension_count`` of what is returned; elsewhere a head turns whole.
+    ``latent``: heads' widths are latent attention's (``gguf_latent``), which reads them itself.
     """
 
     def own(name: str, default: Any = None) -> Any:
@@ -94,9 +100,10 @@ def common_keys(
             f"{architecture}.attention.head_count must be a positive number", where="GGUF", received=repr(num_heads)
         )
     head_dim = own("attention.key_length") or d_model // num_heads
-    metadata.expect(
-        f"{architecture}.attention.value_length", head_dim, "values of another width than keys are not implemented"
-    )
+    if not latent:
+        metadata.expect(
+            f"{architecture}.attention.value_length", head_dim, "values of another width than keys are not implemented"
+        )
     hf = {
         "model_type": architecture,
         "vocab_size": vocab_size(metadata, tensors),
@@ -114,11 +121,11 @@ def common_keys(
     }
     if partial_rotary:
         hf["rope_dimension_count"] = own("rope.dimension_count", head_dim)
-    else:
+    elif not latent:
         metadata.expect(
             f"{architecture}.rope.dimension_count", head_dim, "rotating a part of each head is not implemented here"
         )
-    if scaling := _rope_scaling(architecture, own, tensors, hf["max_position_embeddings"]):
+    if scaling := _rope_scaling(architecture, own, tensors, hf["max_position_embeddings"], latent):
         hf["rope_scaling"] = scaling
     return hf
 
@@ -159,10 +166,15 @@ def short(value: float) -> float:
 
 
 def _rope_scaling(
-    architecture: str, own: Callable[..., Any], tensors: Mapping[str, Array], context_len: int
+    architecture: str,
+    own: Callable[..., Any],
+    tensors: Mapping[str, Array],
+    context_len: int,
+    latent: bool = False,
 ) -> dict[str, Any] | None:
     """As llama.cpp reads it: a factor without a type is linear; a factor of 0, or none, does not scale;
-    ``attn_factor`` multiplies what yarn itself makes of the magnitude, 0.1 ln s + 1.
+    ``attn_factor`` multiplies what yarn itself makes of the magnitude, 0.1 ln s + 1. Of ``latent`` attention
+    ``yarn_log_multiplier``, 0.1 · mscale_all_dim, is in the scale of the scores, and the magnitude is 1.
 
     Source: llama.cpp llama-model.cpp (load_hparams), llama-context.cpp (yarn_attn_factor), ggml ops.cpp (rope_yarn).
     """
@@ -178,8 +190,12 @@ def _rope_scaling(
     original = own("rope.scaling.original_context_length", 0) or context_len
     magnitude = own("rope.scaling.attn_factor", 1.0)
     fast, slow = own("rope.scaling.yarn_beta_fast", 32.0), own("rope.scaling.yarn_beta_slow", 1.0)
+    log_multiplier = 0.0
     for name, plain in (("yarn_log_multiplier", 0.0), ("yarn_ext_factor", 1.0), ("yarn_attn_factor", 1.0)):
-        if (value := own(f"rope.scaling.{name}", plain)) != plain and (kind == "yarn" or name == "yarn_attn_factor"):
+        value = own(f"rope.scaling.{name}", plain)
+        if latent and name == "yarn_log_multiplier":
+            log_multiplier = short(10 * value)
+        elif value != plain and (kind == "yarn" or name == "yarn_attn_factor"):
             refuse(f"scaling.{name}", value)
     factors = tensors.get("rope_freqs.weight")  # Llama 3.1: the converter wrote the factors themselves
     if lists:  # whichever is for the length; what the magnitude is multiplied by is in the file
@@ -201,7 +217,7 @@ def _rope_scaling(
             "attention_factor": magnitude * (0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0),
             "beta_fast": fast,
             "beta_slow": slow,
-        }
+        } | ({"attention_factor": magnitude, "mscale_all_dim": log_multiplier} if latent and log_multiplier else {})
     if magnitude != 1.0:
         refuse("scaling.attn_factor", magnitude)
     if kind == "none":
