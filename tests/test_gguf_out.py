@@ -39,6 +39,8 @@ AS_LLAMA_CPP: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"mlp_only_layers": []},
     "qwen2": {"use_sliding_window": False},
     "starcoder2": {"sliding_window": None},
+    "minicpm3": {"dim_model_base": 256},
+    "deepseek_v2": {"q_lora_rank": 24},
 }
 # Opened by llama.cpp, and computed as something else there.
 NOT_FOLLOWED = {"phi3": "llama.cpp has switched this family's windows off"}

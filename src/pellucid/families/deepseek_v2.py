@@ -76,6 +76,7 @@ GGUF = GGUF(
     hf=gguf_hf,
     weights=without(gguf_latent.DEEPSEEK_RULES, "exp_probs_b"),
     also=gguf_latent.JOINED,
+    write=gguf_latent.deepseek_to_gguf,
     experts=True,
 )
 

@@ -81,6 +81,7 @@ GGUF = GGUF(
     hf=gguf_hf,
     weights=gguf_latent.DEEPSEEK_RULES,
     also=gguf_latent.JOINED,
+    write=gguf_latent.deepseek_to_gguf,
     experts=True,
     when=_by_sigmoid,
 )

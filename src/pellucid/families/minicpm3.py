@@ -70,11 +70,21 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     return gguf_latent.latent_keys("minicpm3", metadata, tensors) | scales
 
 
+def _to_gguf(config: ModelConfig) -> dict[str, Any]:
+    """Before 2025's way to write widths, which is this architecture's still."""
+    keys, attention = gguf_latent.latent_to_gguf(config), config.layers[0].mixer
+    own = {"attention.key_length": attention.head_dim, "attention.value_length": attention.v_head_dim}
+    own |= {"attention.head_count_kv": attention.num_heads}
+    return {name: value for name, value in (keys | own).items() if not name.endswith("_mla")}
+
+
 GGUF = GGUF(
     architecture="minicpm3",
     hf=gguf_hf,
     weights=(*gguf_latent.LATENT_RULES, *gguf_latent.JOINED),
-    ignored=("rope_factors_*.weight",),
+    ignored=("rope_factors_short.weight", "rope_factors_long.weight"),
+    write=_to_gguf,
+    needs=("blk.*.attn_q_a.weight",),
 )
 
 TINY = llama.TINY | {

@@ -35,7 +35,14 @@ IGNORED = llama.IGNORED
 
 
 def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
-    return gguf_latent.latent_keys("deepseek2", metadata, tensors) | {"model_type": "youtu"}
+    for name in (
+        "leading_dense_block_count",
+        "expert_feed_forward_length",
+        "expert_shared_count",
+        "expert_weights_scale",
+    ):
+        metadata.scalar(f"deepseek2.{name}")  # read: llama.cpp asks for them, though there are no experts
+    return gguf_latent.latent_keys("deepseek2", metadata, tensors, scaled=True) | {"model_type": "youtu"}
 
 
 GGUF = GGUF(
@@ -43,7 +50,7 @@ GGUF = GGUF(
     hf=gguf_hf,
     weights=(*gguf_latent.LATENT_RULES, *gguf_latent.APART),
     also=gguf_latent.JOINED,
-    harmless=("attention.layer_norm_epsilon", "leading_dense_block_count", "expert_*"),  # of no experts
+    write=gguf_latent.deepseek_to_gguf,
 )
 
 TINY = llama.TINY | {

@@ -78,6 +78,7 @@ def common_keys(
     *,
     partial_rotary: bool = False,
     latent: bool = False,
+    scaled: bool = False,
     eps: str = "layer_norm_rms_epsilon",
     kv_heads: int | None = None,
 ) -> dict[str, Any]:
@@ -85,7 +86,8 @@ def common_keys(
     the layers that attend, where the file has a number a layer.
 
     ``partial_rotary``: the family reads ``rope_dimension_count`` of what is returned; elsewhere a head turns whole.
-    ``latent``: heads' widths are latent attention's (``gguf_latent``), which reads them itself.
+    ``latent``: heads' widths are latent attention's (``gguf_latent``), which reads them itself; ``scaled``:
+    yarn scales its scores, by ``yarn_log_multiplier``.
     """
 
     def own(name: str, default: Any = None) -> Any:
@@ -125,7 +127,7 @@ def common_keys(
         metadata.expect(
             f"{architecture}.rope.dimension_count", head_dim, "rotating a part of each head is not implemented here"
         )
-    if scaling := _rope_scaling(architecture, own, tensors, hf["max_position_embeddings"], latent):
+    if scaling := _rope_scaling(architecture, own, tensors, hf["max_position_embeddings"], scaled):
         hf["rope_scaling"] = scaling
     return hf
 
@@ -170,11 +172,11 @@ def _rope_scaling(
     own: Callable[..., Any],
     tensors: Mapping[str, Array],
     context_len: int,
-    latent: bool = False,
+    scaled: bool = False,
 ) -> dict[str, Any] | None:
     """As llama.cpp reads it: a factor without a type is linear; a factor of 0, or none, does not scale;
-    ``attn_factor`` multiplies what yarn itself makes of the magnitude, 0.1 ln s + 1. Of ``latent`` attention
-    ``yarn_log_multiplier``, 0.1 · mscale_all_dim, is in the scale of the scores, and the magnitude is 1.
+    ``attn_factor`` multiplies what yarn itself makes of the magnitude, 0.1 ln s + 1. ``scaled``:
+    ``yarn_log_multiplier``, 0.1 · mscale_all_dim, is in the scale of the scores, and yarn makes a magnitude of 1.
 
     Source: llama.cpp llama-model.cpp (load_hparams), llama-context.cpp (yarn_attn_factor), ggml ops.cpp (rope_yarn).
     """
@@ -193,7 +195,7 @@ def _rope_scaling(
     log_multiplier = 0.0
     for name, plain in (("yarn_log_multiplier", 0.0), ("yarn_ext_factor", 1.0), ("yarn_attn_factor", 1.0)):
         value = own(f"rope.scaling.{name}", plain)
-        if latent and name == "yarn_log_multiplier":
+        if scaled and name == "yarn_log_multiplier":
             log_multiplier = short(10 * value)
         elif value != plain and (kind == "yarn" or name == "yarn_attn_factor"):
             refuse(f"scaling.{name}", value)
@@ -210,6 +212,8 @@ def _rope_scaling(
     if kind == "yarn" and factor != 1.0:
         if factors is not None:
             refuse("scaling.type", "yarn beside rope_freqs.weight")
+        if scaled and (magnitude != 1.0 or not log_multiplier):
+            refuse("scaling.attn_factor", f"{magnitude}, with a yarn_log_multiplier of {0.1 * log_multiplier}")
         return {
             "rope_type": "yarn",
             "factor": factor,
@@ -217,7 +221,7 @@ def _rope_scaling(
             "attention_factor": magnitude * (0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0),
             "beta_fast": fast,
             "beta_slow": slow,
-        } | ({"attention_factor": magnitude, "mscale_all_dim": log_multiplier} if latent and log_multiplier else {})
+        } | ({"attention_factor": magnitude, "mscale_all_dim": log_multiplier} if scaled else {})
     if magnitude != 1.0:
         refuse("scaling.attn_factor", magnitude)
     if kind == "none":

@@ -5,32 +5,38 @@ Source: llama.cpp convert_hf_to_gguf.py (DeepseekV2Model, MiniCPM3Model), src/mo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from pellucid.base.array import Array
-from pellucid.base.errors import ConfigError, WeightsError
-from pellucid.config import LatentAttentionConfig, LayerConfig
+from pellucid.base.errors import ConfigError, UnsupportedError, WeightsError
+from pellucid.config import LatentAttentionConfig, LayerConfig, ModelConfig
 from pellucid.families.translation.gguf import EXPERT_RULES, SHARED_EXPERT_RULES, common_keys, expert_width, llama_rules
 from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.latent import joined_rule, latent_rules
 from pellucid.families.translation.rules import Place, Rule, without
 from pellucid.quant import dequantize
+from pellucid.rotary import magnitude
+
+LITE = (26, 27)  # layers of the models without a latent of queries
 
 
-def latent_keys(architecture: str, metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+def latent_keys(
+    architecture: str, metadata: Metadata, tensors: Mapping[str, Array], *, scaled: bool = False
+) -> dict[str, Any]:
     """The Hugging Face config of a decoder with latent attention.
 
     Since 2025 the converter writes widths as of one key-value head, the latent itself, and those of a head under
-    ``key_length_mla``; before, those of a head under ``key_length``.
+    ``key_length_mla``; before, those of a head under ``key_length``. ``scaled``: as ``common_keys`` has it.
     """
 
     def own(name: str, default: Any = None) -> Any:
         return metadata.scalar(f"{architecture}.{name}", default)
 
-    common = common_keys(architecture, metadata, tensors, latent=True)
+    common = common_keys(architecture, metadata, tensors, latent=True, scaled=scaled)
     num_heads, turned = common["num_attention_heads"], metadata.needed(f"{architecture}.rope.dimension_count")
     rank = metadata.needed(f"{architecture}.attention.kv_lora_rank")
     key, value = own("attention.key_length", 0), own("attention.value_length", 0)
@@ -57,7 +63,9 @@ def latent_keys(architecture: str, metadata: Metadata, tensors: Mapping[str, Arr
 def deepseek_keys(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     """``latent_keys`` of architecture ``deepseek2``, with its mixtures of experts."""
     at = "deepseek2"
-    keys = latent_keys(at, metadata, tensors) | {"moe_intermediate_size": expert_width(at, metadata, tensors)}
+    keys = latent_keys(at, metadata, tensors, scaled=True) | {
+        "moe_intermediate_size": expert_width(at, metadata, tensors)
+    }
     return keys | {
         "n_routed_experts": metadata.needed(f"{at}.expert_count"),
         "num_experts_per_tok": metadata.needed(f"{at}.expert_used_count"),
@@ -67,6 +75,71 @@ def deepseek_keys(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str,
         "norm_topk_prob": metadata.scalar(f"{at}.expert_weights_norm", False),
         "n_group": metadata.scalar(f"{at}.expert_group_count", 0) or 1,
         "topk_group": metadata.scalar(f"{at}.expert_group_used_count", 0) or 1,
+    }
+
+
+def latent_to_gguf(config: ModelConfig) -> dict[str, Any]:
+    """The keys of a description, without the architecture: the opposite of ``latent_keys``, in the newer way."""
+    attention = config.layers[0].mixer
+    assert isinstance(attention, LatentAttentionConfig)
+    turned, rank = attention.qk_rope_head_dim, attention.kv_lora_rank
+    return {
+        "attention.head_count": attention.num_heads,
+        "attention.head_count_kv": 1,
+        "attention.q_lora_rank": attention.q_lora_rank,
+        "attention.kv_lora_rank": rank,
+        "attention.key_length": rank + turned,
+        "attention.value_length": rank,
+        "attention.key_length_mla": attention.head_dim,
+        "attention.value_length_mla": attention.v_head_dim,
+        "rope.dimension_count": turned,
+    }
+
+
+def deepseek_to_gguf(config: ModelConfig) -> dict[str, Any]:
+    """Likewise ``deepseek_keys``, and what llama.cpp asks of a ``deepseek2`` without experts.
+
+    Raises: UnsupportedError for what llama.cpp would not open, or compute otherwise (0.3.x of its Python package).
+    """
+    sparse = next((layer for layer in config.layers if layer.experts), None)
+    rotary = config.layers[0].mixer.rope
+    scaling = rotary.scaling if rotary else None
+    keys = latent_to_gguf(config)
+    if (keys["attention.q_lora_rank"] is None) != (config.num_layers in LITE):
+        raise UnsupportedError(
+            "llama.cpp's deepseek2 tells by the number of layers whether queries have a latent",
+            where="GGUF",
+            expected=f"q_lora_rank null with {' or '.join(map(str, LITE))} layers, and with no other number",
+            received=f"q_lora_rank {keys['attention.q_lora_rank']} with {config.num_layers} layers",
+        )
+    if scaling and scaling.kind == "yarn" and not (scaling.mscale_all_dim and math.isclose(magnitude(rotary), 1.0)):
+        raise UnsupportedError(
+            "llama.cpp's deepseek2 has one mscale for scores and rotation",
+            where="GGUF",
+            expected="mscale equal to mscale_all_dim",
+            received=f"{scaling.mscale} and {scaling.mscale_all_dim}",
+        )
+    if sparse and sparse.experts and sparse.experts.num_groups > 1 and sparse.experts.group_score == "max":
+        raise UnsupportedError("llama.cpp chooses groups by their two best experts, not by the best", where="GGUF")
+    if scaling and scaling.kind == "yarn":
+        keys |= {"rope.scaling.attn_factor": magnitude(rotary)}
+        keys |= {"rope.scaling.yarn_log_multiplier": 0.1 * (scaling.mscale_all_dim or 0.0)}
+    if sparse is None or sparse.experts is None:
+        return keys | {
+            "leading_dense_block_count": config.num_layers,
+            "expert_feed_forward_length": config.layers[0].mlp.d_ff,
+            "expert_shared_count": 0,
+            "expert_weights_scale": 1.0,
+        }
+    experts, shared = sparse.experts, sparse.experts.shared
+    return keys | {
+        "feed_forward_length": next((layer.mlp.d_ff for layer in config.layers if not layer.experts), sparse.mlp.d_ff),
+        "leading_dense_block_count": config.layers.index(sparse),
+        "expert_shared_count": shared.d_ff // sparse.mlp.d_ff if shared else 0,
+        "expert_weights_scale": experts.scale,
+        "expert_gating_func": 2 if experts.scores == "sigmoid" else 1,
+        "expert_group_count": experts.num_groups,
+        "expert_group_used_count": experts.groups_per_token,
     }
 
 
@@ -124,5 +197,4 @@ DEEPSEEK_RULES = (
     *APART,
     *EXPERT_RULES,
     *without(SHARED_EXPERT_RULES, "ffn_gate_inp_shexp"),
-    Rule("blk.{i}.exp_probs_b.bias", "layers.{i}.mlp.correction_bias"),
 )

@@ -167,7 +167,7 @@ def _offered(config: ModelConfig) -> dict[str, Any]:
         "context_length": config.context_len,
         "embedding_length": config.d_model,
         "block_count": config.num_layers,
-        "feed_forward_length": _of_all(layer.mlp.d_ff for layer in config.layers),
+        "feed_forward_length": _of_all(layer.mlp.d_ff if layer.mlp else 0 for layer in config.layers),
         "use_parallel_residual": layer.parallel,
         "residual_scale": layer.residual_scale,
         "embedding_scale": config.embedding_scale,
@@ -185,7 +185,9 @@ def _offered(config: ModelConfig) -> dict[str, Any]:
             "expert_weights_norm": experts.normalize,
         }
     if attention:
-        offered |= _of_attention(attention) | _of_rotation(config, attention)
+        offered |= _of_attention(attention)
+    if looking := [layer.attends for layer in config.layers if layer.attends]:
+        offered |= _of_rotation(config, looking)
     return offered
 
 
@@ -238,7 +240,7 @@ def _of_rotation(config: ModelConfig, attention: list[AttentionConfig]) -> dict[
 
 def far_rope(config: ModelConfig) -> RopeConfig | None:
     """The rotation of layers that see all tokens; of those with a window, where there are no others."""
-    attention = [layer.attention for layer in config.layers if layer.attention and layer.attention.rope]
+    attention = [layer.attends for layer in config.layers if layer.attends and layer.attends.rope]
     return next((layer.rope for layer in attention if not layer.window), attention[0].rope if attention else None)
 
 
