@@ -17,6 +17,7 @@ from pellucid.base.errors import CheckpointError
 from pellucid.quant import blocks32, iq, k_encoders, k_quants, low_bits, tables4
 from pellucid.quant.bfloat16 import from_bfloat16, to_bfloat16
 from pellucid.quant.float8 import TABLES
+from pellucid.quant.lookup import look_up
 
 __all__ = ["convert", "dequantize", "dequantize_into", "from_bfloat16", "is_finite", "quantize", "to_bfloat16"]
 
@@ -79,7 +80,8 @@ def dequantize_into(array: Array, out: np.ndarray) -> None:
         elif array.dtype == "bfloat16":
             from_bfloat16(array.data, out)
         elif array.dtype in TABLES:
-            np.take(TABLES[array.dtype], array.data, out=out)
+            for rows in _row_chunks(array.shape):
+                out[rows] = look_up(TABLES[array.dtype], array.data[rows])
         else:
             np.copyto(out, array.data, casting="unsafe")
 

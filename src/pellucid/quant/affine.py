@@ -72,16 +72,16 @@ class Affine:
         if self.offset is not None:
             blocks["m"] = self.offset.repeat(times, axis=1)
         for rows in self._parts():
-            codes = self.codes(rows).reshape(-1, self.scale.shape[1], self.shape[1] // self.scale.shape[1])
-            q = codes.astype(np.int16)
-            if self.zero is not None:
-                q -= self.zero[rows].astype(np.int16)[..., None]
+            q = self.codes(rows).view(np.uint8).reshape(-1, self.scale.shape[1], self.shape[1] // self.scale.shape[1])
+            less = np.zeros((1, 1), np.int16) if self.zero is None else self.zero[rows].astype(np.int16)
+            less = less - 8 if dtype == "q4_0" else less
+            if less.any():  # modulo 256, in which the result fits
+                q = q - less.astype(np.uint8)[..., None]
             q = q.reshape(*blocks[rows].shape, BLOCK)
             if dtype == "q8_0":
-                blocks["qs"][rows] = q
+                blocks["qs"][rows] = q.view(np.int8)
             else:
-                small = (q + (8 if dtype == "q4_0" else 0)).astype(np.uint8)
-                blocks["qs"][rows] = small[..., :16] | small[..., 16:] << 4
+                blocks["qs"][rows] = q[..., :16] | q[..., 16:] << 4
         return Array(dtype, self.shape, data)
 
     def _in_floats(self, dtype: str) -> Array:
@@ -89,7 +89,7 @@ class Affine:
         regular = self.group_of is None
 
         def spread(part: np.ndarray, rows: slice) -> np.ndarray:
-            return part[rows][..., None] if regular else part[rows][:, self.group_of]
+            return part[rows][..., None] if self.group_of is None else np.take(part[rows], self.group_of, axis=1)
 
         for rows in self._parts():
             values = self.codes(rows).astype(np.float32)

@@ -24,7 +24,12 @@ def to_bfloat16(values: np.ndarray) -> np.ndarray:
     out = np.empty(bits.shape, np.uint16)
     for start in range(0, bits.size, _CHUNK):
         part = bits[start : start + _CHUNK]
-        rounded = part + (np.uint32(0x7FFF) + ((part >> 16) & 1))  # carries into the upper half past the midpoint
-        is_nan = (part & 0x7FFFFFFF) > 0x7F800000
-        out[start : start + _CHUNK] = np.where(is_nan, part | 0x00400000, rounded) >> 16
+        rounded = part >> 16
+        rounded &= 1
+        rounded += 0x7FFF
+        rounded += part  # carries into the upper half past the midpoint
+        rounded >>= 16
+        if (is_nan := np.isnan(part.view(np.float32))).any():
+            rounded[is_nan] = (part[is_nan] | 0x00400000) >> 16
+        out[start : start + _CHUNK] = rounded
     return out.reshape(values.shape)

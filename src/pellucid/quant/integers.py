@@ -14,8 +14,10 @@ def from_stream(words: np.ndarray, bits: int, count: int) -> np.ndarray:
     if bits == 8:
         return stream[:, :count]
     if bits in (1, 2, 4):
-        shifts = np.arange(0, 8, bits, dtype=np.uint8)
-        return (stream[..., None] >> shifts & (2**bits - 1)).reshape(len(stream), -1)[:, :count]
+        each = np.empty((*stream.shape, 8 // bits), np.uint8)
+        for place in range(8 // bits):
+            each[..., place] = stream >> place * bits & (2**bits - 1)
+        return each.reshape(len(stream), -1)[:, :count]
     each = np.unpackbits(stream, axis=1, count=bits * count, bitorder="little").reshape(len(stream), count, bits)
     return np.packbits(each, axis=2, bitorder="little")[..., 0]
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from pellucid.quant.grids import grid, signs
+from pellucid.quant.lookup import look_up
 
 LAYOUTS: dict[str, np.dtype] = {
     "iq1_s": np.dtype([("d", "<f2"), ("qs", "u1", (8, 4)), ("qh", "<u2", 8)]),
@@ -56,7 +57,7 @@ def decode_iq1_s(blocks: np.ndarray, out: np.ndarray) -> None:
     scale = _number(blocks) * (2 * (qh >> 12 & 7) + 1).astype(np.float32)
     codes = blocks["qs"] | (qh[..., None] >> np.array([0, 3, 6, 9], np.uint16) & 7) << 8
     shift = np.where(qh & 0x8000, -_EIGHTH, _EIGHTH)
-    _write(out, scale, grid("iq1")[codes] + shift[..., None, None])
+    _write(out, scale, look_up(grid("iq1"), codes) + shift[..., None, None])
 
 
 def decode_iq1_m(blocks: np.ndarray, out: np.ndarray) -> None:
@@ -68,37 +69,37 @@ def decode_iq1_m(blocks: np.ndarray, out: np.ndarray) -> None:
     qh = blocks["qh"][..., None] >> np.array([0, 4], np.uint8)  # (N, 16, 2): three bits of a code, the sign of its ⅛
     codes = blocks["qs"] | (qh & 7).astype(np.uint16) << 8
     shift = np.where(qh & 8, -_EIGHTH, _EIGHTH)
-    _write(out, scale, grid("iq1")[codes] + shift[..., None])
+    _write(out, scale, look_up(grid("iq1"), codes) + shift[..., None])
 
 
 def _seven_signs(packed: np.ndarray) -> np.ndarray:
     """Words of four times seven signs (N, 8) → (N, 8, 4, 8)."""
-    return signs(7)[packed[..., None] >> np.array([0, 7, 14, 21], np.uint32) & 0x7F]
+    return look_up(signs(7), packed[..., None] >> np.array([0, 7, 14, 21], np.uint32) & 0x7F)
 
 
 def decode_iq2_xxs(blocks: np.ndarray, out: np.ndarray) -> None:
     packed = blocks["groups"]["signs"]  # (N, 8): signs, and s in the upper four bits
     scale = _number(blocks) * (_HALF + (packed >> 28).astype(np.float32)) * _QUARTER
-    _write(out, scale, grid("iq2_xxs")[blocks["groups"]["qs"]], _seven_signs(packed))
+    _write(out, scale, look_up(grid("iq2_xxs"), blocks["groups"]["qs"]), _seven_signs(packed))
 
 
 def decode_iq2_xs(blocks: np.ndarray, out: np.ndarray) -> None:
     scale = _number(blocks) * (_HALF + _halves(blocks["scales"])) * _QUARTER
     qs = blocks["qs"]
-    _write(out, scale, grid("iq2_xs")[qs & 511], signs(7)[qs >> 9])
+    _write(out, scale, look_up(grid("iq2_xs"), qs & 511), look_up(signs(7), qs >> 9))
 
 
 def decode_iq2_s(blocks: np.ndarray, out: np.ndarray) -> None:
     scale = _number(blocks) * (_HALF + _halves(blocks["scales"])) * _QUARTER
     upper = blocks["qh"][..., None] >> np.array([0, 2, 4, 6], np.uint8) & 3
     codes = blocks["qs"] | upper.reshape(len(blocks), 32).astype(np.uint16) << 8
-    _write(out, scale, grid("iq2_s")[codes], signs(8)[blocks["signs"]])
+    _write(out, scale, look_up(grid("iq2_s"), codes), look_up(signs(8), blocks["signs"]))
 
 
 def decode_iq3_xxs(blocks: np.ndarray, out: np.ndarray) -> None:
     packed = blocks["signs"]
     scale = _number(blocks) * (_HALF + (packed >> 28).astype(np.float32)) * _HALF
-    _write(out, scale, grid("iq3_xxs")[blocks["qs"]], _seven_signs(packed))
+    _write(out, scale, look_up(grid("iq3_xxs"), blocks["qs"]), _seven_signs(packed))
 
 
 def iq3_s_scales(packed: np.ndarray) -> np.ndarray:
@@ -110,7 +111,7 @@ def decode_iq3_s(blocks: np.ndarray, out: np.ndarray) -> None:
     scale = _number(blocks) * iq3_s_scales(blocks["scales"])
     upper = np.unpackbits(blocks["qh"], axis=1, bitorder="little").reshape(len(blocks), 8, 8)
     codes = blocks["qs"] | upper.astype(np.uint16) << 8
-    _write(out, scale, grid("iq3_s")[codes], signs(8)[blocks["signs"]])
+    _write(out, scale, look_up(grid("iq3_s"), codes), look_up(signs(8), blocks["signs"]))
 
 
 DECODERS = {

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pellucid.quant.lookup import look_up
+
 LAYOUTS: dict[str, np.dtype] = {
     "iq4_nl": np.dtype([("d", "<f2"), ("qs", "u1", 16)]),
     "iq4_xs": np.dtype([("d", "<f2"), ("scales_h", "<u2"), ("scales_l", "u1", 4), ("qs", "u1", (8, 16))]),
@@ -46,16 +48,25 @@ def _half_e4m3() -> np.ndarray:
 E8M0_HALF, E4M3_HALF = _half_powers_of_two(), _half_e4m3()
 
 
-def _looked_up(table: np.ndarray, packed: np.ndarray, out: np.ndarray) -> None:
-    """Bytes (M, W) → the table's values of their low halves, then of their high ones, into ``out`` (M, 2W)."""
+def halves(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tables of 256 values: what a byte's low half stands for, and its high half."""
+    byte = np.arange(256)
+    return table[byte & 0x0F], table[byte >> 4]
+
+
+_IQ4, _E2M1 = halves(IQ4), halves(E2M1_DOUBLED)
+
+
+def _looked_up(tables: tuple[np.ndarray, np.ndarray], packed: np.ndarray, out: np.ndarray) -> None:
+    """Bytes (M, W) → the values of their low halves, then of their high ones, into ``out`` (M, 2W)."""
     width = packed.shape[1]
-    out[:, :width] = table[packed & 0x0F]
-    out[:, width:] = table[packed >> 4]
+    out[:, :width] = look_up(tables[0], packed)
+    out[:, width:] = look_up(tables[1], packed)
 
 
 def decode_iq4_nl(blocks: np.ndarray, out: np.ndarray) -> None:
     """``blocks`` (N,) of the layout → ``out`` (N, weights of a block) float32; so for all below."""
-    _looked_up(IQ4, blocks["qs"], out)
+    _looked_up(_IQ4, blocks["qs"], out)
     out *= blocks["d"].astype(np.float32)[:, None]
 
 
@@ -69,18 +80,18 @@ def iq4_xs_scales(blocks: np.ndarray) -> np.ndarray:
 def decode_iq4_xs(blocks: np.ndarray, out: np.ndarray) -> None:
     scale = blocks["d"].astype(np.float32)[:, None] * iq4_xs_scales(blocks).astype(np.float32)  # (N, 8)
     groups = out.reshape(-1, 32)
-    _looked_up(IQ4, blocks["qs"].reshape(-1, 16), groups)
+    _looked_up(_IQ4, blocks["qs"].reshape(-1, 16), groups)
     groups *= scale.reshape(-1, 1)
 
 
 def decode_mxfp4(blocks: np.ndarray, out: np.ndarray) -> None:
-    _looked_up(E2M1_DOUBLED, blocks["qs"], out)
+    _looked_up(_E2M1, blocks["qs"], out)
     out *= E8M0_HALF[blocks["e"]][:, None]
 
 
 def decode_nvfp4(blocks: np.ndarray, out: np.ndarray) -> None:
     groups = out.reshape(-1, 16)
-    _looked_up(E2M1_DOUBLED, blocks["qs"].reshape(-1, 8), groups)
+    _looked_up(_E2M1, blocks["qs"].reshape(-1, 8), groups)
     groups *= E4M3_HALF[blocks["scales"]].reshape(-1, 1)
 
 

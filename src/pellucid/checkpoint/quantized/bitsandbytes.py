@@ -28,6 +28,7 @@ from pellucid.checkpoint.quantized.method import Logical, Method
 from pellucid.checkpoint.quantized.settings import Settings, Tensors, fits
 from pellucid.quant import CHUNK, convert, dequantize
 from pellucid.quant.bfloat16 import to_bfloat16
+from pellucid.quant.lookup import look_up
 from pellucid.quant.scaled import rectangles, scaled
 
 STATES = ("nf4", "fp4")
@@ -103,14 +104,16 @@ def _four_bits(name: str, kind: str, state: str, tensors: Tensors, dtype: str) -
         if nested is not None and finer is not None:
             wide = nested.data.repeat(facts["nested_blocksize"])[: absmax.shape[0]]
             with np.errstate(over="ignore", invalid="ignore"):
-                by = finer.data[absmax.data] * wide + np.float32(facts["nested_offset"])
+                by = look_up(finer.data, absmax.data) * wide + np.float32(facts["nested_offset"])
+        byte = np.arange(256)
+        pairs = table.data[np.stack((byte >> 4, byte & 0x0F), axis=-1)]  # what a byte stands for
         out = np.empty(total, STORAGE[dtype])
         packed = weight.data.reshape(-1)
         step = CHUNK // (2 * size) * (2 * size) or 2 * size
         for start in range(0, total, step):
             stop = min(start + step, total)
             codes = packed[start // 2 : -(-stop // 2)]
-            values = table.data[np.stack((codes >> 4, codes & 0x0F), axis=-1)].reshape(-1)[: stop - start]
+            values = look_up(pairs, codes).reshape(-1)[: stop - start]
             with np.errstate(over="ignore", invalid="ignore"):  # a damaged scale may be NaN: the values then say so
                 values *= by[start // size : -(-stop // size)].repeat(size)[: stop - start]
                 out[start:stop] = to_bfloat16(values) if dtype == "bfloat16" else values

@@ -18,7 +18,10 @@ from pellucid.base.errors import WeightsError
 from pellucid.checkpoint.quantized.deferred import Deferred
 from pellucid.quant import CHUNK, LAYOUTS, dequantize
 from pellucid.quant.bfloat16 import to_bfloat16
-from pellucid.quant.tables4 import E2M1_DOUBLED
+from pellucid.quant.lookup import look_up
+from pellucid.quant.tables4 import E2M1_DOUBLED, halves
+
+PAIRS = np.stack(halves(E2M1_DOUBLED / 2), axis=-1)  # (256, 2): what a byte stands for
 
 
 def mxfp4_rows(name: str, packed: Array, scale: Array) -> Deferred:
@@ -66,8 +69,7 @@ def nvfp4_rows(
         for start in range(0, outputs, step):
             rows = slice(start, start + step)
             codes = packed.data[rows]
-            values = E2M1_DOUBLED[np.stack((codes & 0x0F, codes >> 4), axis=-1)].reshape(len(codes), groups, 16)
-            values *= np.float32(0.5)
+            values = look_up(PAIRS, codes).reshape(len(codes), groups, 16)
             with np.errstate(invalid="ignore", over="ignore"):  # a damaged scale may be NaN: the values then say so
                 values *= by[rows][..., None]
             flat = values.reshape(len(codes), -1)
