@@ -38,16 +38,25 @@ def test_no_option_is_without_a_probe_and_no_probe_without_an_option() -> None:
 # --- what answers: generate and chat ------------------------------------------------------------------------------
 
 
+RUN_HAS_NOT = ("--model", "--prompt", "--chat-template", "--draft", "--prompt-lookup", "--offline", "words")
+
+
 class Answering:
-    """``generate`` or ``chat``, with one short answer by torch."""
+    """``generate``, ``chat`` or ``run``, with one short answer by torch."""
 
     def __init__(self, command: str) -> None:
         self.command = command
 
     def __call__(self, walk: Walk, *words: object, fails: bool = False, **settings: Any) -> Any:
-        base: list[object] = [self.command, "-p", "abcabcabc", "--temperature", "0", "-n", "6", "--executor", "torch"]
-        model = [] if {"-m", "--model"} & set(words) else ["-m", walk.model]
-        return walk(*base, *model, *words, fails=fails, **settings)
+        base: list[object] = ["--temperature", "0", "-n", "6", "--executor", "torch"]
+        named = words[words.index("-m") + 1] if "-m" in words else walk.model
+        if self.command == "run":  # by place: the model, then the prompt
+            rest = [word for word in words if word not in ("-m", named)]
+            prompt = [rest.pop(rest.index("-p") + 1)] if "-p" in rest else ["abcabcabc"]
+            rest = [word for word in rest if word != "-p"]
+            return walk("run", named, *prompt, *base, *rest, fails=fails, **settings)
+        model = [] if "-m" in words else ["-m", walk.model]
+        return walk(self.command, "-p", "abcabcabc", *base, *model, *words, fails=fails, **settings)
 
     def probes(self) -> dict[str, Probe]:
         go = self
@@ -60,6 +69,11 @@ class Answering:
             "--executor": lambda walk: same(go(walk, "--executor", "native").seen["executor"][0]["kind"], "native"),
             "--kv-cache": self.kv_cache,
             "--offline": lambda walk: offline(walk, self.command, "-p", "x"),
+            "--tokenizer": lambda walk: has(go(walk, "--tokenizer", "smollm2", fails=True), "is not the model's"),
+            "words": lambda walk: same(
+                prompt_of(walk(self.command, "-m", walk.model, "--executor", "torch", "-n", "1", "abc", "d")),
+                "prompt 5 tokens" if self.command == "generate" else "prompt 8 tokens",
+            ),
             "--prompt": lambda walk: differ(prompt_of(go(walk)), prompt_of(go(walk, "-p", "z"))),
             "--system": lambda walk: differ(prompt_of(go(walk)), prompt_of(go(walk, "-sys", "x"))),
             "--chat-template": self.chat_template,
@@ -69,6 +83,12 @@ class Answering:
             "--top-p": lambda walk: same(self.sampled(walk, "--top-p", "0.25").top_p, 0.25),
             "--min-p": lambda walk: same(self.sampled(walk, "--min-p", "0.25").min_p, 0.25),
             "--repeat-penalty": lambda walk: same(self.sampled(walk, "--repeat-penalty", "2").repetition_penalty, 2),
+            "--frequency-penalty": lambda walk: same(
+                self.sampled(walk, "--frequency-penalty", "1.5").frequency_penalty, 1.5
+            ),
+            "--presence-penalty": lambda walk: same(
+                self.sampled(walk, "--presence-penalty", "-1").presence_penalty, -1
+            ),
             "--seed": lambda walk: same(self.sampled(walk, "--seed", "41").seed, 41),
             "--stop": self.stop,
             "--draft": lambda walk: has(go(walk, "--draft", walk.model, "-n", "12"), "guesses right"),
@@ -128,7 +148,33 @@ def _prompts(walk: Walk) -> None:
     assert [json.loads(line)["prompt"] for line in answers] == ["abc", "xyz"]
 
 
+def _file(walk: Walk) -> None:
+    (walk.folder / "one.txt").write_text("xyz\n")
+    assert _generate(walk, "-f", walk.folder / "one.txt", "--json").json["prompt"] == "abcabcabc\nxyz"
+
+
+def _answers(walk: Walk) -> None:
+    lines = _generate(walk, "--answers", "3", "--json", "--seed", "2", "--temperature", "2").stdout.splitlines()
+    assert [json.loads(line).get("index", 0) for line in lines] == [0, 1, 2]
+    assert len({json.loads(line)["text"] for line in lines}) == 3
+
+
+def _logprobs(walk: Walk) -> None:
+    has(_generate(walk, "--logprobs", "2", fails=True), "has no effect here")
+    told = _generate(walk, "--logprobs", "2", "--json").json["logprobs"]
+    assert all(one["logprob"] == max(one["top"].values()) and len(one["top"]) == 2 for one in told)
+
+
+_run = Answering("run")
+PROBES["run"] = {option: probe for option, probe in _run.probes().items() if option not in RUN_HAS_NOT} | {
+    "model": _run.probes()["--model"],
+    "words": lambda walk: differ(prompt_of(_run(walk)), prompt_of(_run(walk, "-p", "z"))),
+    "--offline": lambda walk: offline(walk, "run", by="", then=("x",)),
+}
 PROBES["generate"] = _generate.probes() | {
+    "--file": _file,
+    "--answers": _answers,
+    "--logprobs": _logprobs,
     "--prompts": _prompts,
     "--chat": lambda walk: has(_generate(walk, "--chat"), "prompt 12 tokens"),  # 9 letters, and three of the template
     "--json": lambda walk: same(_generate(walk, "--json").json["prompt"], "abcabcabc"),

@@ -16,6 +16,7 @@ from pellucid.cli.terminal.streams import drop_output, open_standard_streams, ou
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses; 130 is the shell's for Ctrl-C
 MAX_LINE = 2000  # characters of an error's line
 COMMANDS = (
+    "run",
     "chat",
     "generate",
     "tokenize",
@@ -32,6 +33,23 @@ COMMANDS = (
 )
 
 
+# Commands of other programs, and where the idea lives here.
+ELSEWHERE = {
+    "show": "`pellucid inspect -m NAME`",
+    "ps": "a model runs in the program that opened it, and stops with it; `pellucid list` shows what is here",
+    "stop": "a model runs in the program that opened it, and stops with it",
+    "create": "`pellucid convert`, or `pellucid finetune`",
+    "cp": "a model is a folder or a file: copy that",
+    "push": "in Python, model.push_to_hub(…)",
+    "quantize": "`pellucid convert MODEL OUT.gguf --quantize q4_k_m`",
+    "download": "`pellucid pull NAME`",
+    "serve": 'not yet; in Python, pellucid.pipeline("text-generation", …)',
+    "train": "`pellucid pretrain`, or `pellucid finetune`",
+    "lora": "`pellucid finetune`",
+    "bench": "`make bench` in the source tree",
+}
+
+
 class Commands(click.Group):
     """Imports a command's file when the command is asked for: ``cli/NAME.py`` holds the command ``NAME``."""
 
@@ -46,6 +64,8 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         from difflib import get_close_matches
 
+        if args[0] in ELSEWHERE:
+            ctx.fail(f"There is no command {args[0]!r} → {ELSEWHERE[args[0]]}")
         if args[0] not in COMMANDS and (close := get_close_matches(args[0], COMMANDS)):
             ctx.fail(f"There is no command {args[0]!r}. Did you mean {' or '.join(close)}?")
         return super().resolve_command(ctx, args)

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from pellucid.base.errors import PellucidError, RequestError
 from pellucid.cli.runs import options
 
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
 
 
 @options.command("generate")
+@click.argument("words", metavar="[PROMPT]", nargs=-1)
 @options.model
 @options.running
 @options.prompt
+@options.prompt_file
 @options.option(
     "--prompts", metavar="FILE", help="Many prompts: one a line, or JSON lines; - is standard input.", heading="Prompt"
 )
@@ -32,37 +36,51 @@ if TYPE_CHECKING:
 @options.system
 @options.chat_template
 @options.sampling
+@options.option(
+    "--answers", type=click.IntRange(min=1), default=1, metavar="N", help="N answers to a prompt.", heading="Sampling"
+)
 @options.speculation
 @options.as_json
+@options.option(
+    "--logprobs",
+    type=click.IntRange(0, 100),
+    metavar="N",
+    help="With --json: each token's log-probability, and the N likeliest's.",
+)
 @options.quiet
 def command(
+    words: tuple[str, ...],
     model: str,
     prompt: str | None,
+    file: str | None,
     prompts: str | None,
     chat: bool,
     system: str | None,
     chat_template: str | None,
     max_new_tokens: int | None,
     stop: tuple[str, ...],
+    answers: int,
     as_json: bool,
+    logprobs: int | None,
     quiet: bool,
     **flags: Any,
 ) -> None:
     """Write an answer to a prompt, or to many.
 
-    A plain prompt is continued; with --chat (or -sys, --chat-template) it is a user's message. Without a prompt the
-    model begins a text of its own. Tokens are chosen greedily unless a sampling flag, or the model's own
-    generation_config.json, says otherwise.
+    A plain prompt is continued; with --chat (or -sys, --chat-template) it is a user's message. What is piped in is the
+    prompt, or comes after it. Without a prompt the model begins a text of its own. Tokens are chosen greedily unless a
+    sampling flag, or the model's own generation_config.json, says otherwise.
     """
     from pellucid.cli.runs.session import open_session
     from pellucid.cli.terminal.console import status
-    from pellucid.cli.terminal.prompts import chat_messages, read_prompts, read_template
+    from pellucid.cli.terminal.prompts import chat_messages, gathered, read_prompts, read_template
 
-    if prompt is not None and prompts is not None:
+    if prompts is not None and (prompt is not None or file is not None or words):
         raise RequestError("--prompt and --prompts exclude each other", remedy="put all prompts into the file")
+    options.refuse_idle(logprobs=(as_json, "is written with --json"))
     if not chat and (system is not None or chat_template is not None) and options.is_typed("chat"):
         raise RequestError("--raw continues a text, which has no system message and no template")
-    asked = [prompt or ""] if prompts is None else read_prompts(prompts)
+    asked = [gathered(prompt, words, file) or ""] if prompts is None else read_prompts(prompts)
     template = read_template(chat_template)
     chat = chat or system is not None or template is not None
     with status("" if quiet else f"loading {os.path.basename(model)} …"):
@@ -75,9 +93,11 @@ def command(
             if chat or not isinstance(one, str)
             else session.encode(one)
         )
-        return session.request(ids, sampling, max_new_tokens=max_new_tokens, stop=stop)
+        return session.request(
+            ids, sampling, max_new_tokens=max_new_tokens, stop=stop, answers=answers, logprobs=logprobs
+        )
 
-    if prompts is None and not as_json:
+    if prompts is None and not as_json and answers == 1:
         write_one(session, request_for(asked[0]), quiet)
     else:
         _write_many(
@@ -111,43 +131,57 @@ def write_one(session: Session, request: Request, quiet: bool) -> Answer:
 
 
 def _write_many(session: Session, requests: list[Request], asked: list[Any], as_json: bool, quiet: bool) -> None:
-    """Answer all requests together; each answer is written as soon as those before it are."""
+    """Answer all requests together; each one's answers are written as soon as those before it are."""
     from pellucid.cli.terminal.console import notice, status, visible
 
     places = {session.engine.add(request): place for place, request in enumerate(requests)}
-    answers: dict[int, Answer] = {}
+    answers: dict[int, dict[int, Answer]] = {place: {} for place in places.values()}
+    several = len(requests) > 1
     written = new_tokens = 0
     with status("") as say:
         while session.engine.has_work:
             for event in session.engine.step():
                 new_tokens += event.token_id is not None
                 if event.answer is not None:
-                    answers[places[event.request_id]] = event.answer
-            while written in answers:
+                    answers[places[event.request_id]][event.answer.index] = event.answer
+            while written < len(requests) and len(answers[written]) == requests[written].n:
                 say("")
-                answer = answers[written]
-                if not quiet and not as_json and len(requests) > 1:
+                if not quiet and not as_json and several:
                     notice(f"{written + 1}. {visible(str(asked[written]))[:70]}")
-                if answer.error is not None:
-                    raise answer.error
-                print(
-                    json.dumps(_as_dict(asked[written], answer), ensure_ascii=False) if as_json else answer.text,
-                    flush=True,
-                )
+                for index in sorted(answers[written]):
+                    _write(session, asked[written], answers[written][index], as_json)
+                    if not as_json and (index + 1 < requests[written].n or written + 1 < len(requests)):
+                        print()  # an empty line between answers
                 written += 1
-                if not as_json and written < len(requests):
-                    print()  # an empty line between answers
-            if not quiet and len(requests) > 1:
-                say(f"{len(answers)} of {len(requests)} answered, {new_tokens:,} tokens")
-    if not quiet and len(requests) > 1:
-        notice(f"{len(requests)} answers, {new_tokens:,} tokens")
+            if not quiet and several:
+                done = sum(len(answers[place]) == request.n for place, request in enumerate(requests))
+                say(f"{done} of {len(requests)} answered, {new_tokens:,} tokens")
+    if not quiet and (several or requests[0].n > 1):
+        notice(f"{sum(request.n for request in requests)} answers, {new_tokens:,} tokens")
 
 
-def _as_dict(prompt: Any, answer: Answer) -> dict[str, Any]:
-    timings = answer.timings
+def _write(session: Session, prompt: Any, answer: Answer, as_json: bool) -> None:
+    if answer.error is not None:
+        raise answer.error
+    text = json.dumps(_as_dict(session, prompt, answer), ensure_ascii=False) if as_json else answer.text
+    print(text, flush=True)
+
+
+def _as_dict(session: Session, prompt: Any, answer: Answer) -> dict[str, Any]:
+    timings, tokens = answer.timings, session.tokenizer.convert_ids_to_tokens
+    logprobs = answer.logprobs and [
+        {
+            "token": tokens([one.token_id])[0],
+            "logprob": round(one.logprob, 6),
+            "top": {tokens([token])[0]: round(value, 6) for token, value in one.top},
+        }
+        for one in answer.logprobs
+    ]
     return {
         "prompt": prompt,
         "text": answer.text,
+        **({"index": answer.index} if answer.index else {}),
+        **({} if logprobs is None else {"logprobs": logprobs}),
         "token_ids": answer.token_ids,
         "finish_reason": answer.finish_reason,
         "stopped_by": answer.stopped_by,

@@ -24,10 +24,10 @@ class Removal:
 
 
 @options.command("rm")
-@click.argument("names", metavar="MODEL...", nargs=-1, required=True)
+@click.argument("names", metavar="MODELS", nargs=-1, required=True)
 @options.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def command(names: tuple[str, ...], yes: bool) -> None:
-    """Remove MODELs that were fetched: Pellucid's own, or those in the hub's cache.
+    """Remove MODELS that were fetched: Pellucid's own, or those in the hub's cache.
 
     Files that you named yourself and the models of other programs stay where they are.
     """

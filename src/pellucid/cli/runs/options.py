@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -99,6 +100,12 @@ model = option(
     help=f"{NAMING[0].upper()}{NAMING[1:]}.",
     heading="Model",
 )
+tokenizer = option(
+    "--tokenizer",
+    metavar="NAME",
+    help="Another model's tokenizer, or a folder of one.",
+    heading="Model",
+)
 offline = option("--offline", is_flag=True, help="Use only what is on this machine.", heading="Model")
 context_size = option(
     "-c",
@@ -146,11 +153,41 @@ running = together(
             heading="Model",
         ),
         kv_cache,
+        tokenizer,
         offline,
     ]
 )
 
-prompt = option("-p", "--prompt", metavar="TEXT", help="The prompt.", heading="Prompt")
+
+class Length(click.ParamType):
+    """A number of tokens; -1, as llama.cpp and Ollama have it: as many as fit."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if number < 1 and number != AS_MANY_AS_FIT:
+            self.fail(f"{value} is no number of tokens: 1 or more, or -1 for as many as fit", param, ctx)
+        return number
+
+
+AS_MANY_AS_FIT = -1
+
+
+class Text(click.ParamType):
+    """Text in which \\n, \\t, \\r and \\\\ are what they are in a program; nothing else is."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return re.sub(r"\\([ntr\\])", lambda found: {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}[found[1]], value)
+
+
+prompt = option("-p", "--prompt", metavar="TEXT", help="The prompt; - is standard input.", heading="Prompt")
+prompt_file = option("-f", "--file", metavar="FILE", help="A prompt in a file.", heading="Prompt")
 system = option("-sys", "--system", metavar="TEXT", help="The system message.", heading="Prompt")
 chat_template = option(
     "--chat-template",
@@ -164,14 +201,18 @@ sampling = together(
     [
         option(
             "-n",
+            "--max-tokens",
             "--max-new-tokens",
-            type=click.IntRange(min=1),
+            "max_new_tokens",
+            type=Length(),
             metavar="N",
-            help="Stop after N tokens.",
+            help="Stop after N tokens; -1: when the context is full.",
             heading="Sampling",
         ),
         option(
+            "--temp",
             "--temperature",
+            "temperature",
             type=click.FloatRange(min=0),
             metavar="T",
             help="0 takes the likeliest token always.",
@@ -206,6 +247,20 @@ sampling = together(
             heading="Sampling",
         ),
         option(
+            "--frequency-penalty",
+            type=click.FloatRange(-2, 2),
+            metavar="R",
+            help="Subtracted for each time that the answer has a token.",
+            heading="Sampling",
+        ),
+        option(
+            "--presence-penalty",
+            type=click.FloatRange(-2, 2),
+            metavar="R",
+            help="Subtracted once where the answer has a token.",
+            heading="Sampling",
+        ),
+        option(
             "--seed",
             type=click.IntRange(min=0),
             metavar="N",
@@ -215,8 +270,9 @@ sampling = together(
         option(
             "--stop",
             multiple=True,
+            type=Text(),
             metavar="TEXT",
-            help="Stop before this text; can be given again.",
+            help="Stop before this text (\\n: a new line); can be given again.",
             heading="Sampling",
         ),
     ]

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import ConfigError, PellucidError, RequestError
+from pellucid.cli.runs.options import AS_MANY_AS_FIT
 
 if TYPE_CHECKING:
     from pellucid.checkpoint.open import Checkpoint
@@ -50,9 +51,11 @@ class Session:
         max_new_tokens: int | None,
         usual: int = 256,
         stop: Sequence[str] = (),
+        answers: int = 1,
+        logprobs: int | None = None,
     ) -> Request:
         """A request fitted to the model and its context. ``usual`` tokens where neither the flags nor the checkpoint
-        bound an answer, or what there is room for.
+        bound an answer, or what there is room for, as with −1.
 
         Raises: RequestError, ContextLengthError.
         """
@@ -60,9 +63,18 @@ class Session:
 
         engine, prompt_len = self.engine, max(len(prompt_ids), 1)
         room = max(engine.context_len - prompt_len, 1)
+        if max_new_tokens == AS_MANY_AS_FIT:
+            max_new_tokens = room
         if max_new_tokens is None and engine.defaults.new_tokens(prompt_len) is None:
             max_new_tokens = min(usual, room)
-        request = Request(prompt_ids=prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop or None)
+        request = Request(
+            prompt_ids=prompt_ids,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop=stop or None,
+            n=answers,
+            logprobs=logprobs,
+        )
         return request.fit(engine.executor.config, engine.context_len, engine.defaults)
 
     def sampling(self, flags: Mapping[str, Any], *, habit: Mapping[str, Any] = MappingProxyType({})) -> SamplingParams:
@@ -89,6 +101,8 @@ _SAMPLING = {
     "top_p": "top_p",
     "min_p": "min_p",
     "repeat_penalty": "repetition_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
 }
 _DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")
 
@@ -106,14 +120,14 @@ def open_session(model: str, flags: Mapping[str, Any] = MappingProxyType({}), *,
 
     Raises: PellucidError.
     """
-    from pellucid.auto import open_model, tokenizer_of
+    from pellucid.auto import open_model
     from pellucid.generate.engine import Engine
 
     # a vocabulary is some hundred thousand objects, none of them garbage: looking for it takes a tenth of the start
     gc.disable()
     try:
         checkpoint = open_model(model, offline=flags.get("offline", False))
-        tokenizer = tokenizer_of(checkpoint)
+        tokenizer = tokenizer_named(flags.get("tokenizer"), checkpoint, flags.get("offline", False))
     finally:
         gc.enable()
     speculate = _speculator(tokenizer, flags)
@@ -125,6 +139,26 @@ def open_session(model: str, flags: Mapping[str, Any] = MappingProxyType({}), *,
         speculate=speculate,
     )
     return Session(checkpoint, tokenizer, engine)
+
+
+def tokenizer_named(name: str | None, checkpoint: Checkpoint, offline: bool) -> Tokenizer:
+    """The tokenizer that is asked for, or the model's own.
+
+    Raises: ConfigError for one that has ids which the model does not.
+    """
+    from pellucid.auto import AutoTokenizer, tokenizer_of
+
+    if name is None:
+        return tokenizer_of(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(name, offline=offline)
+    if (most := max(tokenizer.get_vocab().values(), default=0)) >= checkpoint.config.vocab_size:
+        raise ConfigError(
+            "this tokenizer is not the model's",
+            where=name,
+            expected=f"ids below {checkpoint.config.vocab_size}",
+            received=most,
+        )
+    return tokenizer
 
 
 def _executor(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> Executor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from pellucid.base.errors import RequestError
@@ -18,9 +19,39 @@ def read_stdin() -> str:
     return _decode(sys.stdin.buffer.read()).removesuffix("\n")
 
 
+def piped() -> str | None:
+    """What is piped in, without the last line break; None at a keyboard, or where nothing is."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return None
+    return _decode(sys.stdin.buffer.read()).removesuffix("\n") or None
+
+
+def typed_prompt(typed: str | None, words: Sequence[str]) -> str | None:
+    """The prompt on the command line, by either way. Raises: RequestError where it is given twice."""
+    if words and typed is not None:
+        raise RequestError("the prompt is given twice", received=f"{' '.join(words)!r} and -p")
+    return " ".join(words) if words else typed
+
+
+def gathered(typed: str | None, words: Sequence[str], file: str | None) -> str | None:
+    """The one prompt: typed with -p or as words, from a file, or piped in. What is piped in, or in the file, comes
+    after what is typed, on a line of its own; ``-`` is what is piped in.
+
+    Raises: RequestError where a prompt is given twice.
+    """
+    typed = typed_prompt(typed, words)
+    read = None if file is None else _read_file(file).removesuffix("\n")
+    if typed == "-":
+        typed, read = None, read_stdin() if read is None else read
+    elif read is None:
+        read = piped()
+    parts = [part for part in (typed, read) if part is not None]
+    return "\n".join(parts) if parts else None
+
+
 def _decode(data: bytes) -> str:
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RequestError(
             f"the input is not UTF-8 at byte {error.start}",
@@ -49,7 +80,7 @@ def read_prompts(source: str) -> list[str | list[dict[str, Any]]]:
 
 def _read_file(source: str) -> str:
     try:
-        return read_text(source)
+        return read_text(source).removeprefix("\ufeff")
     except OSError as error:
         raise RequestError(f"the prompts cannot be read: {error.strerror}", where=source) from None
 
