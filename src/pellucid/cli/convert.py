@@ -72,8 +72,6 @@ def command(
 ) -> None:
     """Write MODEL as a GGUF file, a folder, or a program.
 
-    In another form: the file OUT.gguf, or the folder OUT.
-
     OUT.gguf: one file that llama.cpp and its relatives read, too, tokenizer and chat template within; --quantize says
     in how many bits. It is opened again and compared before it takes its name.
 

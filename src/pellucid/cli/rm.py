@@ -27,9 +27,9 @@ class Removal:
 @click.argument("names", metavar="MODELS", nargs=-1, required=True)
 @options.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def command(names: tuple[str, ...], yes: bool) -> None:
-    """Remove MODELS that were fetched: Pellucid's own, or those in the hub's cache.
+    """Remove MODELS that were fetched.
 
-    Files that you named yourself and the models of other programs stay where they are.
+    Pellucid's own, or those in the hub's cache. Files that you named yourself and the models of other programs stay where they are.
     """
     from pellucid.cli.terminal.numbers import size
 
