@@ -26,9 +26,10 @@ cpp.llama_log_set(quiet, ctypes.c_void_p(0))
 
 
 def logits(path: str, ids: list[int]) -> np.ndarray:
+    said.clear()
     model = cpp.llama_model_load_from_file(path.encode(), cpp.llama_model_default_params())
     if not model:
-        raise RuntimeError(f"llama.cpp does not open {path}: " + "".join(said[-4:]))
+        raise RuntimeError(f"llama.cpp does not open {path}: " + "".join(line for line in said if len(line) > 9))
     settings = cpp.llama_context_default_params()
     settings.n_ctx = settings.n_batch = settings.n_ubatch = max(64, len(ids))
     settings.type_k = settings.type_v = 0  # float32

@@ -56,7 +56,12 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 
 GGUF = GGUF(
-    architecture="dots1", hf=gguf_hf, weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES), experts=True
+    architecture="dots1",
+    needs=("output.weight",),
+    grouped=False,
+    hf=gguf_hf,
+    weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES),
+    experts=True,
 )
 
 TINY = llama.TINY | {

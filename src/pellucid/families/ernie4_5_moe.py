@@ -130,8 +130,16 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     }
 
 
+def _own_keys(config: ModelConfig) -> dict[str, Any]:
+    sparse = [bool(layer.experts) for layer in config.layers]
+    if sparse != sorted(sparse):
+        raise UnsupportedError("llama.cpp's ernie4_5-moe has dense layers in front alone", where="GGUF")
+    return {}
+
+
 GGUF = GGUF(
     architecture="ernie4_5-moe",
+    write=_own_keys,
     hf=gguf_hf,
     weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES),
     experts=True,

@@ -89,6 +89,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 GGUF = GGUF(
     architecture="exaone-moe",
+    needs=("output.weight",),
     hf=gguf_hf,
     weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES),
     ignored=("rope_freqs.weight",),

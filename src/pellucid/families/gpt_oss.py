@@ -116,6 +116,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 GGUF = GGUF(
     architecture="gpt-oss",
+    needs=("output.weight", "blk.*.attn_output.bias"),
     hf=gguf_hf,
     weights=(
         *renamed(llama_rules(), {"ffn_norm": "post_attention_norm"}),

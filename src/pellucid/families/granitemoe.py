@@ -73,6 +73,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 GGUF = GGUF(
     architecture="granitemoe",
+    write=granite.GGUF.write,
     hf=gguf_hf,
     weights=(*granite.GGUF.weights, *EXPERT_RULES, *SHARED_EXPERT_RULES),
     ignored=("rope_freqs.weight",),

@@ -103,6 +103,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 GGUF = GGUF(
     architecture="hunyuan-moe",
+    lacks=("blk.*.attn_*.bias",),
     hf=gguf_hf,
     weights=(*llama_rules(), *EXPERT_RULES, *SHARED_EXPERT_RULES),
     experts=True,

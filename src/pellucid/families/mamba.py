@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid.base.array import Array
+from pellucid.base.errors import UnsupportedError
 from pellucid.config import LayerConfig, MambaConfig, ModelConfig, NormConfig, PartNorms
 from pellucid.families.translation.gguf import GGUF, has_bias, short, special_tokens, vocab_size
 from pellucid.families.translation.gguf_metadata import Metadata
@@ -122,8 +123,18 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     }
 
 
+def _own_keys(config: ModelConfig) -> dict[str, Any]:
+    mixer = config.layers[0].mixer
+    if getattr(mixer, "channels", 0) != 2 * config.d_model:
+        raise UnsupportedError("llama.cpp's mamba has twice as many channels as the stream is wide", where="GGUF")
+    return {}
+
+
 GGUF = GGUF(
     architecture="mamba",
+    write=_own_keys,
+    lacks=("blk.*.ssm_in.bias", "blk.*.ssm_out.bias"),
+    needs=("blk.*.ssm_conv1d.bias",),
     hf=gguf_hf,
     weights=(
         Rule("token_embd.weight", "embed.weight"),

@@ -128,6 +128,8 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 GGUF = GGUF(
     architecture="mamba2",
+    lacks=("blk.*.ssm_in.bias", "blk.*.ssm_out.bias"),
+    needs=("blk.*.ssm_conv1d.bias",),
     hf=gguf_hf,
     weights=(
         Rule("token_embd.weight", "embed.weight"),

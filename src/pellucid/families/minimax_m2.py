@@ -92,7 +92,13 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     }
 
 
-GGUF = GGUF(architecture="minimax-m2", hf=gguf_hf, weights=(*llama_rules(), *EXPERT_RULES), experts=True)
+GGUF = GGUF(
+    architecture="minimax-m2",
+    needs=("output.weight",),
+    hf=gguf_hf,
+    weights=(*llama_rules(), *EXPERT_RULES),
+    experts=True,
+)
 
 TINY = llama.TINY | {
     "model_type": "minimax_m2",

@@ -70,7 +70,14 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     return common_keys("olmoe", metadata, tensors) | routed | width
 
 
-GGUF = GGUF(architecture="olmoe", hf=gguf_hf, weights=(*llama_rules(), *EXPERT_RULES), experts=True)
+GGUF = GGUF(
+    architecture="olmoe",
+    needs=("output.weight",),
+    grouped=False,
+    hf=gguf_hf,
+    weights=(*llama_rules(), *EXPERT_RULES),
+    experts=True,
+)
 
 TINY = llama.TINY | {
     "model_type": "olmoe",

@@ -114,6 +114,8 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 GGUF = GGUF(
     architecture="phimoe",
+    needs=("output.weight", "output.bias"),
+    for_others=False,
     hf=gguf_hf,
     weights=(*llama_rules(), *EXPERT_RULES),
     ignored=("rope_factors_*.weight",),

@@ -29,9 +29,9 @@ class GGUF:
     name) of a description, where they are not the common ones (``gguf_out``), for writing; None: this one is not there.
     ``lacks``: patterns of tensors' names that we read and llama.cpp does not; ``needs``: those that it does not open a
     file without. ``for_others``: whether a model of another family that is described alike may be written so; no where
-    llama.cpp does not follow all that its files say. ``square``: whether heads are together as wide as the model there. ``also``:
-    rules for other names that the same weights go by. ``when``: of several families that one architecture stands for,
-    whether a file's metadata say that it is this one.
+    llama.cpp does not follow all that its files say. ``square``: whether heads are together as wide as the model there;
+    ``grouped``: whether several may share keys and values. ``also``: rules for other names that the same weights go by.
+    ``when``: of several families that one architecture stands for, whether a file's metadata say that it is this one.
     """
 
     architecture: str
@@ -47,6 +47,7 @@ class GGUF:
     square: bool = False
     also: tuple[Rule, ...] = ()
     when: Callable[[Mapping[str, Any]], bool] | None = None
+    grouped: bool = True
 
 
 def special_tokens(metadata: Metadata) -> dict[str, Any]:

@@ -105,6 +105,8 @@ def _outline(config: ModelConfig, family: Any) -> Outline:
             expected=config.d_model,
             received=wide,
         )
+    if not reader.grouped and any(a.num_heads != a.num_kv_heads for layer in config.layers if (a := layer.attention)):
+        raise UnsupportedError(f"llama.cpp's {reader.architecture} has keys and values for every head", where="GGUF")
     known = {match.theirs for match in matches(again, reader.weights)} | set(reader.ignored)
     if strange := [name for name in tensors if name not in known]:
         raise UnsupportedError(f"llama.cpp's {reader.architecture} has no place for {strange[0]}", where="GGUF")
@@ -167,7 +169,7 @@ def _offered(config: ModelConfig) -> dict[str, Any]:
         "context_length": config.context_len,
         "embedding_length": config.d_model,
         "block_count": config.num_layers,
-        "feed_forward_length": _of_all(layer.mlp.d_ff if layer.mlp else 0 for layer in config.layers),
+        "feed_forward_length": _width(config),
         "use_parallel_residual": layer.parallel,
         "residual_scale": layer.residual_scale,
         "embedding_scale": config.embedding_scale,
@@ -175,20 +177,53 @@ def _offered(config: ModelConfig) -> dict[str, Any]:
         "final_logit_softcapping": config.logit_softcap,
     }
     if norm:
-        offered[f"attention.layer_norm_{'rms_' if norm.kind == 'rms' else ''}epsilon"] = norm.eps
+        offered |= {f"attention.layer_norm_{kind}epsilon": norm.eps for kind in ("rms_", "")}
     if experts and sparse:
+        dense = [i for i, layer in enumerate(config.layers) if not layer.experts]
+        leading = next(i for i, layer in enumerate(config.layers) if layer.experts)
+        step = 1 + next((i for i, layer in enumerate(config.layers[leading + 1 :]) if layer.experts), 0)
         offered |= {
             "expert_count": experts.num_experts,
             "expert_used_count": experts.experts_per_token,
             "expert_feed_forward_length": sparse.d_ff,
             "expert_shared_feed_forward_length": experts.shared.d_ff if experts.shared else None,
+            "expert_shared_count": experts.shared.d_ff // sparse.d_ff if experts.shared else 0,
             "expert_weights_norm": experts.normalize,
+            "expert_weights_scale": experts.scale,
+            "expert_gating_func": {"softmax": 1, "sigmoid": 2}.get(experts.scores),
+            "expert_group_count": experts.num_groups,
+            "expert_group_used_count": experts.groups_per_token,
+            "leading_dense_block_count": leading if dense == list(range(leading)) else 0,
+            "interleave_moe_layer_step": step,
         }
     if attention:
         offered |= _of_attention(attention)
     if looking := [layer.attends for layer in config.layers if layer.attends]:
         offered |= _of_rotation(config, looking)
-    return offered
+    return offered | _of_states(config)
+
+
+def _of_states(config: ModelConfig) -> dict[str, Any]:
+    """Of state-space mixers: Mamba's channels, or Mamba-2's heads, under the names of what Mamba has in their place."""
+    mixer: Any = next((layer.mixer for layer in config.layers if hasattr(layer.mixer, "state_size")), None)
+    if mixer is None:
+        return {}
+    heads = getattr(mixer, "num_heads", None)
+    return {
+        "ssm.conv_kernel": mixer.width,
+        "ssm.inner_size": mixer.channels if heads is None else heads * mixer.head_dim,
+        "ssm.state_size": mixer.state_size,
+        "ssm.time_step_rank": mixer.dt_rank if heads is None else heads,
+        "ssm.group_count": getattr(mixer, "num_groups", None),
+        "ssm.dt_b_c_rms": getattr(mixer, "inner_norm", None) is not None,
+    }
+
+
+def _width(config: ModelConfig) -> Any:
+    """Neurons of the MLP: of layers that are dense, where some are; one number where they agree."""
+    dense = [layer.mlp.d_ff for layer in config.layers if layer.mlp and not layer.experts]
+    widths = [layer.mlp.d_ff if layer.mlp else 0 for layer in config.layers]
+    return _of_all(dense) if dense and any(layer.experts for layer in config.layers) else _of_all(widths)
 
 
 def _of_attention(attention: list[AttentionConfig]) -> dict[str, Any]:
@@ -201,6 +236,7 @@ def _of_attention(attention: list[AttentionConfig]) -> dict[str, Any]:
         "attention.value_length": first.head_dim,
         "attention.scale": first.softmax_scale,
         "attention.sliding_window": window,
+        "attention.sliding_window_pattern": [bool(layer.window) for layer in attention] if window else None,
         "attention.clamp_kqv": first.clip,
         "attention.max_alibi_bias": first.alibi,
         "attn_logit_softcapping": first.softcap,
