@@ -137,6 +137,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array], architecture: str 
 AT = "blk.{i}.shortconv"
 GGUF = GGUF(
     architecture="lfm2",
+    lacks=("blk.*.shortconv.*.bias",),
     hf=gguf_hf,
     weights=(
         *(replace(rule, theirs=rule.theirs.replace("output_norm", "token_embd_norm")) for rule in llama_rules()),

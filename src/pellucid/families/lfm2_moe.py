@@ -75,6 +75,7 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 GGUF = GGUF(
     architecture="lfm2moe",
+    lacks=("blk.*.shortconv.*.bias",),
     hf=gguf_hf,
     weights=(
         *lfm2.GGUF.weights,

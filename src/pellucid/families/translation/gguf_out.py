@@ -198,13 +198,19 @@ def _offered(config: ModelConfig) -> dict[str, Any]:
         }
     if attention:
         offered |= _of_attention(attention)
+        # what does not attend has no heads of keys and values
+        heads = _of_all(layer.attention.num_kv_heads if layer.attention else 0 for layer in config.layers)
+        offered["attention.head_count_kv"] = heads
     if looking := [layer.attends for layer in config.layers if layer.attends]:
         offered |= _of_rotation(config, looking)
     return offered | _of_states(config)
 
 
 def _of_states(config: ModelConfig) -> dict[str, Any]:
-    """Of state-space mixers: Mamba's channels, or Mamba-2's heads, under the names of what Mamba has in their place."""
+    """Of mixers with a state: a convolution's tokens; Mamba's channels, or Mamba-2's heads under the names of those."""
+    short = next((layer.mixer for layer in config.layers if layer.mixer and layer.mixer.name == "short_conv"), None)
+    if short is not None:
+        return {"shortconv.l_cache": getattr(short, "width", None)}
     mixer: Any = next((layer.mixer for layer in config.layers if hasattr(layer.mixer, "state_size")), None)
     if mixer is None:
         return {}
@@ -231,7 +237,6 @@ def _of_attention(attention: list[AttentionConfig]) -> dict[str, Any]:
     window = next((layer.window for layer in attention if layer.window), None)
     return {
         "attention.head_count": _of_all(layer.num_heads for layer in attention),
-        "attention.head_count_kv": _of_all(layer.num_kv_heads for layer in attention),
         "attention.key_length": first.head_dim,
         "attention.value_length": first.head_dim,
         "attention.scale": first.softmax_scale,
