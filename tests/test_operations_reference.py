@@ -149,6 +149,8 @@ DESCRIPTIONS = (
         "clamped swiglu": active(LLAMA, alpha=1.702, limit=0.5, up_offset=1.0),
         "clamped gelu": active(LLAMA, activation="gelu_tanh", limit=0.5),
         "clamped experts": active(MOE, alpha=1.702, limit=0.5, up_offset=1.0, bias=True),
+        "narrow values": changed(LLAMA, v_head_dim=6, v_scale=0.7, gated=True),
+        "narrow values and sinks": changed(LLAMA, v_head_dim=6, sinks=True, window=3),
         "chunks": changed(LLAMA, chunk=4),
         "sinks": changed(LLAMA, sinks=True),
         "sinks, windows and a soft cap": changed(LLAMA, sinks=True, window=3, softcap=2.0),

@@ -44,6 +44,8 @@ class AttentionConfig:
     qk_norm: NormConfig | None = None  # normalizes q and k
     qk_norm_over: Literal["head", "all"] = "head"  # each head by itself, with one γ for all; or all heads as one vector
     qk_norm_at: Literal["before", "after"] = "before"  # rotation
+    v_head_dim: int | None = None  # numbers of a value, where they are not as many as a key's
+    v_scale: float = 1.0  # values are multiplied by it
     v_norm: NormConfig | None = None  # normalizes each head's values
     keys_are_values: bool = False  # values are keys as they were projected, before norms and rotation
     kv_from: int | None = None  # the layer whose keys and values it looks at, having none of its own
@@ -78,6 +80,13 @@ class AttentionConfig:
             )
         if self.window is not None:
             check_size("attention", window=self.window)
+        if self.v_head_dim is not None:
+            check_size("attention", v_head_dim=self.v_head_dim)
+        check_number("attention", v_scale=self.v_scale)
+        if self.v_scale != 1 and self.clip is not None:
+            raise ConfigError("values are scaled or clipped, not both", where="attention")
+        if self.keys_are_values and (self.v_head_dim is not None or self.v_scale != 1):
+            raise ConfigError("values that are keys have their width and scale", where="attention")
         if self.chunk is not None:
             check_size("attention", chunk=self.chunk)
         if self.clip is not None:
@@ -103,14 +112,23 @@ class AttentionConfig:
         return self.num_kv_heads * self.head_dim
 
     @property
+    def v_width(self) -> int:
+        """Numbers of a head's value, and of its result."""
+        return self.v_head_dim or self.head_dim
+
+    @property
+    def v_dim(self) -> int:
+        return self.num_kv_heads * self.v_width
+
+    @property
     def z_dim(self) -> int:
         """Numbers of all heads' results."""
-        return self.num_heads * self.head_dim
+        return self.num_heads * self.v_width
 
     @property
     def kept(self) -> tuple[int, int, int]:
         """What the cache keeps of a token: (heads, numbers of a key, of a value)."""
-        return self.num_kv_heads, self.head_dim, self.head_dim
+        return self.num_kv_heads, self.head_dim, self.v_width
 
     def state_bytes(self, num_tokens: int, size: int) -> int:
         """What the cache keeps of a sequence, in numbers of ``size`` bytes."""
@@ -141,16 +159,16 @@ class AttentionConfig:
         """Its weights: ``{"layers.0.attention.q_proj.weight": (576, 576), …}`` for ``layers.0.attention.``."""
         shapes: dict[str, tuple[int, ...]] = {}
         for part in self.projected:
-            width = self.q_dim if part == "q" else self.kv_dim
+            width = {"q": self.q_dim, "k": self.kv_dim, "v": self.v_dim}[part]
             shapes |= linear_shapes(f"{prefix}{part}_proj", width, d_model, self.qkv_bias)
         if self.qk_norm:
             for part, width in (("q", self.q_dim), ("k", self.kv_dim))[: 1 if self.kv_from is not None else 2]:
                 over = self.head_dim if self.qk_norm_over == "head" else width
                 shapes |= norm_shapes(f"{prefix}{part}_norm", over, self.qk_norm)
         if self.v_norm:
-            shapes |= norm_shapes(f"{prefix}v_norm", self.head_dim, self.v_norm)
+            shapes |= norm_shapes(f"{prefix}v_norm", self.v_width, self.v_norm)
         if self.sinks:
             shapes[f"{prefix}sinks"] = (self.num_heads,)
         if self.gated:
             shapes |= linear_shapes(f"{prefix}gate_proj", self.z_dim, d_model, self.qkv_bias)
-        return shapes | linear_shapes(f"{prefix}o_proj", d_model, self.q_dim, self.o_bias)
+        return shapes | linear_shapes(f"{prefix}o_proj", d_model, self.z_dim, self.o_bias)

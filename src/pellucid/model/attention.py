@@ -27,15 +27,16 @@ class Attention(Attends):
         self.config, self.layer = config, layer
         self.q_proj = Linear(d_model, config.q_dim, bias=config.qkv_bias)
         for part in config.projected[1:]:
-            self.add_module(f"{part}_proj", Linear(d_model, config.kv_dim, bias=config.qkv_bias))
+            width = config.kv_dim if part == "k" else config.v_dim
+            self.add_module(f"{part}_proj", Linear(d_model, width, bias=config.qkv_bias))
         over_all = config.qk_norm_over == "all"
         self.q_norm = optional_norm(config.q_dim if over_all else config.head_dim, config.qk_norm)
         k_norm = None if config.kv_from is not None else config.qk_norm
         self.k_norm = optional_norm(config.kv_dim if over_all else config.head_dim, k_norm)
-        self.v_norm = optional_norm(config.head_dim, config.v_norm)
+        self.v_norm = optional_norm(config.v_width, config.v_norm)
         self.sinks = nn.Parameter(torch.zeros(config.num_heads)) if config.sinks else None
         self.gate_proj = Linear(d_model, config.z_dim, bias=config.qkv_bias) if config.gated else None
-        self.o_proj = Linear(config.q_dim, d_model, bias=config.o_bias)
+        self.o_proj = Linear(config.z_dim, d_model, bias=config.o_bias)
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         x = for_products(ctx.tap(self, "attn_in", x))
@@ -54,7 +55,7 @@ class Attention(Attends):
         made = (q,) if k is None or v is None else (q, k, v)
         z = ctx.tap(self, "z", ctx.by_request(self.mix, *made))  # (B, H, T, E)
         if self.gate_proj is not None:
-            opened = ctx.tap(self, "z_gate", self._by_head(self.gate_proj(x, ctx)))
+            opened = ctx.tap(self, "z_gate", self._by_head(self.gate_proj(x, ctx), self.config.v_width))
             z = ctx.tap(self, "z_gated", z * gate("sigmoid", opened, ctx))
         return self.o_proj(z.transpose(1, 2).flatten(2), ctx)
 
@@ -63,9 +64,12 @@ class Attention(Attends):
         if self.config.kv_from is not None:
             return None, None
         k = ctx.tap(self, "k", self._by_head(self._clipped(self.k_proj(x, ctx))))
-        made = k if self.config.keys_are_values else self._by_head(self._clipped(self.v_proj(x, ctx)))
-        v = ctx.tap(self, "v", made)
+        v = ctx.tap(self, "v", k if self.config.keys_are_values else self._values(x, ctx))
         return k, v if self.v_norm is None else ctx.tap(self, "v_norm", self.v_norm(v))
+
+    def _values(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B K T E"]:
+        v = self._clipped(self.v_proj(x, ctx))
+        return self._by_head(v if self.config.v_scale == 1 else v * self.config.v_scale, self.config.v_width)
 
     def remembered(self, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, int]:
         """All keys and values: its own, or those of the layer that lends them."""
@@ -96,5 +100,5 @@ class Attention(Attends):
     def _clipped(self, x: Float[Tensor, "B T HE"]) -> Float[Tensor, "B T HE"]:
         return x if (clip := self.config.clip) is None else x.clamp(-clip, clip)
 
-    def _by_head(self, x: Float[Tensor, "B T HE"]) -> Float[Tensor, "B H T E"]:
-        return x.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
+    def _by_head(self, x: Float[Tensor, "B T HE"], width: int | None = None) -> Float[Tensor, "B H T E"]:
+        return x.unflatten(-1, (-1, width or self.config.head_dim)).transpose(1, 2)

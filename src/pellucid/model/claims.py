@@ -76,6 +76,8 @@ TORCH = Claims(
             "gated": ANY,
             "alibi": ANY,
             "query_scale": ANY,
+            "v_head_dim": ANY,
+            "v_scale": ANY,
             "v_norm": ANY,
             "keys_are_values": ANY,
             "kv_from": ANY,

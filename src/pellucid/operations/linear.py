@@ -17,7 +17,7 @@ PART = 2**23  # numbers of a weight in float64 at a time
 OWNERS = {
     "attention": ("model.attention", "Attention.forward"),
     "k_proj of attention": ("model.attention", "Attention._keys_and_values"),
-    "v_proj of attention": ("model.attention", "Attention._keys_and_values"),
+    "v_proj of attention": ("model.attention", "Attention._values"),
     "latent": ("model.latent", "LatentAttention.forward"),
     "q_proj of latent": ("model.latent", "LatentAttention._queries"),
     "q_a_proj": ("model.latent", "LatentAttention._queries"),
@@ -48,7 +48,10 @@ class Linear(Operation):
     kind = "linear"
     holds = Sentence("the output is x Wᵀ + b", "输出为 x Wᵀ + b")
     reads = (
-        *(f"AttentionConfig.{name}" for name in ("qkv_bias", "o_bias", "num_heads", "head_dim", "clip")),
+        *(
+            f"AttentionConfig.{name}"
+            for name in ("qkv_bias", "o_bias", "num_heads", "head_dim", "clip", "v_head_dim", "v_scale")
+        ),
         *(f"LatentAttentionConfig.{name}" for name in ("num_heads", "kv_lora_rank", "qk_nope_head_dim")),
         *(f"LatentAttentionConfig.{name}" for name in ("qk_rope_head_dim", "v_head_dim", "q_lora_rank")),
         *(f"LatentAttentionConfig.{name}" for name in ("latent_bias", "o_bias")),

@@ -31,17 +31,19 @@ class AttentionTaps(Part):
 
     def taps(self) -> Iterator[Tap]:
         attention = self.attention
-        wide, narrow = attention.q_dim, attention.kv_dim
+        out = {"q": attention.q_dim, "k": attention.kv_dim, "v": attention.v_dim}
         for name in attention.projected:
-            out, axes = (wide, BY_HEAD) if name == "q" else (narrow, BY_KV_HEAD)
-            projection = self.linear(f"attention.{name}_proj", name.upper(), (out, self.d_model), attention.qkv_bias)
-            cut = replace(projection, head_dim=attention.head_dim, clip=attention.clip)
-            yield self.tap(name, cut, name, ("n",), "attn_in", axes=axes)
+            shape, axes = (out[name], self.d_model), BY_HEAD if name == "q" else BY_KV_HEAD
+            projection = self.linear(f"attention.{name}_proj", name.upper(), shape, attention.qkv_bias)
+            width = attention.v_width if name == "v" else attention.head_dim
+            cut = replace(projection, head_dim=width, clip=attention.clip)
+            cut = replace(cut, scale=attention.v_scale) if name == "v" else cut
+            yield self.tap(name, cut, name, ("n",), "attn_in", axes=axes, head_dim=width)
         if attention.keys_are_values:
             yield self.tap("v", Copy(), "v", ("k",), "k", axes=BY_KV_HEAD)
         if (norm := attention.v_norm) is not None:
-            of_head = Norm(name=f"{self.at}.attention.v_norm", width=attention.head_dim, config=norm)
-            yield self.tap("v_norm", of_head, r"\hat v", ("v",), "v", axes=BY_KV_HEAD)
+            of_head = Norm(name=f"{self.at}.attention.v_norm", width=attention.v_width, config=norm)
+            yield self.tap("v_norm", of_head, r"\hat v", ("v",), "v", axes=BY_KV_HEAD, head_dim=attention.v_width)
         last = {"q": "q", "k": "k"}
         steps = (self._qk_norms(last), self._rotations(last))
         for step in steps if attention.qk_norm_at == "before" else reversed(steps):
@@ -64,19 +66,20 @@ class AttentionTaps(Part):
         yield self.tap("scores", scores, "s", ("q", "k"), last["q"], keys, axes=BY_PAIR)
         share = Softmax(sinks=f"{self.at}.attention.sinks" if attention.sinks else None, heads=attention.num_heads)
         yield self.tap("pattern", share, "a", ("s",), "scores", axes=BY_PAIR)
-        yield self.tap("z", Mix(groups=groups), "z", ("a", "v"), "pattern", values, axes=BY_HEAD)
+        own = {"axes": BY_HEAD, "head_dim": attention.v_width}
+        yield self.tap("z", Mix(groups=groups), "z", ("a", "v"), "pattern", values, **own)
         out = replace(
-            self.linear("attention.o_proj", "O", (self.d_model, attention.q_dim), attention.o_bias), joins=True
+            self.linear("attention.o_proj", "O", (self.d_model, attention.z_dim), attention.o_bias), joins=True
         )
         z, last_z = "z", "z"
         if attention.gated:
             wide = (attention.z_dim, self.d_model)
             gate = replace(
-                self.linear("attention.gate_proj", "gate", wide, attention.qkv_bias), head_dim=attention.head_dim
+                self.linear("attention.gate_proj", "gate", wide, attention.qkv_bias), head_dim=attention.v_width
             )
-            yield self.tap("z_gate", gate, "m", ("n",), "attn_in", axes=BY_HEAD)
+            yield self.tap("z_gate", gate, "m", ("n",), "attn_in", **own)
             z, last_z = r"\bar z", "z_gated"
-            yield self.tap("z_gated", Product(gate="sigmoid", code=GATED), z, ("m", "z"), "z_gate", "z", axes=BY_HEAD)
+            yield self.tap("z_gated", Product(gate="sigmoid", code=GATED), z, ("m", "z"), "z_gate", "z", **own)
         name, symbol = self.made("attn", "o")
         yield self.tap(name, out, symbol, (rf"[{z}_1; \dots; {z}_H]",), last_z)
         yield from self.normed("attn", "o", "attention_post_norm")
