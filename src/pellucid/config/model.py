@@ -83,7 +83,7 @@ class ModelConfig:
         """Layer ``i`` looks at keys that are alike those it would have, and that are there before it."""
         own = self.layers[i].mixer
         other = self.layers[lender].mixer if 0 <= lender < i else None
-        alike = ("num_kv_heads", "head_dim", "window", "rope")
+        alike = ("num_kv_heads", "head_dim", "v_width", "v_scale", "window", "rope")
         if (
             not isinstance(other, AttentionConfig)
             or other.kv_from is not None
