@@ -29,7 +29,8 @@ class Removal:
 def command(names: tuple[str, ...], yes: bool) -> None:
     """Remove MODELS that were fetched.
 
-    Pellucid's own, or those in the hub's cache. Files that you named yourself and the models of other programs stay where they are.
+    Pellucid's own are, and those in the hub's cache. Files that you named yourself and the models of other programs
+    stay where they are.
     """
     from pellucid.cli.terminal.numbers import size
 
