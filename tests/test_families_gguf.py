@@ -665,5 +665,6 @@ def test_tensor_names_are_those_that_the_gguf_package_gives_to_the_models_names(
     assert len(named) >= len(ours) - sum(len(names) > 1 for names in ours)
     for theirs, written in named.items():
         theirs = theirs.replace(".dt_bias", ".dt_proj.bias")  # as the converter does first
-        names = (theirs, theirs.removeprefix("transformer."))  # one converter drops what the model's class puts before
+        # One converter drops what the model's class puts before, another says that a bare number is a weight.
+        names = (theirs, theirs.removeprefix("transformer."), f"{theirs}.weight")
         assert written in [table.get_name(name, try_suffixes=(".weight", ".bias")) for name in names]

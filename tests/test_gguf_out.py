@@ -85,7 +85,7 @@ def model(name: str, variant: str = "", seed: int = 0) -> Checkpoint:
     weights = {}
     for weight, shape in weight_shapes(config).items():
         values = rng.standard_normal(shape) * (0.3 if len(shape) > 1 else 0.2)
-        weights[weight] = Array.from_numpy((values + weight.endswith("norm.weight")).astype(np.float32))
+        weights[weight] = Array.from_numpy((values + weight.endswith(("norm.weight", "out_scale"))).astype(np.float32))
     return as_checkpoint(name, config, weights)
 
 
@@ -174,7 +174,7 @@ def wide(name: str = "llama", **changed: Any) -> Checkpoint:
     config, rng = FAMILIES[name].config(FAMILIES[name].TINY | WIDE | changed), np.random.default_rng(0)
     weights = {
         weight: Array.from_numpy(
-            (rng.standard_normal(shape) * 0.06 + weight.endswith("norm.weight")).astype(np.float32)
+            (rng.standard_normal(shape) * 0.06 + weight.endswith(("norm.weight", "out_scale"))).astype(np.float32)
         )
         for weight, shape in weight_shapes(config).items()
     }

@@ -23,6 +23,8 @@ from pellucid.config import (
     SideConfig,
 )
 from pellucid.families import gemma3, llama, qwen3
+from pellucid.families.translation import gguf_gemma4
+from pellucid.families.translation.gguf import GGUF
 from pellucid.families.translation.hf import Keys, rope
 from pellucid.families.translation.rules import Rule
 
@@ -165,7 +167,14 @@ WEIGHTS = (
 )
 # What a layer that looks at another's keys does not use; files have it all the same.
 IGNORED = (*llama.IGNORED, *(f"model.layers.*.self_attn.{name}.*" for name in ("k_proj", "v_proj", "k_norm")))
-GGUF = None
+GGUF = GGUF(
+    architecture="gemma4",
+    hf=gguf_gemma4.keys,
+    weights=gguf_gemma4.RULES,
+    ignored=gguf_gemma4.IGNORED,
+    write=gguf_gemma4.write,
+    needs=("rope_freqs.weight",),
+)
 
 TINY = {name: value for name, value in llama.TINY.items() if name != "rope_theta"} | {
     "model_type": "gemma4_text",

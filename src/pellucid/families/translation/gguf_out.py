@@ -289,6 +289,8 @@ def _settings(config: ModelConfig) -> dict[str, np.ndarray]:
     """Tensors that are settings: what each rotary frequency is divided by."""
     rope = far_rope(config)
     scaling = rope.scaling if rope else None
+    if rope and scaling is None and rope.pairs is not None:  # the others are divided by so much that they stand still
+        return {"rope_freqs.weight": np.where(np.arange(rope.dim // 2) < rope.pairs, 1.0, 1e30).astype(np.float32)}
     if rope is None or scaling is None:
         return {}
     if scaling.kind == "longrope":
