@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -25,7 +26,8 @@ from pellucid.native.claims import supports
 from pellucid.native.executor import NativeExecutor
 from pellucid.native.formats import FORMATS, VECTOR
 from pellucid.native.layout import plan, shapes_of
-from pellucid.quant import convert
+from pellucid.operations.reference import reference
+from pellucid.quant import convert, dequantize
 
 QUICK_BUILD = ("-O0", "-DPLAIN_C")  # what differs between most models is not in the kernels
 OPTIMISED = ("llama", "gpt2", "qwen2", "chatglm", "gemma3_text")  # with the processor's own instructions
@@ -138,12 +140,25 @@ def run(executor: Executor, ids: list[int], cuts: list[int]) -> np.ndarray:
     return np.concatenate(rows)
 
 
+def close(got: np.ndarray, expected: np.ndarray) -> bool:
+    return bool(np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max())
+
+
+@cache
+def exactly(model: str, ids: tuple[int, ...]) -> Mapping[str, np.ndarray]:
+    """Every tap by the float64 reference."""
+    decoder = decoder_of(model)
+    return reference(decoder.config, {name: dequantize(array) for name, array in weights_of(decoder)}, ids)
+
+
 @EVERY
 def test_logits_equal_torch(model: str) -> None:
-    """Within 1e-5 of the logit scale: float32 sums in another order. The prefill, small steps, then token by token."""
+    """Within 1e-5 of the logit scale: float32 sums in another order. The prefill, small steps, then token by token.
+    Where torch is further off itself, as some memories make it, within as much of the float64 reference.
+    """
     ids, cuts = token_ids(), [20, 23, *range(24, LENGTH)]
-    expected = run(TorchExecutor(decoder_of(model)), ids, cuts)
-    assert np.abs(run(native(model), ids, cuts) - expected).max() <= 1e-5 * np.abs(expected).max()
+    expected, got = run(TorchExecutor(decoder_of(model)), ids, cuts), run(native(model), ids, cuts)
+    assert close(got, expected) or close(got, exactly(model, tuple(ids))["logits"])
 
 
 @pytest.mark.parametrize("quantize", [None, "q8", "q4"])
@@ -212,7 +227,7 @@ def test_a_request_in_a_ragged_batch_equals_the_request_alone_bit_for_bit(model:
 
 @EVERY
 def test_step_by_step_the_fast_path_has_torchs_numbers(model: str) -> None:
-    """Every tap of the compiled program, within 1e-5 of that tap's own scale."""
+    """Every tap of the compiled program, within 1e-5 of that tap's own scale; of the reference's as above."""
     from pellucid.explain.trace import trace as explained
     from pellucid.native.trace import NOT_HELD, trace
 
@@ -223,13 +238,26 @@ def test_step_by_step_the_fast_path_has_torchs_numbers(model: str) -> None:
     )
     assert {path for path in expected if expected.tap(path).name not in NOT_HELD} == set(got)
     for path, values in got.items():
-        exact = expected[path].numpy()[0]
-        assert np.abs(values - exact).max() <= 1e-5 * np.abs(exact).max(), path
+        assert close(values, expected[path].numpy()[0]) or close(values, exactly(model, tuple(ids))[path]), path
 
 
 def test_numbers_do_not_depend_on_the_number_of_threads_bit_for_bit() -> None:
     ids = token_ids()
     np.testing.assert_array_equal(run(native("llama", 1), ids, [9, 10]), run(native("llama", 3), ids, [9, 10]))
+
+
+def test_a_thread_that_comes_back_late_finds_no_work_in_a_step_that_is_over() -> None:
+    """Steps of different shapes in turn, with more threads than cores: a short one that wants nothing has fewer stages
+    than the long one after it.
+    """
+    executor, ids = native("llama", 8), token_ids(64)
+    slot = executor.allocate(64)
+    whole = executor.step([StepInput(slot, ids, range(64))]).numpy()
+    for _ in range(1500):
+        executor.truncate(slot, 0)
+        executor.step([StepInput(slot, ids[:2], ())])
+        executor.truncate(slot, 0)
+        np.testing.assert_array_equal(executor.step([StepInput(slot, ids, range(64))]).numpy(), whole)
 
 
 def test_a_fork_continues_like_its_origin_and_leaves_it_alone() -> None:

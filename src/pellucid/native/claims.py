@@ -10,6 +10,7 @@ from typing import Any
 from pellucid.claims import ANY, UNREAD, Claim, Claims, one_of
 from pellucid.config import (
     AttentionConfig,
+    DeltaNetConfig,
     ExpertsConfig,
     LatentAttentionConfig,
     LayerConfig,
@@ -88,6 +89,7 @@ NATIVE = Claims(
             "alibi": ANY,
             "sinks": ANY,
             "query_scale": ANY,
+            "gated": ANY,
         },
         LatentAttentionConfig: {
             "num_heads": ANY,
@@ -102,6 +104,19 @@ NATIVE = Claims(
             "rope": ANY,
             "window": ANY,
             "scale": ANY,
+        },
+        DeltaNetConfig: {
+            "num_heads": ANY,
+            "num_key_heads": ANY,
+            "key_head_dim": ANY,
+            "value_head_dim": ANY,
+            "conv_width": ANY,
+            "norm": ANY,
+            "gate": one_of("silu", "sigmoid"),
+            "decay_by": one_of("head", "channel"),
+            "decay_rank": ANY,
+            "gate_rank": ANY,
+            "beta_scale": ANY,
         },
         ShortConvConfig: {"channels": ANY, "width": ANY, "bias": ANY},
         RopeConfig: {

@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from pellucid.config import AttentionConfig, LatentAttentionConfig, LayerConfig, Mixer, ModelConfig, ShortConvConfig
+from pellucid.config import (
+    AttentionConfig,
+    DeltaNetConfig,
+    LatentAttentionConfig,
+    LayerConfig,
+    Mixer,
+    ModelConfig,
+    ShortConvConfig,
+)
 from pellucid.native.layout import Layout, Stored, padded
 from pellucid.native.writing import matrix, real
 
@@ -69,16 +77,25 @@ def states_of(mixer: Mixer | None) -> dict[str, int]:
     """Numbers of each state that a mixer keeps: rows of whole vectors, the last axis of (places, channels) padded."""
     if isinstance(mixer, ShortConvConfig):
         return {"conv": (mixer.width - 1) * padded(mixer.channels)}
+    if isinstance(mixer, DeltaNetConfig):
+        kept, memory = mixer.conv_width - 1, mixer.num_heads * mixer.key_head_dim * padded(mixer.value_head_dim, 16)
+        convolved = {"q": mixer.q_dim, "k": mixer.q_dim, "v": mixer.v_dim}
+        return {name: kept * padded(channels) for name, channels in convolved.items()} | {"memory": memory}
     return {}
 
 
 def maps_of(mixer: Mixer | None) -> tuple[int, int]:
     """How many linear maps a mixer with a state makes before it goes on, and the widest of them."""
+    if isinstance(mixer, DeltaNetConfig):
+        ranks = (mixer.decay_rank or 1, mixer.gate_rank or 1)
+        return 8 if max(ranks) > 1 else 6, max(mixer.q_dim, mixer.v_dim, mixer.decay_dim, *ranks)
     return (3, mixer.channels) if isinstance(mixer, ShortConvConfig) else (0, 0)
 
 
 def z_dim_of(mixer: Mixer | None) -> int:
     """Numbers of what a mixer with a state makes."""
+    if isinstance(mixer, DeltaNetConfig):
+        return mixer.v_dim
     return mixer.channels if isinstance(mixer, ShortConvConfig) else 1
 
 
@@ -230,13 +247,15 @@ def _step(weights: Mapping[str, Stored], num_experts: int) -> int:
     return steps.pop()
 
 
-_PARTS = ("attention", "short_conv", "mlp")
+_PARTS = ("attention", "short_conv", "delta_net", "mlp")
 
 
 def field_of(name: str) -> str:
     """A weight's field in the table: ``attention.q_proj.weight`` → q_proj, its bias → q_bias, ``mlp_norm.weight`` →
-    mlp_norm, ``mlp.experts.0.up_proj.weight`` → expert_up_proj.
+    mlp_norm, ``mlp.experts.0.up_proj.weight`` → expert_up_proj. A mixer's gate is z's: an MLP has one, too.
     """
+    if not name.startswith("mlp."):
+        name = name.replace(".gate_", ".z_gate_")
     path, _, leaf = name.replace("mlp.experts.0.", "expert_").rpartition(".")
     field = "_".join(part for part in path.split(".") if part not in _PARTS)
     if leaf == "weight":

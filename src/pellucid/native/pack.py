@@ -161,9 +161,10 @@ def _offset(config: ModelConfig, name: str) -> float:
         norm = config.embedding_norm if path == "embed_norm" else config.final_norm
     else:
         _, layer, part = path.split(".", 2)
-        if part.startswith("attention."):
+        if "." in part:  # one of the mixer's own
             mixer = config.layers[int(layer)].mixer
-            norm = getattr(mixer, "qk_norm", None) or getattr(mixer, "latent_norm", None)
+            kinds = ("qk_norm", "latent_norm", "norm")
+            norm = next((own for kind in kinds if (own := getattr(mixer, kind, None))), None)
         else:
             norm = config.layers[int(layer)].norms[part]
     return norm.offset if norm else 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pellucid.config import LatentAttentionConfig, ModelConfig, ShortConvConfig
+from pellucid.config import DeltaNetConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
 from pellucid.native.formats import FORMATS
 from pellucid.native.kinds import Kinds, kinds_of, layer_table, maps_of, states_of, widths
 from pellucid.native.layout import Layout, padded
@@ -20,7 +20,8 @@ from pellucid.rotary import magnitude
 MAX_ROWS = 256  # tokens that one step computes at a time
 TAKE_BACK = 32  # more of them than a window needs are kept for guesses that turn out wrong
 CHUNK = 512  # positions of the KV cache, as in c/cache.h
-MIXER_FILES = {ShortConvConfig: "short_conv.h"}  # of c/, in programs that have such a mixer
+# Files of c/ that programs with such a mixer have.
+MIXER_FILES = {ShortConvConfig: "short_conv.h", DeltaNetConfig: "delta_net.h"}
 KV_CACHES = {"f32": 32, "f16": 16, "int8": 8}
 INCLUDES = "stdatomic stdbool stdint stdio stdlib string math limits pthread sched unistd fcntl errno sys/mman sys/stat"
 
@@ -53,6 +54,7 @@ def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> st
     kinds = kinds_of(config)
     having = {
         "experts": any(layer.experts for layer in config.layers),
+        "gated": any(getattr(layer.mixer, "gated", False) for layer in config.layers),
         "recurrent": any(states_of(layer.mixer) for layer in config.layers),
         "latent": any(isinstance(layer.mixer, LatentAttentionConfig) for layer in config.layers),
     }
@@ -143,6 +145,8 @@ def _sizes(config: ModelConfig, layout: Layout, kinds: Kinds, size: int, kv_cach
     MAX_ENTRIES = {entries}, // rows as often as they go through an expert"""
     if any(states_of(layer.mixer) for layer in config.layers):
         states = max(sum(sum(states_of(layer.mixer).values()) for layer in config.layers), 1)
+        values = [one.mixer.value_head_dim for one in config.layers if isinstance(one.mixer, DeltaNetConfig)]
+        row_sizes += f"\n    MAX_VALUE_DIM = {padded(max(values), 16)}," if values else ""
         maps = max(maps_of(layer.mixer)[0] for layer in config.layers)
         places += f"\n#define STATE_SIZE ((size_t){states}) // numbers that a slot keeps of mixers with a state"
         row_sizes += f"\n    NUM_MAPS = {maps}, // of what such a mixer reads"

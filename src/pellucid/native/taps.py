@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pellucid.config import AttentionConfig, LatentAttentionConfig, Mixer, ModelConfig
+from pellucid.config import AttentionConfig, DeltaNetConfig, LatentAttentionConfig, Mixer, ModelConfig
 from pellucid.executor import StepInput
 
-BY_HEAD = ("q", "k", "v", "q_norm", "k_norm", "q_rot", "k_rot", "q_scaled", "z")
+BY_HEAD = ("q", "k", "v", "q_norm", "k_norm", "q_rot", "k_rot", "q_scaled", "z", "z_gate", "z_gated")
 
 
 def _head(mixer: Mixer | None, name: str) -> int | None:
@@ -22,6 +22,12 @@ def _head(mixer: Mixer | None, name: str) -> int | None:
         own = {"k": mixer.qk_nope_head_dim, "k_shared": mixer.qk_rope_head_dim, "k_rot": mixer.qk_rope_head_dim}
         whole = dict.fromkeys(("q", "q_rot", "k_whole"), mixer.head_dim)
         return (own | whole | dict.fromkeys(("v", "z"), mixer.v_head_dim)).get(name)
+    if isinstance(mixer, DeltaNetConfig):
+        keys = ("q", "k", "q_conv", "k_conv", "q_norm", "k_norm")
+        keys = (*keys, *(("decay_in", "decay") if mixer.decay_by == "channel" else ()))
+        values = ("v", "v_conv", "write", "z", "z_norm", "z_gate", "z_gated")
+        widths = dict.fromkeys(keys, mixer.key_head_dim) | dict.fromkeys(values, mixer.value_head_dim)
+        return widths.get(name)
     return mixer.head_dim if isinstance(mixer, AttentionConfig) and name in BY_HEAD else None
 
 

@@ -15,6 +15,9 @@ EXPORT void pellucid_close(Model *m) {
     for (int i = 0; i < NUM_MAPS; i++) free(m->maps[i]);
     free(m->sequences);
 //[end]
+//[if gated]
+    free(m->gate);
+//[end]
 //[if latent]
     free(m->latent);
     if (m->by_head)
@@ -57,6 +60,10 @@ static bool make_buffers(Model *m, int threads) {
     for (int i = 0; i < NUM_MAPS; i++) made = (m->maps[i] = zeroed((size_t)MAX_ROWS * MAPS_ROW, sizeof(float))) && made;
     m->sequences = zeroed(MAX_ROWS, sizeof(Sequence));
     made = made && m->sequences;
+//[end]
+//[if gated]
+    m->gate = zeroed((size_t)MAX_ROWS * Q_ROW, sizeof(float));
+    made = made && m->gate;
 //[end]
 //[if latent]
     m->latent = zeroed((size_t)MAX_ROWS * LATENT_ROW, sizeof(float));

@@ -39,6 +39,9 @@ typedef struct {
     Panels entries;                   // [MAX_ENTRIES]: rows as the experts' products take them
     float *expert_act;                // [MAX_ENTRIES][EXPERT_ROW]: the experts' inner activations
 //[end]
+//[if gated]
+    float *gate;                      // [MAX_ROWS][Q_ROW]: what opens z
+//[end]
 //[if latent]
     float *latent;                    // [MAX_ROWS][LATENT_ROW]: what queries are made of
     Panels *by_head;                  // [threads]: rows of one head

@@ -125,6 +125,13 @@ INLINE float frequency(const Model *m, int kind, int length, int j) {
 }
 #endif
 
+// Rows, each number times σ of the gate's.
+SOME void open_rows(Model *m, Turn *turn, float *x, const float *gate, int row_size, int width) {
+    while (take(turn, m->rows, share_of(turn, m->rows, 4)))
+        for (int r = turn->begin; r < turn->end; r++)
+            for (size_t i = (size_t)r * row_size; i < (size_t)r * row_size + (size_t)width; i++) x[i] /= 1 + expf(-gate[i]);
+}
+
 // Numbers of rows brought within −limit … limit.
 SOME void clip_rows(Model *m, Turn *turn, float *x, int row_size, int width, float limit) {
     while (take(turn, m->rows, share_of(turn, m->rows, 4)))

@@ -57,6 +57,19 @@ SOME void tap_scaled(Model *m, Turn *turn, const char *name, int i, int rows, co
 }
 #define RAW tapped[0] // where a stage puts what only taps want
 #define TAP_SCALED(...) tap_scaled(m, turn, __VA_ARGS__)
+//[if recurrent]
+// Each head normalized by itself.
+SOME void tap_heads_norm(Model *m, Turn *turn, const char *name, int i, int rows, const float *x, int row_size, int heads, int width, const Norm *norm) {
+    while (take(turn, rows, share_of(turn, rows, 4)))
+        for (int r = turn->begin; r < turn->end; r++)
+            for (int head = 0; head < heads; head++) {
+                memcpy(tapped[r] + head * width, x + (size_t)r * row_size + head * width, (size_t)width * sizeof *x);
+                normalize_head(norm, tapped[r] + head * width, width);
+            }
+    tap(m, turn, name, i, rows, tapped[0], WIDEST, heads * width);
+}
+#define TAP_HEADS_NORM(...) tap_heads_norm(m, turn, __VA_ARGS__)
+//[end]
 #define TAP_NORM(...) tap_norm(m, turn, __VA_ARGS__)
 #define TAP_PRODUCT(...) tap_product(m, turn, __VA_ARGS__)
 #else
@@ -64,5 +77,6 @@ SOME void tap_scaled(Model *m, Turn *turn, const char *name, int i, int rows, co
 #define TAP_PRODUCT(...) ((void)0)
 #define TAP_EXPERTS(...) ((void)0)
 #define TAP_SCALED(...) ((void)0)
+#define TAP_HEADS_NORM(...) ((void)0)
 #define RAW NULL
 #endif

@@ -158,6 +158,14 @@ static void next_round(Team *team) {
     pthread_mutex_unlock(&team->lock);
 }
 
+// No thread that comes back late finds a piece of this round any more: what the work goes by may change now, and with it its stages.
+static void close_round(Team *team, long long last_stage) {
+    for (int i = 0; i < IN_TURN * team->size; i++) {
+        atomic_store_explicit(&team->parts[i].taken, last_stage << COUNT_BITS | ALL_TAKEN, memory_order_release);
+        atomic_store_explicit(&team->parts[i].done, last_stage << COUNT_BITS, memory_order_release);
+    }
+}
+
 // All threads run work(argument, their turn); returns when every stage is over.
 static void run(Team *team, void (*work)(void *, void *), void *argument) {
     team->work = work;
@@ -166,6 +174,7 @@ static void run(Team *team, void (*work)(void *, void *), void *argument) {
     const long long round = atomic_load(&team->round);
     Turn turn = {.team = team, .round = round, .stage = round * team->stages};
     work(argument, &turn);
+    close_round(team, (round + 1) * team->stages - 1); // beyond all that a round has
 }
 
 static void team_stop(Team *team) {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pellucid.config import AttentionConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
+from pellucid.config import AttentionConfig, DeltaNetConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
 from pellucid.native.kinds import Kinds, Part
 from pellucid.native.layout import Layout
 from pellucid.native.parts.attention import attention
+from pellucid.native.parts.delta_net import delta_net
 from pellucid.native.parts.latent import latent
 from pellucid.native.parts.mlp import ACTIVATIONS, SCORES, experts, mlp
 from pellucid.native.parts.short_conv import short_conv
@@ -19,6 +20,7 @@ MIXERS: dict[type, Callable[[ModelConfig, Layout, Kinds, Part], str]] = {
     AttentionConfig: attention,
     LatentAttentionConfig: latent,
     ShortConvConfig: short_conv,
+    DeltaNetConfig: delta_net,
 }
 
 

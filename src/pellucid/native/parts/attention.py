@@ -26,6 +26,9 @@ def attention(config: ModelConfig, layout: Layout, kinds: Kinds, part: Part) -> 
         "v_dim": heads.num_kv_heads * heads.value_dim,
         "z_dim": heads.num_heads * heads.value_dim,
         **biases(layout, part, "attention", ("q", "k", "v")),
+        "gate_form": " | form_for(layer->z_gate_proj.format)" if mixer.gated else "",
+        "z_gate_bias": numbers(layout, part, "attention.gate_proj.bias"),
+        "num_maps": 4 if mixer.gated else 3,
         "chunk": "layer->chunk" if any(one.chunk for one in mixers if isinstance(one, AttentionConfig)) else "INT_MAX",
         "sinks": numbers(layout, part, "attention.sinks"),
         "sinks_too": ", and a score of the head's own" if mixer.sinks else "",
@@ -40,6 +43,7 @@ def attention(config: ModelConfig, layout: Layout, kinds: Kinds, part: Part) -> 
     }
     conditions = {
         "clip": mixer.clip is not None,
+        "gated": mixer.gated,
         "grows": growth is not None,
         "qk_norm_before": mixer.qk_norm is not None and not after,
         "qk_norm_after": after,
