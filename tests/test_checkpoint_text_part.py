@@ -44,6 +44,11 @@ WHOLE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "cohere2_vision": ("cohere2", EYES | {"model_type": "siglip_vision_model"}, {"image_token_id": 95}),
     "qwen2_vl": ("qwen2", QWEN | {"embed_dim": 16, "mlp_ratio": 1, "hidden_size": 32}, {"image_token_id": 95}),
     "qwen2_5_vl": ("qwen2", QWEN | {"out_hidden_size": 32}, {"image_token_id": 95}),
+    "qwen3_vl_moe": (
+        "qwen3_moe",
+        QWEN | {"out_hidden_size": 32, "deepstack_visual_indexes": [0]},
+        {"image_token_id": 95},
+    ),
     "qwen3_vl": ("qwen3", QWEN | {"out_hidden_size": 32, "deepstack_visual_indexes": [0]}, {"image_token_id": 95}),
 }
 MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "mrope_section": [1, 1, 2]}}

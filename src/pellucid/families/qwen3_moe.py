@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pellucid.base.array import Array
@@ -13,7 +14,7 @@ from pellucid.families.translation.experts import in_memory
 from pellucid.families.translation.gguf import EXPERT_RULES, GGUF, common_keys, expert_width, experts_keys
 from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
-from pellucid.families.translation.rules import Rule
+from pellucid.families.translation.rules import Rule, Upright
 
 # The window, where it is switched on, is every layer's; the dense width means nothing where no layer is dense.
 HARMLESS = ("max_window_layers", "intermediate_size")
@@ -94,7 +95,15 @@ EXPERTS = (
     ),
 )
 WEIGHTS = (*qwen3.WEIGHTS, *EXPERTS)
-ALSO = in_memory(WEIGHTS, "mlp")
+# Qwen3-VL's files have experts fused, and lying.
+ALSO = tuple(
+    replace(rule, transforms=(rule.transforms[0], upright, *rule.transforms[1:]))
+    for rule, upright in zip(
+        in_memory(WEIGHTS, "mlp"),
+        (Upright(0, lambda layer: 2 * layer.mlp.d_ff), Upright(1, lambda layer: layer.mlp.d_ff)),
+        strict=True,
+    )
+)
 IGNORED = llama.IGNORED
 
 

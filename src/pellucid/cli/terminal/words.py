@@ -151,11 +151,20 @@ def mlp(config: MLPConfig | None, d_model: int, experts: ExpertsConfig | None = 
             if experts.shared
             else ""
         )
-        routed = f"{experts.num_experts} experts, {experts.experts_per_token} for each token"
+        routed = f"{experts.num_experts} experts, {experts.experts_per_token} for each token{router(experts)}"
         return f"{routed}, each {mlp(config, d_model)}{shared}"
     gated = "gated " if config.gated else ""
     text = f"{d_model:,} → {config.d_ff:,} → {d_model:,}, {gated}{ACTIVATIONS[config.activation]}"
     return text + (", biases" if config.bias else "")
+
+
+def router(config: ExpertsConfig) -> str:
+    """How they are chosen, where it is not by the largest softmax alone."""
+    words = [] if config.scores == "softmax" else [f"by {config.scores}"]
+    words += ["corrected by a bias"] if config.correction_bias else []
+    words += [f"of {config.groups_per_token} of {config.num_groups} groups"] if config.num_groups > 1 else []
+    words += [f"weighed × {config.scale:g}"] if config.scale != 1 else []
+    return f" ({', '.join(words)})" if words else ""
 
 
 def norm(config: NormConfig) -> str:

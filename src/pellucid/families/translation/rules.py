@@ -257,6 +257,28 @@ class Each:
 
 
 @dataclass(frozen=True)
+class Upright:
+    """Matrices that a file may have lying, told by one of their sizes: axis ``axis`` (0 rows, 1 columns) is to have
+    ``size``; where the other axis has it instead, they are turned, as transformers does. Back: as they are.
+    """
+
+    axis: int
+    size: Callable[[LayerConfig], int]
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        assert isinstance(place, LayerConfig)
+        size = self.size(place)
+
+        def lies(array: Array) -> bool:
+            return len(array.shape) == 2 and array.shape[self.axis] != size == array.shape[1 - self.axis]
+
+        return [Transpose().forward([array], place)[0] if lies(array) else array for array in arrays]
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        return arrays
+
+
+@dataclass(frozen=True)
 class Deal:
     """One array's rows dealt out in turn to several: 0, 2, 4, … and 1, 3, 5, …; back: put together in turn."""
 

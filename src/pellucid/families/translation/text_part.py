@@ -26,12 +26,14 @@ WITH_IMAGES = {
     "qwen2_vl": "qwen2",
     "qwen2_5_vl": "qwen2",
     "qwen3_vl": "qwen3",
+    "qwen3_vl_moe": "qwen3_moe",
     "qwen3_5": "qwen3_5_text",
     "qwen3_5_moe": "qwen3_5_moe_text",
 }
 # Text parts that transformers gives a name of their own: without images each is that family.
 TEXT_TYPES = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
-THETA = {"qwen2_vl": 1e6, "qwen2_5_vl": 1e6, "qwen3_vl": 5e5}  # where nothing says it
+TEXT_TYPES |= {"qwen3_vl_moe_text": "qwen3_moe"}
+THETA = {"qwen2_vl": 1e6, "qwen2_5_vl": 1e6, "qwen3_vl": 5e5, "qwen3_vl_moe": 5e5}  # where nothing says it
 # Configs that hold the text part's keys beside the vision part's, not under ``text_config``.
 FLAT = ("qwen2_vl", "qwen2_5_vl")
 _NOT_TEXT = ("vision_*", "image_*", "video_*")
