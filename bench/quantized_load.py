@@ -48,8 +48,8 @@ def gguf_pairs(num_bytes: int) -> Iterator[Pair]:
             stored.view(LAYOUTS[dtype])[name] = 0.01
         array = Array(dtype, (rows, 4096), stored)
         kind = Type.__members__.get(dtype.upper())
-        reads = kind is not None and kind in gguf.quants._type_traits
-        if reads:
+        reads = kind in gguf.quants._type_traits
+        if kind is not None and reads:
             assert np.array_equal(dequantize(array), gguf.quants.dequantize(stored, kind), equal_nan=True), dtype
 
         def theirs(stored: Any = stored, kind: Any = kind) -> Any:
@@ -59,7 +59,7 @@ def gguf_pairs(num_bytes: int) -> Iterator[Pair]:
 
 
 def folder_pairs(folder: Path) -> Iterator[Pair]:
-    import quantized_folders as folders
+    import quantized_folders as folders  # pyright: ignore[reportMissingImports]
 
     from pellucid.checkpoint import open_checkpoint
 

@@ -219,7 +219,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "gemv": ({"quant_method": "awq", "version": "gemv"}, "packed for 'gemv'"),
     "no zeros": ({"quant_method": "awq", "zero_point": False}, "zero_point = False"),
     "a format": ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "format 'marlin-24'"),
-    "calibration": ({"quant_method": "compressed-tensors", "quantization_status": "frozen"}, "= 'frozen'"),
+    "calibration": (
+        {"quant_method": "compressed-tensors", "quantization_status": "calibration"},
+        "= 'calibration'",
+    ),
     "rotations": (
         {"quant_method": "compressed-tensors", "transform_config": {"config_groups": {"u": 1}}},
         "transform_config is not",
@@ -233,6 +236,100 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "AutoRound's own": ({"quant_method": "auto-round", "packing_format": "auto_round"}, "packing 'auto_round'"),
     "MLX's others": ({"quant_method": "mlx", "bits": 4, "mode": "mxfp4"}, "mode = 'mxfp4'"),
 }
+
+
+# As released models have them.
+RELEASED: dict[str, dict[str, Any]] = {
+    "GPTQ of 2023": {
+        "bits": 4, "group_size": 128, "damp_percent": 0.1, "desc_act": True, "sym": True, "true_sequential": True,
+        "model_name_or_path": None, "model_file_base_name": "model", "quant_method": "gptq",
+    },
+    "GPTQ by transformers": {
+        "batch_size": 1, "bits": 4, "block_name_to_quantize": None, "cache_block_outputs": True, "damp_percent": 0.01,
+        "dataset": None, "desc_act": False, "exllama_config": {"version": 1}, "group_size": 128, "sym": True,
+        "max_input_length": None, "model_seqlen": None, "module_name_preceding_first_block": None, "tokenizer": None,
+        "modules_in_block_to_quantize": None, "pad_token_id": None, "quant_method": "gptq", "true_sequential": True,
+        "use_cuda_fp16": False, "use_exllama": True,
+    },
+    "GPTQModel": {
+        "bits": 4, "checkpoint_format": "gptq", "desc_act": True, "dynamic": {"-:.*gate": {}}, "group_size": 32,
+        "hyb_act": False, "lm_head": False, "meta": {"damp_percent": 0.1, "quantizer": ["gptqmodel:1.4.4"]},
+        "pack_dtype": "int32", "quant_method": "gptq", "static_groups": False, "sym": True, "true_sequential": True,
+    },
+    "AutoRound": {
+        "amp": True, "autoround_version": "0.4.2", "backend": "auto_round:gptq:exllamav2", "batch_size": 8, "bits": 4,
+        "data_type": "int", "dataset": "NeelNanda/pile-10k", "enable_minmax_tuning": True, "group_size": 128,
+        "enable_norm_bias_tuning": False, "enable_quanted_input": True, "gradient_accumulate_steps": 1, "iters": 1000,
+        "low_gpu_mem_usage": False, "lr": 0.001, "minmax_lr": 0.001, "nsamples": 512, "quant_method": "auto-round",
+        "packing_format": "auto_round:auto_gptq", "scale_dtype": "torch.float16", "seqlen": 2048, "sym": True,
+        "to_quant_block_names": None, "extra_config": {"lm_head": {"bits": 16}},
+    },
+    "AWQ": {
+        "backend": "autoawq", "bits": 4, "do_fuse": False, "exllama_config": None, "fuse_max_seq_len": None,
+        "group_size": 128, "modules_to_fuse": None, "modules_to_not_convert": None, "quant_method": "awq",
+        "version": "gemm", "zero_point": True,
+    },
+    "compressed-tensors of 2024": {
+        "config_groups": {"group_0": {
+            "input_activations": {"dynamic": False, "num_bits": 8, "type": "float", "symmetric": True},
+            "output_activations": None, "targets": ["Linear"],
+            "weights": {"actorder": None, "block_structure": None, "dynamic": False, "group_size": None, "num_bits": 8,
+                        "observer": "minmax", "observer_kwargs": {}, "strategy": "tensor", "symmetric": True,
+                        "type": "float"},
+        }},
+        "format": "naive-quantized", "global_compression_ratio": 1.239, "ignore": ["lm_head"], "kv_cache_scheme": None,
+        "quant_method": "compressed-tensors", "quantization_status": "frozen",
+        "sparsity_config": {"format": "dense", "global_sparsity": 0.12, "ignore": [], "targets": [],
+                            "registry_requires_subclass": False, "sparsity_structure": "unstructured"},
+    },
+    "DeepSeek-V3.1": {
+        "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "scale_fmt": "ue8m0",
+        "weight_block_size": [128, 128],
+    },
+    "Llama 3.1 405B": {
+        "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"], "quant_method": "fbgemm_fp8",
+    },
+    "bitsandbytes": {
+        "_load_in_4bit": True, "_load_in_8bit": False, "bnb_4bit_compute_dtype": "bfloat16",
+        "bnb_4bit_quant_storage": "uint8", "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
+        "llm_int8_enable_fp32_cpu_offload": False, "llm_int8_has_fp16_weight": False, "llm_int8_skip_modules": None,
+        "llm_int8_threshold": 6.0, "load_in_4bit": True, "load_in_8bit": False, "quant_method": "bitsandbytes",
+    },
+    "gpt-oss": {
+        "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens"],
+        "quant_method": "mxfp4",
+    },
+    "ModelOpt": {
+        "config_groups": {"group_0": {"weights": {"num_bits": 4}}}, "ignore": ["lm_head"], "quant_algo": "NVFP4",
+        "kv_cache_scheme": {"num_bits": 8}, "producer": {"name": "modelopt", "version": "0.29"},
+        "quant_method": "modelopt",
+    },
+    "torchao": {
+        "include_input_output_embeddings": False, "modules_to_not_convert": None, "quant_method": "torchao",
+        "quant_type": {"default": {"_data": {"group_size": 32}, "_type": "Int8WeightOnlyConfig", "_version": 1}},
+        "quant_type_kwargs": {}, "untie_embedding_weights": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RELEASED)
+def test_settings_of_released_models_are_understood(case: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(HF | {"quantization_config": RELEASED[case]}))
+    assert open_config(tmp_path).num_layers == HF["num_hidden_layers"]
+
+
+def test_mlx_says_it_under_two_names(tmp_path: Path) -> None:
+    written = WRITTEN["mlx 4"]
+    twice = Written(written.config, written.write, key="quantization", hf={"quantization_config": written.config})
+    compare(open_checkpoint(write_folder(tmp_path, twice)), tensors(written)[1], "q4_1")
+
+
+def test_four_bits_may_be_called_bfloat16(tmp_path: Path) -> None:
+    """``bnb_4bit_quant_storage``: bytes under another name, for programs that gather tensors of one dtype."""
+    parts, numbers = tensors(WRITTEN["bnb nf4"])
+    for name in [name for name in numbers if "_proj." in name]:
+        parts[name] = parts[name].reshape(-1).view(torch.bfloat16)[:, None]
+    compare(open_checkpoint(write_folder(tmp_path, WRITTEN["bnb nf4"], parts)), numbers)
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -274,6 +371,22 @@ def test_it_is_saved_plain_and_the_settings_are_gone(tmp_path: Path, capsys: pyt
     assert "quantization_config" not in saved
     assert saved["torch_dtype"] == "float32"
     compare(open_checkpoint(tmp_path / "plain"), tensors(written)[1], "float32")
+
+
+def test_convert_writes_a_plain_folder_and_a_gguf_file_of_the_same_blocks(tmp_path: Path) -> None:
+    """GPTQ's four bits are Q4_0's: not one number is rounded again."""
+    from pellucid.cli.app import app
+
+    folder, numbers = write_folder(tmp_path / "quantized", WRITTEN["gptq 4"]), tensors(WRITTEN["gptq 4"])[1]
+    run = CliRunner().invoke(app, ["convert", str(folder), str(tmp_path / "plain")], catch_exceptions=False)
+    assert "were GPTQ 4-bit are written as float32, not quantized" in run.stderr
+    compare(open_checkpoint(tmp_path / "plain"), numbers, "float32")
+    arguments = ["convert", str(folder), str(tmp_path / "x.gguf"), "--quantize", "q4_0"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    quantized, gguf = open_checkpoint(folder).weights, open_checkpoint(tmp_path / "x.gguf").weights
+    for name in [name for name in quantized if "_proj" in name and "attention" not in name]:  # q and k: rows in pairs
+        assert gguf[name].dtype == "q4_0"
+        assert gguf[name].data.tobytes() == quantized[name].data.tobytes()
 
 
 def test_inspect_says_how_weights_are_kept_and_what_they_take(tmp_path: Path) -> None:

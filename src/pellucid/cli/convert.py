@@ -130,7 +130,8 @@ def _write_folder(model: str, out: Path, dtype: str | None, offline: bool) -> No
     path = locate(model, offline=offline)
     made_of_parts = is_adapter(path) or is_distributed(path)
     checkpoint = open_model(model, offline=offline)
-    if not made_of_parts and dtype is None and checkpoint.kind == "safetensors":
+    plain = checkpoint.kind == "safetensors" and checkpoint.quantization is None
+    if not made_of_parts and dtype is None and plain:
         raise RequestError(
             "there is nothing to convert to",
             expected="OUT.gguf, --dtype, --two-files, an adapter to merge, or parts to put together",

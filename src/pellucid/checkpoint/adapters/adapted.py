@@ -13,6 +13,7 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError, ModelNotFoundError
+from pellucid.base.notice import notice
 from pellucid.checkpoint.adapters.adapter import CONFIG, Update, read_adapter, read_base_name, tensors_of
 from pellucid.checkpoint.files.lazy import Lazy
 from pellucid.checkpoint.find import NAMES
@@ -99,6 +100,8 @@ def save_merged(merged: Checkpoint, folder: Path, dtype: str | None = None) -> N
     """
     if dtype is None and any(array.is_blocks for array in merged.stored.values()):
         dtype = "float32"
+    if merged.quantization is not None:
+        notice(f"{folder}: weights that were {merged.quantization} are written as {dtype or 'floats'}, not quantized")
     save_checkpoint(folder, merged.config, merged.weights, generation_config=merged.generation_config, dtype=dtype)
 
 

@@ -84,12 +84,13 @@ def _four_bits(name: str, kind: str, state: str, tensors: Tensors, dtype: str) -
     facts = _state(state, tensors)
     shape, size = facts["shape"], facts["blocksize"]
     total = prod(shape)
-    weight = tensors.need(name, ("uint8",), (1, 2))
+    weight = tensors.need(name, ("uint8", "bfloat16", "float16", "float32"), (1, 2))  # bytes, whatever they are called
     table = tensors.need(f"{name}.quant_map", ("float32",), 1)
     nested = tensors.maybe(f"{name}.nested_absmax", ("float32",), 1)
     absmax = tensors.need(f"{name}.absmax", ("float32",) if nested is None else ("uint8",), 1)
     fits(f"{name}.quant_map", table, (16,))
-    fits(name, weight, (-(-total // 2), 1), (-(-total // 2),))
+    if weight.nbytes != -(-total // 2):
+        raise WeightsError(f"{name} does not fit its shape", expected=f"{-(-total // 2)} bytes", received=weight.nbytes)
     fits(f"{name}.absmax", absmax, (-(-total // size),))
     sources = [weight, table, absmax]
     finer = None
@@ -108,7 +109,7 @@ def _four_bits(name: str, kind: str, state: str, tensors: Tensors, dtype: str) -
         byte = np.arange(256)
         pairs = table.data[np.stack((byte >> 4, byte & 0x0F), axis=-1)]  # what a byte stands for
         out = np.empty(total, STORAGE[dtype])
-        packed = weight.data.reshape(-1)
+        packed = weight.data.reshape(-1).view(np.uint8)
         step = CHUNK // (2 * size) * (2 * size) or 2 * size
         for start in range(0, total, step):
             stop = min(start + step, total)

@@ -28,6 +28,7 @@ from pellucid.checkpoint.quantized.float4 import mxfp4_rows, nvfp4_rows
 from pellucid.checkpoint.quantized.gptq import out_of_order
 from pellucid.checkpoint.quantized.method import Logical, Method
 from pellucid.checkpoint.quantized.settings import REMEDY, Settings, Tensors, fits
+from pellucid.families.translation.harmless import is_neutral
 from pellucid.quant import dequantize
 from pellucid.quant.affine import Affine
 from pellucid.quant.integers import from_stream, from_words, stream_words
@@ -51,9 +52,11 @@ def read(settings: Settings) -> Method:
         raise UnsupportedError(
             f"compressed-tensors' format {format!r}", where=settings.where, expected=", ".join(FORMATS), remedy=REMEDY
         )
-    settings.only("quantization_status", "compressed")
-    for empty in ("sparsity_config", "transform_config", "moe_sparsity_config"):
-        if any(value not in (None, [], {}, "dense", 0, 0.0) for value in settings.part(empty).values()):
+    settings.only("quantization_status", "compressed", "frozen")  # some of 2024 say frozen of what is compressed
+    if settings.part("sparsity_config").get("format") not in (None, "dense"):
+        raise UnsupportedError("sparsity_config is not implemented", where=settings.where, remedy=REMEDY)
+    for empty in ("transform_config", "moe_sparsity_config"):
+        if any(not is_neutral("", value) for value in settings.part(empty).values()):
             raise UnsupportedError(f"{empty} is not implemented", where=settings.where, remedy=REMEDY)
     groups = [_group(group, settings) for group in settings.part("config_groups").values()]
     settings.rest("kv_cache_scheme", "global_compression_ratio", "ignore", "version")

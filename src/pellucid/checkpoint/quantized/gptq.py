@@ -37,7 +37,7 @@ HARMLESS = (
     *("max_input_length", "cache_block_outputs", "model_seqlen", "block_name_to_quantize", "lm_head", "quantizer"),
     *("module_name_preceding_first_block", "modules_in_block_to_quantize", "backend", "is_marlin_format", "mse"),
     *("act_group_aware", "group_size", "dynamic", "lm_head_quantized", "autoround_version", "iters", "lr", "minmax_lr"),
-    *("nsamples", "seqlen", "low_gpu_mem_usage", "enable_minmax_tuning", "enable_quanted_input", "data_type"),
+    *("nsamples", "seqlen", "low_gpu_mem_usage", "enable_minmax_tuning", "enable_quanted_input"),
     *("gradient_accumulate_steps", "scale_dtype", "act_bits", "act_group_size", "act_dynamic", "act_sym", "super_bits"),
     *("super_group_size", "train_bs", "enable_norm_bias_tuning", "to_quant_block_names", "hyb", "offload_to_disk"),
     *("act_data_type", "amp", "not_use_best_mse", "dynamic_max_gap", "supported_types", "enable_torch_compile"),
@@ -57,7 +57,10 @@ def read(settings: Settings) -> Method:
     settings.only("quant_type", "int")
     if settings.get("is_marlin_format"):
         raise UnsupportedError("GPTQ weights packed for Marlin", where=settings.where, remedy=REMEDY)
-    stated = [bits, *(own.get("bits", bits) for own in settings.part("dynamic").values() if isinstance(own, dict))]
+    settings.only("data_type", "int")
+    of_modules = [*settings.part("dynamic").values(), *settings.part("extra_config").values()]
+    others = [own.get("bits", bits) for own in of_modules if isinstance(own, dict)]
+    stated = [bits, *(other for other in others if other != 16)]  # 16: as they were
     if unknown := [one for one in stated if not is_whole(one) or one not in BITS]:
         raise UnsupportedError(
             f"GPTQ of {shown(unknown[0])} bits", where=settings.where, expected=", ".join(map(str, BITS)), remedy=REMEDY

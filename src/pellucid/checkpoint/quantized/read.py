@@ -50,25 +50,25 @@ def quantization_of(hf: Mapping[str, Any]) -> Mapping[str, Any] | None:
     text = hf.get("text_config")
     places = [hf, text] if isinstance(text, Mapping) else [hf]
     for place in places:
-        for name in ("quantization_config", "compression_config", "quantization"):
-            if (settings := place.get(name)) is None or settings == {}:
-                continue
+        said = {name: place[name] for name in NAMES if place.get(name) not in (None, {})}
+        for name, settings in said.items():
             if not isinstance(settings, Mapping):
                 raise ConfigError(f"{name} must be an object", where="config.json", received=shown(settings))
-            if name == "compression_config":
-                return {"quant_method": "compressed-tensors", **settings}
-            return (
-                settings
-                if "quant_method" in settings or name != "quantization"
-                else {"quant_method": "mlx", **settings}
-            )
+            if "quant_method" in settings:
+                return settings
+        for name, method in NAMES.items():  # MLX writes its settings under two names, without a method
+            if name in said:
+                return {"quant_method": method, **said[name]} if method else said[name]
     return None
+
+
+# Where config.json has the settings, and the method that wrote them there without its name.
+NAMES = {"quantization": "mlx", "compression_config": "compressed-tensors", "quantization_config": None}
 
 
 def without_quantization(hf: Mapping[str, Any]) -> dict[str, Any]:
     """The config of the model itself."""
-    names = ("quantization_config", "compression_config", "quantization")
-    plain = {key: value for key, value in hf.items() if key not in names}
+    plain = {key: value for key, value in hf.items() if key not in NAMES}
     text = plain.get("text_config")
     return plain | {"text_config": without_quantization(text)} if isinstance(text, Mapping) else plain
 

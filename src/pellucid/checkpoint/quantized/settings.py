@@ -8,6 +8,7 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, UnsupportedError, WeightsError
 from pellucid.base.typed import is_whole, shown
+from pellucid.families.translation.harmless import is_neutral
 
 REMEDY = "take the unquantized model, or a GGUF file of it"
 
@@ -19,7 +20,9 @@ HARMLESS = {
 
 
 class Settings:
-    """The keys of one method's settings. ``rest()`` comes last: Raises UnsupportedError for a key nobody asked for."""
+    """The keys of one method's settings. ``rest()`` comes last: it refuses a key that nobody asked for, where its value
+    switches something on.
+    """
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self.values, self.where = values, where
@@ -62,7 +65,7 @@ class Settings:
 
     def rest(self, *harmless: str) -> None:
         for name, value in self.values.items():
-            if name not in self._read and name not in harmless and value is not None:
+            if name not in self._read and name not in harmless and not is_neutral(name, value):
                 raise UnsupportedError(
                     f"{name if name.isprintable() else shown(name)} = {shown(value)} is not implemented",
                     where=self.where,
