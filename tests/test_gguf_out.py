@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from pellucid.checkpoint import gguf_out
 from pellucid.checkpoint.files.gguf import GGUFFile
 from pellucid.checkpoint.gguf_out import plan_of, save_gguf
 from pellucid.checkpoint.open import Checkpoint, open_checkpoint
+from pellucid.checkpoint.save import save_checkpoint
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.families import FAMILIES
 from pellucid.families.translation.gguf_out import difference, outline
@@ -296,3 +298,41 @@ def test_values_beyond_float16_are_refused(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"blk\.0\.ffn_up\.weight exceeds float16"):
         save_gguf(tmp_path / "x.gguf", other, "f16")
     save_gguf(tmp_path / "x.gguf", other, "bf16")
+
+
+MEASURE = """
+import resource, sys
+from pellucid.checkpoint.gguf_out import save_gguf
+from pellucid.checkpoint.open import open_checkpoint
+from pellucid.families import FAMILIES
+checkpoint = open_checkpoint(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+save_gguf(sys.argv[2], checkpoint, sys.argv[3])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("mixture", ["q8_0", "f16"])
+def test_a_model_is_converted_one_tensor_at_a_time(mixture: str, tmp_path: Path):
+    """Of 184 MB of weights the largest tensor has 24; memory grows by that of the two files that are compared, and some
+    megabytes of rows. And torch is not needed for it.
+    """
+    sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_key_value_heads": 12}
+    hf = FAMILIES["llama"].TINY | sizes | {"vocab_size": 16000, "num_hidden_layers": 8, "tie_word_embeddings": False}
+    config = FAMILIES["llama"].config(hf)
+    weights = {
+        name: Array("bfloat16", shape, np.full(shape, 0x3C00, np.uint16))
+        for name, shape in weight_shapes(config).items()
+    }
+    save_checkpoint(tmp_path / "model", config, weights)
+    whole = (tmp_path / "model" / "model.safetensors").stat().st_size
+    assert whole > 180e6
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, tmp_path / "model", tmp_path / "x.gguf", mixture],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    grown, torch_is_there = run.stdout.split()
+    assert int(grown) * 1024 < 90e6, f"{int(grown) / 1024:.0f} MiB beside {whole / 2**20:.0f} MiB of weights"
+    assert torch_is_there == "False"

@@ -14,9 +14,11 @@ from fuzz.seeds_models import LLAMA_CONFIG, arrays
 from fuzz.seeds_tokenizers import pieces
 from fuzz.use import use_model, use_tokenizer
 from pellucid.base.array import BLOCKS
+from pellucid.base.errors import PellucidError
 from pellucid.checkpoint.files.gguf import TYPES
 from pellucid.config import ModelConfig
 from pellucid.families import FAMILIES
+from pellucid.families.translation.gguf_out import outline
 from pellucid.families.translation.rules import to_theirs
 from pellucid.text.readers.sentencepiece_proto import fields
 
@@ -145,11 +147,46 @@ def _in_blocks(kind: int) -> Gguf:
 def _common_keys_do(family: Any) -> bool:
     """Whether a file of the family needs no keys beyond those that ``_gguf_model`` writes."""
     config: ModelConfig = family.config(family.TINY)
+    if not all(layer.attention and layer.mlp and not layer.experts for layer in config.layers):
+        return False
     return config.logit_scale == 1.0 and all(layer.residual_scale == 1.0 for layer in config.layers)
 
 
+def _written_models() -> dict[str, Gguf]:
+    """Models as we write them, of families whose TINY llama.cpp has words for."""
+    found: dict[str, Gguf] = {}
+    for name, family in FAMILIES.items():
+        config: ModelConfig = family.config(family.TINY)
+        if not family.GGUF:
+            continue
+        try:
+            outlined = outline(config, FAMILIES)
+        except PellucidError:
+            continue
+        metadata: list[tuple[str, int, Any]] = [
+            ("general.architecture", 8, outlined.architecture),
+            *((key, *_typed(value)) for key, value in outlined.metadata.items()),
+            *_gguf_words(config.vocab_size),
+        ]
+        tensors = []
+        for theirs, array in to_theirs(config, family.GGUF.weights, arrays(config)):
+            tensors.append((theirs, tuple(reversed(array.shape)), 0, np.ascontiguousarray(array.data).tobytes()))
+        found[name] = Gguf(metadata, tensors)
+    return found
+
+
+def _typed(value: Any) -> tuple[int, Any]:
+    """A value with its type's number."""
+    if isinstance(value, list):
+        return 9, (_typed(value[0])[0], value)
+    return (7 if isinstance(value, bool) else 4 if isinstance(value, int) else 6), value
+
+
 def gguf_seeds() -> list[Folder]:
-    found = [_gguf_model(name) for name, family in FAMILIES.items() if family.GGUF and _common_keys_do(family)]
+    written = _written_models()
+    found = list(written.values())
+    others = [name for name, family in FAMILIES.items() if family.GGUF and name not in written]
+    found += [_gguf_model(name) for name in others if _common_keys_do(FAMILIES[name])]
     scaled: list[dict[str, tuple[int, Any]]] = [
         {"rope.scaling.type": (8, "linear"), "rope.scaling.factor": (6, 2.0)},
         {
@@ -286,3 +323,59 @@ def read_gguf_tokenizer(folder: Path) -> None:
     from pellucid.text.readers.gguf import tokenizer_from_gguf
 
     use_tokenizer(tokenizer_from_gguf(GGUFFile(folder / "model.gguf").metadata), folder)
+
+
+def gguf_split_seeds() -> list[Folder]:
+    """A model in three parts, as llama.cpp's gguf-split cuts it; the last holds two tensors."""
+    whole = _gguf_model("llama")
+    cuts = (0, 4, len(whole.tensors) - 2, len(whole.tensors))
+    folder: Folder = {}
+    for number in range(3):
+        split = [("split.no", 2, number), ("split.count", 2, 3), ("split.tensors.count", 5, len(whole.tensors))]
+        metadata = [*(whole.metadata if number == 0 else []), *split]
+        part = Gguf(metadata, whole.tensors[cuts[number] : cuts[number + 1]], ("split.no", "split.count"))
+        folder[f"model-{number + 1:05d}-of-00003.gguf"] = part
+    return [folder]
+
+
+def read_gguf_split(folder: Path) -> None:
+    """From any of its parts."""
+    from pellucid.auto import open_model
+
+    for number in (1, 3):
+        path = folder / f"model-{number:05d}-of-00003.gguf"
+        use_model(open_model(path if path.exists() else folder))
+
+
+def read_gguf_to_write(folder: Path) -> None:
+    """What was read, written again in fewer bits, and compared there."""
+    from pellucid.auto import open_model
+    from pellucid.checkpoint.gguf_out import save_gguf
+
+    save_gguf(folder / "out.gguf", open_model(folder / "model.gguf"), "q8_0")
+
+
+def imatrix_seeds() -> list[Folder]:
+    tensors: list[tuple[str, tuple[int, ...], int, bytes]] = []
+    for name, matrices in (("blk.0.attn_q.weight", 1), ("blk.0.ffn_up_exps.weight", 3)):
+        sums, counts = np.arange(32 * matrices, dtype="<f4"), np.full(matrices, 9, "<f4")
+        tensors.append((f"{name}.in_sum2", (32, matrices), 0, sums.tobytes()))
+        tensors.append((f"{name}.counts", (1, matrices), 0, counts.tobytes()))
+    metadata: list[tuple[str, int, Any]] = [
+        ("general.type", 8, "imatrix"),
+        ("imatrix.datasets", 9, (8, ["text.txt"])),
+        ("imatrix.chunk_count", 4, 4),
+        ("imatrix.chunk_size", 4, 512),
+    ]
+    return [{"imatrix.gguf": Gguf(metadata, tensors, ("general.alignment",))}]
+
+
+def read_imatrix_file(folder: Path) -> None:
+    from pellucid.checkpoint.imatrix import read_imatrix, write_imatrix
+
+    imatrix = read_imatrix(folder / "imatrix.gguf")
+    for columns in imatrix.importance().values():
+        assert np.isfinite(columns).all()
+        assert (columns > 0).all()
+    imatrix.about("x")
+    write_imatrix(folder / "again.gguf", imatrix)

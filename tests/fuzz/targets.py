@@ -14,10 +14,15 @@ from fuzz.mutations import Binary, Folder, Json
 from fuzz.seeds_gguf import (
     gguf_rwkv_seeds,
     gguf_seeds,
+    gguf_split_seeds,
     gguf_tokenizer_seeds,
+    imatrix_seeds,
     read_gguf,
     read_gguf_rwkv,
+    read_gguf_split,
+    read_gguf_to_write,
     read_gguf_tokenizer,
+    read_imatrix_file,
 )
 from fuzz.seeds_models import (
     GENERATION,
@@ -93,6 +98,9 @@ TARGETS: dict[str, Target] = {
     "llama2c": Target(lambda: [{"model.bin": Binary(llama2c_bytes(), 28)}], read_llama2c),
     "distributed": Target(distributed_seeds, read_model, 2, ("config.json",)),
     "gguf": Target(gguf_seeds, read_gguf, 6),
+    "gguf-split": Target(gguf_split_seeds, read_gguf_split, 3),
+    "gguf-written": Target(gguf_seeds, read_gguf_to_write, 3),
+    "imatrix": Target(imatrix_seeds, read_imatrix_file, 2),
     "gguf-tokenizer": Target(gguf_tokenizer_seeds, read_gguf_tokenizer, 5),
     "gguf-rwkv": Target(gguf_rwkv_seeds, read_gguf_rwkv, 1),
     "tokenizer-json": Target(

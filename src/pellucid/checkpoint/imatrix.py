@@ -23,6 +23,7 @@ from pellucid.checkpoint.gguf_out import Importance
 from pellucid.families.translation.rules import Match
 
 LEAST = 1e-6  # of the mean: what a column that the text never reached counts
+BOUNDS = 1e-30, 1e30  # products of them with squares of weights are within float32
 SUMS, COUNTS = ".in_sum2", ".counts"
 
 
@@ -43,7 +44,7 @@ class Imatrix:
             counts = self.counts[name][:, None]
             means = np.where(counts > 0, sums / np.maximum(counts, 1), 1.0)
             means = np.where(means > 0, means, LEAST * means.mean(axis=1, keepdims=True))
-            means = np.where(means > 0, means, 1.0).astype(np.float32)
+            means = np.clip(np.where(means > 0, means, 1.0), *BOUNDS).astype(np.float32)
             made[name] = means[0] if len(means) == 1 else means
         return made
 
@@ -75,7 +76,8 @@ def by_their_names(sums: Mapping[str, tuple[np.ndarray, int]], matches: Iterable
 def read_imatrix(path: str | Path) -> Imatrix:
     """Raises: CheckpointError for a file that is something else, or whose numbers cannot be."""
     file = GGUFFile(path)
-    if file.metadata.get("general.type") != "imatrix":
+    kind = file.metadata.get("general.type")
+    if not isinstance(kind, str) or kind != "imatrix":
         raise CheckpointError(
             "not an importance matrix", where=path, expected="general.type = imatrix", remedy="or give a text"
         )

@@ -122,7 +122,8 @@ class GGUFFile:
         parts = [_read(path) for path in self.paths]
         self.metadata = parts[0][0]
         for number, (path, (metadata, _)) in enumerate(zip(self.paths, parts, strict=True)):
-            if (metadata.get("split.no"), metadata.get("split.count")) != (number, count):
+            said = [metadata.get(f"split.{key}") for key in ("no", "count")]
+            if not all(isinstance(value, int) for value in said) or said != [number, count]:
                 raise CheckpointError(
                     "the part is of another model, or misnamed", where=path, expected=f"part {number} of {count}"
                 )

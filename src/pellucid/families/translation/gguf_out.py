@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pellucid.base.array import Array
-from pellucid.base.errors import PellucidError, UnsupportedError
+from pellucid.base.errors import PellucidError, UnsupportedError, WeightsError
 from pellucid.config import AttentionConfig, ModelConfig, NormConfig, RopeConfig, weight_shapes
 from pellucid.families.translation.gguf import GGUF
 from pellucid.families.translation.gguf_metadata import Metadata
@@ -153,7 +153,10 @@ def shape_of(match: Match, ours: list[tuple[int, ...]]) -> tuple[int, ...]:
     if len(ours[0]) == 1:
         return made(*ours)
     # Rows move as a whole: of one and of two columns, the axis that grows is that of columns.
-    one, two = (made(*((*shape[:-1], columns) for shape in ours)) for columns in (1, 2))
+    try:
+        one, two = (made(*((*shape[:-1], columns) for shape in ours)) for columns in (1, 2))
+    except WeightsError:  # columns are moved as well
+        return made(*ours)
     return tuple(a if a == b else a * ours[0][-1] for a, b in zip(one, two, strict=True))
 
 
