@@ -123,9 +123,10 @@ def _through_files(decoder: Decoder) -> nn.Module:
 
     with TemporaryDirectory() as folder:
         save_checkpoint(folder, decoder.config, dict(weights_of(decoder)))
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, attn_implementation="eager", experts_implementation="eager"
-        )
+        # Of Mistral 4 the automatic class knows the model of images and text alone.
+        alone = decoder.config.model_type == "mistral4"
+        kind = transformers.Mistral4ForCausalLM if alone else transformers.AutoModelForCausalLM
+        model = kind.from_pretrained(folder, attn_implementation="eager", experts_implementation="eager")
     return model.requires_grad_(False).eval()
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pellucid.base.errors import ConfigError
 from pellucid.base.typed import check_fields
+from pellucid.config.attention import QueryScale
 from pellucid.config.checks import check_size
 from pellucid.config.mlp import linear_shapes
 from pellucid.config.norm import NormConfig, norm_shapes
@@ -41,6 +42,7 @@ class LatentAttentionConfig:
     o_bias: bool = False
     rope: RopeConfig | None = None  # of all qk_rope_head_dim numbers; None: they are compared as they are
     window: int | None = None  # a query sees this many positions, its own included; None: all before it
+    query_scale: QueryScale | None = None  # by position, after rotation
     scale: float | None = None  # None: (qk_nope_head_dim + qk_rope_head_dim)^-0.5
 
     def __post_init__(self) -> None:

@@ -95,6 +95,7 @@ TORCH = Claims(
             "rope": ANY,
             "window": ANY,
             "scale": ANY,
+            "query_scale": ANY,
         },
         DeltaNetConfig: {
             "num_heads": ANY,

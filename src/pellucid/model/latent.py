@@ -13,7 +13,7 @@ from pellucid.model.context import Context
 from pellucid.model.keys_values import FullCache, WindowCache
 from pellucid.model.linear import Linear, for_products
 from pellucid.model.norm import make_norm
-from pellucid.model.position import rotate
+from pellucid.model.position import query_growth, rotate
 
 
 class LatentAttention(Attends):
@@ -51,6 +51,8 @@ class LatentAttention(Attends):
             cos, sin = ctx.rotations[rope]
             q = ctx.tap(self, "q_rot", rotate(q, cos, sin, rope.layout))
             k = ctx.tap(self, "k_rot", rotate(k, cos, sin, rope.layout))
+        if (scale := self.config.query_scale) is not None:
+            q = ctx.tap(self, "q_scaled", q * query_growth(scale, ctx.positions).to(q.dtype))
         if ctx.sums is not None:
             own = self.k_b_proj(c, ctx)[:, None]
             ctx.sums += (x.detach().sum((0, 1, 3), dtype=torch.float32) for x in (q, k, own))

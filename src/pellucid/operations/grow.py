@@ -20,7 +20,11 @@ class Grow(Operation):
 
     kind = "grow"
     holds = Sentence("the query times a number that grows with its position", "查询乘以随位置增大的数")
-    reads = ("AttentionConfig.query_scale", *(f"QueryScale.{name}" for name in ("beta", "every", "offset")))
+    reads = (
+        "AttentionConfig.query_scale",
+        "LatentAttentionConfig.query_scale",
+        *(f"QueryScale.{name}" for name in ("beta", "every", "offset")),
+    )
 
     scale: QueryScale
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pellucid.config import LatentAttentionConfig, ModelConfig
+from pellucid.operations.grow import Grow
 from pellucid.operations.join import Join
 from pellucid.operations.linear import Linear
 from pellucid.operations.mix import Mix
@@ -42,6 +43,10 @@ class LatentTaps(Part):
             yield self.tap("q_rot", turn, "", ("q",), "q", axes=BY_HEAD, head_dim=attention.head_dim)
             yield self.tap("k_rot", turn, "", ("k^R",), "k_shared", axes=SHARED, **of_all)
             queries, keys = ("q_rot", "q"), ("k_rot", "k^R")
+        if attention.query_scale is not None:
+            grow = Grow(attention.query_scale)
+            yield self.tap("q_scaled", grow, "q", ("q",), queries[0], axes=BY_HEAD, head_dim=attention.head_dim)
+            queries = ("q_scaled", "q")
         for name, label, width in (("k", "UK", own), ("v", "UV", attention.v_head_dim)):
             up = self._map(f"{name}_b_proj", label, (attention.num_heads * width, rank), head_dim=width)
             symbol = "k^C" if name == "k" else "v"
