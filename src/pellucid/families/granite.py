@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid.base.array import Array
-from pellucid.config import ModelConfig, NormConfig
+from pellucid.config import LayerConfig, ModelConfig, NormConfig
 from pellucid.families import llama
 from pellucid.families.translation.gguf import GGUF, llama_rules
 from pellucid.families.translation.gguf_metadata import Metadata
@@ -38,9 +38,13 @@ def build(keys: Keys, *, sinks: bool = False, eps: float = 1e-6, **more: Any) ->
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    layer = config.layers[0]
-    return llama.to_hf(config) | {
-        "architectures": ["GraniteForCausalLM"],
+    scales = scales_to_hf(config, config.layers[0])
+    return llama.to_hf(config) | {"architectures": ["GraniteForCausalLM"]} | scales
+
+
+def scales_to_hf(config: ModelConfig, layer: LayerConfig) -> dict[str, Any]:
+    """The numbers, of a layer that attends."""
+    return {
         "attention_multiplier": layer.mixer.scale,
         "residual_multiplier": layer.residual_scale,
         "embedding_multiplier": config.embedding_scale,

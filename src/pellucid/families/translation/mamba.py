@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pellucid.base.array import Array
-from pellucid.base.errors import ConfigError
+from pellucid.base.errors import ConfigError, UnsupportedError
 from pellucid.config import LayerConfig, Mamba2Config, MambaConfig, ModelConfig, NormConfig
 from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
@@ -229,3 +229,12 @@ def prefixed_to_hf(config: ModelConfig) -> dict[str, Any]:
         "mamba_proj_bias": mixer.bias,
         **bounds_to_hf(mixer),
     }
+
+
+def between(keys: Keys, mixers: list[Any]) -> list[Any]:
+    """Each layer's mixer, None where it attends. Raises: UnsupportedError where none does: what the file says of heads
+    would then have no place.
+    """
+    if None not in mixers:
+        raise UnsupportedError("a model of this family in which no layer attends is not implemented", where=keys.where)
+    return mixers

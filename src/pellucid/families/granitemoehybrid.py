@@ -1,0 +1,94 @@
+"""Granite 4: Granite's scales, Mamba-2 in most layers, every MLP a mixture of experts with a shared one, or dense.
+
+Source: IBM Granite Team 2025, *Granite 4.0*; transformers models/granitemoehybrid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pellucid.config import MLPConfig, ModelConfig
+from pellucid.families import granite, granitemoe, granitemoeshared, llama
+from pellucid.families.translation.experts import ByLayer
+from pellucid.families.translation.hf import Keys, rope
+from pellucid.families.translation.mamba import (
+    PREFIXED_HARMLESS,
+    between,
+    mamba2_rules,
+    prefixed_mamba2,
+    prefixed_to_hf,
+)
+from pellucid.families.translation.rules import SPLIT_GATE_UP, Rule, gate_up_names
+
+HARMLESS = (*PREFIXED_HARMLESS, "init_method", "normalization_function", "logits_*_dtype")
+
+
+def config(hf: Mapping[str, Any]) -> ModelConfig:
+    keys = Keys(hf, HARMLESS)
+    count, context_len = keys.num_layers("num_hidden_layers"), keys.size("max_position_embeddings", 2048)
+    keys.only("mlp_bias", False)
+    keys.only("position_embedding_type", "nope", "rope")
+    turned = rope(keys, max(keys.size("hidden_size") // keys.size("num_attention_heads"), 1), context_len)
+    turned = turned if keys.get("position_embedding_type") == "rope" else None
+    mamba2 = prefixed_mamba2(keys, keys.get("rms_norm_eps", 1e-6))
+    kinds = {"mamba": mamba2, "linear_attention": mamba2, "attention": None, "full_attention": None}
+    return granite.build(
+        keys,
+        mlps=granitemoe.mlps(keys) if keys.get("num_local_experts", 8) else _dense(keys, count),
+        mixers=between(keys, keys.choices("layer_types", count, **kinds)),
+        ropes=(turned,) * count,
+    )
+
+
+def _dense(keys: Keys, count: int) -> ByLayer:
+    """Without experts the shared one is an MLP like any other."""
+    keys.get("num_experts_per_tok"), keys.get("intermediate_size")  # of the experts that there are not
+    activation = keys.activation("hidden_act", "silu")
+    return ((MLPConfig(d_ff=keys.size("shared_intermediate_size", 1024), activation=activation), None),) * count
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    layer = next(layer for layer in config.layers if layer.attention)
+    scales = granite.scales_to_hf(config, layer)
+    written = {
+        "architectures": ["GraniteMoeHybridForCausalLM"],
+        "layer_types": ["full_attention" if layer.attention else "linear_attention" for layer in config.layers],
+        "attention_bias": layer.mixer.qkv_bias,
+        "position_embedding_type": "rope" if layer.mixer.rope else "nope",
+    }
+    if layer.experts:
+        written |= granitemoe.experts_to_hf(config)
+    else:
+        written |= {"num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": layer.mlp.d_ff}
+    return llama.base_to_hf(config) | prefixed_to_hf(config) | scales | written
+
+
+_SHARED = "model.layers.{i}.shared_mlp"
+WEIGHTS = (
+    *granitemoeshared.WEIGHTS,
+    Rule(f"{_SHARED}.input_linear.weight", gate_up_names("weight"), (SPLIT_GATE_UP,)),
+    Rule(f"{_SHARED}.output_linear.weight", "layers.{i}.mlp.down_proj.weight"),
+    *mamba2_rules("model.layers.{i}.mamba"),
+)
+ALSO = granitemoeshared.ALSO
+IGNORED = llama.IGNORED
+GGUF = None
+
+TINY = granitemoeshared.TINY | {
+    "model_type": "granitemoehybrid",
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_state": 6,
+    "mamba_n_groups": 2,
+    "mamba_chunk_size": 8,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "biases": {"attention_bias": True, "mamba_proj_bias": True},
+    "no_conv_bias": {"mamba_conv_bias": False},
+    "rope": {"position_embedding_type": "rope"},
+    "dense": {"num_local_experts": 0, "num_experts_per_tok": 0},
+    "untied": {"tie_word_embeddings": False},
+}
