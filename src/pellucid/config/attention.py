@@ -57,6 +57,9 @@ class AttentionConfig:
     clip: float | None = None  # q, k and v as projected are brought within −clip … clip
     sinks: bool = False  # each head has a learned score beside its keys', whose share of the softmax is nobody's
     query_scale: QueryScale | None = None  # by position, after rotation and norms
+    in_scale: float = 1.0  # multiplies the input
+    k_scale: float = 1.0  # multiplies keys as projected
+    out_scale: float = 1.0  # multiplies what is added
     gated: bool = False  # each number of the heads' results is multiplied by σ of one of x W_gᵀ
     alibi: float | None = None  # scores lose slope · distance, and head h of H has slope 2^(−alibi · h / H)
 
@@ -78,6 +81,7 @@ class AttentionConfig:
                 expected=f"≤ {self.head_dim}",
                 received=self.rope.dim,
             )
+        check_number("attention", in_scale=self.in_scale, k_scale=self.k_scale, out_scale=self.out_scale)
         if self.window is not None:
             check_size("attention", window=self.window)
         if self.v_head_dim is not None:

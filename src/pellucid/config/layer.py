@@ -62,6 +62,7 @@ class LayerConfig:
     experts: ExpertsConfig | None = None
     parallel: bool = False
     residual_scale: float = 1.0
+    beside: MixerOrNone = None  # a second mixer that reads what the first does; what each makes is added
     side: SideConfig | None = None  # a narrow vector of its own, added after the MLP
     out_scale: bool = False  # a learned number multiplies the stream as it leaves
 
@@ -75,6 +76,16 @@ class LayerConfig:
         for part, norms in ((self.mixer, self.mixer_norms), (self.mlp, self.mlp_norms)):
             if part is None and norms != PartNorms():
                 raise ConfigError("a part that is absent has no norms", where="layer", received=shown(norms))
+        if self.beside is not None and (
+            self.mixer is None
+            or self.beside.name == self.mixer.name
+            or self.parallel
+            or self.residual_scale != 1
+            or self.mixer_norms.after
+        ):
+            raise ConfigError(
+                "a mixer stands beside one of another kind, and both are added as they are", where="layer"
+            )
         if self.parallel and (self.mixer is None or self.mlp is None):
             raise ConfigError("parts run beside each other where there are two", where="layer")
         if self.residual_scale != 1 and (self.mixer_norms.after or self.mlp_norms.after):

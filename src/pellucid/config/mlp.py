@@ -28,17 +28,19 @@ class MLPConfig:
     alpha: float = 1.0
     limit: float | None = None
     up_offset: float = 0.0
+    gate_scale: float = 1.0  # multiplies what the gate activates
+    down_scale: float = 1.0  # multiplies what comes out
 
     def __post_init__(self) -> None:
         check_fields(self, "mlp")
         check_size("mlp", d_ff=self.d_ff)
-        check_number("mlp", alpha=self.alpha)
+        check_number("mlp", alpha=self.alpha, gate_scale=self.gate_scale, down_scale=self.down_scale)
         if self.limit is not None:
             check_number("mlp", limit=self.limit)
         if self.alpha != 1 and self.activation != "silu":
             raise ConfigError("alpha is silu's", where="mlp", received=self.activation)
-        if (self.limit is not None or self.up_offset) and not self.gated:
-            raise ConfigError("limit and up_offset are a gated MLP's", where="mlp")
+        if (self.limit is not None or self.up_offset or self.gate_scale != 1) and not self.gated:
+            raise ConfigError("limit, up_offset and gate_scale are a gated MLP's", where="mlp")
         check_choice("mlp", "activation", self.activation, get_args(Activation))
 
 

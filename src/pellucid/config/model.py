@@ -118,6 +118,11 @@ class ModelConfig:
         return any(rope.scaling.by_length for rope in self.ropes if rope.scaling)
 
     @property
+    def mixers(self) -> tuple[Any, ...]:
+        """Each layer's mixer, None where it has none; then those that stand beside another."""
+        return *(layer.mixer for layer in self.layers), *(layer.beside for layer in self.layers if layer.beside)
+
+    @property
     def ropes(self) -> tuple[RopeConfig, ...]:
         """The rotations there are, each once, in the order of the layers that first use them."""
         return tuple(dict.fromkeys(rope for layer in self.layers if (rope := getattr(layer.mixer, "rope", None))))
@@ -163,6 +168,8 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             shapes |= norm_shapes(f"{at}.{name}", d, norms[name])
         if layer.mixer is not None:
             shapes |= layer.mixer.weight_shapes(f"{at}.{layer.mixer.name}.", d)
+        if layer.beside is not None:
+            shapes |= layer.beside.weight_shapes(f"{at}.{layer.beside.name}.", d)
         for name in (name for name in norms if name.startswith("mlp")):
             shapes |= norm_shapes(f"{at}.{name}", d, norms[name])
         if mlp is None:

@@ -121,14 +121,17 @@ class Decoding(Generation):
         assert cache is not None
         size = torch.empty((), dtype=cache.dtype).element_size()
         layers, total, each = [], 0, 0
-        for config, layer in zip(cache.config.layers, cache.layers, strict=True):
+        for config, layer in zip(cache.config.mixers, cache.layers, strict=True):
+            if config is None:
+                layers.append({"first": cache.length})
+                continue
             first = max(0, cache.length - layer.kept) if isinstance(layer, WindowCache) else 0
             if isinstance(layer, RecurrentState):  # it holds no token by itself
                 first = cache.length
-                total += config.mixer.state_bytes(cache.length, size)
+                total += config.state_bytes(cache.length, size)
             else:
-                each += config.mixer.state_bytes(1, size)
-                total += config.mixer.state_bytes(1, size) * (cache.length - first)
+                each += config.state_bytes(1, size)
+                total += config.state_bytes(1, size) * (cache.length - first)
             layers.append({"first": first})
         return {"length": cache.length, "bytes": total, "bytes_per_token": each, "layers": layers}
 

@@ -13,7 +13,6 @@ from pellucid.families import llama
 from pellucid.families.translation.hf import Keys, partial_rotary_to_hf, rope
 from pellucid.families.translation.mamba import (
     PREFIXED_HARMLESS,
-    between,
     mamba2_rules,
     prefixed_mamba2,
     prefixed_to_hf,
@@ -36,7 +35,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         o_bias=bias,
         mlp_bias=bool(keys.get("mlp_bias", False)),
         rotary=rope(keys, head_dim, keys.size("max_position_embeddings", 262144), partial=0.5),
-        mixers=between(keys, [None if i in attends else mamba2 for i in range(num_layers)]),
+        mixers=[None if i in attends else mamba2 for i in range(num_layers)],
     )
 
 

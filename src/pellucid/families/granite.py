@@ -45,7 +45,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 def scales_to_hf(config: ModelConfig, layer: LayerConfig) -> dict[str, Any]:
     """The numbers, of a layer that attends."""
     return {
-        "attention_multiplier": layer.mixer.scale,
+        "attention_multiplier": layer.attention.scale if layer.attention else 1.0,
         "residual_multiplier": layer.residual_scale,
         "embedding_multiplier": config.embedding_scale,
         "logits_scaling": float(f"{1 / config.logit_scale:.12g}"),

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pellucid.config import MLPConfig, ModelConfig
+from pellucid.config import Mamba2Config, MLPConfig, ModelConfig
 from pellucid.families import granite, granitemoe, granitemoeshared, llama
 from pellucid.families.translation.experts import ByLayer
 from pellucid.families.translation.hf import Keys, rope
 from pellucid.families.translation.mamba import (
     PREFIXED_HARMLESS,
-    between,
     mamba2_rules,
     prefixed_mamba2,
     prefixed_to_hf,
@@ -32,13 +31,18 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     turned = rope(keys, max(keys.size("hidden_size") // keys.size("num_attention_heads"), 1), context_len)
     turned = turned if keys.get("position_embedding_type") == "rope" else None
     mamba2 = prefixed_mamba2(keys, keys.get("rms_norm_eps", 1e-6))
-    kinds = {"mamba": mamba2, "linear_attention": mamba2, "attention": None, "full_attention": None}
     return granite.build(
         keys,
         mlps=granitemoe.mlps(keys) if keys.get("num_local_experts", 8) else _dense(keys, count),
-        mixers=between(keys, keys.choices("layer_types", count, **kinds)),
+        mixers=_mixers(keys, count, mamba2),
         ropes=(turned,) * count,
     )
+
+
+def _mixers(keys: Keys, count: int, mamba2: Mamba2Config) -> list[Mamba2Config | None]:
+    """Each layer's, None where it attends; where nothing is said, none does."""
+    kinds = {"mamba": mamba2, "linear_attention": mamba2, "attention": None, "full_attention": None}
+    return [mamba2] * count if keys.get("layer_types") is None else keys.choices("layer_types", count, **kinds)
 
 
 def _dense(keys: Keys, count: int) -> ByLayer:
@@ -49,19 +53,19 @@ def _dense(keys: Keys, count: int) -> ByLayer:
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    layer = next(layer for layer in config.layers if layer.attention)
-    scales = granite.scales_to_hf(config, layer)
+    layer = next((layer for layer in config.layers if layer.attention), config.layers[0])
     written = {
         "architectures": ["GraniteMoeHybridForCausalLM"],
         "layer_types": ["full_attention" if layer.attention else "linear_attention" for layer in config.layers],
-        "attention_bias": layer.mixer.qkv_bias,
-        "position_embedding_type": "rope" if layer.mixer.rope else "nope",
+        "position_embedding_type": "rope" if config.ropes else "nope",
     }
+    if layer.attention:
+        written |= {"attention_bias": layer.attention.qkv_bias}
     if layer.experts:
         written |= granitemoe.experts_to_hf(config)
     else:
         written |= {"num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": layer.mlp.d_ff}
-    return llama.base_to_hf(config) | prefixed_to_hf(config) | scales | written
+    return llama.base_to_hf(config) | prefixed_to_hf(config) | granite.scales_to_hf(config, layer) | written
 
 
 _SHARED = "model.layers.{i}.shared_mlp"

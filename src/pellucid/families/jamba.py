@@ -14,7 +14,7 @@ from pellucid.config import ExpertsConfig, MambaConfig, MLPConfig, ModelConfig, 
 from pellucid.families import llama
 from pellucid.families.translation.experts import expert_rules, fused
 from pellucid.families.translation.hf import Keys
-from pellucid.families.translation.mamba import between, expansion, mamba_rules
+from pellucid.families.translation.mamba import expansion, mamba_rules
 from pellucid.families.translation.rules import renamed
 
 HARMLESS = (
@@ -43,7 +43,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         keys,
         norm=norm,
         ropes=(None,) * num_layers,
-        mixers=between(keys, [None if here else mamba for here in attends]),
+        mixers=[None if here else mamba for here in attends],
         mlps=tuple(mlps),
     )
 

@@ -128,7 +128,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 def base_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The keys that every relative of Llama has."""
-    attention, mlp = next(layer.attends for layer in config.layers if layer.attends), config.layers[0].mlp
+    attention, mlp = next((layer.attends for layer in config.layers if layer.attends), None), config.layers[0].mlp
     norm = config.final_norm
     assert norm is not None
     return {
@@ -138,9 +138,9 @@ def base_to_hf(config: ModelConfig) -> dict[str, Any]:
         "hidden_size": config.d_model,
         "intermediate_size": mlp.d_ff,
         "num_hidden_layers": config.num_layers,
-        "num_attention_heads": attention.num_heads,
-        "num_key_value_heads": attention.num_kv_heads,
-        "head_dim": attention.head_dim,
+        "num_attention_heads": attention.num_heads if attention else 1,  # one that no layer has
+        "num_key_value_heads": attention.num_kv_heads if attention else 1,
+        "head_dim": attention.head_dim if attention else config.d_model,
         "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(mlp.activation, mlp.activation),
         "max_position_embeddings": config.context_len,
         "rms_norm_eps": norm.eps,

@@ -10,7 +10,7 @@ from pellucid.config import AttentionConfig
 from pellucid.model.attend import Attends, sdpa
 from pellucid.model.context import Context
 from pellucid.model.gates import gate
-from pellucid.model.linear import Linear, for_products
+from pellucid.model.linear import Linear, for_products, scaled
 from pellucid.model.norm import optional_norm
 from pellucid.model.position import query_growth, rotate
 
@@ -21,6 +21,7 @@ class Attention(Attends):
     """
 
     config: AttentionConfig
+    shown = False  # whoever has it has shown what it reads
 
     def __init__(self, d_model: int, config: AttentionConfig, layer: int) -> None:
         super().__init__()
@@ -39,7 +40,9 @@ class Attention(Attends):
         self.o_proj = Linear(config.z_dim, d_model, bias=config.o_bias)
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
-        x = for_products(ctx.tap(self, "attn_in", x))
+        x = for_products(x if self.shown else ctx.tap(self, "attn_in", x))
+        if self.config.in_scale != 1:
+            x = ctx.tap(self, "attn_scaled", x * self.config.in_scale)
         q = ctx.tap(self, "q", self._by_head(self._clipped(self.q_proj(x, ctx))))  # (B, H, T, E)
         k, v = self._keys_and_values(x, ctx)  # (B, K, T, E); None where they are another layer's
         q, k = self._normed(q, k, ctx, "before")
@@ -57,13 +60,13 @@ class Attention(Attends):
         if self.gate_proj is not None:
             opened = ctx.tap(self, "z_gate", self._by_head(self.gate_proj(x, ctx), self.config.v_width))
             z = ctx.tap(self, "z_gated", z * gate("sigmoid", opened, ctx))
-        return self.o_proj(z.transpose(1, 2).flatten(2), ctx)
+        return scaled(self.o_proj(z.transpose(1, 2).flatten(2), ctx), self.config.out_scale)
 
     def _keys_and_values(self, x: Float[Tensor, "B T D"], ctx: Context) -> tuple[Tensor | None, Tensor | None]:
         """As projected, values normed."""
         if self.config.kv_from is not None:
             return None, None
-        k = ctx.tap(self, "k", self._by_head(self._clipped(self.k_proj(x, ctx))))
+        k = ctx.tap(self, "k", self._by_head(self._clipped(scaled(self.k_proj(x, ctx), self.config.k_scale))))
         v = ctx.tap(self, "v", k if self.config.keys_are_values else self._values(x, ctx))
         return k, v if self.v_norm is None else ctx.tap(self, "v_norm", self.v_norm(v))
 

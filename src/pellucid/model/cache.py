@@ -55,7 +55,7 @@ class Cache:
         self.device = torch.device(device)
         self.length = 0
         self.layers: list[State] = [
-            STATES[type(layer.mixer)](layer.mixer, batch, capacity, dtype, self.device) for layer in config.layers
+            STATES[type(mixer)](mixer, batch, capacity, dtype, self.device) for mixer in config.mixers
         ]
 
     @property
@@ -117,10 +117,11 @@ class Cache:
         if self.reaches(length):
             return
         i, state = next((i, state) for i, state in enumerate(self.layers) if not state.reaches(length))
+        layers = [*range(self.config.num_layers), *(n for n, one in enumerate(self.config.layers) if one.beside)]
         raise UnsupportedError(
             state.reason or "the state was interrupted in mid-change",
-            where=f"layers.{i}",
-            expected=f"a length that {self.config.layers[i].mixer.name} still reaches",
+            where=f"layers.{layers[i]}",
+            expected=f"a length that {self.config.mixers[i].name} still reaches",
             received=length,
             remedy="begin anew with an empty slot",
         )

@@ -54,6 +54,7 @@ TORCH = Claims(
             "experts": ANY,
             "parallel": ANY,
             "residual_scale": ANY,
+            "beside": ANY,
             "side": ANY,
             "out_scale": ANY,
         },
@@ -81,6 +82,9 @@ TORCH = Claims(
             "v_norm": ANY,
             "keys_are_values": ANY,
             "kv_from": ANY,
+            "in_scale": ANY,
+            "k_scale": ANY,
+            "out_scale": ANY,
         },
         LatentAttentionConfig: {
             "num_heads": ANY,
@@ -182,6 +186,8 @@ TORCH = Claims(
             "limit": ANY,
             "up_offset": ANY,
             "bias": ANY,
+            "gate_scale": ANY,
+            "down_scale": ANY,
         },
         ExpertsConfig: {
             "num_experts": ANY,

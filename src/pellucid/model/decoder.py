@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -35,7 +36,10 @@ class Layer(nn.Module):
 
     attention: Attention  # the mixer, by the name of its kind
 
-    def __init__(self, d_model: int, config: LayerConfig, layer: int, wide_stream: bool = False) -> None:
+    def __init__(
+        self, d_model: int, config: LayerConfig, layer: int, beside: int = 0, wide_stream: bool = False
+    ) -> None:
+        """``layer`` and ``beside``: where a cache has the states of its mixer, and of the one beside it."""
         super().__init__()
         self.wide_stream = wide_stream
         self.parallel, self.residual_scale = config.parallel, config.residual_scale
@@ -44,6 +48,11 @@ class Layer(nn.Module):
         self.attention_norm = optional_norm(d_model, config.mixer_norms.before)
         if config.mixer is not None:
             self.add_module(config.mixer.name, make_mixer(d_model, config.mixer, layer))
+        self.beside = None if config.beside is None else config.beside.name
+        if config.beside is not None:
+            self.add_module(config.beside.name, make_mixer(d_model, config.beside, beside))
+            for kind in (config.mixer.name, config.beside.name):
+                self.get_submodule(kind).shown = True  # type: ignore[assignment]
         self.attention_post_norm = optional_norm(d_model, config.mixer_norms.after)
         self.attention_sum_norm = optional_norm(d_model, config.mixer_norms.sum)
         self.mlp_norm = optional_norm(d_model, config.mlp_norms.before)
@@ -83,6 +92,10 @@ class Layer(nn.Module):
     def attend(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         """What the mixer adds to the stream."""
         assert self.kind is not None
+        if self.beside is not None:
+            x = ctx.tap(self, "attn_in", x)
+            o = ctx.tap(self, "attn_out", getattr(self, self.kind)(x, ctx))
+            return o + ctx.tap(self, "beside_out", getattr(self, self.beside)(x, ctx))
         o = getattr(self, self.kind)(x, ctx)
         if self.attention_post_norm is not None:
             o = self.attention_post_norm(ctx.tap(self, "attn_proj", o))
@@ -121,8 +134,10 @@ class Decoder(nn.Module):
         if config.position == "sinusoidal":  # derived from the config alone, so in no checkpoint
             self.register_buffer("sinusoidal", sinusoidal_table(config.context_len, config.d_model), persistent=False)
         self.embed_norm = optional_norm(config.d_model, config.embedding_norm)
+        besides = accumulate((layer.beside is not None for layer in config.layers), initial=config.num_layers)
         self.layers = nn.ModuleList(
-            Layer(config.d_model, layer, i, config.wide_stream) for i, layer in enumerate(config.layers)
+            Layer(config.d_model, layer, i, place, config.wide_stream)
+            for i, (layer, place) in enumerate(zip(config.layers, besides, strict=False))
         )
         for layer in config.layers:
             if (lender := getattr(layer.mixer, "kv_from", None)) is not None:

@@ -75,6 +75,10 @@ def for_products(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
+def scaled(x: Tensor, scale: float) -> Tensor:
+    return x if scale == 1 else x * scale
+
+
 class Embedding(nn.Embedding):
     """A row of the table for each id."""
 

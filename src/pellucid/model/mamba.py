@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pellucid.config import Mamba2Config, MambaConfig
 from pellucid.model.context import Context
 from pellucid.model.convolve import Convolution
-from pellucid.model.linear import Linear, for_products
+from pellucid.model.linear import Linear, for_products, scaled
 from pellucid.model.mlp import ACTIVATIONS, ROWS_INVARIANT
 from pellucid.model.norm import optional_norm
 from pellucid.model.recurrent_state import RecurrentState
@@ -23,6 +23,8 @@ STEPS = (0.001, 0.1, 1e-4)  # a new model's Δ lie between the first two; none i
 
 class StateSpace(nn.Module):
     """What both have: A = −exp(A_log), D and the bias of Δ, and how they begin. Source: Gu & Dao 2023 §3.6, E.2."""
+
+    shown = False  # whoever has it has shown what it reads
 
     def __init__(self, rows: int, state_size: int | None) -> None:
         super().__init__()
@@ -70,7 +72,7 @@ class Mamba(StateSpace):
         self.o_proj = Linear(config.channels, d_model, bias=config.bias)
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
-        read = for_products(ctx.tap(self, "attn_in", x))
+        read = for_products(x if self.shown else ctx.tap(self, "attn_in", x))
         z = ctx.tap(self, "ssm_z", self.z_proj(read, ctx))  # (B, T, I)
         u = ctx.tap(self, "ssm_u", self.u_proj(read, ctx))
         u_conv = ctx.tap(self, "ssm_u_conv", ctx.by_request(self.convolve, u))
@@ -121,7 +123,7 @@ class Mamba2(StateSpace):
         self.o_proj = Linear(config.channels, d_model, bias=config.o_bias)
 
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
-        read = for_products(ctx.tap(self, "attn_in", x))
+        read = for_products(x if self.shown else ctx.tap(self, "attn_in", x))
         if self.config.in_scale != 1:
             read = ctx.tap(self, "ssm_in", read * self.config.in_scale)
         z = ctx.tap(self, "ssm_z", self._by_head(self._scaled("z", self.z_proj(read, ctx))))  # (B, H, T, P)
@@ -134,12 +136,10 @@ class Mamba2(StateSpace):
         dt = ctx.tap(self, "ssm_dt", without_padding(ctx, dt))
         y = ctx.tap(self, "ssm_y", self._by_head(ctx.by_request(self.mix, u, b, c, dt)))  # (B, H, T, P)
         gated = self._gated(y, activated("silu", z.to(y.dtype), ctx), ctx)
-        o = self.o_proj(gated.transpose(1, 2).flatten(2).to(read.dtype), ctx)
-        return o if self.config.out_scale == 1 else o * self.config.out_scale
+        return scaled(self.o_proj(gated.transpose(1, 2).flatten(2).to(read.dtype), ctx), self.config.out_scale)
 
     def _scaled(self, part: str, made: Tensor) -> Tensor:
-        scale = self.config.scale_of(part)
-        return made if scale == 1 else made * scale
+        return scaled(made, self.config.scale_of(part))
 
     def mix(self, ctx: Context, u: Tensor, b: Tensor, c: Tensor, dt: Tensor) -> Float[Tensor, "B T I"]:
         """One request's tokens, or a batch's of one length."""

@@ -14,7 +14,7 @@ from pellucid.config import XIELU as WEIGHTS_OF_XIELU
 from pellucid.config import MLPConfig
 from pellucid.model.context import Context
 from pellucid.model.invariant import rows_invariant_gelu_tanh, rows_invariant_silu
-from pellucid.model.linear import Linear, for_products
+from pellucid.model.linear import Linear, for_products, scaled
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -63,10 +63,10 @@ class MLP(nn.Module):
         if self.gate_proj is None:
             act = self.activate(ctx.tap(self, "mlp_pre", self.up_proj(x, ctx)), ctx)  # (B, T, F)
         else:
-            gate = ctx.tap(self, "mlp_pre", self.gate_proj(x, ctx))
+            gate = ctx.tap(self, "mlp_pre", scaled(self.gate_proj(x, ctx), self.config.gate_scale))
             up = ctx.tap(self, "mlp_up", self.up_proj(x, ctx))
             act = self.activate(gate, ctx) * self.limited(up)  # (B, T, F)
-        return self.down_proj(ctx.tap(self, "mlp_act", act), ctx)
+        return scaled(self.down_proj(ctx.tap(self, "mlp_act", act), ctx), self.config.down_scale)
 
     def activate(self, x: Tensor, ctx: Context) -> Tensor:
         """The activation of what is no larger than the limit, where there is one."""

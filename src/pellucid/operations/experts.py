@@ -113,5 +113,6 @@ def through(name: str, mlp: MLPConfig, x: Numbers, weights: Weights) -> Numbers:
 
     act = Activation.made(mlp, name)
     if mlp.gated:
-        return linear("down_proj", act.of(linear("gate_proj", x), weights) * act.up(linear("up_proj", x)))
-    return linear("down_proj", act.of(linear("up_proj", x), weights))
+        opened = act.of(mlp.gate_scale * linear("gate_proj", x), weights)
+        return mlp.down_scale * linear("down_proj", opened * act.up(linear("up_proj", x)))
+    return mlp.down_scale * linear("down_proj", act.of(linear("up_proj", x), weights))

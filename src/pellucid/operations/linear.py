@@ -56,6 +56,7 @@ class Linear(Operation):
         *(f"LatentAttentionConfig.{name}" for name in ("qk_rope_head_dim", "v_head_dim", "q_lora_rank")),
         *(f"LatentAttentionConfig.{name}" for name in ("latent_bias", "o_bias")),
         *(f"MLPConfig.{name}" for name in ("d_ff", "bias")),
+        *("AttentionConfig.k_scale", "AttentionConfig.out_scale", "MLPConfig.gate_scale", "MLPConfig.down_scale"),
         *("MambaConfig.bias", "MambaConfig.dt_rank"),
         *(f"Mamba2Config.{name}" for name in ("bias", "o_bias", "scales", "out_scale")),
         *(f"ExpertsConfig.{name}" for name in ("router_bias", "wide")),

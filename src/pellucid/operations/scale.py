@@ -17,7 +17,7 @@ class Scale(Operation):
 
     kind = "scale"
     holds = Sentence("the input times a fixed number", "输入乘以一个固定的数")
-    reads = ("LayerConfig.residual_scale", "LayerConfig.side", "Mamba2Config.in_scale")
+    reads = ("LayerConfig.residual_scale", "LayerConfig.side", "Mamba2Config.in_scale", "AttentionConfig.in_scale")
 
     scale: float
     code: Line | None = None  # where it is no part's result

@@ -11,6 +11,18 @@ SSM_WORDS: dict[str, Words] = {
         "What the mixer reads, times a fixed number of this model.",
         "混合器读到的内容，乘以这个模型的一个固定倍数。",
     ),
+    "attn_scaled": Words(
+        "Attention's input, scaled",
+        "缩放后的注意力输入",
+        "What attention reads, times a fixed number of this model.",
+        "注意力读到的内容，乘以这个模型的一个固定倍数。",
+    ),
+    "beside_out": Words(
+        "What the second mixer adds",
+        "第二个混合器的输出",
+        "Beside attention a second mixer has read the same; what it makes of it is added, too.",
+        "与注意力并列的第二个混合器读到的是同样的内容；它的结果也加到残差流上。",
+    ),
     "ssm_z": Words(
         "The gate",
         "门",

@@ -77,4 +77,4 @@ def layer_groups(weights: Iterable[Weight]) -> list[LayerGroup]:
 
 def cache_bytes(config: ModelConfig, context_len: int, dtype: str) -> int:
     """What all layers keep of one request of ``context_len`` tokens: keys and values, or a state."""
-    return sum(layer.mixer.state_bytes(context_len, BYTES_OF[dtype]) for layer in config.layers if layer.mixer)
+    return sum(mixer.state_bytes(context_len, BYTES_OF[dtype]) for mixer in config.mixers if mixer)

@@ -51,7 +51,7 @@ def describe(config: ModelConfig) -> list[tuple[str, str]]:
     mixed = any(layer.attends is None for layer in config.layers)
     if POSITIONS[config.position]:
         lines.append(("positions", POSITIONS[config.position]))
-    lines += _by_layer("mixer" if mixed else "attention", config, lambda layer: attention(layer.mixer))
+    lines += _by_layer("mixer" if mixed else "attention", config, mixers)
     if config.ropes:
         lines += _by_layer("positions", config, lambda layer: rope(getattr(layer.mixer, "rope", None)))
     if any(layer.mlp for layer in config.layers):
@@ -90,6 +90,11 @@ def _part(name: str, norms: PartNorms) -> str:
     return f"{made}, and norms the sum" if norms.sum else made
 
 
+def mixers(layer: LayerConfig) -> str:
+    beside = f"; beside it {attention(layer.beside)}" if layer.beside else ""
+    return attention(layer.mixer) + beside
+
+
 def attention(config: Mixer | None) -> str:
     """What carries information from token to token, attention or another."""
     if config is None:
@@ -120,7 +125,7 @@ def state_space(config: MambaConfig | Mamba2Config) -> str:
     if isinstance(config, MambaConfig):
         text = f"Mamba, {config.channels:,} channels, a state of {config.state_size} numbers each"
         return text + (f", steps from {config.dt_rank} numbers" + ("; B, C and Δ normed" if config.inner_norm else ""))
-    text = f"Mamba-2, {config.num_heads} heads of {config.head_dim}, for each number of these a state of {config.state_size}"
+    text = f"Mamba-2, {config.num_heads} heads of {config.head_dim}, {config.state_size} numbers of state for each"
     return text + (f"; {config.num_groups} groups of heads share B and C" if config.num_groups > 1 else "")
 
 

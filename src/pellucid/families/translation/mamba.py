@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pellucid.base.array import Array
-from pellucid.base.errors import ConfigError, UnsupportedError
+from pellucid.base.errors import ConfigError
 from pellucid.config import LayerConfig, Mamba2Config, MambaConfig, ModelConfig, NormConfig
 from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
@@ -29,8 +29,9 @@ GGUF_NORMS = {"dt_low": "dt", "b": "b", "c": "c"}
 
 def _sizes(of: Callable[[Any], tuple[int, ...]], kind: type) -> Callable[[LayerConfig], tuple[int, ...]]:
     def sizes(layer: LayerConfig) -> tuple[int, ...]:
-        assert isinstance(layer.mixer, kind)
-        return of(layer.mixer)
+        mixer = layer.mixer if isinstance(layer.mixer, kind) else layer.beside
+        assert isinstance(mixer, kind)
+        return of(mixer)
 
     return sizes
 
@@ -73,8 +74,9 @@ class InGroups:
 
     def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
         assert isinstance(place, LayerConfig)
-        assert isinstance(place.mixer, Mamba2Config)
-        return [array.with_data(array.data.reshape(place.mixer.num_groups, -1)) for array in arrays]
+        mixer = place.mixer if isinstance(place.mixer, Mamba2Config) else place.beside
+        assert isinstance(mixer, Mamba2Config)
+        return [array.with_data(array.data.reshape(mixer.num_groups, -1)) for array in arrays]
 
 
 def mamba_rules(theirs: str, ours: str = "layers.{i}.ssm", **norms: str) -> tuple[Rule, ...]:
@@ -214,8 +216,7 @@ def prefixed_mamba2(keys: Keys, eps: float, channels: int | None = None, **field
 
 def prefixed_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The keys of ``prefixed_mamba2``, where a layer has such a mixer."""
-    mixers = (layer.mixer for layer in config.layers)
-    mixer = next((mixer for mixer in mixers if isinstance(mixer, Mamba2Config)), None)
+    mixer = next((mixer for mixer in config.mixers if isinstance(mixer, Mamba2Config)), None)
     if mixer is None:
         return {}
     return {
@@ -229,12 +230,3 @@ def prefixed_to_hf(config: ModelConfig) -> dict[str, Any]:
         "mamba_proj_bias": mixer.bias,
         **bounds_to_hf(mixer),
     }
-
-
-def between(keys: Keys, mixers: list[Any]) -> list[Any]:
-    """Each layer's mixer, None where it attends. Raises: UnsupportedError where none does: what the file says of heads
-    would then have no place.
-    """
-    if None not in mixers:
-        raise UnsupportedError("a model of this family in which no layer attends is not implemented", where=keys.where)
-    return mixers

@@ -39,7 +39,7 @@ READS = (
     *(f"ModelConfig.{name}" for name in ("layers", "position", "embedding_norm", "final_norm")),
     *(
         f"LayerConfig.{name}"
-        for name in ("mixer", "mlp", "experts", "mixer_norms", "mlp_norms", "parallel", "residual_scale")
+        for name in ("mixer", "mlp", "experts", "mixer_norms", "mlp_norms", "parallel", "residual_scale", "beside")
     ),
     *(f"AttentionConfig.{name}" for name in ("kv_from", "keys_are_values")),
     *(f"PartNorms.{name}" for name in ("before", "after", "sum")),

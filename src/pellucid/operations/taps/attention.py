@@ -13,11 +13,13 @@ from pellucid.operations.norm import Norm
 from pellucid.operations.operation import Line
 from pellucid.operations.product import Product
 from pellucid.operations.rotate import Rotate
+from pellucid.operations.scale import Scale
 from pellucid.operations.scores import Scores
 from pellucid.operations.softmax import Softmax
 from pellucid.operations.taps.part import Part
 from pellucid.operations.taps.tap import BY_HEAD, BY_KV_HEAD, BY_PAIR, Tap, Whole
 
+SCALED = Line("model.attention", "Attention.forward", "* self.config.in_scale")
 GATED = Line("model.attention", "Attention.forward", 'gate("sigmoid"')
 
 
@@ -31,14 +33,17 @@ class AttentionTaps(Part):
 
     def taps(self) -> Iterator[Tap]:
         attention = self.attention
-        out = {"q": attention.q_dim, "k": attention.kv_dim, "v": attention.v_dim}
+        out, read = {"q": attention.q_dim, "k": attention.kv_dim, "v": attention.v_dim}, "attn_in"
+        scales = {"q": 1.0, "k": attention.k_scale, "v": attention.v_scale}
+        if attention.in_scale != 1:
+            read = "attn_scaled"
+            yield self.tap(read, Scale(attention.in_scale, code=SCALED), "n", ("n",), "attn_in")
         for name in attention.projected:
             shape, axes = (out[name], self.d_model), BY_HEAD if name == "q" else BY_KV_HEAD
             projection = self.linear(f"attention.{name}_proj", name.upper(), shape, attention.qkv_bias)
             width = attention.v_width if name == "v" else attention.head_dim
-            cut = replace(projection, head_dim=width, clip=attention.clip)
-            cut = replace(cut, scale=attention.v_scale) if name == "v" else cut
-            yield self.tap(name, cut, name, ("n",), "attn_in", axes=axes, head_dim=width)
+            cut = replace(projection, head_dim=width, clip=attention.clip, scale=scales[name])
+            yield self.tap(name, cut, name, ("n",), read, axes=axes, head_dim=width)
         if attention.keys_are_values:
             yield self.tap("v", Copy(), "v", ("k",), "k", axes=BY_KV_HEAD)
         if (norm := attention.v_norm) is not None:
@@ -69,7 +74,9 @@ class AttentionTaps(Part):
         own = {"axes": BY_HEAD, "head_dim": attention.v_width}
         yield self.tap("z", Mix(groups=groups), "z", ("a", "v"), "pattern", values, **own)
         out = replace(
-            self.linear("attention.o_proj", "O", (self.d_model, attention.z_dim), attention.o_bias), joins=True
+            self.linear("attention.o_proj", "O", (self.d_model, attention.z_dim), attention.o_bias),
+            joins=True,
+            scale=attention.out_scale,
         )
         z, last_z = "z", "z"
         if attention.gated:
@@ -77,7 +84,7 @@ class AttentionTaps(Part):
             gate = replace(
                 self.linear("attention.gate_proj", "gate", wide, attention.qkv_bias), head_dim=attention.v_width
             )
-            yield self.tap("z_gate", gate, "m", ("n",), "attn_in", **own)
+            yield self.tap("z_gate", gate, "m", ("n",), read, **own)
             z, last_z = r"\bar z", "z_gated"
             yield self.tap("z_gated", Product(gate="sigmoid", code=GATED), z, ("m", "z"), "z_gate", "z", **own)
         name, symbol = self.made("attn", "o")

@@ -51,6 +51,8 @@ class LayerTaps(Part):
                 "no operations say what this mixer computes", where=self.at, received=type(mixer).__name__
             )
         self.mixer = None if mixer is None else MIXERS[type(mixer)](config, i, mixer)
+        beside = self.layer.beside
+        self.beside = None if beside is None else MIXERS[type(beside)](config, i, beside)
         self.mlp = None if self.layer.mlp is None else MLPTaps(config, i, self.layer.mlp)
 
     def taps(self) -> Iterator[Tap]:
@@ -61,11 +63,15 @@ class LayerTaps(Part):
         if self.mixer is not None:
             yield self.read("attn_in", "n", x, source, "attention_norm")
             yield from self.mixer.taps()
+            added, made_by = (x, "o"), (source, "attn_out")
+            if self.beside is not None:
+                yield from self.beside.taps()
+                added, made_by = (*added, "o'"), (*made_by, "beside_out")
             if self.layer.parallel and self.mlp is not None:
                 yield from self._parallel(self.mlp)
                 return
             made, after = ("resid_post", "x''") if self.mlp is None else ("resid_mid", "x'")
-            yield self.add(made, after, (x, "o"), (source, "attn_out"), "attention_sum_norm")
+            yield self.add(made, after, added, made_by, "attention_sum_norm")
             x, source = after, made
         if self.mlp is not None:
             yield self.read("mlp_in", "n'", x, source, "mlp_norm")

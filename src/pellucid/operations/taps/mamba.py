@@ -52,10 +52,11 @@ class StateSpaceTaps(Part):
         return self.tap("ssm_dt", made, r"\Delta", ("r",), "ssm_dt_in", axes=axes)
 
     def out(self, source: str, symbol: str, *, joins: bool, scale: float = 1.0, bias: bool = False) -> Iterator[Tap]:
-        name, made = self.made("attn", "o")
+        name, made = ("beside_out", "o'") if self.layer.beside is self.mixer else self.made("attn", "o")
         out = self.linear(f"{self.mixer.name}.o_proj", "O", (self.d_model, self.mixer.channels), bias)
         yield self.tap(name, replace(out, joins=joins, scale=scale), made, (symbol,), source)
-        yield from self.normed("attn", "o", "attention_post_norm")
+        if self.layer.beside is not self.mixer:
+            yield from self.normed("attn", "o", "attention_post_norm")
 
 
 class MambaTaps(StateSpaceTaps):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
 from pellucid.operations.activation import Activation
@@ -27,7 +28,7 @@ class MLPTaps(Part):
         mlp, wide = self.mlp, (self.mlp.d_ff, self.d_model)
         first = "gate" if mlp.gated else "up"
         act = Activation.made(mlp, f"{self.at}.mlp")
-        pre = self.linear(f"mlp.{first}_proj", first, wide, mlp.bias)
+        pre = replace(self.linear(f"mlp.{first}_proj", first, wide, mlp.bias), scale=mlp.gate_scale)
         yield self.tap("mlp_pre", pre, "g", ("n'",), "mlp_in", axes=BY_NEURON)
         if mlp.gated:
             up = self.linear("mlp.up_proj", "up", wide, mlp.bias)
@@ -36,7 +37,7 @@ class MLPTaps(Part):
         else:
             yield self.tap("mlp_act", act, "f", ("g",), "mlp_pre", axes=BY_NEURON)
         name, symbol = self.made("mlp", "y")
-        down = self.linear("mlp.down_proj", "down", (self.d_model, mlp.d_ff), mlp.bias)
+        down = replace(self.linear("mlp.down_proj", "down", (self.d_model, mlp.d_ff), mlp.bias), scale=mlp.down_scale)
         yield self.tap(name, down, symbol, ("f",), "mlp_act")
         yield from self.normed("mlp", "y", "mlp_post_norm")
 

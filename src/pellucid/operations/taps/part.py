@@ -48,7 +48,7 @@ class Part:
         config = self.layer.norms.get(norm)
         return self.tap(name, Copy() if config is None else self.norm(norm, config), symbol, (x,), source)
 
-    def add(self, name: str, symbol: str, added: tuple[str, str], sources: tuple[str, str], norm: str) -> Tap:
+    def add(self, name: str, symbol: str, added: tuple[str, ...], sources: tuple[str, ...], norm: str) -> Tap:
         """The stream after a part, normed where a norm stands over the sum."""
         config = self.layer.norms.get(norm)
         mixed = norm == "attention_sum_norm"

@@ -116,7 +116,10 @@ def _layer(small: LayerConfig, d_model: int, num_heads: int, sizes: Sizes) -> La
             "experts_per_token": sizes.experts_per_token or experts.experts_per_token,
         }
         experts = replace(experts, **chosen, shared=replace(experts.shared, d_ff=mlp.d_ff) if experts.shared else None)
-    return replace(small, mixer=mixer, mlp=mlp, experts=experts)
+    beside = small.beside
+    if beside is not None:
+        beside = _mixer(beside, d_model, num_heads, sizes.num_kv_heads or num_heads)
+    return replace(small, mixer=mixer, mlp=mlp, experts=experts, beside=beside)
 
 
 def _mixer(small: Mixer, d_model: int, num_heads: int, num_kv_heads: int) -> Mixer:

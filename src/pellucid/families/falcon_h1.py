@@ -1,0 +1,134 @@
+"""Falcon-H1: attention and Mamba-2 side by side in every layer, and a number for nearly every map (muP).
+
+Source: Zuo et al. 2025 (*Falcon-H1*) §2; transformers models/falcon_h1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pellucid.config import Mamba2Config, MLPConfig, ModelConfig, NormConfig
+from pellucid.families import llama
+from pellucid.families.translation.hf import Keys
+from pellucid.families.translation.mamba import PREFIXED_HARMLESS, mamba2_rules, prefixed_mamba2, prefixed_to_hf
+from pellucid.families.translation.rules import renamed
+
+HARMLESS = (*PREFIXED_HARMLESS, "mlp_expansion_factor", "attn_layer_indices", "num_logits_to_keep", "mamba_expand")
+
+
+def config(hf: Mapping[str, Any]) -> ModelConfig:
+    keys = Keys(hf, HARMLESS)
+    norm, bias = NormConfig(eps=keys.get("rms_norm_eps", 1e-5)), bool(keys.get("attention_bias", False))
+    gate, down = _numbers(keys, "mlp_multipliers", 2)
+    mlp = MLPConfig(
+        d_ff=keys.size("intermediate_size"),
+        activation=keys.activation("hidden_act", "silu"),
+        bias=bool(keys.get("mlp_bias", False)),
+        gate_scale=gate,
+        down_scale=down,
+    )
+    return llama.build(
+        keys,
+        norm=norm,
+        qkv_bias=bias,
+        o_bias=bias,
+        mlps=((mlp, None),) * keys.num_layers("num_hidden_layers"),
+        attention={
+            "in_scale": float(keys.get("attention_in_multiplier", 1.0)),
+            "k_scale": float(keys.get("key_multiplier", 1.0)),
+            "out_scale": float(keys.get("attention_out_multiplier", 1.0)),
+        },
+        layer={"beside": _mamba2(keys, norm.eps)},
+        embedding_scale=float(keys.get("embedding_multiplier", 1.0)),
+        logit_scale=float(keys.get("lm_head_multiplier", 1.0)),
+    )
+
+
+def _mamba2(keys: Keys, eps: float) -> Mamba2Config:
+    before = bool(keys.get("mamba_norm_before_gate", True))
+    mamba2 = prefixed_mamba2(
+        keys,
+        eps,
+        keys.get("mamba_d_ssm"),
+        o_bias=bool(keys.get("projectors_bias", False)),
+        norm_at="before" if before else "after",
+        in_scale=float(keys.get("ssm_in_multiplier", 1.0)),
+        scales=_numbers(keys, "ssm_multipliers", 5),
+        out_scale=float(keys.get("ssm_out_multiplier", 1.0)),
+    )
+    return mamba2 if keys.get("mamba_rms_norm", False) else replace(mamba2, norm=None)
+
+
+def _numbers(keys: Keys, name: str, count: int) -> tuple[float, ...]:
+    return tuple(map(float, keys.get(name, (1.0,) * count)))
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    layer = config.layers[0]
+    attention, mlp, mamba2 = layer.mixer, layer.mlp, layer.beside
+    return (
+        {name: value for name, value in prefixed_to_hf(config).items() if name != "mamba_expand"}  # see mamba_d_ssm
+        | llama.base_to_hf(config)
+        | {
+            "architectures": ["FalconH1ForCausalLM"],
+            "attention_bias": attention.qkv_bias,
+            "mlp_bias": mlp.bias,
+            "mlp_multipliers": [mlp.gate_scale, mlp.down_scale],
+            "attention_in_multiplier": attention.in_scale,
+            "key_multiplier": attention.k_scale,
+            "attention_out_multiplier": attention.out_scale,
+            "mamba_d_ssm": mamba2.channels,
+            "mamba_rms_norm": mamba2.norm is not None,
+            "mamba_norm_before_gate": mamba2.norm_at == "before",
+            "projectors_bias": mamba2.o_bias,
+            "ssm_in_multiplier": mamba2.in_scale,
+            "ssm_multipliers": list(mamba2.scales),
+            "ssm_out_multiplier": mamba2.out_scale,
+            "embedding_multiplier": config.embedding_scale,
+            "lm_head_multiplier": config.logit_scale,
+        }
+    )
+
+
+WEIGHTS = (
+    *renamed(
+        llama.WEIGHTS,
+        {
+            "post_attention_layernorm": "pre_ff_layernorm",
+            ".mlp.": ".feed_forward.",
+            "model.norm.": "model.final_layernorm.",
+        },
+    ),
+    *mamba2_rules("model.layers.{i}.mamba"),
+)
+IGNORED = (*llama.IGNORED, "*.mup_vector")
+GGUF = None
+
+TINY = llama.TINY | {
+    "model_type": "falcon_h1",
+    "tie_word_embeddings": False,
+    "mamba_d_ssm": 48,
+    "mamba_n_heads": 6,
+    "mamba_d_head": 8,
+    "mamba_d_state": 6,
+    "mamba_n_groups": 2,
+    "mamba_chunk_size": 8,
+    "embedding_multiplier": 3.0,
+    "lm_head_multiplier": 0.25,
+    "mlp_multipliers": [0.8, 0.4],
+    "key_multiplier": 0.6,
+    "attention_in_multiplier": 0.9,
+    "attention_out_multiplier": 0.7,
+    "ssm_in_multiplier": 1.25,
+    "ssm_multipliers": [0.35, 0.25, 0.18, 0.5, 0.31],
+    "ssm_out_multiplier": 0.24,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "biases": {"attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True, "projectors_bias": True},
+    "no_conv_bias": {"mamba_conv_bias": False},
+    "normed": {"mamba_rms_norm": True, "mamba_norm_before_gate": False},
+    "normed_before": {"mamba_rms_norm": True},
+    "tied": {"tie_word_embeddings": True},
+}
