@@ -39,10 +39,10 @@ class PartNorms:
 # ``state_bytes``, and ``rope`` where it rotates.
 # A checker of types takes it for any: who reads a field of one kind (a family, a rule) knows that its layers have it.
 if TYPE_CHECKING:
-    Mixer = MixerOrNone = MLPOrNone = Any
+    Mixer = MixerOrNone = MLPOrNone = BesideOrNone = Any
 else:
     Mixer = AttentionConfig | LatentAttentionConfig | ShortConvConfig | DeltaNetConfig | MambaConfig | Mamba2Config
-    MixerOrNone, MLPOrNone = Mixer | None, MLPConfig | None
+    MixerOrNone, MLPOrNone, BesideOrNone = Mixer | None, MLPConfig | None, MambaConfig | Mamba2Config | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class LayerConfig:
     experts: ExpertsConfig | None = None
     parallel: bool = False
     residual_scale: float = 1.0
-    beside: MixerOrNone = None  # a second mixer that reads what the first does; what each makes is added
+    beside: BesideOrNone = None  # a second mixer that reads what the first does; both are added
     side: SideConfig | None = None  # a narrow vector of its own, added after the MLP
     out_scale: bool = False  # a learned number multiplies the stream as it leaves
 
@@ -78,7 +78,7 @@ class LayerConfig:
                 raise ConfigError("a part that is absent has no norms", where="layer", received=shown(norms))
         if self.beside is not None and (
             self.mixer is None
-            or self.beside.name == self.mixer.name
+            or isinstance(self.mixer, MambaConfig | Mamba2Config)
             or self.parallel
             or self.residual_scale != 1
             or self.mixer_norms.after

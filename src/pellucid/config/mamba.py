@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 from pellucid.base.errors import ConfigError
 from pellucid.base.typed import check_fields
 from pellucid.config.checks import check_choice, check_number, check_size
-from pellucid.config.mlp import linear_shapes
+from pellucid.config.mlp import Activation, linear_shapes
 from pellucid.config.norm import NormConfig, norm_shapes
 from pellucid.config.recurrent import Recurrent, conv_shapes
 
@@ -35,13 +35,16 @@ class MambaConfig(Recurrent):
     width: int = 4  # of the convolution
     conv_bias: bool = True
     bias: bool = False  # of the maps from the stream and back to it
-    activation: ConvActivation = "silu"  # after the convolution
+    activation: Activation = "silu"  # after the convolution
     inner_norm: NormConfig | None = None  # of Δ's numbers, B and C, each as one vector
 
     def __post_init__(self) -> None:
         check_fields(self, "ssm")
         check_size("ssm", channels=self.channels, state_size=self.state_size, dt_rank=self.dt_rank, width=self.width)
         check_choice("ssm", "activation", self.activation, get_args(ConvActivation))
+        if self.inner_norm:
+            for size in (self.dt_rank, self.state_size):
+                norm_shapes("ssm.inner_norm", size, self.inner_norm)  # its groups fit, or it says why not
 
     def weight_shapes(self, prefix: str, d_model: int) -> dict[str, tuple[int, ...]]:
         """Its weights: ``{"layers.0.ssm.u_proj.weight": (1536, 768), …}`` for ``layers.0.ssm.``."""
@@ -87,7 +90,7 @@ class Mamba2Config(Recurrent):
     conv_bias: bool = True
     bias: bool = False  # of the maps from the stream
     o_bias: bool = False  # of the map back to it
-    activation: ConvActivation = "silu"  # after the convolution
+    activation: Activation = "silu"  # after the convolution
     dt_min: float = 0.0  # Δ lies between the two
     dt_max: float | None = None
     norm: NormConfig | None = None  # of y, in num_groups parts
@@ -114,6 +117,8 @@ class Mamba2Config(Recurrent):
             raise ConfigError(
                 "step sizes lie between two numbers, 0 the least", where="ssd", received=(self.dt_min, self.dt_max)
             )
+        if self.norm:
+            norm_shapes("ssd.norm", self.channels, self.norm)  # its groups fit, or it says why not
         if len(self.scales) != 5:
             raise ConfigError("z, u, B, C and Δ have a scale each", where="ssd", received=len(self.scales))
 

@@ -51,7 +51,7 @@ class Layer(nn.Module):
         self.beside = None if config.beside is None else config.beside.name
         if config.beside is not None:
             self.add_module(config.beside.name, make_mixer(d_model, config.beside, beside))
-            for kind in (config.mixer.name, config.beside.name):
+            for kind in (self.kind or "", config.beside.name):
                 self.get_submodule(kind).shown = True  # type: ignore[assignment]
         self.attention_post_norm = optional_norm(d_model, config.mixer_norms.after)
         self.attention_sum_norm = optional_norm(d_model, config.mixer_norms.sum)
