@@ -5,7 +5,7 @@
 MODEL is converted to float32 first (of a quantized file that is what its blocks hold), and everything is quantized from
 there; llama.cpp quantizes with llama_model_quantize (``make bench-peers`` builds it). KL is the mean over tokens in
 nats, of logits computed by our torch decoder from the dequantized files, in float32: sizes and KL do not depend on the
-machine.
+machine. Where no tensor differs from llama.cpp's, its KL is ours, and is not computed twice.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 import tempfile
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +54,7 @@ def main() -> None:
         print("" if row["same_bytes"] is None else f"  tensors that differ from llama.cpp's: {row['differ']}")
     if given.record:
         path = ROOT / "bench" / "records" / f"gguf_quantize-{date.today()}-{Path(given.model).stem}.json"
-        facts = {"command": f"bench/gguf_quantize.py {given.model} {given.text.name}", "tokens": given.tokens}
+        facts = {"command": " ".join(sys.argv), "tokens": rows[0]["tokens"]}
         path.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
 
 
@@ -61,7 +63,7 @@ def chunks_of(ids: list[int], before: list[int], total: int) -> list[list[int]]:
     return [[*before, *ids[start : start + step]] for start in range(0, min(len(ids) - step, total), step)]
 
 
-def measure(given: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
+def measure(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     source = open_model(given.model)
     tokenizer = tokenizer_of(source)
     metadata = (
@@ -81,7 +83,7 @@ def measure(given: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
         matches = [entry.match for entry in plan_of(whole.config, "f32").entries if entry.match]
         imatrix = by_their_names(sums, matches).importance()
     del decoder
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for mixture in given.mixtures:
         ours = save_gguf(folder / "ours.gguf", whole, mixture, tokenizer=metadata, threads=2).path
         theirs = quantized_by_llama_cpp(given.llamacpp_python, folder, MIXTURES[mixture][1])
@@ -95,6 +97,7 @@ def measure(given: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
             same = None if by != "pellucid" else not differ
             found = kl(path, chunks, expected) if not (by == "llama.cpp" and not differ) else rows[-1]["kl"]
             facts = {"mixture": mixture, "by": by, "bytes": path.stat().st_size, "kl": found}
+            facts |= {"tokens": sum(map(len, chunks))}
             rows.append(facts | {"same_bytes": same, "differ": len(differ)})
     return rows
 

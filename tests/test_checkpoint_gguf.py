@@ -272,7 +272,7 @@ def test_any_part_of_a_split_model_opens_all_of_it(tmp_path: Path):
 def test_a_split_model_that_is_not_whole_is_refused(tmp_path: Path):
     paths = split(tmp_path)
     paths[1].rename(tmp_path / "away")
-    with pytest.raises(CheckpointError, match=r"1 of 3 parts are missing, m-00002-of-00003\.gguf"):
+    with pytest.raises(CheckpointError, match=r"1 of 3 parts are missing: m-00002-of-00003\.gguf"):
         GGUFFile(paths[0])
     paths[1].write_bytes(paths[2].read_bytes())
     with pytest.raises(CheckpointError, match="of another model, or misnamed"):

@@ -33,6 +33,7 @@ from pellucid.base.errors import CheckpointError, UnsupportedError
 from pellucid.base.files import map_file
 from pellucid.checkpoint.files.lazy import Lazy
 from pellucid.checkpoint.files.shards import joined
+from pellucid.families.translation.rules import some
 
 ALIGNMENT = 32
 MAX_DIMS = 4
@@ -117,7 +118,7 @@ class GGUFFile:
         ]
         if absent := [path.name for path in self.paths if not path.is_file()]:
             raise CheckpointError(
-                f"{len(absent)} of {count} parts are missing, {absent[0]} the first", where=self.path.parent
+                f"{len(absent)} of {count} parts are missing: {some(absent, 8)}", where=self.path.parent
             )
         parts = [_read(path) for path in self.paths]
         self.metadata = parts[0][0]
