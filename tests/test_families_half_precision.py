@@ -158,6 +158,7 @@ def test_decoding_one_by_one_is_as_near_as_the_references_two_ways_twice(model: 
     after = slice(PROMPT - 1, LENGTH)
     ours, theirs = divergences(fused[0, after], rows), divergences(eager[0, after], fused[0, after])
     if any(layer.experts for layer in executor.config.layers):  # a router's near tie falls either way: all or nothing
-        assert ours.median() <= MARGIN * theirs.median()
+        margin = 2 * MARGIN if _recurrent(executor.decoder) else MARGIN  # as above
+        assert ours.median() <= margin * theirs.median()
     else:
         assert ours.mean() <= MARGIN * theirs.mean()

@@ -54,10 +54,11 @@ class DeltaNet(nn.Module):
         else:
             d = self._tapped(ctx, "decay_in", d, config.key_head_dim)
         z = _by_head(ctx.by_request(self.mix, q, k, v, d, b), config.value_head_dim)
-        z = ctx.tap(self, "z_norm", self.z_norm(ctx.tap(self, "z", z)))  # (B, H, T, V)
+        wide, dtype = torch.promote_types(z.dtype, torch.float32), z.dtype
+        z = ctx.tap(self, "z", z)  # (B, H, T, V)
+        z = ctx.tap(self, "z_norm", self.z_norm(z.to(wide) if config.norm.wide else z))  # wide: not rounded until gated
         opened = ctx.tap(self, "z_gate", _by_head(self._gate(x, ctx), config.value_head_dim))
-        wide = torch.promote_types(z.dtype, torch.float32)
-        z = ctx.tap(self, "z_gated", (z * gate(config.gate, opened.to(wide), ctx)).to(z.dtype))
+        z = ctx.tap(self, "z_gated", (z * gate(config.gate, opened.to(wide), ctx)).to(dtype))
         return self.o_proj(_side_by_side(z), ctx)
 
     def mix(self, ctx: Context, *values: Tensor) -> Float[Tensor, "B T HV"]:
