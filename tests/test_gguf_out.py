@@ -23,7 +23,7 @@ from pellucid.checkpoint.files.gguf import GGUFFile
 from pellucid.checkpoint.gguf_out import plan_of, save_gguf
 from pellucid.checkpoint.open import Checkpoint, open_checkpoint
 from pellucid.checkpoint.save import save_checkpoint
-from pellucid.config import ModelConfig, weight_shapes
+from pellucid.config import DeltaNetConfig, ModelConfig, weight_shapes
 from pellucid.families import FAMILIES
 from pellucid.families.translation.gguf_out import difference, outline
 from pellucid.model.context import Context
@@ -42,6 +42,9 @@ AS_LLAMA_CPP: dict[str, dict[str, Any]] = {
     "qwen2": {"use_sliding_window": False},
     "starcoder2": {"sliding_window": None},
     "minicpm3": {"dim_model_base": 256},
+    "qwen3_next": {"linear_value_head_dim": 8},
+    "qwen3_5_text": {"linear_value_head_dim": 8},
+    "qwen3_5_moe_text": {"linear_value_head_dim": 8},
     "deepseek_v2": {"q_lora_rank": 24},
     "gpt_oss": {"swiglu_limit": 7.0},
     "phimoe": {"router_jitter_noise": 0.01},
@@ -56,7 +59,7 @@ NOT_FOLLOWED = {
     "gpt_oss": "llama.cpp rounds the ends of yarn's ramp to whole dimensions",
 }
 
-NOT_YET = {"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"}  # gated DeltaNet has no keys in gguf_out
+NOT_YET: set[str] = set()  # families that are read, and not written
 
 
 def config_of(name: str, variant: str = "") -> ModelConfig:
@@ -166,6 +169,8 @@ def test_llama_cpp_opens_the_file_and_gives_the_same_logits(name: str, variant: 
     # ggml looks GELU up in a table of float16
     mlp = checkpoint.config.layers[0].mlp
     tolerance = 5e-3 if mlp and "gelu" in mlp.activation else 2e-5
+    if any(isinstance(layer.mixer, DeltaNetConfig) for layer in checkpoint.config.layers):
+        tolerance = 1e-3  # it divides keys by their length where transformers adds 1e-6 to its square: short ones tell
     assert np.abs(ours - theirs).max() <= tolerance * np.abs(ours).max()
 
 

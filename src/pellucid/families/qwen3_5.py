@@ -12,11 +12,16 @@ from pellucid.base.array import Array
 from pellucid.config import MLPConfig, ModelConfig
 from pellucid.families import llama, qwen3_next
 from pellucid.families.translation.delta_net import DELTA_RULES, GATED_QUERY, SPLIT_CONV
-from pellucid.families.translation.delta_net_gguf import Tiled, delta_net_keys, delta_net_rules
+from pellucid.families.translation.delta_net_gguf import (
+    Tiled,
+    delta_net_keys,
+    delta_net_rules,
+    delta_net_to_gguf,
+)
 from pellucid.families.translation.gguf import GGUF
 from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
-from pellucid.families.translation.rules import Rule, without
+from pellucid.families.translation.rules import Rule, with_offset, without
 from pellucid.families.translation.text_part import in_one_place
 
 # How often a layer attends, where layer_types say it; the heads that guess further tokens, which are not loaded.
@@ -43,9 +48,8 @@ DELTA = (
     ),
 )
 WEIGHTS = (
-    *without(llama.WEIGHTS, "self_attn.q_proj"),
+    *with_offset((*without(llama.WEIGHTS, "self_attn.q_proj"), *qwen3_next.QK_NORMS), 1.0),
     *GATED_QUERY,
-    *qwen3_next.QK_NORMS,
     *DELTA,
 )
 IGNORED = (*llama.IGNORED, "mtp.*")
@@ -60,7 +64,7 @@ GGUF_RULES = (
     Rule("blk.{i}.ssm_alpha.weight", f"{OURS}.decay_proj.weight", (Tiled(1),)),
     Rule("blk.{i}.ssm_beta.weight", f"{OURS}.beta_proj.weight", (Tiled(1),)),
 )
-GGUF = GGUF(architecture="qwen35", hf=gguf_hf, weights=GGUF_RULES)
+GGUF = GGUF(architecture="qwen35", hf=gguf_hf, weights=GGUF_RULES, write=delta_net_to_gguf, for_others=False)
 
 TINY = llama.TINY | qwen3_next.HYBRID | {"model_type": "qwen3_5_text"}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -9,12 +9,12 @@ from pellucid.base.array import Array
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig
 from pellucid.families import llama, qwen2_moe, qwen3_5, qwen3_next
 from pellucid.families.translation.delta_net import GATED_QUERY
-from pellucid.families.translation.delta_net_gguf import delta_net_keys
+from pellucid.families.translation.delta_net_gguf import delta_net_keys, delta_net_to_gguf
 from pellucid.families.translation.experts import in_memory
 from pellucid.families.translation.gguf import EXPERT_RULES, GGUF, SHARED_EXPERT_RULES, expert_width, experts_keys
 from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
-from pellucid.families.translation.rules import without
+from pellucid.families.translation.rules import with_offset, without
 from pellucid.families.translation.text_part import in_one_place
 
 HARMLESS = (*qwen3_5.HARMLESS, "intermediate_size")
@@ -48,7 +48,11 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     return hf
 
 
-WEIGHTS = (*without(qwen2_moe.WEIGHTS, "self_attn.q_proj"), *GATED_QUERY, *qwen3_next.QK_NORMS, *qwen3_5.DELTA)
+WEIGHTS = (
+    *with_offset((*without(qwen2_moe.WEIGHTS, "self_attn.q_proj"), *qwen3_next.QK_NORMS), 1.0),
+    *GATED_QUERY,
+    *qwen3_5.DELTA,
+)
 ALSO = in_memory(WEIGHTS, "mlp")
 IGNORED = (*llama.IGNORED, "mtp.*")
 
@@ -68,6 +72,8 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 GGUF = GGUF(
     architecture="qwen35moe",
     hf=gguf_hf,
+    write=delta_net_to_gguf,
+    for_others=False,
     weights=(*qwen3_5.GGUF_RULES, *EXPERT_RULES, *SHARED_EXPERT_RULES),
     experts=True,
 )

@@ -19,12 +19,12 @@ from pellucid.families.translation.delta_net import (
     delta_net_to_hf,
     kinds,
 )
-from pellucid.families.translation.delta_net_gguf import delta_net_keys, delta_net_rules
+from pellucid.families.translation.delta_net_gguf import delta_net_keys, delta_net_rules, delta_net_to_gguf
 from pellucid.families.translation.experts import in_memory
 from pellucid.families.translation.gguf import EXPERT_RULES, GGUF, SHARED_EXPERT_RULES, expert_width, experts_keys
 from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys, partial_rotary_to_hf, rope
-from pellucid.families.translation.rules import Rule, SplitBlocks, without
+from pellucid.families.translation.rules import Rule, SplitBlocks, with_offset, without
 
 HARMLESS = ("intermediate_size", "full_attention_interval", "linear_attention_interval")
 
@@ -47,7 +47,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
 def build(keys: Keys, mlps: Sequence[tuple[MLPConfig, ExpertsConfig | None]], **fields: Any) -> ModelConfig:
     """A decoder of layers that attend, gated, among layers of gated DeltaNet."""
     num_layers, head_dim = keys.num_layers("num_hidden_layers"), keys.size("head_dim", 256)
-    norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6), offset=1.0)
+    norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6), offset=keys.get("norm_weight_offset", 1.0))
     mixer = delta_net(keys, norm=replace(norm, offset=0.0))
     bias = bool(keys.get("attention_bias", False))
     return llama.build(
@@ -103,9 +103,8 @@ QK_NORMS = tuple(
     Rule(f"model.layers.{{i}}.self_attn.{x}_norm.weight", f"layers.{{i}}.attention.{x}_norm.weight") for x in "qk"
 )
 WEIGHTS = (
-    *without(qwen2_moe.WEIGHTS, "self_attn.q_proj"),
+    *with_offset((*without(qwen2_moe.WEIGHTS, "self_attn.q_proj"), *QK_NORMS), 1.0),
     *GATED_QUERY,
-    *QK_NORMS,
     *DELTA_RULES,
     Rule(
         f"{AT}.in_proj_qkvz.weight",
@@ -138,6 +137,8 @@ def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
 GGUF = GGUF(
     architecture="qwen3next",
     hf=gguf_hf,
+    write=delta_net_to_gguf,
+    for_others=False,
     weights=(
         *delta_net_rules(tiled=False),
         Rule(

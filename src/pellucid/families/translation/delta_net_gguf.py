@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from pellucid.base.array import Array
-from pellucid.base.errors import WeightsError
-from pellucid.config import LayerConfig
+from pellucid.base.errors import UnsupportedError, WeightsError
+from pellucid.config import DeltaNetConfig, LayerConfig, ModelConfig
 from pellucid.families.translation.delta_net import CONV, OURS, QUERY_AND_GATE
 from pellucid.families.translation.gguf import common_keys, llama_rules
 from pellucid.families.translation.gguf_metadata import Metadata
@@ -58,8 +58,8 @@ class Tiled:
         if self.axis and array.is_blocks:  # columns of a row's blocks cannot be moved
             array = Array.from_numpy(dequantize(array).astype(np.float32))
         width = mixer.value_head_dim if width is None else width
-        if array.data.shape[self.axis] % (keys * groups * width):
-            raise WeightsError("rows do not divide into heads of values", received=list(array.shape))
+        if array.data.shape[self.axis] != keys * groups * width:  # its shape is looked at when it is ours
+            return array
         before, after = array.data.shape[: self.axis], array.data.shape[self.axis + 1 :]
         heads = array.data.reshape(*before, *((keys, groups) if back else (groups, keys)), width, *after)
         turned = np.ascontiguousarray(heads.swapaxes(self.axis, self.axis + 1)).reshape(array.data.shape)
@@ -86,12 +86,37 @@ def delta_net_keys(architecture: str, metadata: Metadata, tensors: Mapping[str, 
     )
     return hf | {
         "full_attention_interval": interval,
+        "norm_weight_offset": 0.0,  # the converter adds the 1
         "partial_rotary_factor": hf.pop("rope_dimension_count") / hf["head_dim"],
         "linear_conv_kernel_dim": needed("ssm.conv_kernel"),
         "linear_key_head_dim": needed("ssm.state_size"),
         "linear_num_key_heads": needed("ssm.group_count"),
         "linear_num_value_heads": heads,
         "linear_value_head_dim": inner // heads,
+    }
+
+
+def delta_net_to_gguf(config: ModelConfig) -> dict[str, Any]:
+    """The keys of ``delta_net_keys``. Sections of rotation are for images; a token of text has one place for all."""
+    mixer = next(layer.mixer for layer in config.layers if isinstance(layer.mixer, DeltaNetConfig))
+    attention = next(layer.attention for layer in config.layers if layer.attention)
+    first = next(i for i, layer in enumerate(config.layers) if layer.attention)
+    pairs = attention.rope.dim // 2 if attention.rope else 0
+    if mixer.key_head_dim != mixer.value_head_dim:
+        raise UnsupportedError(
+            "llama.cpp takes keys and values of gated DeltaNet to be of one width",
+            where="GGUF",
+            expected=mixer.key_head_dim,
+            received=mixer.value_head_dim,
+        )
+    return {
+        "ssm.conv_kernel": mixer.conv_width,
+        "ssm.state_size": mixer.key_head_dim,
+        "ssm.group_count": mixer.num_key_heads,
+        "ssm.time_step_rank": mixer.num_heads,
+        "ssm.inner_size": mixer.v_dim,
+        "full_attention_interval": first + 1,
+        "rope.dimension_sections": [(pairs + 2) // 3, (pairs + 1) // 3, pairs // 3, 0],
     }
 
 
