@@ -110,6 +110,7 @@ def delta_net_to_gguf(config: ModelConfig) -> dict[str, Any]:
             received=mixer.value_head_dim,
         )
     return {
+        "attention.head_count_kv": attention.num_kv_heads,  # of layers that attend
         "ssm.conv_kernel": mixer.conv_width,
         "ssm.state_size": mixer.key_head_dim,
         "ssm.group_count": mixer.num_key_heads,
