@@ -72,6 +72,7 @@ def test_logits_are_capped_at_thirty_where_a_file_is_silent_as_llama_cpp_has_it(
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
+        ({"block_count": 2**31, "attention__sliding_window_pattern": True}, "block_count is out of range"),
         ({"attention__sliding_window_pattern": [True, False]}, "must name each layer's"),
         ({"attention__shared_kv_layers": 4}, "shared_kv_layers is out of range"),
         ({"feed_forward_length": [48, 96, 48, 96]}, "twice as wide"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError
-from pellucid.config import ModelConfig
+from pellucid.config import MAX_LAYERS, ModelConfig
 from pellucid.families.translation.gguf import POST_NORM_RULES, common_keys, llama_rules
 from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.rules import Rule
@@ -54,6 +54,8 @@ def keys(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
     rest = {name: array for name, array in tensors.items() if name != "rope_freqs.weight"}
     common = common_keys(AT, _Uniform(metadata), rest)
     num_layers, wide = common["num_hidden_layers"], common["head_dim"]
+    if not isinstance(num_layers, int) or not 0 < num_layers <= MAX_LAYERS:  # before a list is made for each
+        raise ConfigError(f"{AT}.block_count is out of range", where="GGUF", received=repr(num_layers)[:80])
     narrow = metadata.scalar(f"{AT}.attention.key_length_swa", wide)
     for name, value in (("attention.value_length_swa", narrow), ("rope.dimension_count_swa", narrow)):
         metadata.expect(f"{AT}.{name}", value, "keys, values and rotations of several widths are not implemented")
