@@ -141,7 +141,8 @@ def check(mutation: Mutation, claims: Claims, make: Callable[[ModelConfig, dict[
     last = f"layers.{config.num_layers - 1}.resid_post"
     values = reference(config, numbers, ids, wanted=("logits", last))
     expected = values["logits"]
-    if np.abs(values[last]).max() > 1e12:  # a mixer put where no norm stands before it: B, C, Δ and x all grow with it
+    bare = any(hasattr(layer.mixer, "state_size") and not layer.mixer_norms.before for layer in config.layers)
+    if bare and np.abs(values[last]).max() > 100:  # B, C, Δ and x all grow with what no norm holds: a product of four
         return True
     got = step_by_step(make(config, {name: Array.from_numpy(w) for name, w in numbers.items()}), ids)
     error = np.abs(got - expected).max() / np.abs(expected).max()

@@ -79,7 +79,7 @@ function start(app, run, again = false) {
   Object.assign(app.state, {
     pos: Math.min(given.pos ?? last, last),
     layer,
-    head: Math.min(given.head ?? 0, app.model.layers[layer].num_heads - 1),
+    head: Math.max(0, Math.min(given.head ?? 0, app.model.layers[layer].num_heads - 1)),
     text: run.text === app.model.text ? "" : run.text,
   });
   if (again) Object.assign(app.state, { step: "", cell: "" });

@@ -21,6 +21,8 @@ from pellucid.operations.scores import Scores
 
 BINS = 64
 
+NO_MLP = {"d_ff": 0, "activation": "", "gated": False, "bias": False}  # of a layer that is a mixer alone
+
 
 def describe(subject: Subject) -> dict[str, Any]:
     """The description and its parts, plain enough for JSON."""
@@ -57,11 +59,10 @@ def describe(subject: Subject) -> dict[str, Any]:
 
 
 def _layer(layer: LayerConfig, taps: Sequence[Tap]) -> dict[str, Any]:
+    experts = layer.experts.num_experts if layer.experts else 0
     shared = {
         "mixer": layer.mixer.name if layer.mixer else None,
-        "mlp": asdict(layer.mlp) | {"experts": layer.experts.num_experts if layer.experts else 0}
-        if layer.mlp
-        else None,
+        "mlp": {**(asdict(layer.mlp) if layer.mlp else NO_MLP), "experts": experts},
         "experts": asdict(layer.experts) if layer.experts else None,
         "norms": _norms(taps),
         "parallel": layer.parallel,
@@ -97,7 +98,7 @@ def _without_attention(mixer: Mixer | None, taps: Sequence[Tap]) -> dict[str, An
         "num_heads": 0,
         "num_kv_heads": 0,
         "head_dim": 0,
-        "scale": None,
+        "scale": 1.0,
         "softcap": None,
         "window": None,
         "qk_norm": None,

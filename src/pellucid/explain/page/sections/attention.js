@@ -31,7 +31,7 @@ export function render(app) {
       ...options,
     });
   // Keys as projected: this layer's, or those of the layer that lends them.
-  const projected = (what) => (state) => `${turned(what)(state).split(".").slice(0, 2).join(".")}.${what}`;
+  const projected = (what) => (state) => `${(turned(what)(state) ?? "").split(".").slice(0, 2).join(".")}.${what}`;
   const raw = (what, its) => {
     const element = figure(projected(what), { at: its });
     element.classList.add("only-numbers");
@@ -130,6 +130,7 @@ function arcs(app) {
     const name = `layers.${state.layer}.pattern`;
     let tile;
     try {
+      if (!app.has(name)) throw new Error(name); // a layer that does not attend
       tile = await app.source.tile(name, { at: [0, state.head], run: app.run.run });
     } catch {
       return element.replaceChildren(h("p", { class: "placeholder" }, app.t("left_out_here")));
@@ -301,6 +302,7 @@ function stages(app, turned, group) {
       { run } = app.run;
     let q, k, scores, pattern;
     try {
+      if (!turned("q")(state)) throw new Error("q"); // a layer that does not attend
       [q, k, scores, pattern] = await Promise.all([
         app.source.tile(turned("q")(state), { at: [0, state.head], run }),
         app.source.tile(turned("k")(state), { at: [0, group(state)], run }),

@@ -199,7 +199,7 @@ function mlpBox(app, pen, index, y) {
   const layer = app.model.layers[index],
     { d_model } = app.model.config;
   const soft = [
-    `${d_model} → ${count(layer.mlp.d_ff)} → ${d_model}`,
+    layer.mlp.d_ff ? `${d_model} → ${count(layer.mlp.d_ff)} → ${d_model}` : "–",
     `${layer.mlp.activation}${layer.mlp.gated ? ` ⊙ ${app.t("gated")}` : ""}`,
     layer.mlp.experts ? app.t("map_router", layer.mlp.experts) : "",
   ];
@@ -249,7 +249,7 @@ function layers(app) {
       h("td", {}, layer.qk_norm ? layer.qk_norm.kind : "–"),
       h("td", {}, layer.rope ? `θ ${count(layer.rope.theta)}, ${layer.rope.dim}, ${layer.rope.layout}` : "–"),
       h("td", {}, norms(layer)),
-      h("td", {}, `${count(layer.mlp.d_ff)} ${layer.mlp.activation}${layer.mlp.gated ? " ⊙" : ""}`),
+      h("td", {}, !layer.mlp.d_ff ? "–" : `${count(layer.mlp.d_ff)} ${layer.mlp.activation}${layer.mlp.gated ? " ⊙" : ""}`),
     );
   return h(
     "details",

@@ -143,9 +143,11 @@ async function experts(app, element, { layer, pos }) {
 function neurons(app) {
   const element = h("figure", { class: "neurons" });
   app.watch(element, ["layer", "pos"], async (state) => {
-    const name = `layers.${state.layer}.mlp_act`;
+    const name = `layers.${state.layer}.mlp_act`,
+      its = app.layerConfig(state.layer);
     try {
-      if (app.layerConfig(state.layer).experts) return await experts(app, element, state);
+      if (!its.experts && !app.has(name)) throw new Error(name); // a mixer alone
+      if (its.experts) return await experts(app, element, state);
       const { data, cols } = await app.source.tile(name, { at: [0], run: app.run.run }),
         row = data.subarray(state.pos * cols, (state.pos + 1) * cols);
       const best = [...row.keys()].sort((a, b) => Math.abs(row[b]) - Math.abs(row[a])),
