@@ -80,7 +80,7 @@ def _layer(layer: LayerConfig, taps: Sequence[Tap]) -> dict[str, Any]:
         "softcap": attention.softcap,
         "window": attention.window,
         "alibi": attention.alibi_slopes or None,
-        "sinks": attention.sinks,
+        "sinks": getattr(attention, "sinks", False),
         "qk_norm": asdict(attention.qk_norm) if attention.qk_norm else None,
         "rope": None
         if rope is None
@@ -94,9 +94,10 @@ def _without_attention(mixer: Mixer | None, taps: Sequence[Tap]) -> dict[str, An
     """A layer that does not attend: no heads that look about, and the steps of its mixer in their order."""
     names = [tap.name for tap in taps]
     steps = taps[names.index("attn_in") + 1 : names.index("attn_out")] if mixer else ()
+    heads = getattr(mixer, "num_heads", 1)  # of a memory each; one where there are none, so that there is a first
     return {
-        "num_heads": 0,
-        "num_kv_heads": 0,
+        "num_heads": heads,
+        "num_kv_heads": getattr(mixer, "num_key_heads", heads),
         "head_dim": 0,
         "scale": 1.0,
         "softcap": None,

@@ -69,10 +69,23 @@ export function render(app) {
     h("h3", {}, app.t("mix_title")),
     story(app, "mix_story"),
     h("div", { class: "two" }, figure(turned("v"), { at: (state) => [0, group(state)] }), figure(at("z"))),
+    ...mixerSteps(app, at),
     stepFigure(app, at("attn_proj")),
     stepFigure(app, at("attn_out")),
   );
   return section;
+}
+
+/** What layers compute that do not attend, step by step; a figure is there in the layers that have its step. */
+function mixerSteps(app, at) {
+  const shown = ["q", "k", "v", "z", "q_norm", "k_norm"],
+    steps = new Map(app.model.layers.flatMap((layer) => layer.steps ?? []).map((step) => [step.name, step.heads]));
+  const head = (state, name) => Math.min(state.head, (app.step(at(name)(state))?.shape[1] ?? 1) - 1);
+  return [...steps]
+    .filter(([name]) => !shown.includes(name))
+    .map(([name, heads]) =>
+      stepFigure(app, at(name), { at: (state) => (heads ? [0, head(state, name)] : [0]) }),
+    );
 }
 
 function heads(app) {
