@@ -78,6 +78,9 @@ ROWS = (
     *(Row("decode", file, goal=goal) for file, goal in (("1b-q4_0", 1.15), ("1b-q8_0", 1.25))),
     *(Row("prefill", file, goal=1.8) for file in ("1b-q4_0", "1b-q8_0")),
     *(Row("batch", file, 128, 8, 2.0) for file in ("1b-q4_0", "1b-q8_0")),
+    *(Row("decode", file, goal=1.2) for file in ("moe-q4_0", "moe-q8_0")),
+    *(Row("prefill", file) for file in ("moe-q4_0", "moe-q8_0")),
+    *(Row("batch", file, 128, 8) for file in ("moe-q4_0", "moe-q8_0")),
 )
 PARTS = ("decode", "batch", "prefill", "context", "start", "kl")
 
@@ -85,7 +88,9 @@ PARTS = ("decode", "batch", "prefill", "context", "start", "kl")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--files", nargs="*", help="of q4_1 q4_0 q8_0 bf16 f32 q4_k_m 1b-q4_0 1b-q8_0; all")
+    parser.add_argument(
+        "--files", nargs="*", help="of q4_1 q4_0 q8_0 bf16 f32 q4_k_m 1b-q4_0 1b-q8_0 moe-q4_0 moe-q8_0; all"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=32, help="tokens decoded in a round")
@@ -209,7 +214,9 @@ def share(row: Row, rates: list[float], machine: list[dict[str, float]], file: P
     config = checkpoint.config
     if row.is_prefill:
         products = 2 * sum(
-            weight.shape[0] * weight.shape[1] for name, weight in matrices(checkpoint) if not name.startswith("lm_head")
+            weight.shape[0] * weight.shape[1] * chosen(config, name)
+            for name, weight in matrices(checkpoint)
+            if not name.startswith("lm_head")
         )
         arithmetic = ARITHMETIC.get(row.file, "int8")
         return statistics.median(
@@ -217,13 +224,23 @@ def share(row: Row, rates: list[float], machine: list[dict[str, float]], file: P
             for rate, its in zip(rates, machine, strict=True)
         )
     read = sum(
-        weight.data.nbytes for name, weight in matrices(checkpoint) if config.tie_embeddings or name != "embed.weight"
+        weight.data.nbytes * (1 - (1 - chosen(config, name)) ** row.requests)  # experts that any of the rows chose
+        for name, weight in matrices(checkpoint)
+        if config.tie_embeddings or name != "embed.weight"
     )
     if config.tie_embeddings:
         read += checkpoint.weights["embed.weight"].data.nbytes
     return statistics.median(
         rate / row.requests * read / 1e9 / its["read"] for rate, its in zip(rates, machine, strict=True)
     )
+
+
+def chosen(config, name: str) -> float:
+    """How probable it is that a token goes through a matrix: those of experts wait to be chosen."""
+    if ".experts." not in name:
+        return 1.0
+    experts = config.layers[int(name.split(".")[1])].experts
+    return experts.experts_per_token / experts.num_experts
 
 
 def matrices(checkpoint):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -57,11 +58,15 @@ class LlamaCpp:
         self.silent = api.llama_log_callback(lambda *_: None)
         api.llama_log_set(self.silent, ctypes.c_void_p(0))
         api.llama_backend_init()
-        model = api.llama_model_load_from_file(file.encode(), api.llama_model_default_params())
+        asked = api.llama_model_default_params()
+        mixture = Path(file).name.startswith("moe-")
+        asked.use_extra_bufts = not mixture  # weights put in another order: with AMX a mixture's crash it (0.3.36)
+        model = api.llama_model_load_from_file(file.encode(), asked)
         self.vocab_size = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
         settings = [(flash, unified) for flash in (0, 1) for unified in ((False, True) if requests > 1 else (False,))]
         self.variants = [
             f"flash attention {'on' if flash else 'off'}{', unified cache' if unified else ''}"
+            f"{', weights as they are' if mixture else ''}"
             for flash, unified in settings
         ]
         self.contexts = []
