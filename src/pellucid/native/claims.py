@@ -14,6 +14,8 @@ from pellucid.config import (
     ExpertsConfig,
     LatentAttentionConfig,
     LayerConfig,
+    Mamba2Config,
+    MambaConfig,
     MLPConfig,
     ModelConfig,
     NormConfig,
@@ -36,6 +38,17 @@ def _few_kinds(layers: Any, part: Any, config: ModelConfig) -> bool:
     return few_kinds(config)
 
 
+def _in_parts(groups: Any, norm: Any, config: ModelConfig) -> bool:
+    """Only the norms of state spaces are of parts."""
+    others = [config.final_norm, config.embedding_norm]
+    for layer in config.layers:
+        others += layer.norms.values()
+        if not isinstance(layer.mixer, MambaConfig | Mamba2Config):
+            others += [getattr(layer.mixer, name, None) for name in ("qk_norm", "latent_norm", "norm")]
+    return groups == 1 or all(other is None or other.groups == 1 for other in others)
+
+
+CONV_ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
 _POSITIVE = Claim(test=lambda value, part, config: value is None or value > 0, words="it runs positive ones")
 
 NATIVE = Claims(
@@ -89,6 +102,8 @@ NATIVE = Claims(
             "alibi": ANY,
             "sinks": ANY,
             "query_scale": ANY,
+            "v_head_dim": ANY,
+            "v_scale": ANY,
             "gated": ANY,
         },
         LatentAttentionConfig: {
@@ -117,6 +132,32 @@ NATIVE = Claims(
             "decay_rank": ANY,
             "gate_rank": ANY,
             "beta_scale": ANY,
+        },
+        MambaConfig: {
+            "channels": ANY,
+            "state_size": ANY,
+            "dt_rank": ANY,
+            "width": ANY,
+            "conv_bias": ANY,
+            "bias": ANY,
+            "activation": one_of(*CONV_ACTIVATIONS),
+            "inner_norm": ANY,
+        },
+        Mamba2Config: {
+            "num_heads": ANY,
+            "head_dim": ANY,
+            "state_size": ANY,
+            "num_groups": ANY,
+            "width": ANY,
+            "conv_bias": ANY,
+            "bias": ANY,
+            "o_bias": ANY,
+            "activation": one_of(*CONV_ACTIVATIONS),
+            "dt_min": ANY,
+            "dt_max": ANY,
+            "norm": ANY,
+            "norm_at": one_of("after", "before"),
+            "scales": ANY,
         },
         ShortConvConfig: {"channels": ANY, "width": ANY, "bias": ANY},
         RopeConfig: {
@@ -153,6 +194,7 @@ NATIVE = Claims(
             "weight": ANY,
             "bias": ANY,
             "offset": ANY,
+            "groups": Claim(test=_in_parts, words="it norms in parts what state spaces make"),
             "wide": UNREAD,
         },
         QueryScale: {"beta": ANY, "every": ANY, "offset": ANY},

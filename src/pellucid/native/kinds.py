@@ -16,6 +16,8 @@ from pellucid.config import (
     DeltaNetConfig,
     LatentAttentionConfig,
     LayerConfig,
+    Mamba2Config,
+    MambaConfig,
     Mixer,
     ModelConfig,
     ShortConvConfig,
@@ -56,18 +58,22 @@ class Kinds:
     heads: tuple[Heads, ...]
 
     def called(self, num_layers: int) -> tuple[str, str]:
-        """How forward() calls a layer's two parts: by name, or where layers differ through the table."""
-        return tuple(  # pyright: ignore[reportReturnType]
-            parts[0].name if len(parts) == 1 and len(parts[0].layers) == num_layers else f"LAYERS[i].{field}"
-            for field, parts in (("mixer", self.mixers), ("mlp", self.mlps))
-        )
+        """How forward() calls a layer's two parts: by name, or through the table where layers differ; "" where none
+        has it.
+        """
+
+        def call(field: str, parts: tuple[Part, ...]) -> str:
+            alone = len(parts) == 1 and len(parts[0].layers) == num_layers
+            return "" if not parts else parts[0].name if alone else f"LAYERS[i].{field}"
+
+        return call("mixer", self.mixers), call("mlp", self.mlps)
 
 
 def heads_of(mixer: Mixer | None) -> Heads | None:
     """None for a mixer that does not attend."""
     if isinstance(mixer, AttentionConfig):
         e = mixer.head_dim
-        return Heads(mixer.num_heads, mixer.num_kv_heads, e, e, mixer.softcap, mixer.alibi_slopes)
+        return Heads(mixer.num_heads, mixer.num_kv_heads, e, mixer.v_width, mixer.softcap, mixer.alibi_slopes)
     if isinstance(mixer, LatentAttentionConfig):  # all heads share what is kept of a token
         return Heads(mixer.num_heads, 1, mixer.qk_rope_head_dim + mixer.kv_lora_rank, mixer.kv_lora_rank, None)
     return None
@@ -77,6 +83,12 @@ def states_of(mixer: Mixer | None) -> dict[str, int]:
     """Numbers of each state that a mixer keeps: rows of whole vectors, the last axis of (places, channels) padded."""
     if isinstance(mixer, ShortConvConfig):
         return {"conv": (mixer.width - 1) * padded(mixer.channels)}
+    if isinstance(mixer, MambaConfig):
+        wide = padded(mixer.channels)
+        return {"u": (mixer.width - 1) * wide, "h": mixer.state_size * wide}
+    if isinstance(mixer, Mamba2Config):
+        kept = {name: (mixer.width - 1) * padded(channels) for name, channels in mixer.convolved.items()}
+        return kept | {"h": mixer.channels * padded(mixer.state_size, 16)}
     if isinstance(mixer, DeltaNetConfig):
         kept, memory = mixer.conv_width - 1, mixer.num_heads * mixer.key_head_dim * padded(mixer.value_head_dim, 16)
         convolved = {"q": mixer.q_dim, "k": mixer.q_dim, "v": mixer.v_dim}
@@ -86,6 +98,10 @@ def states_of(mixer: Mixer | None) -> dict[str, int]:
 
 def maps_of(mixer: Mixer | None) -> tuple[int, int]:
     """How many linear maps a mixer with a state makes before it goes on, and the widest of them."""
+    if isinstance(mixer, MambaConfig):
+        return 6, max(mixer.channels, mixer.dt_rank, mixer.state_size)
+    if isinstance(mixer, Mamba2Config):
+        return 5, max(mixer.projected.values())
     if isinstance(mixer, DeltaNetConfig):
         ranks = (mixer.decay_rank or 1, mixer.gate_rank or 1)
         return 8 if max(ranks) > 1 else 6, max(mixer.q_dim, mixer.v_dim, mixer.decay_dim, *ranks)
@@ -96,7 +112,7 @@ def z_dim_of(mixer: Mixer | None) -> int:
     """Numbers of what a mixer with a state makes."""
     if isinstance(mixer, DeltaNetConfig):
         return mixer.v_dim
-    return mixer.channels if isinstance(mixer, ShortConvConfig) else 1
+    return mixer.channels if isinstance(mixer, ShortConvConfig | MambaConfig | Mamba2Config) else 1
 
 
 def kinds_of(config: ModelConfig) -> Kinds:
@@ -132,7 +148,7 @@ def _mixer_key(layer: LayerConfig) -> Any:
         alike = replace(alike, rope=None, window=None, chunk=None, scale=None, qkv_bias=False, o_bias=False)
     elif isinstance(alike, LatentAttentionConfig):
         alike = replace(alike, rope=None, window=None, scale=None, latent_bias=False, o_bias=False)
-    elif isinstance(alike, ShortConvConfig):
+    elif isinstance(alike, ShortConvConfig | MambaConfig | Mamba2Config):
         alike = replace(alike, bias=False)
     return alike, layer.mixer_norms, layer.parallel, layer.residual_scale
 
@@ -231,7 +247,7 @@ def _fields(
             fields["chunk"] = ("int ", str(chunk or "INT_MAX"))
         fields["rotary"] = ("int ", str(config.ropes.index(mixer.rope) if mixer.rope else -1))
     else:
-        fields["heads"] = ("int ", "-1")
+        fields |= {"heads": ("int ", "-1"), "window": ("int ", "INT_MAX")}
     return fields
 
 
@@ -247,7 +263,7 @@ def _step(weights: Mapping[str, Stored], num_experts: int) -> int:
     return steps.pop()
 
 
-_PARTS = ("attention", "short_conv", "delta_net", "mlp")
+_PARTS = ("attention", "short_conv", "delta_net", "ssm", "ssd", "mlp")
 
 
 def field_of(name: str) -> str:
@@ -260,4 +276,6 @@ def field_of(name: str) -> str:
     field = "_".join(part for part in path.split(".") if part not in _PARTS)
     if leaf == "weight":
         return field
+    if field == "dt_proj" and leaf == "bias":
+        return "dt_proj_bias"  # dt_bias is what is added to all of Δ, where a map has a bias or not
     return f"{field.removesuffix('_proj')}_bias" if leaf == "bias" else "_".join(filter(None, (field, leaf)))

@@ -60,7 +60,7 @@ def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
 
 def is_turned_table(name: str) -> bool:
     """Whether a weight is no matrix but a few numbers of each channel, which lie side by side: (numbers, channels)."""
-    return name.endswith("conv.weight")
+    return name.endswith(("conv.weight", ".A_log"))
 
 
 def is_router(name: str) -> bool:

@@ -163,7 +163,7 @@ def _offset(config: ModelConfig, name: str) -> float:
         _, layer, part = path.split(".", 2)
         if "." in part:  # one of the mixer's own
             mixer = config.layers[int(layer)].mixer
-            kinds = ("qk_norm", "latent_norm", "norm")
+            kinds = ("qk_norm", "latent_norm", "inner_norm", "norm")
             norm = next((own for kind in kinds if (own := getattr(mixer, kind, None))), None)
         else:
             norm = config.layers[int(layer)].norms[part]

@@ -8,10 +8,18 @@ numbers enters the text.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from pellucid.config import DeltaNetConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
+from pellucid.config import (
+    DeltaNetConfig,
+    LatentAttentionConfig,
+    Mamba2Config,
+    MambaConfig,
+    ModelConfig,
+    ShortConvConfig,
+)
 from pellucid.native.formats import FORMATS
-from pellucid.native.kinds import Kinds, kinds_of, layer_table, maps_of, states_of, widths
+from pellucid.native.kinds import Heads, Kinds, kinds_of, layer_table, maps_of, states_of, widths
 from pellucid.native.layout import Layout, padded
 from pellucid.native.parts import mixer_gives, parts
 from pellucid.native.writing import filled, format_of, keep, matrix, norm, real, scaled, text_of, times
@@ -22,6 +30,7 @@ TAKE_BACK = 32  # more of them than a window needs are kept for guesses that tur
 CHUNK = 512  # positions of the KV cache, as in c/cache.h
 # Files of c/ that programs with such a mixer have.
 MIXER_FILES = {ShortConvConfig: "short_conv.h", DeltaNetConfig: "delta_net.h"}
+STATE_SPACES = (MambaConfig, Mamba2Config)
 KV_CACHES = {"f32": 32, "f16": 16, "int8": 8}
 INCLUDES = "stdatomic stdbool stdint stdio stdlib string math limits pthread sched unistd fcntl errno sys/mman sys/stat"
 
@@ -52,6 +61,8 @@ def program(
 
 def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> str:
     kinds = kinds_of(config)
+    if not kinds.heads:  # none of its layers attends; C has no tables of nothing
+        kinds = replace(kinds, heads=(Heads(1, 1, 1, 1, None),))
     having = {
         "experts": any(layer.experts for layer in config.layers),
         "gated": any(getattr(layer.mixer, "gated", False) for layer in config.layers),
@@ -83,6 +94,7 @@ def _source(config: ModelConfig, layout: Layout, size: int, kv_cache: str) -> st
         *([text_of("latent.h")] if having["latent"] else []),
         *([text_of("recurrent.h")] if having["recurrent"] else []),
         *(text_of(name) for kind, name in MIXER_FILES.items() if kind in {type(one.mixer) for one in config.layers}),
+        *([text_of("state_space.h")] if any(isinstance(one.mixer, STATE_SPACES) for one in config.layers) else []),
         *parts(config, layout, kinds),
         _forward(config, kinds),
         keep(text_of("api.h"), having),
@@ -147,6 +159,8 @@ def _sizes(config: ModelConfig, layout: Layout, kinds: Kinds, size: int, kv_cach
         states = max(sum(sum(states_of(layer.mixer).values()) for layer in config.layers), 1)
         values = [one.mixer.value_head_dim for one in config.layers if isinstance(one.mixer, DeltaNetConfig)]
         row_sizes += f"\n    MAX_VALUE_DIM = {padded(max(values), 16)}," if values else ""
+        values = [one.mixer.state_size for one in config.layers if isinstance(one.mixer, STATE_SPACES)]
+        row_sizes += f"\n    MAX_STATE = {padded(max(values), 16)}," if values else ""
         maps = max(maps_of(layer.mixer)[0] for layer in config.layers)
         places += f"\n#define STATE_SIZE ((size_t){states}) // numbers that a slot keeps of mixers with a state"
         row_sizes += f"\n    NUM_MAPS = {maps}, // of what such a mixer reads"
@@ -241,6 +255,8 @@ static const Matrix LM_HEAD = {head}"""
 
 def _call(called: str, always: bool) -> str:
     """A part's call; some layers may not have it."""
+    if not called:
+        return ""
     return f"{called}(m, turn, i);" if always else f"if ({called}) {called}(m, turn, i);"
 
 
@@ -251,7 +267,7 @@ def _forward(config: ModelConfig, kinds: Kinds) -> str:
         "mixer": _call(kinds.called(config.num_layers)[0], all(layer.mixer for layer in config.layers)),
         "mlp": _call(kinds.called(config.num_layers)[1], all(layer.mlp for layer in config.layers)),
         "mixer_gives": " or ".join(sorted({mixer_gives(layer) for layer in config.layers})),
-        "mlp_gives": "resid_post",
+        "mlp_gives": "resid_post" if kinds.mlps else "there is no other part",
         "embed_norm": norm(config.embedding_norm, "EMBED_NORM", "EMBED_NORM_BIAS"),
         "resid_mid_here": " && ".join(
             [

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pellucid.config import AttentionConfig, DeltaNetConfig, LatentAttentionConfig, Mixer, ModelConfig
+from pellucid.config import AttentionConfig, DeltaNetConfig, LatentAttentionConfig, Mamba2Config, Mixer, ModelConfig
 from pellucid.executor import StepInput
 
 BY_HEAD = ("q", "k", "v", "q_norm", "k_norm", "q_rot", "k_rot", "q_scaled", "z", "z_gate", "z_gated")
@@ -28,6 +28,10 @@ def _head(mixer: Mixer | None, name: str) -> int | None:
         values = ("v", "v_conv", "write", "z", "z_norm", "z_gate", "z_gated")
         widths = dict.fromkeys(keys, mixer.key_head_dim) | dict.fromkeys(values, mixer.value_head_dim)
         return widths.get(name)
+    if isinstance(mixer, Mamba2Config):
+        return mixer.head_dim if name in ("ssm_z", "ssm_y", "ssm_gated", "ssm_norm") else None
+    if isinstance(mixer, AttentionConfig) and name in ("v", "z", "z_gate", "z_gated"):
+        return mixer.v_width
     return mixer.head_dim if isinstance(mixer, AttentionConfig) and name in BY_HEAD else None
 
 

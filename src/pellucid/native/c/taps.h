@@ -55,7 +55,10 @@ SOME void tap_scaled(Model *m, Turn *turn, const char *name, int i, int rows, co
             for (int j = 0; j < width; j++) tapped[r][j] = x[(size_t)r * row_size + j] * scale;
     tap(m, turn, name, i, rows, tapped[0], WIDEST, width);
 }
-#define RAW tapped[0] // where a stage puts what only taps want
+//[if recurrent]
+static float raw[3][MAX_ROWS][MAPS_ROW];
+#define RAW(map) raw[map][0] // where a stage puts what only taps want
+//[end]
 #define TAP_SCALED(...) tap_scaled(m, turn, __VA_ARGS__)
 //[if recurrent]
 // Each head normalized by itself.
@@ -78,5 +81,5 @@ SOME void tap_heads_norm(Model *m, Turn *turn, const char *name, int i, int rows
 #define TAP_EXPERTS(...) ((void)0)
 #define TAP_SCALED(...) ((void)0)
 #define TAP_HEADS_NORM(...) ((void)0)
-#define RAW NULL
+#define RAW(map) NULL
 #endif

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pellucid.config import AttentionConfig, DeltaNetConfig, LatentAttentionConfig, ModelConfig, ShortConvConfig
+from pellucid.config import (
+    AttentionConfig,
+    DeltaNetConfig,
+    LatentAttentionConfig,
+    Mamba2Config,
+    MambaConfig,
+    ModelConfig,
+    ShortConvConfig,
+)
 from pellucid.native.kinds import Kinds, Part
 from pellucid.native.layout import Layout
 from pellucid.native.parts.attention import attention
@@ -12,6 +20,7 @@ from pellucid.native.parts.delta_net import delta_net
 from pellucid.native.parts.latent import latent
 from pellucid.native.parts.mlp import ACTIVATIONS, SCORES, experts, mlp
 from pellucid.native.parts.short_conv import short_conv
+from pellucid.native.parts.state_space import mamba, mamba2
 from pellucid.native.parts.text import mixer_gives
 
 __all__ = ["ACTIVATIONS", "SCORES", "mixer_gives", "parts"]
@@ -21,6 +30,8 @@ MIXERS: dict[type, Callable[[ModelConfig, Layout, Kinds, Part], str]] = {
     LatentAttentionConfig: latent,
     ShortConvConfig: short_conv,
     DeltaNetConfig: delta_net,
+    MambaConfig: mamba,
+    Mamba2Config: mamba2,
 }
 
 

@@ -6,7 +6,7 @@ from pellucid.config import AttentionConfig, ModelConfig
 from pellucid.native.kinds import Kinds, Part, heads_of
 from pellucid.native.layout import Layout
 from pellucid.native.parts.text import beginning, biases, numbers, output
-from pellucid.native.writing import filled, norm, real
+from pellucid.native.writing import filled, norm, real, scaled
 
 
 def attention(config: ModelConfig, layout: Layout, kinds: Kinds, part: Part) -> str:
@@ -26,6 +26,7 @@ def attention(config: ModelConfig, layout: Layout, kinds: Kinds, part: Part) -> 
         "v_dim": heads.num_kv_heads * heads.value_dim,
         "z_dim": heads.num_heads * heads.value_dim,
         **biases(layout, part, "attention", ("q", "k", "v")),
+        "v_scale": scaled(mixer.v_scale),
         "gate_form": " | form_for(layer->z_gate_proj.format)" if mixer.gated else "",
         "z_gate_bias": numbers(layout, part, "attention.gate_proj.bias"),
         "num_maps": 4 if mixer.gated else 3,
