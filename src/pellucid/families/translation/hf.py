@@ -11,6 +11,7 @@ from pellucid.base.notice import notice
 from pellucid.base.typed import shown
 from pellucid.config import MAX_LAYERS, Activation, RopeConfig, RopeScaling
 from pellucid.families.translation.harmless import refuse_unread, to_report
+from pellucid.families.translation.silence import SILENCE
 
 # Hugging Face's names of activations -> ours. Source: transformers activations.ACT2FN.
 ACTIVATIONS: dict[str, Activation] = {
@@ -34,6 +35,7 @@ class Keys:
 
     def __init__(self, hf: Mapping[str, Any], harmless: tuple[str, ...] = (), where: str | None = None) -> None:
         self._hf, self._harmless = dict(hf), harmless
+        self._silence = SILENCE.get(str(hf.get("model_type")), {})
         self._read: set[str] = {
             "model_type",
             "architectures",
@@ -46,9 +48,9 @@ class Keys:
         self.where = where or f"config.json ({hf.get('model_type')})"
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The key's value; ``default`` where it is absent or null."""
+        """The key's value; ``default`` where it is null, or absent and the family's own classes say nothing else."""
         self._read.add(name)
-        value = self._hf.get(name)
+        value = self._hf[name] if name in self._hf else self._silence.get(name)
         return default if value is None else value
 
     def has(self, name: str) -> bool:
