@@ -3,7 +3,7 @@
 import ctypes
 import sys
 
-import llama_cpp as cpp
+import llama_cpp as cpp  # pyright: ignore[reportMissingImports]  # of another environment
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-import llama_cpp as cpp
+import llama_cpp as cpp  # pyright: ignore[reportMissingImports]  # of another environment
 import numpy as np
 
 cpp.llama_backend_init()

@@ -210,7 +210,7 @@ def torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
             bias=norm.bias,
         ).eval()
         attention = theirs.self_attn
-        projections = (ours.attention.q_proj, ours.attention.k_proj, ours.attention.v_proj)
+        projections: list[Any] = [ours.attention.q_proj, ours.attention.k_proj, ours.attention.v_proj]
         attention.in_proj_weight.data = torch.cat([p.weight for p in projections])
         if norm.bias:
             attention.in_proj_bias.data = torch.cat([p.bias for p in projections])

@@ -208,9 +208,11 @@ def test_refusals_name_field_value_and_reason() -> None:
     wide = replace(config, layers=(*rest, first, replace(first, mlp=replace(first.mlp, d_ff=128))))
     lesser = Claims(
         "lesser",
-        NATIVE.table
-        | {MLPConfig: NATIVE.table[MLPConfig] | {"d_ff": ALIKE}}
-        | {LayerConfig: NATIVE.table[LayerConfig] | {"experts": one_of(None)}},
+        {
+            **NATIVE.table,
+            MLPConfig: {**NATIVE.table[MLPConfig], "d_ff": ALIKE},
+            LayerConfig: {**NATIVE.table[LayerConfig], "experts": one_of(None)},
+        },
     )
     refusal = lesser.refusal(wide)
     assert re.fullmatch(r"layers\.\d\.mlp\.d_ff = 128 \(it runs layers that are alike, and .* is 48\)", str(refusal))

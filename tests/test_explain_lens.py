@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,12 @@ from pellucid.operations import taps_of
 EVERY = pytest.mark.parametrize("family", telling(list(FAMILIES)))
 IDS = [5, 6, 7, 8, 9, 10, 11, 12]
 BATCH = [IDS, [3, 4, 5]]
+
+
+def weight_of(norm: Any) -> torch.Tensor:
+    """γ, of a norm that has one."""
+    assert norm.weight is not None
+    return norm.weight
 
 
 @EVERY
@@ -101,7 +108,7 @@ def held(norm: LayerNorm | RMSNorm | None, x: Tensor) -> Tensor:
     if norm is None:
         return x
     x = x - x.mean(-1, keepdim=True) if isinstance(norm, LayerNorm) else x
-    y = x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt().detach() * (norm.weight + norm.offset)
+    y = x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt().detach() * (weight_of(norm) + norm.offset)
     return y + norm.bias if isinstance(norm, LayerNorm) and norm.bias is not None else y
 
 
@@ -148,7 +155,7 @@ def test_a_head_of_the_last_layer_adds_what_the_gradient_says() -> None:
     stream = t["layers.1.resid_post"][0, -1].double()
     assert decoder.final_norm
     sigma = (stream.var(correction=0) + decoder.final_norm.eps).sqrt()
-    logit = ((mid - mid.mean()) / sigma * decoder.final_norm.weight.double()) @ decoder.embed.weight[token].double()
+    logit = ((mid - mid.mean()) / sigma * weight_of(decoder.final_norm).double()) @ decoder.embed.weight[token].double()
     (gradient,) = torch.autograd.grad(logit, z)
     expected = (z * gradient).sum(-1).tolist()
     found = {part.head: part.value for part in attribution(t).parts if part.kind == "head" and part.layer == 1}

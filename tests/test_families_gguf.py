@@ -623,8 +623,11 @@ def test_llama_cpp_makes_the_same_logits_of_a_mixtures_file(tmp_path: Path) -> N
         checkpoint = open_checkpoint(path)
         config = checkpoint.config
         if config.model_type == "phimoe":  # of which it makes another model: RMS norms, and two experts' softmax
-            norm = replace(config.final_norm, kind="rms")
-            softmax = replace(config.layers[0].experts, scores="softmax", jitter=0.0, normalize=True)
+            first, experts = config.final_norm, config.layers[0].experts
+            assert first is not None
+            assert experts is not None
+            norm = replace(first, kind="rms")
+            softmax = replace(experts, scores="softmax", jitter=0.0, normalize=True)
             norms = PartNorms(before=norm)
             layers = [replace(it, experts=softmax, mixer_norms=norms, mlp_norms=norms) for it in config.layers]
             config = replace(config, final_norm=norm, layers=tuple(layers))
@@ -641,9 +644,9 @@ def test_layers_that_guess_further_tokens_are_left_unread_and_said(
     keys, changed = MIXTURES["glm4_moe"]
     model = reference("glm4_moe", **changed)
     further = {f"blk.3.{name}.weight": np.zeros((4, 4), np.float32) for name in ("attn_q", "nextn.eh_proj")}
-    more = {"block_count": 4, "nextn_predict_layers": 1}
+    more: dict[str, Any] = {"block_count": 4, "nextn_predict_layers": 1}
     its = FAMILIES["glm4_moe"].GGUF
-    assert_logits(write(tmp_path / "x.gguf", model, "glm4moe", its.weights, beside=further, **keys | more), model)
+    assert_logits(write(tmp_path / "x.gguf", model, "glm4moe", its.weights, beside=further, **{**keys, **more}), model)  # type: ignore[arg-type]
     assert "2 tensors are of layers that guess further tokens" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="nextn_predict_layers is out of range"):
         open_checkpoint(write(tmp_path / "y.gguf", model, "glm4moe", its.weights, **keys | {"nextn_predict_layers": 9}))

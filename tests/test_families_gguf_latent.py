@@ -19,16 +19,25 @@ from pellucid.families.translation.gguf_latent import HeadsOfMap
 from pellucid.quant import dequantize
 
 WIDTHS = {"attention__kv_lora_rank": 16, "attention__q_lora_rank": 24, "rope__dimension_count": 4}
-OLD = WIDTHS | {"attention__key_length": 12, "attention__value_length": 12}
-NEW = WIDTHS | {"attention__head_count_kv": 1, "attention__key_length": 20, "attention__value_length": 16}
+OLD: dict[str, Any] = WIDTHS | {"attention__key_length": 12, "attention__value_length": 12}
+NEW: dict[str, Any] = WIDTHS | {
+    "attention__head_count_kv": 1,
+    "attention__key_length": 20,
+    "attention__value_length": 16,
+}
 NEW |= {"attention__key_length_mla": 12, "attention__value_length_mla": 12}
-EXPERTS = {"expert_count": 8, "expert_used_count": 3, "expert_feed_forward_length": 24, "expert_shared_count": 1}
+EXPERTS: dict[str, Any] = {
+    "expert_count": 8,
+    "expert_used_count": 3,
+    "expert_feed_forward_length": 24,
+    "expert_shared_count": 1,
+}
 EXPERTS |= {"leading_dense_block_count": 1, "expert_weights_scale": 2.5, "expert_weights_norm": True}
-V3 = EXPERTS | {"expert_gating_func": 2, "expert_group_count": 4, "expert_group_used_count": 2}
-V2 = EXPERTS | {"expert_weights_scale": 1.0, "expert_weights_norm": False, "expert_shared_count": 2}
-STRETCHED = {"rope__scaling__type": "yarn", "rope__scaling__factor": 40.0}
+V3: dict[str, Any] = EXPERTS | {"expert_gating_func": 2, "expert_group_count": 4, "expert_group_used_count": 2}
+V2: dict[str, Any] = EXPERTS | {"expert_weights_scale": 1.0, "expert_weights_norm": False, "expert_shared_count": 2}
+STRETCHED: dict[str, Any] = {"rope__scaling__type": "yarn", "rope__scaling__factor": 40.0}
 STRETCHED |= {"rope__scaling__original_context_length": 16, "rope__scaling__yarn_log_multiplier": 0.0707}
-YARN = {"rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 16}
+YARN: dict[str, Any] = {"rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 16}
 YARN |= {"mscale": 0.707, "mscale_all_dim": 0.707}
 
 
@@ -93,4 +102,4 @@ def test_widths_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="do not fit each other"):
         open_config(write(tmp_path / "a.gguf", model, "deepseek2", **(NEW | {"rope__dimension_count": 12})))
     with pytest.raises(UnsupportedError, match="no_such_expert_scale"):
-        open_checkpoint(write(tmp_path / "b.gguf", model, "deepseek2", **NEW, no_such_expert_scale=2.0))
+        open_checkpoint(write(tmp_path / "b.gguf", model, "deepseek2", **(NEW | {"no_such_expert_scale": 2.0})))

@@ -15,7 +15,6 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from pellucid import AutoModelForCausalLM, GenerationConfig
 from pellucid.base import notice
 from pellucid.base.errors import RequestError
-from pellucid.causal_lm import CausalLM
 from pellucid.families import FAMILIES
 
 IDS = torch.tensor([[5, 17, 3, 88, 41, 7], [9, 9, 12, 60, 2, 30]])
@@ -29,7 +28,7 @@ def nothing_told_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @cache
-def pair() -> tuple[CausalLM, Any]:
+def pair() -> tuple[Any, Any]:
     """Ours and theirs, of the same weights."""
     model = AutoModelForCausalLM.from_config(FAMILIES["llama"].config(FAMILIES["llama"].TINY))
     model.load_state_dict(tiny("llama").state_dict())
@@ -293,6 +292,7 @@ def test_an_argument_that_is_not_here_says_what_is(call: dict[str, Any], words: 
 
 def test_what_cannot_be_together_is_refused() -> None:
     ours, _ = pair()
-    for call in ({"num_beams": 2, "do_sample": True}, {"num_beams": 2, "num_return_sequences": 3}, {"max_length": 4}):
+    calls: list[dict[str, Any]] = [{"num_beams": 2, "do_sample": True}, {"num_beams": 2, "num_return_sequences": 3}]
+    for call in (*calls, {"max_length": 4}):
         with pytest.raises(RequestError):
             ours.generate(IDS, **call)

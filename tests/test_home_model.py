@@ -38,8 +38,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def load(folder: Path, **call: Any) -> CausalLM:
-    return AutoModelForCausalLM.from_pretrained(folder, **({"device": "cpu"} | call))
+def load(folder: Path, **call: Any) -> Any:
+    settings: dict[str, Any] = {"device": "cpu"} | call
+    return AutoModelForCausalLM.from_pretrained(folder, **settings)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def test_the_report_of_loading_is_empty(folder: Path) -> None:
 
 
 def test_weights_in_memory(folder: Path) -> None:
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
     config = AutoConfig.from_pretrained(folder)
     ours = AutoModelForCausalLM.from_pretrained(None, state_dict=theirs.state_dict(), config=config, device="cpu")
     torch.testing.assert_close(ours(IDS).logits, theirs(IDS).logits, rtol=0, atol=1e-5)
@@ -176,6 +177,7 @@ def test_the_stream_and_the_patterns_are_transformers(family: str) -> None:
 
 
 def test_states_go_on_where_they_were(folder: Path) -> None:
+    theirs: Any
     model, theirs = load(folder), transformers.AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
         first = model(IDS[:, :4])
@@ -203,12 +205,14 @@ def test_states_of_padded_texts(folder: Path) -> None:
 
 def test_states_grow_as_long_as_the_text(folder: Path) -> None:
     model, past = load(folder), None
+    out: Any = None
     text = torch.randint(0, 96, (1, 600), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for token in text[0].split(150):
             out = model(token[None], past_key_values=past)
             past = out.past_key_values
         torch.testing.assert_close(out.logits[0, -1], model(text).logits[0, -1], rtol=0, atol=1e-4)
+        assert past is not None
         past.crop(500)
         again = model(text[:, 500:], past_key_values=past).logits
         torch.testing.assert_close(again[0, -1], out.logits[0, -1], rtol=0, atol=1e-4)
@@ -230,7 +234,11 @@ def test_embeddings_logits_to_keep_and_tuples(folder: Path) -> None:
         assert loss.ndim == 0
 
 
-@pytest.mark.parametrize("ids", [[1, 2, 3], [[1, 2, 3]], torch.tensor([1, 2, 3]), torch.rand(1, 3)], ids=str)
+@pytest.mark.parametrize(
+    "ids",
+    [[1, 2, 3], [[1, 2, 3]], torch.tensor([1, 2, 3]), torch.ones(1, 3)],
+    ids=["a list", "lists", "one axis", "fractions"],
+)
 def test_what_is_no_batch_of_ids_gets_a_word(folder: Path, ids: Any) -> None:
     with pytest.raises(RequestError, match="a tensor of whole numbers"):
         load(folder)(ids)
@@ -258,8 +266,8 @@ def test_the_config_answers_to_transformers_names(family: str, tmp_path: Path) -
 
 def test_a_config_is_changed_before_the_model_is_built(folder: Path) -> None:
     config = AutoConfig.from_pretrained(folder)
-    config.num_hidden_layers, config.hidden_size, config.vocab_size = 3, 64, 50
-    model = AutoModelForCausalLM.from_config(config, seed=1)
+    config.num_hidden_layers, config.hidden_size, config.vocab_size = 3, 64, 50  # type: ignore[misc]
+    model: Any = AutoModelForCausalLM.from_config(config, seed=1)
     assert (len(model.layers), model.embed.weight.shape) == (3, (50, 64))
     with pytest.raises(ConfigError, match="of a model that is built cannot be set"):
         model.config.hidden_size = 128
@@ -284,6 +292,7 @@ def test_a_config_is_copied_pickled_and_compared(folder: Path) -> None:
 
 
 def test_parts_and_sizes_by_transformers_names(folder: Path) -> None:
+    theirs: Any
     ours, theirs = load(folder), transformers.AutoModelForCausalLM.from_pretrained(folder)
     assert ours.num_parameters() == theirs.num_parameters()
     assert ours.num_parameters(exclude_embeddings=True) == theirs.num_parameters(exclude_embeddings=True)
@@ -299,7 +308,7 @@ def test_parts_and_sizes_by_transformers_names(folder: Path) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_more_tokens_begin_as_the_mean_of_the_others(tied: bool) -> None:
     keys = tiny_hf("llama") | {"tie_word_embeddings": tied}
-    model = AutoModelForCausalLM.from_config(FAMILIES["llama"].config(keys), seed=1)
+    model: Any = AutoModelForCausalLM.from_config(FAMILIES["llama"].config(keys), seed=1)
     before = model(IDS).logits
     model.resize_token_embeddings(100)
     assert model.config.vocab_size == 100
@@ -359,7 +368,7 @@ def test_the_tokenizer_is_saved_with_the_model_and_texts_are_prompts(tmp_path: P
     ours, theirs = pellucid.AutoTokenizer.from_pretrained(tmp_path), pellucid.AutoTokenizer.from_pretrained("tiny")
     assert ours.encode("Once upon a time") == theirs.encode("Once upon a time")
     ids = torch.tensor([theirs.encode("Once upon")])
-    call = {"max_new_tokens": 5, "do_sample": False}
+    call: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}
     assert model.generate("Once upon", **call).tolist() == model.generate(ids, **call).tolist()
     assert model.generate(["Once", "Once upon a"], max_new_tokens=3).shape[0] == 2
     bare = AutoModelForCausalLM.from_config(model.config)

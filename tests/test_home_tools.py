@@ -47,9 +47,9 @@ def batch(tokenizer: Any) -> dict[str, torch.Tensor]:
 
 
 def test_transformers_pipeline_answers_as_with_its_own_model(folder: Path, model: CausalLM, theirs: Any) -> None:
-    own = transformers.pipeline("text-generation", model=str(folder), device="cpu", dtype=torch.float32)
-    ours = transformers.pipeline("text-generation", model=model, tokenizer=theirs)
-    call = {"max_new_tokens": 8, "do_sample": False}
+    own: Any = transformers.pipeline("text-generation", model=str(folder), device="cpu", dtype=torch.float32)
+    ours: Any = transformers.pipeline("text-generation", model=model, tokenizer=theirs)  # type: ignore[call-overload]
+    call: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False}
     assert ours(TEXT, **call) == own(TEXT, **call)
 
 

@@ -68,14 +68,14 @@ def native(
 @pytest.fixture
 def unlimited(monkeypatch: pytest.MonkeyPatch) -> NativeExecutor:
     """The same model, whose windows' rings never come round."""
-    text = program._file
+    text = program.text_of
 
     def file(name: str) -> str:
         return text(name).replace("return ring < chunks ? (int)ring : chunks;", "return (void)ring, chunks;")
 
     config, weights = windowed(40, None)
     with monkeypatch.context() as while_it_is_written:
-        while_it_is_written.setattr(program, "_file", file)
+        while_it_is_written.setattr(program, "text_of", file)
         made = NativeExecutor(config, weights, threads=2, flags=("-O1",))
     monkeypatch.setattr(module, "ring_of", lambda window: 10**6)
     return made

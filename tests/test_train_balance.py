@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,7 +109,9 @@ def test_other_routers_count_whom_they_choose_and_share_their_scores_out(family:
     sparse = [i for i, layer in enumerate(ours.config.layers) if layer.experts]
     chosen = torch.stack([t[f"layers.{i}.experts"] != 0 for i in sparse]).float()
     logits = torch.stack([t[f"layers.{i}.router_logits"] for i in sparse])
-    softmax = ours.config.layers[sparse[0]].experts.scores == "softmax"
+    experts = ours.config.layers[sparse[0]].experts
+    assert experts is not None
+    softmax = experts.scores == "softmax"
     scores = logits.softmax(-1) if softmax else torch.sigmoid(logits)
     shares = scores / scores.sum(-1, keepdim=True)
     expected = chosen.shape[-1] * (chosen.mean((0, 1, 2)) * shares.mean((0, 1, 2))).sum()
@@ -122,14 +125,16 @@ def test_other_routers_count_whom_they_choose_and_share_their_scores_out(family:
 
 def test_layers_of_different_numbers_of_experts_are_refused() -> None:
     config = tiny("mixtral").config
-    fewer = replace(config.layers[0].experts, num_experts=4)
+    experts = config.layers[0].experts
+    assert experts is not None
+    fewer = replace(experts, num_experts=4)
     uneven = Decoder(replace(config, layers=(replace(config.layers[0], experts=fewer), *config.layers[1:])))
     with pytest.raises(ConfigError, match="different numbers of experts"):
         language_loss(uneven.initialize(), batch(), balance=0.01)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_correction_stays_as_it_was_and_everything_else_learns(optimizer: str) -> None:
+def test_a_correction_stays_as_it_was_and_everything_else_learns(optimizer: Any) -> None:
     its = model("glm4_moe")
     before = {name: parameter.detach().clone() for name, parameter in its.named_parameters()}
     (made, *more) = make_optimizers(its, OptimSettings(optimizer=optimizer, lr=1e-2))

@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from pellucid.base.errors import RequestError
 from pellucid.base.notice import notice
 from pellucid.causal_lm.arguments import refuse_unknown
 from pellucid.causal_lm.forward import Called
-from pellucid.causal_lm.output import GenerateOutput
 from pellucid.causal_lm.past import PastKeyValues
 from pellucid.causal_lm.stepwise import Stepwise
 from pellucid.defaults import AnswerDefaults
@@ -91,9 +89,9 @@ def generate(
     tokenizer: Any = None,
     assistant_model: Decoder | None = None,
     **settings: Any,
-) -> Int[Tensor, "B T_new"] | GenerateOutput:
-    """The prompts and what follows them. Prompts of a batch are padded on the left and masked; rows that end early, on
-    the right.
+) -> Any:
+    """The prompts and what follows them, ids (B, T + new); or a ``GenerateOutput`` where a dict is asked for. Prompts
+    of a batch are padded on the left and masked; rows that end early, on the right.
 
     Prompts are ids (B, T), what a tokenizer gave, or texts. Runs these weights as they are now. ``settings`` are those
     of transformers' ``GenerationConfig`` by name; what is None is as ``generation_config`` says, first the call's, then

@@ -95,7 +95,7 @@ class LayerConfig:
         if self.side and not self.out_scale:
             raise ConfigError("a side vector comes with out_scale: no model has one without the other", where="layer")
         shared = self.experts.shared if self.experts else None
-        if self.experts and "xielu" in (self.mlp.activation, shared.activation if shared else None):
+        if self.experts and self.mlp and "xielu" in (self.mlp.activation, shared.activation if shared else None):
             raise ConfigError("experts have no activation with weights of its own", where="layer", received="xielu")
         if self.parallel and (self.mixer_norms.sum or self.mlp_norms.sum):
             raise ConfigError("parts that are added together have no sums of their own to norm", where="layer")

@@ -22,7 +22,7 @@ DEFAULTS = deepseek_v3.DEFAULTS | {"n_group": None, "topk_group": None, "max_pos
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
-    keys = Keys({**DEFAULTS, **hf, "rope_interleave": True}, HARMLESS)
+    keys = Keys({**DEFAULTS, "routed_scaling_factor": 1.0, **hf, "rope_interleave": True}, HARMLESS)
     keys.only("moe_layer_freq", 1)
     keys.only("mlp_bias", False)
     keys.only("scoring_func", "softmax")

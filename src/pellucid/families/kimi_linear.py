@@ -32,7 +32,7 @@ NAMES = {
     "moe_router_activation_func": "scoring_func",
 }
 DEFAULTS = {"n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.446, "max_position_embeddings": 2**20}
-SIZES = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+SIZES: dict[str, Any] = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

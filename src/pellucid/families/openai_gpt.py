@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid.base.errors import UnsupportedError
-from pellucid.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
+from pellucid.config import Activation, AttentionConfig, LayerConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
 from pellucid.families import gpt2
 from pellucid.families.translation.hf import Keys, one_or_many
 from pellucid.families.translation.rules import Rule, Transpose
 
-ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
+ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
 HARMLESS = ("n_ctx", "afn")
 
 

@@ -23,6 +23,9 @@ class Attention(Attends):
     config: AttentionConfig
     shown = False  # whoever has it has shown what it reads
 
+    k_proj: Linear  # where it has keys of its own
+    v_proj: Linear
+
     def __init__(self, d_model: int, config: AttentionConfig, layer: int) -> None:
         super().__init__()
         self.config, self.layer = config, layer
@@ -80,7 +83,7 @@ class Attention(Attends):
 
     def mix(self, ctx: Context, q: Tensor, *made: Tensor) -> Float[Tensor, "B H T E"]:
         """One request's tokens, or a batch's of one length, by the pass's way to attend."""
-        k, v = made or ctx.lent[self.config.kv_from][:2]
+        k, v = made or ctx.lent[self.config.kv_from or 0][:2]
         if self.lends and ctx.cache is None:
             ctx.lent[self.layer] = k, v, 0
         return (ctx.attend or sdpa)(self, q, k, v, ctx)

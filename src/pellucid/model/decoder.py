@@ -141,7 +141,7 @@ class Decoder(nn.Module):
         )
         for layer in config.layers:
             if (lender := getattr(layer.mixer, "kv_from", None)) is not None:
-                self.layers[lender].attention.lends = True
+                self.layers[lender].get_submodule("attention").lends = True  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
         if (side := config.layers[0].side) is not None:
             whole = side.width * config.num_layers
             self.side_embed, self.side_proj = Embedding(config.vocab_size, whole), Linear(config.d_model, whole, False)

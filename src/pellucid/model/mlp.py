@@ -32,6 +32,11 @@ class XIELU(nn.Module):
     β and ε are as the checkpoint has them: nothing learns them. Source: Huang & Schlag 2024 (xIELU).
     """
 
+    alpha_p: Tensor
+    alpha_n: Tensor
+    beta: Tensor
+    eps: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         for name in WEIGHTS_OF_XIELU:

@@ -29,7 +29,9 @@ def latent(
             expected=f"num_key_value_heads = {num_heads}",
             received=shared,
         )
-    own = {name: keys.size(name, sizes.get(name)) for name in ("kv_lora_rank", "qk_nope_head_dim", "v_head_dim")}
+    own: dict[str, Any] = {
+        name: keys.size(name, sizes.get(name)) for name in ("kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
+    }
     turned, rank = keys.size("qk_rope_head_dim", sizes.get("qk_rope_head_dim")), keys.get("q_lora_rank")
     for name in ("qk_head_dim", "head_dim"):  # they are what those before say
         keys.get(name)

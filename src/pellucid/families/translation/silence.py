@@ -70,5 +70,4 @@ SILENCE: Mapping[str, Mapping[str, Any]] = {
     "falcon_h1": {"max_position_embeddings": 8192},
     "minicpm3": {"max_position_embeddings": 32768, "rms_norm_eps": 1e-05, "q_lora_rank": 768},
     "ministral3": {"max_position_embeddings": 262144},
-    "deepseek_v2": {"routed_scaling_factor": 1.0},
 }
