@@ -30,7 +30,10 @@ json.dump(answers, sys.stdout)
 _LOGITS = """
 import json, sys, numpy, llama_cpp as llama
 asked = json.load(sys.stdin)
-log = llama.llama_log_callback(lambda level, text, data: sys.stderr.write(text.decode(errors="replace")) if level > 3 else None)
+def say(level, text, data):
+    if level > 3:
+        sys.stderr.write(text.decode(errors="replace"))
+log = llama.llama_log_callback(say)
 llama.llama_log_set(log, None)
 llama.llama_backend_init()
 ids, answers = asked["ids"], {}

@@ -1,7 +1,7 @@
 """Logits of GGUF files by llama.cpp itself: ``python llamacpp_worker.py FOLDER``, in the environment that has it.
 
-FOLDER/jobs.json: name → {"path": …, "ids": […]} (or "texts" to be tokenized). Writes FOLDER/NAME.npy, (T, V) float32, or
-FOLDER/NAME.json, ids of each text.
+FOLDER/jobs.json: name → {"path": …, "ids": […]} (or "texts" to be tokenized). Writes FOLDER/NAME.npy, (T, V) float32,
+or FOLDER/NAME.json, ids of each text.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""Latent attention: what is kept of a token, one query's shorter way, and adapters and blocks of few bits beneath it."""
+"""Latent attention: what is kept of a token, one query's shorter way, and adapters and blocks beneath it."""
 
 from __future__ import annotations
 

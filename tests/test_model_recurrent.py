@@ -1,4 +1,4 @@
-"""Mixers that go through a text in order: in one go or token by token, packed or padded, from a state that is forked."""
+"""Mixers that go through a text in order: in one go or token by token, packed or padded, from a forked state."""
 
 from __future__ import annotations
 

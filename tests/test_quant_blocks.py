@@ -134,8 +134,8 @@ def test_quantized_values_lie_within_a_step_of_the_originals(dtype: str, values:
     array = quantize(values, dtype)
     steps = np.abs(array.data.reshape(-1).view(LAYOUTS[dtype])["d"].astype(np.float32))[:, None]
     wrong = np.abs(dequantize(array) - values).reshape(-1, 32)
-    # Half a step by rounding; q4_0 and q5_0 cut the far side off at 7 of 8 steps. The float16 scale is wrong by 2^-11 of
-    # itself, or by 2^-25 where it is subnormal, up to 127 steps from zero.
+    # Half a step by rounding; q4_0 and q5_0 cut the far side off at 7 of 8 steps. The float16 scale is wrong by 2^-11
+    # of itself, or by 2^-25 where it is subnormal, up to 127 steps from zero.
     slack = 2**-10 * np.abs(values).reshape(-1, 32).max(axis=1, keepdims=True) + 128 * 2**-25
     assert (wrong <= steps * (1.0 if dtype in ("q4_0", "q5_0") else 0.5) + slack).all()
 

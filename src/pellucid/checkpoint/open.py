@@ -176,7 +176,7 @@ def _open_gguf(path: Path, location: Location) -> Checkpoint:
 
 
 def _of_the_decoder(file: GGUFFile, config: ModelConfig) -> Mapping[str, Array]:
-    """The file's tensors, without those of layers that guess further tokens, where its metadata say that it has some."""
+    """The file's tensors, without those of layers that guess further tokens, where its metadata say it has some."""
     architecture = file.metadata.get("general.architecture")
     if not file.metadata.get(f"{architecture}.nextn_predict_layers", 0):
         return file.tensors

@@ -1,5 +1,5 @@
-"""``pellucid convert``: a model as one GGUF file, as a folder, or as two files: its parameters and the program that runs
-them; an adapter, or parts, as the model that they make.
+"""``pellucid convert``: a model as one GGUF file, as a folder, or as two files: its parameters and the program that
+runs them; an adapter, or parts, as the model that they make.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Granite with windows: sinks in every head, and each layer's own θ, or none. Source: transformers models/granite_swa."""
+"""Granite with windows: sinks in every head, and each layer's own θ, or none.
+
+Source: transformers models/granite_swa.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hunyuan-A13B and -Large's kin: Hunyuan's attention, every MLP a mixture of experts and one that all tokens go through.
+"""Hunyuan-A13B and -Large's kin: Hunyuan's attention, every MLP a mixture of experts and one for all tokens.
 
 Source: transformers models/hunyuan_v1_moe.
 """

@@ -1,7 +1,7 @@
-"""Llama 4 (the text part): chunked attention, layers that do not turn, q and k of one length, inputs weighed by experts.
+"""Llama 4 (the text part): chunked attention, layers that do not turn, q and k of one length, experts weigh inputs.
 
 Three of four layers turn, bring q and k to one length after it, and see their own chunk of the text alone; the fourth
-sees all, and its queries grow with their position. Source: Meta AI 2025, *The Llama 4 herd*; transformers models/llama4.
+sees all, and its queries grow with their position. Source: Meta AI 2025, *The Llama 4 herd*; transformers llama4.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The gated delta rule, many tokens at a time: what each writes into its head's memory, and what it reads there.
 
 With G the running sum of log α within a chunk, the memory that a token finds is what the chunk began with, faded, and
-what the tokens before it wrote, each faded since: S'_i = e^{G_i} S_0 + Σ_{j<i} e^{G_i − G_j} k_j w_jᵀ. So the writes of a
-chunk solve one triangular system, (I + tril(β A, −1)) W = β (V − e^G K S_0), A_ij = Σ_e k_ie k_je e^{G_ie − G_je}.
-Source: Yang et al. 2024 (Parallelizing Linear Transformers with the Delta Rule) §3; Gated Delta Networks §3.3; Kimi Team
-2025 §3.2 (a decay for each channel).
+what the tokens before it wrote, each faded since: S'_i = e^{G_i} S_0 + Σ_{j<i} e^{G_i − G_j} k_j w_jᵀ. So the writes of
+a chunk solve one triangular system, (I + tril(β A, −1)) W = β (V − e^G K S_0), A_ij = Σ_e k_ie k_je e^{G_ie − G_je}.
+Source: Yang et al. 2024 (Parallelizing Linear Transformers with the Delta Rule) §3; Gated Delta Networks §3.3; Kimi
+Team 2025 §3.2 (a decay for each channel).
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def input_squares(
 
 @contextmanager
 def _watched(decoder: Decoder, sums: dict[str, Tensor], counts: dict[str, int]) -> Iterator[None]:
-    """Every linear map adds to the sums of its name. Hooks do, since no tap is of an expert; nothing is compiled here."""
+    """Every linear map adds to the sums of its name. Hooks do, since no tap is of an expert; nothing is compiled."""
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:

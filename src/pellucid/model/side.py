@@ -16,7 +16,7 @@ from pellucid.model.norm import make_norm
 
 @dataclass(frozen=True)
 class SideInputs:
-    """Of a pass, for all layers: rows of the table, and what the map makes of the embeddings; ``norm`` of the latter."""
+    """Of a pass, for all layers: rows of the table, what the map makes of the embeddings, and its ``norm``."""
 
     rows: Float[Tensor, "B T LP"]
     mapped: Float[Tensor, "B T LP"]

@@ -16,8 +16,8 @@ from pellucid.operations.places import Places
 
 @dataclass(frozen=True, kw_only=True)
 class Scores(Operation):
-    """scale · q·k, capped, and −∞ where a key must not be seen: after the query, ``window`` or more before it, in another
-    ``chunk``, padding.
+    """scale · q·k, capped, and −∞ where a key must not be seen: after the query, ``window`` or more before it, in
+    another ``chunk``, padding.
 
     ``groups`` query heads share a key-value head. ``slopes``: what each head's scores lose a place of distance.
     Source: Vaswani et al. 2017 §3.2; Ainslie et al. 2023 (groups); Press et al. 2022 (ALiBi).

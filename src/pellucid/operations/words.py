@@ -100,8 +100,8 @@ WORDS: dict[str, Words] = {
     "q_scaled": Words(
         "Queries, scaled by position",
         "按位置放大的查询",
-        "Queries times a number that grows slowly with the position: where there is more text to choose from, the choice "
-        "is made sharper.",
+        "Queries times a number that grows slowly with the position: where there is more text to choose from, the "
+        "choice is made sharper.",
         "查询乘以一个随位置缓慢增大的数：可选的内容越多，注意力就越要分得清楚。",
     ),
     "v_norm": Words(
@@ -150,8 +150,8 @@ WORDS: dict[str, Words] = {
     "side_in": Words(
         "The token's vector for this layer",
         "词元给本层的向量",
-        "The sum divided by the square root of two, so that it is as large as either part was. It is what the gate lets "
-        "through.",
+        "The sum divided by the square root of two, so that it is as large as either part was. It is what the gate "
+        "lets through.",
         "两段之和除以根号二，大小就与单独一段相当。门控放行的就是它。",
     ),
     "side_pre": Words(

@@ -114,7 +114,8 @@ MIXER_WORDS: dict[str, Words] = {
     "beta": Words(
         "How strongly the memory is corrected",
         "修正记忆的强度",
-        "At 0 the token leaves the memory as it is; at 1 the memory answers this token's key with its value from now on.",
+        "At 0 the token leaves the memory as it is; at 1 the memory answers this token's key with its value from now "
+        "on.",
         "为 0 时，词元不改动记忆；为 1 时，今后用这个词元的键去查，记忆给出的正是它的值。",
     ),
     "write": Words(

@@ -157,7 +157,7 @@ def with_minimum(
 
 
 def positive(x: np.ndarray, weights: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scale d (N,) and q (n, N) in 0 … most that make Σ w (x − d q)² small, of x ≥ 0: the scales of a block's groups."""
+    """Scale d (N,) and q (n, N) in 0 … most that make Σ w (x − d q)² small, of x ≥ 0: the scales of a block's."""
     greatest = np.maximum(np.maximum.reduce(x, axis=0), _F(0))
     empty = greatest < NOTHING
     greatest = np.where(empty, _F(1), greatest)

@@ -44,12 +44,15 @@ PROBES = (
     "Hello, world!", "I'm you're WE'LL they'D it's 'tis don’t", "HelloWorld helloWORLD ÀÉîöü ǅ", "a  b   c\td\t\te",
     "\n\n\nline\r\n \n  line \n", "  two spaces", " trailing  ", "1 12 123 1234 12345 1234567 3.14 1,000,000 ½ ² Ⅳ ٣٤",
     "x=1;y+=2//3 a->b::c <=> {}[]()$%^&*~`|\\", "http://a.b/c?d=e&f#g user@host.org", "snake_case camelCase kebab-case",
-    "$100 €5.00 £7 50% #1", "…—–“quoted”‘single’«guillemets»", "日本語のテキスト 中文字符测试 한국어", "中1文2字 一二三 abc中文def",
+    "$100 €5.00 £7 50% #1", "…—–“quoted”‘single’«guillemets»", "日本語のテキスト 中文字符测试 한국어",
+    "中1文2字 一二三 abc中文def",
     "हिन्दी देवनागरी ไทย العربية עברית", "е́ é e\u0301 ñ n\u0303 Å A\u030a ﬁ ﬃ ① ㎏", "😀😃 👩‍👩‍👧‍👦 🇫🇷 ❤️ 🏳️‍🌈",
     "\u200b\u00a0\u3000\u2028x\ufeff", "\x00\x01\x7f", "ÇüéâäàåçêëèïîìÄÅ", "don't Don'T DON'T we'd've", "…!!!???---===",
-    "A.B.C. e.g. i.e. U.S.A.", "function(x) {\n    return x*x;\n}\n", "<|weird|> [MASK] <think", "a" * 40, " " * 17, "\t" * 5,
+    "A.B.C. e.g. i.e. U.S.A.", "function(x) {\n    return x*x;\n}\n", "<|weird|> [MASK] <think", "a" * 40,
+    " " * 17, "\t" * 5,
     "12:34:56 2024-01-02 +1 (555) 010-9999", "ﷺ ꙮ 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𝟘𝟙𝟚", "ab/cd/ef//g", "x\n/y\n//z ", "Ωμέγα ПРИВЕТ привет ß ẞ",
-    "'S 'T 'RE 'VE 'M 'LL 'D ’s ’T", "1st 2nd 3rd 4x4 x86_64 h2o", "   leading\n   indented\n\ttabbed", "?!?! ..,, ;;::",
+    "'S 'T 'RE 'VE 'M 'LL 'D ’s ’T", "1st 2nd 3rd 4x4 x86_64 h2o", "   leading\n   indented\n\ttabbed",
+    "?!?! ..,, ;;::",
 )  # fmt: skip
 
 
@@ -102,8 +105,8 @@ def prove(tokenizer: Tokenizer, again: Tokenizer) -> None:
         text = f"a{token.content}b"
         if token_id < len(again) and tokenizer.encode(text) != again.encode(text):
             notice(
-                f"{tokenizer.where}: beside {token.content!r} in a text, GGUF's readers and this tokenizer differ about "
-                "spaces; chat templates write none there"
+                f"{tokenizer.where}: beside {token.content!r} in a text, GGUF's readers and this tokenizer differ "
+                "about spaces; chat templates write none there"
             )
             return
 

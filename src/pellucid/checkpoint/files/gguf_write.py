@@ -1,4 +1,4 @@
-"""GGUF, written: the header, whose every size is known beforehand, then one tensor after the other, some rows at a time.
+"""GGUF, written: the header, whose every size is known beforehand, then one tensor after the other, rows at a time.
 
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; see ``gguf`` for the layout.
 """

@@ -88,7 +88,7 @@ def _tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
 def _importance(
     checkpoint: Checkpoint, source: Path, save: Path | None, quiet: bool
 ) -> tuple[Importance, dict[str, Any]]:
-    """What each column counts, from a file of it or from running the model on a text; and what the result says of it."""
+    """What each column counts, from a file or from running the model on a text; and what the result says of it."""
     from pellucid.checkpoint.imatrix import read_imatrix, write_imatrix
 
     with open(source, "rb") as file:

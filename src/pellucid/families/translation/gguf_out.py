@@ -47,8 +47,8 @@ class Outline:
 
 
 def outline(config: ModelConfig, readers: Mapping[str, Any]) -> Outline:
-    """How the model is written: as its own family's architecture, or, where llama.cpp has none for that, as another that
-    computes the same. ``readers``: model_type → family.
+    """How the model is written: as its own family's architecture, or, where llama.cpp has none for that, as another
+    that computes the same. ``readers``: model_type → family.
 
     Raises: UnsupportedError naming what no architecture of llama.cpp can say.
     """

@@ -172,8 +172,8 @@ def flops_per_token(
     A weight of a matrix product takes 2 forward, 2 backward for the gradient of what went in, and 2 for its own
     gradient where it learns: 6, or 4 where LoRA has frozen it; each of the ``adapter`` parameters of LoRA, 6. (Beneath
     the first adapter no gradient is needed: not taken off.) Tables that are looked up take none. Attention: 6 · (q_dim
-    + z_dim) · context, of which causal attention sees half. ``head_share``: of the places, how many have a target that counts,
-    since only these reach the output head.
+    + z_dim) · context, of which causal attention sees half. ``head_share``: of the places, how many have a target
+    that counts, since only these reach the output head.
 
     Source: Chowdhery et al. 2022 (PaLM), appendix B.
     """
