@@ -1,7 +1,8 @@
 """Gemma 4 (text): Gemma 3's norms, with heads of two widths, values normed, and keys and values that layers share.
 
 Layers with a window have narrow heads; those that see all have wide ones, of which a quarter turns. The last layers
-look at keys and values of earlier ones. A narrow vector a token and layer is added after each MLP, where there are such.
+look at keys and values of earlier ones. A narrow vector a token and layer is added after each MLP, where there are
+such.
 Source: transformers models/gemma4.
 """
 
