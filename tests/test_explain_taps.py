@@ -73,8 +73,9 @@ def test_the_line_that_computes_a_step_is_found(model: str) -> None:
 
 @pytest.mark.parametrize("model", telling([model for model in MODELS if supports(tiny(model).config) is None]))
 def test_the_line_of_the_native_program_is_found(model: str) -> None:
-    for tap in taps_of(tiny(model).config).values():
-        file, _, number = line_in_c(tap).partition(":")
+    config = tiny(model).config
+    for tap in taps_of(config).values():
+        file, _, number = line_in_c(tap, config).partition(":")
         text = (Path(pellucid.__file__).parent / file).read_text().splitlines()[int(number) - 1]
         assert (tap.operation.stage or ("", f'"{tap.name}"'))[1] in text
 

@@ -19,7 +19,8 @@ class Scan(Operation):
 
     The state is not needed to say what y is: y_t = Σ_{j ≤ t} [C_t · (exp(A Σ_{j<i≤t} Δ_i) ⊙ B_j)] Δ_j x_j + D x_t, a
     weight for each token so far, as attention has. ``head_dim``: channels are heads, each of one Δ and one A, and B
-    and C are ``groups`` that heads share; y is by head. None: each channel has a Δ, and an A for each number of its state.
+    and C are ``groups`` that heads share; y is by head. None: each channel has a Δ, and an A for each number of its
+    state.
     Source: Gu & Dao 2023; Dao & Gu 2024.
     """
 

@@ -25,7 +25,7 @@ class Scores(Operation):
 
     kind = "scores"
     holds = Sentence("scores are scaled q · k, masked", "得分为缩放并遮蔽后的 q · k")
-    stage = ("stages.h", "gather_chunk(")
+    stage = ("attend.h", "GATHER[kind](")
     reads = (
         *(f"AttentionConfig.{name}" for name in ("num_heads", "num_kv_heads", "head_dim", "scale", "softcap")),
         *("AttentionConfig.window", "AttentionConfig.chunk", "AttentionConfig.alibi"),

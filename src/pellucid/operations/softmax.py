@@ -37,7 +37,7 @@ class Softmax(Operation):
     holds = Sentence("the pattern is softmax of the scores", "权重是得分的 softmax")
     identities = (ROWS_SUM, WITH_SINK)
     reads = ("AttentionConfig.sinks",)
-    stage = ("stages.h", "gather_chunk(")
+    stage = ("attend.h", "GATHER[kind](")
     of_one = True
 
     sinks: str | None = None
