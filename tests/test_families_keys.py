@@ -1141,3 +1141,33 @@ def test_unheard_of_keys_are_few_printable_and_also_those_of_a_text_part() -> No
     assert unheard_of({"ssm_\x1b[2J": 2}) == [repr("ssm_\x1b[2J")]
     assert unheard_of({"x" * 10_000 + "norm": 2}) == []
     assert unheard_of({"text_config": {"ssm_size": 2, "head_dim": 8}}) == ["ssm_size"]
+
+
+def _as_transformers_writes(keys: dict[str, Any]) -> dict[str, Any]:
+    """The same config with every key that transformers' class has, as ``save_pretrained`` leaves it on disk."""
+    return json.loads(transformers.AutoConfig.for_model(**keys).to_json_string(use_diff=False))
+
+
+# chatglm, vanilla: no class of transformers' own.
+TRANSFORMERS_OWN = [family for family in FAMILIES if family not in ("chatglm", "vanilla")]
+
+
+@pytest.mark.parametrize("family", TRANSFORMERS_OWN)
+def test_a_config_that_transformers_writes_in_full_opens(family: str) -> None:
+    FAMILIES[family].config(_as_transformers_writes(FAMILIES[family].TINY))
+
+
+@pytest.mark.parametrize("family", TRANSFORMERS_OWN)
+def test_an_epsilon_that_a_config_does_not_say_is_transformers_default(family: str) -> None:
+    names = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon")
+    keys = {name: value for name, value in FAMILIES[family].TINY.items() if name not in names}
+    config = FAMILIES[family].config
+    assert config(keys).final_norm == config(_as_transformers_writes(keys)).final_norm
+
+
+def test_deepseek_v2_scales_its_experts_by_one_where_nothing_is_said() -> None:
+    module = FAMILIES["deepseek_v2"]
+    keys = {name: value for name, value in module.TINY.items() if name != "routed_scaling_factor"}
+    experts = module.config(keys).layers[-1].experts
+    assert experts
+    assert experts.scale == 1.0

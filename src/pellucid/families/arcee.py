@@ -18,6 +18,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     attention_bias = bool(keys.get("attention_bias", False))
     return llama.build(
         keys,
+        eps=1e-5,
         qkv_bias=attention_bias,
         o_bias=attention_bias,
         mlp_bias=bool(keys.get("mlp_bias", False)),

@@ -18,7 +18,12 @@ from pellucid.families.translation.hf import Keys
 from pellucid.families.translation.rules import without
 
 HARMLESS = deepseek_v3.HARMLESS
-DEFAULTS = deepseek_v3.DEFAULTS | {"n_group": None, "topk_group": None, "max_position_embeddings": 2048}
+DEFAULTS = deepseek_v3.DEFAULTS | {
+    "n_group": None,
+    "topk_group": None,
+    "max_position_embeddings": 2048,
+    "routed_scaling_factor": 1.0,
+}
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:

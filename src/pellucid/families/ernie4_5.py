@@ -23,6 +23,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     head_dim, context_len = keys.size("head_dim", 128), keys.size("max_position_embeddings", 131072)
     return llama.build(
         keys,
+        eps=1e-5,
         qkv_bias=bias,
         o_bias=bias,
         mlp_bias=bias,

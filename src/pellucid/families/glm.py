@@ -20,6 +20,7 @@ def build(keys: Keys, norms: PartNorms | None = None, **fields: Any) -> ModelCon
     head_dim, context_len = keys.size("head_dim", 128), keys.size("max_position_embeddings", 131072)
     return llama.build(
         keys,
+        eps=1.5625e-07,
         qkv_bias=bool(keys.get("attention_bias", True)),
         head_dim=head_dim,
         rotary=rope(keys, head_dim, context_len, partial=0.5, layout="interleaved"),

@@ -49,6 +49,7 @@ def build(keys: Keys, **more: Any) -> ModelConfig:
     bias = bool(keys.get("attention_bias", False))
     return llama.build(
         keys,
+        eps=1e-5,
         qkv_bias=bias,
         o_bias=bias,
         mlp_bias=bool(keys.get("mlp_bias", False)),

@@ -14,7 +14,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
     qkv_bias = bool(keys.get("qkv_bias", keys.get("attention_bias", False)))
     bias = bool(keys.get("bias", keys.get("mlp_bias", False)))
-    return llama.build(keys, qkv_bias=qkv_bias, o_bias=bias, mlp_bias=bias, head_dim=128)
+    return llama.build(keys, eps=1e-5, qkv_bias=qkv_bias, o_bias=bias, mlp_bias=bias, head_dim=128)
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:

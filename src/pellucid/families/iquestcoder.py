@@ -15,7 +15,9 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys.only("clip_qkv", None)
     keys.only("use_sliding_window", False)
     bias = bool(keys.get("attention_bias", False))
-    return llama.build(keys, qkv_bias=bias, o_bias=bias, mlp_bias=bool(keys.get("mlp_bias", False)), head_dim=128)
+    return llama.build(
+        keys, eps=1e-5, qkv_bias=bias, o_bias=bias, mlp_bias=bool(keys.get("mlp_bias", False)), head_dim=128
+    )
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def build(
     gated: bool = True,
     activation: Activation | None = None,
     norm: NormConfig | None = None,
+    eps: float = 1e-6,
     norms: PartNorms | tuple[PartNorms, PartNorms] | None = None,
     qk_norm: NormConfig | bool | None = None,
     head_dim: int | None = None,
@@ -57,15 +58,16 @@ def build(
 ) -> ModelConfig:
     """A decoder of Llama's shape from its config keys; relatives say what they have otherwise.
 
-    ``norms``: those of both parts, or of attention and of the MLP, where they are not ``norm`` before each.
-    ``qk_norm``: True for ``norm``. By layer: its rotation (``ropes``; ``rotary`` is every layer's), its window, its MLP
-    and experts (``mlps``), a mixer of another kind in attention's place (``mixers``). ``attention``, ``layer`` and
-    ``fields`` are fields of every layer's attention, of every layer, of the model.
+    ``eps``: of a config that does not say it. ``norms``: those of both parts, or of attention and of the MLP, where
+    they are not ``norm`` before each. ``qk_norm``: True for ``norm``. By layer: its rotation (``ropes``; ``rotary`` is
+    every layer's), its window, its MLP and experts (``mlps``), a mixer of another kind in attention's place
+    (``mixers``). ``attention``, ``layer`` and ``fields`` are fields of every layer's attention, of every layer, of the
+    model.
     """
     d_model, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     head_dim = keys.size("head_dim", head_dim or max(d_model // num_heads, 1))
     num_layers, context_len = keys.num_layers("num_hidden_layers"), keys.size("max_position_embeddings", 2048)
-    norm = norm or NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6))
+    norm = norm or NormConfig(kind="rms", eps=keys.get("rms_norm_eps", eps))
     norms = norms or PartNorms(before=norm)
     mixer_norms, mlp_norms = (norms, norms) if isinstance(norms, PartNorms) else norms
     mixers = mixers or (None,) * num_layers

@@ -29,6 +29,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     attention = latent(keys, latent_rope(keys, interleaved=False), v_head_dim=width)
     return llama.build(
         keys,
+        eps=1e-5,
         mixers=(attention,) * num_layers,
         mlp_bias=bool(keys.get("mlp_bias", False)),
         layer={"residual_scale": depth / math.sqrt(num_layers)},

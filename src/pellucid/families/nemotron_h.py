@@ -32,6 +32,10 @@ HARMLESS = (
     *("chunk_size", "mamba_chunk_size", "use_mamba_kernels", "mamba_ssm_cache_dtype", "mamba_dt_m*", "mamba_dt_init*"),
     *("num_nextn_predict_layers", "mtp_*", "moe_shared_expert_overlap", "expand", "num_hidden_layers", "mamba_expand"),
 )
+OF_EXPERTS = (
+    *("moe_intermediate_size", "moe_shared_expert_intermediate_size", "moe_latent_size", "n_routed_experts"),
+    *("n_shared_experts", "num_experts_per_tok", "n_group", "topk_group", "norm_topk_prob", "routed_scaling_factor"),
+)
 LETTERS = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}
 WORDS = {"mamba": "linear_attention", "attention": "full_attention"}  # of files before transformers 5
 
@@ -45,6 +49,9 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     mlps: dict[str, tuple[MLPConfig, ExpertsConfig | None]] = {"mlp": (_mlp(keys, "intermediate_size"), None)}
     if "moe" in kinds:
         mlps["moe"] = (_mlp(keys, "moe_intermediate_size"), _experts(keys))
+    else:
+        for name in OF_EXPERTS:  # transformers writes their defaults where no layer has experts
+            keys.get(name)
     before = PartNorms(before=norm)
 
     def layer(kind: str) -> LayerConfig:

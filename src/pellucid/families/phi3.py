@@ -25,6 +25,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     head_dim = keys.size("head_dim", max(keys.size("hidden_size") // keys.size("num_attention_heads"), 1))
     return llama.build(
         keys,
+        eps=1e-5,
         windows=(keys.get("sliding_window"),) * keys.num_layers("num_hidden_layers"),
         rotary=rope(keys, head_dim, keys.size("max_position_embeddings", 4096), partial=1.0),
     )
