@@ -282,12 +282,26 @@ def test_a_streamer_sees_what_a_rule_leaves() -> None:
         ({"penalty_alpha": 0.6}, "contrastive search is not here"),
         ({"typical_p": 0.5}, "top_p or min_p"),
         ({"num_beam_groups": 2}, "num_beams without groups"),
+        ({"num_beams": 2, "repetition_penalty": 1.5, "renormalize_logits": True}, "ends with log_softmax"),
+        ({"custom_generate": "folder"}, "a loop of your own"),
     ],
 )
 def test_an_argument_that_is_not_here_says_what_is(call: dict[str, Any], words: str) -> None:
     ours, _ = pair()
     with pytest.raises(TypeError, match=words):
         ours.generate(IDS, **call)
+
+
+def test_what_is_switched_off_needs_nothing_here() -> None:
+    ours, _ = pair()
+    call: dict[str, Any] = {"max_new_tokens": 3, "eos_token_id": None}
+    assert ours.generate(IDS, renormalize_logits=False, **call).tolist() == ours.generate(IDS, **call).tolist()
+
+
+def test_beams_say_that_they_keep_no_scores_of_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    ours, _ = pair()
+    ours.generate(IDS, max_new_tokens=3, num_beams=2, return_dict_in_generate=True, output_scores=True)
+    assert "scores, logits and beam_indices are None" in capsys.readouterr().err
 
 
 def test_what_cannot_be_together_is_refused() -> None:

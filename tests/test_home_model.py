@@ -59,6 +59,16 @@ def test_the_dtype_by_either_word(folder: Path, call: dict[str, Any]) -> None:
     assert load(folder, **call).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, "int8", torch.complex64])
+def test_a_dtype_that_models_do_not_run_in_is_refused_by_either_word(folder: Path, dtype: Any) -> None:
+    with pytest.raises(ConfigError, match="is not one that models run in"):
+        load(folder, torch_dtype=dtype)
+
+
+def test_a_config_may_be_named_by_its_folder(folder: Path) -> None:
+    assert load(folder, config=folder).config == load(folder, config=str(folder)).config == load(folder).config
+
+
 @pytest.mark.parametrize("where", ["auto", "cpu", torch.device("cpu"), {"": "cpu"}])
 def test_a_device_map_of_one_device(folder: Path, where: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, device_map=where)

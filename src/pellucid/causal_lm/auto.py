@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from pellucid.auto import Name, open_model
+from pellucid.auto import AutoConfig, Name, open_model
 from pellucid.base.errors import ConfigError
 from pellucid.causal_lm.loading import Loading
 from pellucid.causal_lm.model import CausalLM
@@ -105,6 +106,8 @@ def _opened(checkpoint: Checkpoint, asked: Loading) -> CausalLM:
 
 
 def _described(config: Any) -> ModelConfig:
+    if isinstance(config, (str, os.PathLike)):
+        config = AutoConfig.from_pretrained(config)
     if isinstance(config, ModelConfig):
         return config
     keys = config if isinstance(config, Mapping) else config.to_dict()

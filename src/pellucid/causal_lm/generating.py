@@ -42,13 +42,15 @@ SETTINGS = (
 OURS = ("stop", "stop_token_ids", "seed")
 WITHOUT_EFFECT = (
     *("use_cache", "synced_gpus", "use_model_defaults", "cache_implementation", "trust_remote_code", "disable_compile"),
-    *("return_dict", "transformers_version", "renormalize_logits", "_from_model_config", "token_type_ids"),
-    *("assistant_tokenizer", "custom_generate", "cache_position", "max_matching_ngram_size", "num_assistant_tokens"),
+    *("return_dict", "transformers_version", "_from_model_config", "token_type_ids"),
+    *("assistant_tokenizer", "cache_position", "max_matching_ngram_size", "num_assistant_tokens"),
 )
 ELSEWHERE = {
     "guidance_scale": "run both prompts, and mix their logits in a logits_processor",
     "penalty_alpha": "contrastive search is not here; do_sample=True with top_p",
     "dola_layers": 'look at what each layer would say: `pellucid explain`, or trace(…)["layers.3.resid_post"]',
+    "renormalize_logits": "a logits_processor that ends with log_softmax",
+    "custom_generate": "a loop of your own over model(ids, past_key_values=…)",
     "num_beam_groups": "num_beams without groups; do_sample=True gives answers that differ",
     "diversity_penalty": "num_beams without groups; do_sample=True gives answers that differ",
     "constraints": "a logits_processor, or prefix_allowed_tokens_fn",
@@ -171,7 +173,7 @@ def _unknown(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in settings.items()
-        if name not in SETTINGS and name not in WITHOUT_EFFECT and not (name in ELSEWHERE and value is None)
+        if name not in (*SETTINGS, *WITHOUT_EFFECT) and not (name in ELSEWHERE and (value is None or value is False))
     }
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pellucid.base.errors import RequestError
+from pellucid.base.notice import notice
 from pellucid.causal_lm import rules
 from pellucid.causal_lm.beams import BeamSearch
 from pellucid.causal_lm.forward import Called
@@ -67,6 +68,11 @@ class Stepwise:
             )
         if beams > 1 and self.sampling.do_sample:
             raise RequestError("beams are searched, not drawn", remedy="do_sample=False, or num_beams=1")
+        if beams > 1 and (self.settings.output_scores or self.settings.output_logits):
+            notice(
+                "of beams, the scores of each step are not kept: scores, logits and beam_indices are None; "
+                "sequences_scores has each answer's"
+            )
         if beams > 1 and (self.streamer is not None or self.past is not None):
             raise RequestError("a streamer, or past_key_values, goes with one beam")
         if self.streamer is not None and len(self.prompts) * self.answers != 1:

@@ -48,7 +48,7 @@ def choose_dtype(dtype: str | torch.dtype, stored: str, device: torch.device) ->
     become bfloat16. Raises: ConfigError for a dtype that models do not run in.
     """
     if isinstance(dtype, torch.dtype):
-        return dtype
+        dtype = str(dtype)
     if dtype != "auto":
         if dtype.removeprefix("torch.") not in DTYPES:
             raise ConfigError(f"dtype {dtype!r} is not one that models run in", expected="auto, " + ", ".join(DTYPES))
