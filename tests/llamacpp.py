@@ -38,7 +38,9 @@ llama.llama_log_set(log, None)
 llama.llama_backend_init()
 ids, answers = asked["ids"], {}
 for path in asked["paths"]:
-    model = llama.llama_model_load_from_file(path.encode(), llama.llama_model_default_params())
+    loading = llama.llama_model_default_params()
+    loading.use_extra_bufts = False  # its repacked weights end in a segmentation fault on processors with AMX
+    model = llama.llama_model_load_from_file(path.encode(), loading)
     assert model, path
     settings = llama.llama_context_default_params()
     settings.n_ctx = settings.n_batch = settings.n_ubatch = 256

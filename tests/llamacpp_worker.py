@@ -27,7 +27,9 @@ cpp.llama_log_set(quiet, ctypes.c_void_p(0))
 
 def logits(path: str, ids: list[int]) -> np.ndarray:
     said.clear()
-    model = cpp.llama_model_load_from_file(path.encode(), cpp.llama_model_default_params())
+    loading = cpp.llama_model_default_params()
+    loading.use_extra_bufts = False  # its repacked weights end in a segmentation fault on processors with AMX
+    model = cpp.llama_model_load_from_file(path.encode(), loading)
     if not model:
         raise RuntimeError(f"llama.cpp does not open {path}: " + "".join(line for line in said if len(line) > 9))
     settings = cpp.llama_context_default_params()
