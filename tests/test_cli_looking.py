@@ -20,6 +20,7 @@ from pellucid.base.array import Array
 from pellucid.checkpoint.open import open_checkpoint
 from pellucid.checkpoint.save import save_checkpoint
 from pellucid.cli.app import app
+from pellucid.cli.inspect import _shortened
 from pellucid.cli.terminal.anatomy import cache_bytes, layer_groups, weights_of
 from pellucid.cli.terminal.console import Wrapper, printable, visible
 from pellucid.cli.terminal.numbers import count, duration, ranges, size
@@ -278,6 +279,19 @@ def test_numbers_read_well() -> None:
     assert [duration(s) for s in (0.1234, 12.3, 200)] == ["0.12 s", "12 s", "3 min 20 s"]
     assert ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"
     assert ranges([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("layers", "label"),
+    [
+        (range(30), "layers 0–29"),
+        ((0, 1, 5), "layers 0–1, 5"),
+        ((0, 1, 2, 5, 8, 11, 14, 17, 20, 26, 27), "layers 0–2, …, 26–27"),
+        (range(100, 140, 2), "layers 100, …, 138"),
+    ],
+)
+def test_many_ranges_of_layers_leave_room_for_the_numbers(layers: Any, label: str) -> None:
+    assert _shortened(f"layers {ranges(layers)}") == label
 
 
 def test_inspect_names_the_keys_that_nothing_reads(tmp_path: Path, stories: Path) -> None:

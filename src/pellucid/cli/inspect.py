@@ -161,7 +161,7 @@ class Facts:
         table.add_column("by part", no_wrap=True)
         for title in ("parameters", "bytes"):
             table.add_column(title, justify="right", no_wrap=True)
-        table.add_column("share of bytes", no_wrap=True)
+        table.add_column("share of bytes")
         whole = sum(weight.nbytes for weight in self.weights)
         by_part = self.by("part")
         for part in PARTS:
@@ -227,7 +227,7 @@ def _tree_rows(weights: list[Weight], groups: list[LayerGroup]) -> Iterator[tupl
                 parameters = sum(weight.num_parameters for weight in group.weights)
                 times = f"{len(group.layers)} × " if len(group.layers) > 1 else ""
                 yield (
-                    f"layers {ranges(group.layers)}",
+                    _shortened(f"layers {ranges(group.layers)}"),
                     "",
                     f"{times}{parameters:,}",
                     times + size(sum(weight.nbytes for weight in group.weights)),
@@ -236,6 +236,16 @@ def _tree_rows(weights: list[Weight], groups: list[LayerGroup]) -> Iterator[tupl
                 yield from (
                     row(label, weight) if weight else (label,) for label, weight in _branches(_folded(group.weights))
                 )
+
+
+def _shortened(label: str, most: int = 22) -> str:
+    """The first ranges that fit, and the last: at 80 columns the numbers beside it need their room."""
+    *first, last = label.split(", ")
+    if len(label) <= most or not first:
+        return label
+    while len(first) > 1 and len(", ".join([*first, "…", last])) > most:
+        first.pop()
+    return ", ".join([*first, "…", last])
 
 
 def _folded(weights: Iterable[Weight]) -> Iterator[Weight]:
