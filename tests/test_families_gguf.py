@@ -641,15 +641,17 @@ def test_llama_cpp_makes_the_same_logits_of_a_mixtures_file(tmp_path: Path) -> N
 def test_layers_that_guess_further_tokens_are_left_unread_and_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keys, changed = MIXTURES["glm4_moe"]
+    known, changed = MIXTURES["glm4_moe"]
     model = reference("glm4_moe", **changed)
+    keys: dict[str, Any] = known | {"block_count": 4, "nextn_predict_layers": 1}
     further = {f"blk.3.{name}.weight": np.zeros((4, 4), np.float32) for name in ("attn_q", "nextn.eh_proj")}
-    more: dict[str, Any] = {"block_count": 4, "nextn_predict_layers": 1}
     its = FAMILIES["glm4_moe"].GGUF
-    assert_logits(write(tmp_path / "x.gguf", model, "glm4moe", its.weights, beside=further, **{**keys, **more}), model)  # type: ignore[arg-type]
+    path = write(tmp_path / "x.gguf", model, "glm4moe", its.weights, beside=further, **keys)
+    assert_logits(path, model)
     assert "2 tensors are of layers that guess further tokens" in capsys.readouterr().err
+    keys["nextn_predict_layers"] = 9
     with pytest.raises(ConfigError, match="nextn_predict_layers is out of range"):
-        open_checkpoint(write(tmp_path / "y.gguf", model, "glm4moe", its.weights, **keys | {"nextn_predict_layers": 9}))
+        open_checkpoint(write(tmp_path / "y.gguf", model, "glm4moe", its.weights, **keys))
 
 
 DENSE = [name for name, its in FAMILIES.items() if its.GGUF and not its.GGUF.experts and name != "chatglm"]

@@ -99,7 +99,9 @@ def test_a_stack_in_blocks_that_is_stored_turned_is_widened(tmp_path: Path) -> N
 
 def test_widths_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     model = reference("youtu")
+    narrow: dict[str, Any] = NEW | {"rope__dimension_count": 12}
+    strange: dict[str, Any] = NEW | {"no_such_expert_scale": 2.0}
     with pytest.raises(ConfigError, match="do not fit each other"):
-        open_config(write(tmp_path / "a.gguf", model, "deepseek2", **(NEW | {"rope__dimension_count": 12})))
+        open_config(write(tmp_path / "a.gguf", model, "deepseek2", **narrow))
     with pytest.raises(UnsupportedError, match="no_such_expert_scale"):
-        open_checkpoint(write(tmp_path / "b.gguf", model, "deepseek2", **(NEW | {"no_such_expert_scale": 2.0})))
+        open_checkpoint(write(tmp_path / "b.gguf", model, "deepseek2", **strange))

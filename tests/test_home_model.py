@@ -6,7 +6,7 @@ import copy
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -172,7 +172,7 @@ def test_what_cannot_be_is_refused_in_words(folder: Path, call: dict[str, Any]) 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "glm4", "mixtral"])
 def test_the_stream_and_the_patterns_are_transformers(family: str) -> None:
-    ours, theirs = CausalLM(tiny(family).config), reference_model(tiny(family))
+    ours, theirs = CausalLM(tiny(family).config), cast(transformers.PreTrainedModel, reference_model(tiny(family)))
     ours.load_state_dict(tiny(family).state_dict())
     ours.eval()
     theirs.set_attn_implementation("eager")

@@ -135,7 +135,7 @@ class NativeTrace(Record):
         return {**super().model_summary, "dtype": self.native.told(), "executor": self.executor}
 
     def line(self, path: str) -> str:
-        return line_in_c(self.tap(path), self.decoder.config)
+        return line_in_c(self.tap(path), self.native.decoder.config)
 
     def precision(self) -> dict[str, Any]:
         return {

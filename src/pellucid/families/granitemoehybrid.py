@@ -47,7 +47,8 @@ def _mixers(keys: Keys, count: int, mamba2: Mamba2Config) -> list[Mamba2Config |
 
 def _dense(keys: Keys, count: int) -> ByLayer:
     """Without experts the shared one is an MLP like any other."""
-    keys.get("num_experts_per_tok"), keys.get("intermediate_size")  # of the experts that there are not
+    for of_experts_that_there_are_not in ("num_experts_per_tok", "intermediate_size"):
+        keys.get(of_experts_that_there_are_not)
     activation = keys.activation("hidden_act", "silu")
     return ((MLPConfig(d_ff=keys.size("shared_intermediate_size", 1024), activation=activation), None),) * count
 
