@@ -201,6 +201,11 @@ def gguf_seeds() -> list[Folder]:
     return [*({"model.gguf": content} for content in found), *_known_gguf()]
 
 
+def gguf_written_seeds() -> list[Folder]:
+    """Of models that can be written."""
+    return [*({"model.gguf": content} for content in _written_models().values()), *_known_gguf()]
+
+
 def read_gguf(folder: Path) -> None:
     from pellucid.auto import open_model
 

@@ -39,6 +39,8 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         beta_scale=2.0 if keys.get("linear_allow_neg_eigval", True) else 1.0,
     )
     words = kinds(keys, num_layers)
+    if keys.get("layer_types") is None and "full_attention" not in words:  # of few layers the last
+        words[-1] = "full_attention"
     made = olmo2.build(
         keys,
         eps=1e-6,
