@@ -171,6 +171,8 @@ def _written_models() -> dict[str, Gguf]:
         tensors = []
         for theirs, array in to_theirs(config, family.GGUF.weights, arrays(config)):
             tensors.append((theirs, tuple(reversed(array.shape)), 0, np.ascontiguousarray(array.data).tobytes()))
+        for setting, values in outlined.tensors.items():
+            tensors.append((setting, tuple(reversed(values.shape)), 0, values.astype("<f4").tobytes()))
         found[name] = Gguf(metadata, tensors)
     return found
 

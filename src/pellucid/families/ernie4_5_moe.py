@@ -72,6 +72,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         rotary=rope(keys, head_dim, context_len, default_theta=5e5, layout="interleaved"),
         mlps=tuple((expert, experts) if here else (dense, None) for here in sparse),
         tied=True,
+        head_bias=bias,
     )
 
 
@@ -156,7 +157,7 @@ TINY = llama.TINY | {
     "pad_token_id": 0,
 }
 VARIANTS: dict[str, dict[str, Any]] = {
-    "biases": {"use_bias": True},
+    "biases": {"use_bias": True, "tie_word_embeddings": False},
     "every_second": {"moe_layer_interval": 2},
     "ends": {"moe_layer_end_index": 2, "moe_num_shared_experts": 0},
     "untied": {"tie_word_embeddings": False, "head_dim": 16},
