@@ -389,3 +389,29 @@ def test_the_tokenizer_is_saved_with_the_model_and_texts_are_prompts(tmp_path: P
 def test_a_name_that_is_none_says_so() -> None:
     with pytest.raises(ModelNotFoundError):
         AutoModelForCausalLM.from_pretrained("no such model")
+
+
+def test_positions_that_the_mask_says_are_said_once_where_transformers_counts_otherwise(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ids, padded = torch.tensor([[0, 0, 5, 6], [7, 8, 9, 10]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    for family, mask, said in (
+        ("llama", padded, False),
+        ("llama", torch.tensor([[1, 0, 1, 1]] * 2), True),
+        ("gpt2", padded, True),
+    ):
+        notice._told.clear()
+        model = CausalLM(tiny(family).config)
+        model.load_state_dict(tiny(family).state_dict())
+        for _ in range(2):
+            model(ids, attention_mask=mask)
+        assert capsys.readouterr().err.count("positions are counted by attention_mask") == said
+        model(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0))
+        assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ids", "mask"), [((1, 0), None), ((2, 3), (2, 1, 3, 3)), ((2, 3), (1, 3))])
+def test_shapes_that_no_text_has_are_refused(ids: tuple[int, ...], mask: tuple[int, ...] | None) -> None:
+    model = CausalLM(tiny("llama").config)
+    with pytest.raises(RequestError, match=r"input_ids must be|attention_mask says"):
+        model(torch.zeros(ids, dtype=torch.long), attention_mask=None if mask is None else torch.ones(mask))

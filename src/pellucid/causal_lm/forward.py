@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pellucid.base.errors import RequestError
+from pellucid.base.notice import notice
 from pellucid.causal_lm.arguments import refuse_unknown, without
 from pellucid.causal_lm.output import BackboneOutput, CausalLMOutput
 from pellucid.causal_lm.past import PastKeyValues
@@ -154,12 +155,23 @@ class Called(Decoder):
     ) -> tuple[Context, PastKeyValues | None, _Kept | None]:
         """One pass: where its tokens stand, what they may see, what is kept of it."""
         batch, count = ids.shape[:2]
+        if attention_mask is not None and (attention_mask.ndim != 2 or len(attention_mask) != batch):
+            raise RequestError(
+                "attention_mask says of each token whether it is one",
+                expected=f"({batch}, tokens)",
+                received=list(attention_mask.shape),
+            )
         past = self._past(past_key_values, use_cache, batch, count)
         mask = self._mask(attention_mask, past, ids)
         if position_ids is None:
             counted = torch.ones(batch, count, dtype=torch.long, device=ids.device) if mask is None else mask
             seen = 0 if past is None else past.get_seq_length()
             position_ids = (counted.cumsum(1) - 1).clamp(min=0)[:, -count:] + (seen if mask is None else 0)
+            if mask is not None and (self.config.position != "none" or _has_gaps(mask)):
+                notice(
+                    "positions are counted by attention_mask, from each text's first token; "
+                    "transformers counts columns unless position_ids are given"
+                )
         looked_at = not torch.compiler.is_compiling() and not ids.is_meta and not ids.is_floating_point()
         looks = output_attentions or output_hidden_states
         kept = _Kept("resid_pre", "resid_post", "final", "pattern") if looks else None
@@ -178,7 +190,12 @@ class Called(Decoder):
             raise RequestError("a forward takes input_ids or inputs_embeds, one of them")
         if inputs_embeds is not None:
             return inputs_embeds.to(self.dtype)
-        if not isinstance(input_ids, Tensor) or input_ids.ndim != 2 or input_ids.is_floating_point():
+        if (
+            not isinstance(input_ids, Tensor)
+            or input_ids.ndim != 2
+            or 0 in input_ids.shape
+            or input_ids.is_floating_point()
+        ):
             shown = f"shape {list(input_ids.shape)}" if isinstance(input_ids, Tensor) else type(input_ids).__name__
             raise RequestError(
                 "input_ids must be a batch of token ids",
@@ -219,6 +236,12 @@ class Called(Decoder):
     @generation_config.setter
     def generation_config(self, settings: Any) -> None:
         self._generation_config = GenerationConfig.of(settings)
+
+
+def _has_gaps(mask: Tensor) -> bool:
+    """Whether some text goes on after padding."""
+    begins = mask[:, 0].int() + (mask[:, 1:] & ~mask[:, :-1]).sum(1)
+    return bool((begins > 1).any())
 
 
 def _loss(logits: Tensor, labels: Tensor, items: int | Tensor | None) -> Tensor:

@@ -239,6 +239,7 @@ class Stepwise:
         whole = self.model(
             sequences[:, :-1],
             attention_mask=mask,
+            position_ids=None if mask is None else (mask.cumsum(1) - 1).clamp(min=0),
             use_cache=False,
             output_hidden_states=bool(self.settings.output_hidden_states),
             output_attentions=bool(self.settings.output_attentions),
