@@ -97,6 +97,15 @@ def quick_to_build() -> list[Mutation]:
     return chosen
 
 
+def quick_to_compile() -> list[Mutation]:
+    """The quick ones in one place each: the last layer alone, which makes two kinds of layers; of every third, all."""
+    places: dict[tuple[str, str], dict[str, Mutation]] = {}
+    for mutation in quick_to_build():
+        change, _, where = mutation.change.partition(" in ")
+        places.setdefault((mutation.path, change), {})[where] = mutation
+    return [list(there.values())[-1 if i % 3 == 0 else 0] for i, there in enumerate(places.values())]
+
+
 def step_by_step(executor: Executor, ids: list[int]) -> np.ndarray:
     """The logits of every position: a prompt at once, then token by token."""
     slot = executor.allocate(len(ids))
@@ -148,8 +157,18 @@ def check(mutation: Mutation, claims: Claims, make: Callable[[ModelConfig, dict[
     error = np.abs(got - expected).max() / np.abs(expected).max()
     # A memory that goes on from token to token adds up what float32 rounds; torch is as far off.
     remembers = any(getattr(layer.mixer, "wide_state", ()) for layer in config.layers)
-    assert error <= (1e-4 if remembers else 2e-5), f"{what}: off by {error:.2g} of the logits' scale"
+    if error > (1e-4 if remembers else 2e-5):
+        moved = moved_by_rounding(config, numbers, ids)
+        assert error <= 3 * moved, f"{what}: off by {error:.2g} of the logits' scale, {moved:.2g} is rounding's"
     return True
+
+
+def moved_by_rounding(config: ModelConfig, weights: dict[str, np.ndarray], ids: list[int]) -> float:
+    """How far the logits go, of their scale, when the weights change as much as float32 rounds them."""
+    rng = np.random.default_rng(0)
+    near = {name: w * (1 + 6e-8 * rng.standard_normal(w.shape)) for name, w in weights.items()}
+    exact, other = (reference(config, numbers, ids, wanted=("logits",))["logits"] for numbers in (weights, near))
+    return float(np.abs(other - exact).max() / np.abs(exact).max())
 
 
 def test_torch_runs_or_refuses_every_change_of_every_field() -> None:
@@ -159,7 +178,7 @@ def test_torch_runs_or_refuses_every_change_of_every_field() -> None:
 
 @needs_compiler
 def test_native_runs_or_refuses_every_change_of_every_field(private_cache: object) -> None:
-    ran = [check(mutation, NATIVE, native_executor) for mutation in quick_to_build()]
+    ran = [check(mutation, NATIVE, native_executor) for mutation in quick_to_compile()]
     assert sum(ran) > 0.4 * len(ran)
 
 

@@ -19,8 +19,9 @@ from pellucid.families import FAMILIES
 from pellucid.native.claims import supports
 from pellucid.operations import WORDS, taps_of
 from pellucid.operations.words_mixers import MIXER_WORDS
+from pellucid.operations.words_ssm import SSM_WORDS
 
-EVERY_WORD = WORDS | MIXER_WORDS
+EVERY_WORD = WORDS | MIXER_WORDS | SSM_WORDS
 
 EVERY = pytest.mark.parametrize("family", telling(list(FAMILIES)))
 
@@ -53,6 +54,7 @@ def test_every_step_can_be_said_in_full(family: str) -> None:
 def test_every_tap_in_the_forward_is_described_and_no_other() -> None:
     source = "".join(path.read_text() for path in (Path(pellucid.__file__).parent / "model").glob("*.py"))
     tapped = set(re.findall(r'ctx\.tap\(\s*\w+, "(\w+)"', source))
+    tapped |= {f"ssm_{part}{norm}" for part in ("dt_low", "b", "c") for norm in ("", "_norm")}  # made of a part's name
     assert tapped == {name for name in EVERY_WORD if not name.startswith("mixer.")}
 
 
@@ -90,7 +92,7 @@ def test_lines_are_those_that_name_their_tap() -> None:
         return " ".join(lines[int(number) - 2 : int(number)])
 
     assert '"mlp_up", self.up_proj(' in said("llama", "layers.0.mlp_up")
-    assert '"mlp_pre", self.gate_proj(' in said("llama", "layers.0.mlp_pre")
+    assert '"mlp_pre", scaled(self.gate_proj(' in said("llama", "layers.0.mlp_pre")
     assert '"mlp_pre", self.up_proj(' in said("gpt2", "layers.0.mlp_pre")
     assert "self.think(mlp_read" in said("parallel", "layers.0.resid_post")
     assert "normed(self.mlp_sum_norm" in said("llama", "layers.0.resid_post")

@@ -28,8 +28,11 @@ from pellucid.model.load import weights_of
 from pellucid.quant import dequantize
 
 SPARSE = {"mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
+# mistral4 is no AutoModelForCausalLM; Kimi Linear's dense layer gets names that its files do not have. Elsewhere: both.
+ODD = ("mistral4", "kimi_linear")
 EVERY = pytest.mark.parametrize(
-    "family", [name for name in FAMILIES if any(layer.experts for layer in tiny(name).config.layers)]
+    "family",
+    [name for name in FAMILIES if name not in ODD and any(layer.experts for layer in tiny(name).config.layers)],
 )
 EVERY_GGUF = pytest.mark.parametrize("family", SPARSE)
 IDS = torch.tensor([[5, 9, 2, 7, 5, 11, 40, 3], [1, 2, 3, 4, 50, 60, 70, 80]])
@@ -63,7 +66,7 @@ def test_a_folder_that_transformers_wrote_gives_its_logits_and_its_tokens(family
     expected = theirs(IDS).logits
     torch.testing.assert_close(ours(IDS).logits, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
     wanted = theirs.generate(IDS, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
-    assert ours.generate(IDS, max_new_tokens=12, stop_token_ids=()).tolist() == wanted.tolist()
+    assert ours.generate(IDS, max_new_tokens=12, stop_token_ids=(), pad_token_id=0).tolist() == wanted.tolist()
 
 
 def names_in(folder: Path) -> set[str]:

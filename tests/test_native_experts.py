@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`"),
     pytest.mark.usefixtures("private_cache"),
 ]
-BLOCKS = [name for name in FORMATS if name not in ("float32", "float16", "bfloat16")]
+BLOCKS = [name for name in FORMATS if name.startswith("q")]  # those that can be written here
 
 
 def described(d_model: int, d_ff: int, **experts: object) -> ModelConfig:

@@ -195,13 +195,28 @@ def test_a_weight_that_is_not_finite_is_named(name: str) -> None:
         NativeExecutor(LLAMA.config, weights, threads=1, flags=QUICK_BUILD)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", *LAYOUTS])
+def _scales(dtype: str) -> list[str]:
+    """The fields of a block that are numbers by themselves."""
+    return [name for name in LAYOUTS[dtype].names or () if LAYOUTS[dtype][name] == np.float16]
+
+
+@pytest.mark.parametrize("dtype", ["iq1_m", "mxfp4", "nvfp4"])
+def test_whether_bits_that_are_a_scale_are_finite_is_what_their_values_say(dtype: str) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (64, row_bytes(dtype, 256)), dtype=np.uint8)
+    for data in (stored, np.zeros_like(stored)):
+        weight = Array(dtype, (64, 256), data)
+        assert is_finite(weight) is bool(np.isfinite(dequantize(weight)).all())
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float16", "bfloat16", *(name for name in LAYOUTS if "d" in _scales(name))]
+)
 def test_whether_a_weight_is_finite_is_what_its_values_say(dtype: str) -> None:
     stored = np.random.default_rng(0).integers(0, 256, (64, row_bytes(dtype, 256)), dtype=np.uint8)
     for bad in (False, True):
         data = stored.copy()
         if dtype in LAYOUTS:
-            for name in (name for name in LAYOUTS[dtype].names or () if LAYOUTS[dtype][name] == np.float16):
+            for name in _scales(dtype):
                 data.reshape(-1).view(LAYOUTS[dtype])[name] = 0.5
             if bad:
                 data.reshape(-1).view(LAYOUTS[dtype])["d"][-1] = np.inf

@@ -391,9 +391,8 @@ def test_a_quantized_map_equals_the_same_map_over_decoded_weights_bit_for_bit(bi
         y = linear(x, Context(torch.zeros(1, 1)))
         y.square().sum().backward()
         results.append((y, x.grad))
-    assert torch.equal(results[0][0], results[1][0])
-    assert torch.equal(results[0][1], results[1][1])
-    assert torch.equal(plain.weight, frozen.weight)
+    for theirs, ours in (*zip(*results, strict=True), (plain.weight, frozen.weight)):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)  # MXFP4 reaches beyond float32
 
 
 @pytest.mark.parametrize("bits", ["q8_0", "q4_0", "q4_1"])

@@ -10,6 +10,7 @@ own keys that change nothing; ``ALSO``, rules for other names that files have fo
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import Any
 
@@ -243,7 +244,8 @@ def unheard_of(hf: Mapping[str, Any]) -> list[str]:
     suspects = suspicious({**hf, **(text if isinstance(text, Mapping) else {})})
     for family in FAMILIES.values():  # null means absent: what a family does not ask for comes back as it was
         unread = family.config(dict.fromkeys(suspects) | family.TINY).extra
-        suspects = [name for name in suspects if name in unread]
+        harmless = getattr(family, "HARMLESS", ())
+        suspects = [name for name in suspects if name in unread and not any(fnmatchcase(name, it) for it in harmless)]
     return [name if name.isprintable() else shown(name) for name in suspects]
 
 
