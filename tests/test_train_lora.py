@@ -29,11 +29,12 @@ from pellucid.checkpoint.adapters.adapter import TENSORS as ADAPTER
 from pellucid.checkpoint.files.safetensors import SafetensorsFile
 from pellucid.checkpoint.open import open_checkpoint
 from pellucid.explain import trace
+from pellucid.model.blocks import ON_DEVICE, decode_on_device, require_decoder
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.model.linear import Linear, LoraLinear
 from pellucid.model.load import load_weights
-from pellucid.model.quantized import QuantizedLinear, decode_on_device
+from pellucid.model.quantized import QuantizedLinear
 from pellucid.quant import DECODERS, LAYOUTS, dequantize
 from pellucid.train.data.batch import Batch
 from pellucid.train.lora import (
@@ -395,16 +396,17 @@ def test_a_quantized_map_equals_the_same_map_over_decoded_weights_bit_for_bit(bi
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)  # MXFP4 reaches beyond float32
 
 
-@pytest.mark.parametrize("bits", ["q8_0", "q4_0", "q4_1"])
+@pytest.mark.parametrize("bits", ON_DEVICE)
 def test_blocks_are_decoded_on_a_device_as_quant_decodes_them(bits: str) -> None:
-    blocks = random_blocks(bits, (6, 64), np.random.default_rng(1))
+    blocks = random_blocks(bits, (6, 512), np.random.default_rng(1))
     decoded = decode_on_device(torch.from_numpy(blocks.data), bits).view(blocks.shape)
     assert torch.equal(decoded, torch.from_numpy(dequantize(blocks)))
 
 
-def test_blocks_that_only_a_cpu_decodes_are_named() -> None:
-    with pytest.raises(UnsupportedError, match="q6_k blocks are decoded on a CPU only"):
-        decode_on_device(torch.zeros(1, 210, dtype=torch.uint8), "q6_k")
+def test_blocks_that_only_a_cpu_decodes_are_named_before_they_are_moved() -> None:
+    require_decoder("iq4_nl", torch.device("cpu"))
+    with pytest.raises(UnsupportedError, match="iq4_nl blocks are decoded on a CPU only"):
+        require_decoder("iq4_nl", torch.device("meta"))
 
 
 def random_blocks(bits: str, shape: tuple[int, int], rng: np.random.Generator) -> Array:
@@ -414,6 +416,8 @@ def random_blocks(bits: str, shape: tuple[int, int], rng: np.random.Generator) -
     layout = stored.reshape(-1).view(LAYOUTS[bits])
     for name in {"d", "m", "dmin"} & set(layout.dtype.names or ()):
         layout[name] = rng.normal(0, 0.01, layout.shape).astype(np.float16)
+    if bits == "mxfp4":
+        layout["e"] = rng.integers(115, 127, layout.shape)  # powers of two
     return Array(bits, shape, stored.reshape(shape[0], -1))
 
 

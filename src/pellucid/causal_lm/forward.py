@@ -92,7 +92,7 @@ class Called(Decoder):
         many positions, or of those at these places; 0: of all. ``num_items_in_batch``: the loss is the sum over so
         many.
         Raises: NotFiniteError where a number is NaN or infinite, naming layer and tensor; RequestError for ids that are
-        no batch; TypeError for an argument that nobody knows.
+        no batch; TypeError for an argument that nobody knows. What is given may be on any device.
         """
         refuse_unknown("model(…)", without(unknown, FORWARD_WITHOUT_EFFECT), FORWARD, ELSEWHERE)
         ids = self._ids(input_ids, inputs_embeds)
@@ -162,6 +162,8 @@ class Called(Decoder):
                 received=list(attention_mask.shape),
             )
         past = self._past(past_key_values, use_cache, batch, count)
+        attention_mask = None if attention_mask is None else attention_mask.to(ids.device)
+        position_ids = None if position_ids is None else position_ids.to(ids.device)
         mask = self._mask(attention_mask, past, ids)
         if position_ids is None:
             counted = torch.ones(batch, count, dtype=torch.long, device=ids.device) if mask is None else mask
@@ -189,7 +191,7 @@ class Called(Decoder):
         if (input_ids is None) == (inputs_embeds is None):
             raise RequestError("a forward takes input_ids or inputs_embeds, one of them")
         if inputs_embeds is not None:
-            return inputs_embeds.to(self.dtype)
+            return inputs_embeds.to(self.device, self.dtype)
         if (
             not isinstance(input_ids, Tensor)
             or input_ids.ndim != 2
@@ -203,7 +205,7 @@ class Called(Decoder):
                 received=shown,
                 remedy='tokenizer(text, return_tensors="pt")["input_ids"], or torch.tensor([ids])',
             )
-        return input_ids
+        return input_ids.to(self.device)
 
     def _past(self, past: PastKeyValues | None, use_cache: bool | None, batch: int, count: int) -> PastKeyValues | None:
         """The states that this call adds to: those it was given, or new ones where somebody may want them."""

@@ -125,7 +125,8 @@ class ModelConfig:
     @property
     def ropes(self) -> tuple[RopeConfig, ...]:
         """The rotations there are, each once, in the order of the layers that first use them."""
-        return tuple(dict.fromkeys(rope for layer in self.layers if (rope := getattr(layer.mixer, "rope", None))))
+        ropes = [getattr(layer.mixer, "rope", None) for layer in self.layers]  # (torch 2.11 compiles no := in here)
+        return tuple(dict.fromkeys(rope for rope in ropes if rope is not None))
 
     def num_parameters(self) -> int:
         """Parameters, each shared one counted once."""

@@ -6,20 +6,19 @@ of ``quant/``. Source: Dettmers et al. 2023 (QLoRA) §3, with GGML's blocks in p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.base.array import BLOCKS, Array
-from pellucid.base.errors import UnsupportedError
+from pellucid.model.blocks import decode, require_decoder
 from pellucid.model.context import Context
 from pellucid.model.invariant import rows_invariant_linear
-from pellucid.quant import dequantize, dequantize_into, quantize
+from pellucid.quant import dequantize, quantize
 
 QUANTIZED = {"q8": "q8_0", "q4": "q4_0"}  # what a number of bits is called → the format
 
@@ -44,6 +43,7 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = blocks.shape
         self.format, self.dtype = blocks.dtype, dtype
+        require_decoder(self.format, device)
         self.register_parameter("bias", None)
         data = np.ascontiguousarray(blocks.data)
         self.register_buffer(
@@ -76,39 +76,3 @@ class _Frozen(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         return (dy @ ctx.linear.decoded().to(dy.dtype)).to(ctx.dtype), None
-
-
-def decode(blocks: UInt8[Tensor, "N bytes"], format: str, shape: tuple[int, ...]) -> Float[Tensor, "N K"]:
-    """float32 values, bit-equal to ``quant.dequantize``, which does it on a CPU: quicker, and in less memory."""
-    if blocks.device.type == "cpu":
-        out = torch.empty(shape)
-        dequantize_into(Array(format, shape, blocks.numpy()), out.numpy())
-        return out
-    return decode_on_device(blocks, format).view(shape)
-
-
-def decode_on_device(blocks: UInt8[Tensor, "N bytes"], format: str) -> Float[Tensor, "n 32"]:
-    """The same by torch's own operations, wherever the blocks are. Source: see ``quant.blocks32``.
-
-    Raises: UnsupportedError for a format that only a CPU decodes.
-    """
-    if format not in _ON_DEVICE:
-        raise UnsupportedError(
-            f"{format} blocks are decoded on a CPU only", expected=" or ".join(_ON_DEVICE), remedy="--device cpu"
-        )
-    return _ON_DEVICE[format](blocks.view(-1, BLOCKS[format][1]))
-
-
-def _number(blocks: Tensor, at: int) -> Tensor:
-    return blocks[:, at : at + 2].view(torch.float16).float()  # (n, 1)
-
-
-def _halves(blocks: Tensor, at: int) -> Tensor:
-    return torch.cat((blocks[:, at:] & 15, blocks[:, at:] >> 4), 1).float()  # (n, 32)
-
-
-_ON_DEVICE: dict[str, Callable[[Tensor], Tensor]] = {
-    "q8_0": lambda blocks: blocks[:, 2:].view(torch.int8).float() * _number(blocks, 0),
-    "q4_0": lambda blocks: (_halves(blocks, 2) - 8) * _number(blocks, 0),
-    "q4_1": lambda blocks: _halves(blocks, 4) * _number(blocks, 0) + _number(blocks, 2),
-}
