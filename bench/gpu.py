@@ -305,8 +305,9 @@ def theirs(shape: dict[str, int], device: torch.device, dtype: torch.dtype) -> A
     import transformers
 
     with torch.device(device):
-        config = transformers.LlamaConfig(**keys(shape), attn_implementation="sdpa")
-        model = transformers.LlamaForCausalLM(config).to(dtype).requires_grad_(False).eval()
+        config = transformers.LlamaConfig(**keys(shape))
+        model: Any = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        model = model.to(dtype).requires_grad_(False).eval()
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model
@@ -471,7 +472,7 @@ def _profile(model: Any, shape: dict[str, int], batch: int) -> dict[str, Any]:
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
         step()
         synchronize()
-    events = [event for event in seen.events() if str(event.device_type).endswith("CUDA")]
+    events = [event for event in (seen.events() or ()) if str(event.device_type).endswith("CUDA")]
     busy = sum(event.time_range.elapsed_us() for event in events)
     kinds: dict[str, float] = {}
     for event in events:
