@@ -75,6 +75,8 @@ def test_streams_and_patterns_equal_the_reference_implementations(family: str) -
         assert difference(wide(t[f"layers.{i}.resid_pre"]), wide(streams[i])) < 1e-5
     mine = [value for path, value in t.items() if path.endswith(".pattern")]
     for ours, pattern in zip(mine, patterns, strict=True):
+        if family in ("granite_swa", "granitemoe_swa"):  # its pattern is what it is before the sink takes its part
+            ours = ours / ours.sum(-1, keepdim=True)
         assert difference(wide(ours), wide(pattern)) < 1e-5
     assert difference(wide(t["final"]), wide(theirs.hidden_states[-1])) < 1e-5
 
