@@ -106,8 +106,8 @@ class Claims:
                 )
 
     def _kind(self, part: Any) -> type:
-        """What the part is in the table: its type, or the one that its type only gives other names to."""
-        return next((kind for kind in type(part).__mro__ if kind in self.table), type(part))
+        """What the part is in the table: its type; a model's description may come with further names for its fields."""
+        return ModelConfig if isinstance(part, ModelConfig) else type(part)
 
     @staticmethod
     def _lacking(

@@ -8,7 +8,14 @@ from typing import IO
 import numpy as np
 
 from pellucid.base.array import Array
-from pellucid.config import LatentAttentionConfig, ModelConfig
+from pellucid.config import (
+    AttentionConfig,
+    DeltaNetConfig,
+    LatentAttentionConfig,
+    Mamba2Config,
+    MambaConfig,
+    ModelConfig,
+)
 from pellucid.native import finite, rotary
 from pellucid.native.formats import FORMATS, own_format, to_tiles
 from pellucid.native.layout import (
@@ -155,16 +162,24 @@ def _table(config: ModelConfig, weights: Mapping[str, Array], name: str, rows: i
 def _offset(config: ModelConfig, name: str) -> float:
     """What γ has beyond a norm's weight; 0 for all else."""
     path, _, leaf = name.rpartition(".")
-    if leaf != "weight" or not path.endswith("_norm"):
+    if leaf != "weight" or not path.endswith("norm"):
         return 0.0
     if path in ("embed_norm", "final_norm"):
         norm = config.embedding_norm if path == "embed_norm" else config.final_norm
     else:
-        _, layer, part = path.split(".", 2)
-        if "." in part:  # one of the mixer's own
-            mixer = config.layers[int(layer)].mixer
-            kinds = ("qk_norm", "latent_norm", "inner_norm", "norm")
-            norm = next((own for kind in kinds if (own := getattr(mixer, kind, None))), None)
-        else:
-            norm = config.layers[int(layer)].norms[part]
+        _, number, part = path.split(".", 2)
+        layer = config.layers[int(number)]
+        kind, field = _NORMS_OF_MIXERS.get(part.rpartition(".")[2], (None, ""))
+        own = next((mixer for mixer in (layer.mixer, layer.beside) if kind and isinstance(mixer, kind)), None)
+        norm = getattr(own, field) if "." in part else layer.norms[part]
     return norm.offset if norm else 0.0
+
+
+# The last name of a norm's weight within a mixer → the mixer, and its field.
+_NORMS_OF_MIXERS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("q_norm", "k_norm"), (AttentionConfig, "qk_norm")),
+    **dict.fromkeys(("q_a_norm", "kv_a_norm"), (LatentAttentionConfig, "latent_norm")),
+    **dict.fromkeys(("dt_low_norm", "b_norm", "c_norm"), (MambaConfig, "inner_norm")),
+    "z_norm": (DeltaNetConfig, "norm"),
+    "norm": (Mamba2Config, "norm"),
+}

@@ -69,7 +69,7 @@ SSM_WORDS: dict[str, Words] = {
     "ssm_b_norm": Words(
         "Where it is written, normalized",
         "写入的方向，归一化之后",
-        "The direction brought to a common scale.",
+        "The direction brought to a common scale, whatever its length was.",
         "把这个方向缩放到相当的长度。",
     ),
     "ssm_c": Words(
@@ -93,7 +93,7 @@ SSM_WORDS: dict[str, Words] = {
     "ssm_c_norm": Words(
         "Where it is read, normalized",
         "读取的方向，归一化之后",
-        "The direction brought to a common scale.",
+        "The direction brought to a common scale, whatever its length was.",
         "把这个方向缩放到相当的长度。",
     ),
     "ssm_dt_low": Words(
