@@ -56,45 +56,74 @@ class Until(StoppingCriteria):
 
 
 CALLS: dict[str, dict[str, Any]] = {
-    "max_new_tokens": {"max_new_tokens": 9},
-    "max_length": {"max_length": 14},
-    "neither: twenty": {},
-    "min_new_tokens": {"max_new_tokens": 12, "min_new_tokens": 8, "eos_token_id": [48, 30, 63, 9, 11]},
-    "min_length": {"max_length": 18, "min_length": 15, "eos_token_id": [48, 30, 63, 9, 11]},
-    "one end": {"max_new_tokens": 20, "eos_token_id": 63},
-    "several ends": {"max_new_tokens": 20, "eos_token_id": [63, 11, 30]},
-    "no repeated pairs": {"max_new_tokens": 24, "no_repeat_ngram_size": 2},
-    "no repeated triples": {"max_new_tokens": 24, "no_repeat_ngram_size": 3},
-    "bad words": {"max_new_tokens": 12, "bad_words_ids": [[63], [11, 48], [30]]},
-    "repetition_penalty": {"max_new_tokens": 16, "repetition_penalty": 1.7},
-    "suppress_tokens": {"max_new_tokens": 12, "suppress_tokens": [63, 30]},
-    "a processor": {"max_new_tokens": 12, "logits_processor": LogitsProcessorList([Halved()])},
-    "a processor and a penalty": {
+    "max_new_tokens=9": {"max_new_tokens": 9},
+    "max_length=14": {"max_length": 14},
+    "generation_config=None": {"generation_config": None},
+    "min_new_tokens=8": {"max_new_tokens": 12, "min_new_tokens": 8, "eos_token_id": [48, 30, 63, 9, 11]},
+    "min_length=15": {"max_length": 18, "min_length": 15, "eos_token_id": [48, 30, 63, 9, 11]},
+    "eos_token_id=63": {"max_new_tokens": 20, "eos_token_id": 63},
+    "eos_token_id=[63, 11, 30]": {"max_new_tokens": 20, "eos_token_id": [63, 11, 30]},
+    "no_repeat_ngram_size=2": {"max_new_tokens": 24, "no_repeat_ngram_size": 2},
+    "no_repeat_ngram_size=3": {"max_new_tokens": 24, "no_repeat_ngram_size": 3},
+    "bad_words_ids=[[63], [11, 48]]": {"max_new_tokens": 12, "bad_words_ids": [[63], [11, 48], [30]]},
+    "repetition_penalty=1.7": {"max_new_tokens": 16, "repetition_penalty": 1.7},
+    "suppress_tokens=[63, 30]": {"max_new_tokens": 12, "suppress_tokens": [63, 30]},
+    "logits_processor=LogitsProcessorList([…])": {
+        "max_new_tokens": 12,
+        "logits_processor": LogitsProcessorList([Halved()]),
+    },
+    "logits_processor=[…], repetition_penalty=1.5": {
         "max_new_tokens": 12,
         "logits_processor": LogitsProcessorList([Halved()]),
         "repetition_penalty": 1.5,
     },
-    "a criterion": {
+    "stopping_criteria=StoppingCriteriaList([…])": {
         "max_new_tokens": 20,
         "eos_token_id": 95,  # without an end, transformers lets rows that are stopped grow on
         "stopping_criteria": StoppingCriteriaList([Until(600)]),
     },
-    "allowed tokens": {
+    "prefix_allowed_tokens_fn=…": {
         "max_new_tokens": 8,
         "prefix_allowed_tokens_fn": lambda row, ids: [10 + row, 20 + row, int(ids[-1]) // 2],
     },
-    "two beams": {"max_new_tokens": 10, "num_beams": 2},
-    "four beams, ends": {"max_new_tokens": 14, "num_beams": 4, "eos_token_id": [63, 30, 11]},
-    "beams, short texts": {"max_new_tokens": 14, "num_beams": 3, "eos_token_id": [63, 30, 11], "length_penalty": -1.0},
-    "beams, long texts": {"max_new_tokens": 14, "num_beams": 3, "eos_token_id": [63, 30, 11], "length_penalty": 2.0},
-    "beams, early": {"max_new_tokens": 14, "num_beams": 3, "eos_token_id": [63, 30], "early_stopping": True},
-    "beams, never early": {"max_new_tokens": 14, "num_beams": 3, "eos_token_id": [63, 30], "early_stopping": "never"},
-    "beams, several answers": {"max_new_tokens": 8, "num_beams": 4, "num_return_sequences": 3},
-    "beams, no repeated pairs": {"max_new_tokens": 12, "num_beams": 3, "no_repeat_ngram_size": 2},
-    "beams, a processor": {"max_new_tokens": 8, "num_beams": 3, "logits_processor": LogitsProcessorList([Halved()])},
-    "use_cache": {"max_new_tokens": 6, "use_cache": True},
-    "a config": {"generation_config": transformers.GenerationConfig(max_new_tokens=7, eos_token_id=63)},
-    "a config and more": {
+    "num_beams=2": {"max_new_tokens": 10, "num_beams": 2},
+    "num_beams=4, eos_token_id=[…]": {"max_new_tokens": 14, "num_beams": 4, "eos_token_id": [63, 30, 11]},
+    "num_beams=3, length_penalty=-1.0": {
+        "max_new_tokens": 14,
+        "num_beams": 3,
+        "eos_token_id": [63, 30, 11],
+        "length_penalty": -1.0,
+    },
+    "num_beams=3, length_penalty=2.0": {
+        "max_new_tokens": 14,
+        "num_beams": 3,
+        "eos_token_id": [63, 30, 11],
+        "length_penalty": 2.0,
+    },
+    "num_beams=3, early_stopping=True": {
+        "max_new_tokens": 14,
+        "num_beams": 3,
+        "eos_token_id": [63, 30],
+        "early_stopping": True,
+    },
+    "num_beams=3, early_stopping='never'": {
+        "max_new_tokens": 14,
+        "num_beams": 3,
+        "eos_token_id": [63, 30],
+        "early_stopping": "never",
+    },
+    "num_beams=4, num_return_sequences=3": {"max_new_tokens": 8, "num_beams": 4, "num_return_sequences": 3},
+    "num_beams=3, no_repeat_ngram_size=2": {"max_new_tokens": 12, "num_beams": 3, "no_repeat_ngram_size": 2},
+    "num_beams=3, logits_processor=[…]": {
+        "max_new_tokens": 8,
+        "num_beams": 3,
+        "logits_processor": LogitsProcessorList([Halved()]),
+    },
+    "use_cache=True": {"max_new_tokens": 6, "use_cache": True},
+    "generation_config=GenerationConfig(…)": {
+        "generation_config": transformers.GenerationConfig(max_new_tokens=7, eos_token_id=63)
+    },
+    "generation_config=GenerationConfig(…), repetition_penalty=1.3": {
         "generation_config": transformers.GenerationConfig(max_new_tokens=7),
         "repetition_penalty": 1.3,
     },
@@ -103,35 +132,48 @@ CALLS: dict[str, dict[str, Any]] = {
 
 def both(ids: torch.Tensor, **call: Any) -> tuple[list[list[int]], list[list[int]]]:
     ours, theirs = pair()
-    more = {} if "eos_token_id" in call or "generation_config" in call else {"eos_token_id": None}
+    more = {} if "eos_token_id" in call or call.get("generation_config") else {"eos_token_id": None}
     expected = theirs.generate(ids, pad_token_id=0, **{"do_sample": False, **more, **call})
     return ours.generate(ids, pad_token_id=0, **more, **call).tolist(), expected.tolist()
 
 
+@pytest.mark.habits("generate", "model.generate(ids, {})", "works", table="tests/test_home_generate.py:CALLS")
 @pytest.mark.parametrize("call", CALLS)
 def test_the_same_call_gives_the_same_texts(call: str) -> None:
     ours, theirs = both(IDS, **CALLS[call])
     assert ours == theirs
 
 
-@pytest.mark.parametrize("call", ["max_new_tokens", "several ends", "a processor", "two beams", "four beams, ends"])
+@pytest.mark.habit("generate", "model.generate(ids, attention_mask=mask)", "works")
+@pytest.mark.parametrize(
+    "call", ["max_new_tokens=9", "eos_token_id=[63, 11, 30]", "num_beams=2", "num_beams=4, eos_token_id=[…]"]
+)
 def test_the_same_with_prompts_that_are_padded(call: str) -> None:
     ours, theirs = both(PADDED, attention_mask=MASK, **CALLS[call])
     assert ours == theirs
 
 
+@pytest.mark.habit("generate", "model.generate(padded_ids) without a mask", "works")
 def test_padding_without_a_mask_is_known_by_its_id() -> None:
     ours, _ = pair()
     with_mask = ours.generate(PADDED, attention_mask=MASK, max_new_tokens=6, pad_token_id=0, eos_token_id=None)
     assert ours.generate(PADDED, max_new_tokens=6, pad_token_id=0, eos_token_id=None).tolist() == with_mask.tolist()
 
 
+@pytest.mark.habit(
+    "generate",
+    "tokenizer.pad_token = tokenizer.eos_token; model.generate(ids) without a mask",
+    "works",
+    "warned of, as in transformers",
+)
 def test_padding_that_is_also_an_end_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     ours, _ = pair()
     ours.generate(PADDED, max_new_tokens=2, pad_token_id=0, eos_token_id=0)
     assert "may be padded" in capsys.readouterr().err
 
 
+@pytest.mark.habit("generate", "model.generate(ids, return_dict_in_generate=True, output_scores=True)", "works")
+@pytest.mark.habit("generate", "model.generate(…, num_beams=3, return_dict_in_generate=True).sequences_scores", "works")
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_dict_holds_what_transformers_holds(beams: int) -> None:
     ours, theirs = pair()
@@ -151,6 +193,9 @@ def test_a_dict_holds_what_transformers_holds(beams: int) -> None:
         torch.testing.assert_close(torch.stack(mine.scores), torch.stack(other.scores), rtol=0, atol=1e-4)
 
 
+@pytest.mark.habit("generate", "model.generate(ids, output_logits=True)", "works")
+@pytest.mark.habit("generate", "model.generate(ids, output_hidden_states=True)", "works")
+@pytest.mark.habit("generate", "model.generate(ids, output_attentions=True)", "works")
 def test_logits_states_and_patterns_of_each_step() -> None:
     ours, theirs = pair()
     call: dict[str, Any] = {
@@ -172,6 +217,7 @@ def test_logits_states_and_patterns_of_each_step() -> None:
                 torch.testing.assert_close(layer, value, rtol=0, atol=1e-4)
 
 
+@pytest.mark.habit("generate", "model.generate(ids, do_sample=True, top_k=7, temperature=0.7)", "works")
 def test_scores_of_a_draw_are_filtered_as_the_draw_is() -> None:
     ours, theirs = pair()
     call: dict[str, Any] = {"do_sample": True, "top_k": 7, "temperature": 0.7, "max_new_tokens": 1}
@@ -181,6 +227,7 @@ def test_scores_of_a_draw_are_filtered_as_the_draw_is() -> None:
     torch.testing.assert_close(mine[~mine.isinf()], other[~other.isinf()], rtol=0, atol=1e-4)
 
 
+@pytest.mark.habit("generate", "model.generate(ids, do_sample=True)", "works", "among the 50 likeliest")
 def test_a_draw_is_among_the_fifty_likeliest_where_nobody_says_otherwise() -> None:
     ours, _ = pair()
     drawn = {int(ours.generate(IDS[:1], do_sample=True, temperature=8.0, max_new_tokens=1)[0, -1]) for _ in range(80)}
@@ -194,6 +241,7 @@ def test_a_draw_is_among_the_fifty_likeliest_where_nobody_says_otherwise() -> No
     assert not more <= set(likeliest)
 
 
+@pytest.mark.habit("generate", "torch.manual_seed(0); model.generate(ids, do_sample=True)", "works")
 @pytest.mark.parametrize("seed", [torch.manual_seed, transformers.set_seed], ids=["torch", "transformers"])
 def test_a_seed_of_torchs_generator_counts(seed: Any) -> None:
     ours, _ = pair()
@@ -205,18 +253,22 @@ def test_a_seed_of_torchs_generator_counts(seed: Any) -> None:
     assert answer(1) == answer(1) != answer(2)
 
 
+@pytest.mark.habit("generate", "model.generate(ids, temperature=0.7)", "works", "greedy, and says that no draw is made")
 def test_temperature_without_a_draw_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     ours, _ = pair()
     ours.generate(IDS, temperature=0.7, max_new_tokens=1)
     assert "temperature without do_sample=True" in capsys.readouterr().err
 
 
+@pytest.mark.habit("generate", "model.generate(ids) without a length", "works", "20 new tokens, and says so")
 def test_a_length_that_nobody_says_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     ours, _ = pair()
     assert ours.generate(IDS, eos_token_id=None).shape[1] == 26
     assert "20 new tokens" in capsys.readouterr().err
 
 
+@pytest.mark.habit("generate", "model.generation_config.max_new_tokens = 3", "works")
+@pytest.mark.habit("generate", "model.generation_config = GenerationConfig(…)", "works")
 def test_the_models_own_config_counts_and_is_an_object() -> None:
     ours = AutoModelForCausalLM.from_config(FAMILIES["llama"].config(FAMILIES["llama"].TINY), seed=1)
     ours.generation_config.max_new_tokens = 3
@@ -229,6 +281,7 @@ def test_the_models_own_config_counts_and_is_an_object() -> None:
     assert ours.generate(IDS, eos_token_id=None).shape[1] == 8
 
 
+@pytest.mark.habit("generate", "model.generate(ids, past_key_values=out.past_key_values)", "works")
 def test_going_on_from_states_gives_what_going_on_from_the_text_does() -> None:
     ours, _ = pair()
     with torch.no_grad():
@@ -242,6 +295,7 @@ def test_going_on_from_states_gives_what_going_on_from_the_text_does() -> None:
     assert again.past_key_values.get_seq_length() == plain.shape[1] - 1
 
 
+@pytest.mark.habit("generate", "model.generate(inputs_embeds=…)", "works")
 def test_embeddings_in_place_of_ids() -> None:
     ours, theirs = pair()
     mine = ours.generate(inputs_embeds=ours.get_input_embeddings()(IDS), max_new_tokens=6, eos_token_id=None)
@@ -251,6 +305,9 @@ def test_embeddings_in_place_of_ids() -> None:
     assert mine.tolist() == other.tolist()
 
 
+@pytest.mark.habit("generate", "model.generate(**tokenizer(text, return_tensors='pt'))", "works")
+@pytest.mark.habit("generate", "model.generate(tokenizer(text, return_tensors='pt'))", "works")
+@pytest.mark.habit("generate", "model.generate(inputs=ids)", "works")
 def test_what_a_tokenizer_gave_is_a_prompt() -> None:
     ours, _ = pair()
     plain = ours.generate(PADDED, attention_mask=MASK, max_new_tokens=4)
@@ -260,6 +317,7 @@ def test_what_a_tokenizer_gave_is_a_prompt() -> None:
     assert ours.generate(inputs=PADDED, attention_mask=MASK, max_new_tokens=4).tolist() == plain.tolist()
 
 
+@pytest.mark.habit("generate", "model.generate(ids, streamer=…)", "works")
 def test_a_streamer_sees_what_a_rule_leaves() -> None:
     ours, _ = pair()
     seen: list[int] = []
@@ -298,12 +356,21 @@ def test_what_is_switched_off_needs_nothing_here() -> None:
     assert ours.generate(IDS, renormalize_logits=False, **call).tolist() == ours.generate(IDS, **call).tolist()
 
 
+@pytest.mark.habit(
+    "generate",
+    "model.generate(ids, num_beams=2, output_scores=True).scores",
+    "differs",
+    "None, and says so; sequences_scores has each answer's",
+)
 def test_beams_say_that_they_keep_no_scores_of_steps(capsys: pytest.CaptureFixture[str]) -> None:
     ours, _ = pair()
     ours.generate(IDS, max_new_tokens=3, num_beams=2, return_dict_in_generate=True, output_scores=True)
     assert "scores, logits and beam_indices are None" in capsys.readouterr().err
 
 
+@pytest.mark.habit(
+    "generate", "model.generate(ids, num_beams=2, do_sample=True)", "pointer", "do_sample=False, or num_beams=1"
+)
 def test_what_cannot_be_together_is_refused() -> None:
     ours, _ = pair()
     calls: list[dict[str, Any]] = [{"num_beams": 2, "do_sample": True}, {"num_beams": 2, "num_return_sequences": 3}]
