@@ -11,7 +11,7 @@ from reference import telling, tiny
 
 from pellucid.base.errors import RequestError
 from pellucid.explain.show.html import bundle, escape, write_page
-from pellucid.explain.show.server import page_files
+from pellucid.explain.show.page import page_files
 from pellucid.explain.trace import trace
 from pellucid.families import FAMILIES
 

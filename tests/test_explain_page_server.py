@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 import socket
 import threading
 import time
@@ -95,11 +96,40 @@ def connect(server: PageServer) -> socket.socket:
     return socket.create_connection((str(host), int(port)), timeout=20)
 
 
+def drip(connection: socket.socket) -> None:
+    for _ in range(100):
+        connection.sendall(b"x")
+        time.sleep(0.05)
+
+
 def test_a_silent_connection_is_closed(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pellucid.explain.show.server._Handler.timeout", 0.2)
+    monkeypatch.setattr("pellucid.explain.show.server.SECONDS", 0.2)
     with serving(view) as server, connect(server) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost:")
         assert connection.recv(1) == b""
+
+
+def test_a_request_that_never_ends_is_closed(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, the whole does not: neither a header nor a body holds its place for long."""
+    monkeypatch.setattr("pellucid.explain.show.server.SECONDS", 0.3)
+    with serving(view) as server:
+        host = f"Host: 127.0.0.1:{server.server_address[1]}\r\n"
+        body = f"POST /{server.token}/api/trace HTTP/1.1\r\n{host}Content-Type: application/json\r\n"
+        for start in ("GET / HTTP/1.1\r\nX: ", f"{body}Content-Length: 900\r\n\r\n"):
+            with connect(server) as connection:
+                connection.sendall(start.encode())
+                with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                    drip(connection)
+
+
+def test_a_connection_serves_many_requests(server: PageServer) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
+    for _ in range(3):
+        connection.request("GET", f"/{server.token}/main.js")
+        used = connection.sock
+        assert connection.getresponse().read().startswith(b"//")
+        assert connection.sock is used
+    connection.close()
 
 
 def test_connections_are_bounded_and_a_place_is_free_again_when_one_ends(
@@ -157,6 +187,31 @@ def test_orders_must_be_json(server: PageServer) -> None:
     """What a form of another site can send without asking is never an order."""
     response, _ = ask(server, "/api/trace", "POST", {"text": "x"}, Content_Type="text/plain")
     assert response.status == 400
+
+
+def test_an_order_is_bounded_however_it_says_its_length(server: PageServer) -> None:
+    large = {"text": "x" * (2**20 + 1)}
+    assert ask(server, "/api/trace", "POST", large)[0].status == 400
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
+    pieces = iter([b"{" + b" " * 2**19] * 3)
+    connection.request(
+        "POST", f"/{server.token}/api/trace", pieces, {"Content-Type": "application/json"}, encode_chunked=True
+    )
+    assert connection.getresponse().status == 400
+    connection.close()
+
+
+def test_ctrl_c_ends_it(view: View) -> None:
+    """In the main thread, with an answer under way."""
+
+    def interrupt() -> None:
+        ask(server, "/api/model")
+        signal.raise_signal(signal.SIGINT)
+
+    with PageServer(view) as server:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            server.serve_forever()
 
 
 def test_every_answer_carries_the_policy(server: PageServer) -> None:

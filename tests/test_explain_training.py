@@ -194,7 +194,7 @@ def test_texts_and_batch_are_those_of_the_run(run: Path, training: Training) -> 
 
 
 def test_every_picture_has_a_formula_that_can_be_set_and_words_in_both_languages() -> None:
-    from pellucid.explain.show.server import page_files
+    from pellucid.explain.show.page import page_files
 
     for latex in FORMULAS.values():
         mathml(latex)

@@ -18,7 +18,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SO
 
 # Ground floor first. config and auto.py have landings of their own: what runs or builds a description names it.
 FLOORS = (
-    {"base"},
+    {"base", "web"},
     {"config"},
     {"rotary"},
     {"operations", "claims", "executor", "text", "sampling", "quant"},

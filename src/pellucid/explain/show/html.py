@@ -20,7 +20,7 @@ from typing import Any
 from pellucid.base.errors import PellucidError, RequestError
 from pellucid.base.files import atomic_write
 from pellucid.explain.record import Record
-from pellucid.explain.show.server import page_files
+from pellucid.explain.show.page import page_files
 from pellucid.explain.show.view import View
 from pellucid.explain.subject import Subject
 from pellucid.explain.training.html import add_training
