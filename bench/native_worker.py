@@ -59,14 +59,15 @@ class LlamaCpp:
         api.llama_log_set(self.silent, ctypes.c_void_p(0))
         api.llama_backend_init()
         asked = api.llama_model_default_params()
-        mixture = Path(file).name.startswith("moe-")
-        asked.use_extra_bufts = not mixture  # weights put in another order: with AMX a mixture's crash it (0.3.36)
+        # with AMX, weights of a mixture that were put in another order end in a segmentation fault (0.3.36)
+        as_they_are = Path(file).name.startswith("moe-") and b"AMX_INT8 = 1" in api.llama_print_system_info()
+        asked.use_extra_bufts = not as_they_are
         model = api.llama_model_load_from_file(file.encode(), asked)
         self.vocab_size = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
         settings = [(flash, unified) for flash in (0, 1) for unified in ((False, True) if requests > 1 else (False,))]
         self.variants = [
             f"flash attention {'on' if flash else 'off'}{', unified cache' if unified else ''}"
-            f"{', weights as they are' if mixture else ''}"
+            f"{', weights as they are' if as_they_are else ''}"
             for flash, unified in settings
         ]
         self.contexts = []
