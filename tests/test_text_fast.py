@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from pellucid.base.errors import TokenizerError
 from pellucid.checkpoint.files.gguf import GGUFFile
 from pellucid.text.load import load_tokenizer
 from pellucid.text.readers import fast
+from pellucid.text.readers.byte_level import CHAR_OF_BYTE
 from pellucid.text.readers.gguf import tokenizer_from_gguf
 from pellucid.text.readers.tokenizer_json import JsonTokenizer
 from pellucid.train.data.shards import make_shards
@@ -85,6 +87,41 @@ def test_any_texts_have_the_ids_of_tokenizers(minimind: JsonTokenizer, texts: li
     ids, starts = minimind._fast.encode(texts)
     expected = minimind.encode_texts(texts, None, add_special_tokens=False, details=False)
     assert [ids[a:b].tolist() for a, b in pairwise(starts)] == [one.ids for one in expected]
+
+
+@pytest.fixture(scope="module", params=["digits", "split"])
+def single_digits(minimind: JsonTokenizer, request: pytest.FixtureRequest) -> tuple[Any, fast.FastEncoder]:
+    """As SmolLM's and StarCoder's: digits are cut out first, and no token has the bytes 04, F1 and F2."""
+    document = json.loads(minimind._backend.to_str())
+    cut = {"type": "Digits", "individual_digits": True}
+    if request.param == "split":
+        cut = {"type": "Split", "pattern": {"Regex": r"\p{N}"}, "behavior": "Isolated", "invert": False}
+    rest = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [cut, rest]}
+    for byte in (0x04, 0xF1, 0xF2):
+        vocab = document["model"]["vocab"]
+        vocab[f"unused {byte}"] = vocab.pop(CHAR_OF_BYTE[byte])
+    backend = tokenizers.Tokenizer.from_str(json.dumps(document))
+    encoder = fast.fast_encoder(backend)
+    assert encoder is not None
+    assert {0x04, 0xF1, 0xF2} <= set(encoder._unknown)  # it is the one expression that was taken
+    return backend, encoder
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(
+        st.text(alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from("  \nab'12½漢\x04\U00080000<|>"))),
+        max_size=5,
+    )
+)
+def test_single_digits_and_bytes_without_a_token_have_the_ids_of_tokenizers(
+    single_digits: tuple[Any, fast.FastEncoder], texts: list[str]
+):
+    backend, encoder = single_digits
+    ids, starts = encoder.encode(texts)
+    expected = [one.ids for one in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    assert [ids[a:b].tolist() for a, b in pairwise(starts)] == expected
 
 
 @pytest.mark.usefixtures("always")
