@@ -30,7 +30,7 @@ def walk(models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_no_option_is_without_a_probe_and_no_probe_without_an_option() -> None:
-    assert PROBES.keys() == commands().keys() - {"pretrain", "finetune", "evaluate"}
+    assert PROBES.keys() == commands().keys() - {"pretrain", "finetune", "evaluate", "serve"}
     for name in PROBES:
         assert set(PROBES[name]) == set(options_of(commands()[name])), name
 

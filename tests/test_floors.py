@@ -28,7 +28,8 @@ FLOORS = (
     {"generate", "train"},
     {"auto"},
     {"causal_lm", "explain", "harness"},
-    {"serve", "cli"},
+    {"serve"},
+    {"cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 TORCH_ROOMS = {"model", "train", "explain", "causal_lm"}
@@ -147,5 +148,7 @@ def test_starting_up_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
         "safetensors",
         "rich",
         "jaxtyping",
+        "starlette",
+        "uvicorn",
     }
     assert not imported & heavy

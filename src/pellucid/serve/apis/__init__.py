@@ -1,0 +1,1 @@
+"""The APIs: one file a dialect, each over the same ``Ask``."""

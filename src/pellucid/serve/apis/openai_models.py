@@ -1,0 +1,32 @@
+"""``/v1/models``: what may be asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from pellucid.serve.work.models import Model
+
+
+def model_json(model: Model) -> dict[str, Any]:
+    """OpenAI's object; ``meta`` holds what is known of a model that is loaded."""
+    described: dict[str, Any] = {"id": model.name, "object": "model", "created": model.created, "owned_by": "pellucid"}
+    if (loaded := model.loaded) is not None:
+        described["max_model_len"] = loaded.engine.context_len  # vLLM's word
+        described["meta"] = {
+            "n_ctx": loaded.engine.context_len,
+            "n_ctx_train": loaded.checkpoint.config.longest_context,
+            "n_vocab": loaded.checkpoint.config.vocab_size,
+            "n_embd": loaded.checkpoint.config.d_model,
+        }
+    return described
+
+
+async def all_models(request: Request) -> JSONResponse:
+    return JSONResponse({"object": "list", "data": [model_json(one) for one in request.app.state.models.models]})
+
+
+async def one_model(request: Request) -> JSONResponse:
+    return JSONResponse(model_json(request.app.state.models.find(request.path_params["model"])))

@@ -1,0 +1,90 @@
+"""What OpenAI's answers are made of: usage, timings, log-probabilities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pellucid.serve.http.schema import ANYTHING, Schema, any_of, list_of, nullable, number, record, text, whole
+
+if TYPE_CHECKING:
+    from pellucid.generate.result import Timings
+    from pellucid.sampling import TokenLogprobs
+    from pellucid.serve.work.answer import Answering, Usage
+    from pellucid.text.tokenizer import Tokenizer
+
+USAGE = record(
+    {
+        "prompt_tokens": whole(0),
+        "completion_tokens": whole(0),
+        "total_tokens": whole(0),
+        "prompt_tokens_details": record({"cached_tokens": whole(0)}),
+        "completion_tokens_details": record({"reasoning_tokens": whole(0)}),
+    },
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+)
+TIMINGS = record({"prompt_n": whole(0), "prompt_ms": number(0), "predicted_n": whole(0), "predicted_ms": number(0)})
+FINISH = nullable({"enum": ["stop", "length", "tool_calls", "content_filter"]})
+ERROR = record(
+    {
+        "error": record(
+            {"message": text(), "type": text(), "param": nullable(text()), "code": nullable(text())}, "message", "type"
+        )
+    },
+    "error",
+)
+LOGPROBS: Schema = nullable(record({"content": nullable(list_of(ANYTHING))}))
+STREAM: Schema = any_of(text())
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }
+
+
+def timings_json(timings: Timings | None) -> dict[str, Any] | None:
+    """llama-server's words for where the time went; of the first choice."""
+    if timings is None:
+        return None
+    computed = timings.prompt_tokens - timings.reused_tokens
+    return {
+        "cache_n": timings.reused_tokens,
+        "prompt_n": computed,
+        "prompt_ms": round(timings.prefill * 1e3, 3),
+        "prompt_per_token_ms": round(timings.prefill * 1e3 / max(computed, 1), 3),
+        "prompt_per_second": round(timings.prefill_tokens_per_second, 2),
+        "predicted_n": timings.new_tokens,
+        "predicted_ms": round(timings.decode * 1e3, 3),
+        "predicted_per_token_ms": round(timings.decode * 1e3 / max(timings.new_tokens - 1, 1), 3),
+        "predicted_per_second": round(timings.decode_tokens_per_second, 2),
+        "queued_ms": round(timings.queued * 1e3, 3),
+        "draft_n": timings.guessed_tokens,
+        "draft_n_accepted": timings.accepted_tokens,
+    }
+
+
+def ending(answering: Answering) -> dict[str, Any]:
+    """What a whole answer, or a stream's last chunk, holds beside its choices."""
+    return {"usage": usage_json(answering.usage), "timings": timings_json(answering.timings)}
+
+
+def token_json(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, Any]:
+    token = tokenizer.decode([token_id])
+    spelled = None if "\N{REPLACEMENT CHARACTER}" in token else list(token.encode())
+    return {"token": token, "logprob": max(logprob, -9999.0), "bytes": spelled}
+
+
+def logprobs_json(tokenizer: Tokenizer, tokens: list[TokenLogprobs]) -> list[dict[str, Any]]:
+    return [
+        {
+            **token_json(tokenizer, one.token_id, one.logprob),
+            "top_logprobs": [token_json(tokenizer, token, logprob) for token, logprob in one.top],
+        }
+        for one in tokens
+    ]

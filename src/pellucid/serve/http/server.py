@@ -1,0 +1,124 @@
+"""The server under the app: uvicorn, with bounds that it leaves to others."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from pellucid.base.errors import RequestError
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from pellucid.serve.settings import Settings
+
+
+def bounded(settings: Settings) -> type[H11Protocol]:
+    """uvicorn's protocol with two clocks: a head must come, and what is sent must be taken, within so many seconds."""
+
+    class Bounded(H11Protocol):
+        _head: asyncio.TimerHandle | None = None
+        _stalled: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._head = self.loop.call_later(settings.read_timeout, self._no_head)
+
+        def handle_events(self) -> None:
+            super().handle_events()
+            if self._head is not None and self.cycle is not None:
+                self._head.cancel()
+                self._head = None
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._stalled = self.loop.call_later(settings.write_timeout, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._stalled is not None:
+                self._stalled.cancel()
+                self._stalled = None
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            for timer in (self._head, self._stalled):
+                if timer is not None:
+                    timer.cancel()
+            super().connection_lost(exc)
+
+        def _no_head(self) -> None:
+            if self.cycle is None:
+                self.transport.abort()
+
+    return Bounded
+
+
+class Server(uvicorn.Server):
+    """Told to end, it takes no more requests; those that run have ``grace`` seconds, then they are told."""
+
+    def __init__(self, config: uvicorn.Config, app: Starlette, settings: Settings) -> None:
+        super().__init__(config)
+        self.app, self.settings = app, settings
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(f"listening on {address(self.settings, sockets)}", file=sys.stderr, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.app.state.ending = True
+        ending = asyncio.get_running_loop().call_later(self.settings.grace, self.app.state.models.end_answers)
+        await super().shutdown(sockets)
+        ending.cancel()
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The socket, bound. Raises: RequestError where it cannot be."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host, settings.port))
+        sock.listen(1024)
+    except OSError as error:
+        sock.close()
+        raise RequestError(
+            f"{settings.host}:{settings.port} cannot be listened on: {error.strerror or error}",
+            remedy="another --port (0: any that is free), or end what listens there",
+        ) from None
+    return sock
+
+
+def address(settings: Settings, sockets: list[socket.socket] | None) -> str:
+    """The URL that a browser on this machine opens."""
+    port = sockets[0].getsockname()[1] if sockets else settings.port
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"{'https' if settings.ssl_certfile else 'http'}://{host}:{port}"
+
+
+def serve(app: Starlette, settings: Settings) -> None:
+    """Serve until told to end. Raises: RequestError where the port is taken."""
+    sock = listen(settings)
+    options: dict[str, Any] = {}
+    if settings.ssl_certfile is not None:
+        options |= {"ssl_certfile": settings.ssl_certfile, "ssl_keyfile": settings.ssl_keyfile}
+    config = uvicorn.Config(
+        app,
+        http=bounded(settings),
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        h11_max_incomplete_event_size=settings.max_header,
+        limit_concurrency=settings.max_connections,
+        timeout_graceful_shutdown=int(settings.grace) + 5,
+        **options,
+    )
+    Server(config, app, settings).run(sockets=[sock])

@@ -1,0 +1,1 @@
+"""What is asked, behind every API, and who answers it: one thread a model."""

@@ -1,0 +1,217 @@
+"""``Ask``: what a client wants, whatever API it speaks; and how that becomes requests of an engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pellucid.base.errors import TokenizerError
+from pellucid.serve.http.errors import ApiError, invalid
+
+if TYPE_CHECKING:
+    from pellucid.generate.request import Request
+    from pellucid.sampling import SamplingParams
+    from pellucid.serve.work.worker import Loaded
+    from pellucid.text.tokenizer import Tokenizer
+
+# Small models loop when they always take the likeliest token; used where neither the request nor the model's files say
+# how to choose, as in `pellucid chat`.
+HABIT = {"temperature": 0.7, "top_p": 0.95}
+_DRAWING = ("temperature", "top_k", "top_p", "min_p")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One request of a client. What is None is as the model's files have it."""
+
+    model: str | None = None
+    messages: Sequence[Mapping[str, Any]] | None = None  # a conversation, or
+    prompts: Sequence[str | Sequence[int]] = ()  # texts or token ids to be continued as they are
+    template: str | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    reasoning_effort: str | None = None  # "none" to "high", for templates that know of it
+    continue_final: bool = False  # the last message is the answer's beginning
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: Any = "auto"  # "auto", "none", "required", or the name of a tool
+    parallel_tool_calls: bool = True
+    form: Mapping[str, Any] | None = None  # what the answer must be: {"json_schema": …}, {"regex": …}, {"grammar": …}
+    max_tokens: int | None = None
+    clamp: bool = False  # max_tokens is a bound, and need not fit into the context
+    n: int = 1
+    stop: Sequence[str] = ()
+    seed: int | None = None
+    logprobs: int | None = None  # of each token, and of so many of the likeliest
+    prompt_logprobs: int | None = None
+    echo: bool = False
+    sampling: Mapping[str, float] = field(default_factory=dict)  # fields of SamplingParams
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    ignore_eos: bool = False
+    return_token_ids: bool = False
+    keep_alive: float | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What an engine is given, and what is known before it answers."""
+
+    requests: Sequence[Request]
+    prompts: Sequence[str]  # as text; only where they are echoed
+
+
+def prepare(loaded: Loaded, ask: Ask, template: str | None) -> Prepared:
+    """Render, encode, check. Takes a thread of its own: a long prompt takes a while, and other clients do not wait.
+
+    Raises: ApiError, and what templates, tokenizers and requests raise.
+    """
+    from pellucid.generate.request import Request
+
+    if ask.tools and ask.tool_choice != "none":
+        raise invalid("tools: this server does not call tools yet", "tools", "unsupported_parameter")
+    if ask.form is not None:
+        raise invalid(
+            "response_format: this server holds no answer to a form yet", "response_format", "unsupported_value"
+        )
+    if ask.prompt_logprobs is not None:
+        raise invalid("log-probabilities of a prompt are not told yet", "echo", "unsupported_value")
+    sampling = _sampling(loaded, ask)
+    requests = []
+    for ids in _prompts(loaded, ask, template):
+        stops = {} if not ask.ignore_eos else {"stop_token_ids": ()}
+        requests.append(
+            Request(
+                prompt_ids=ids,
+                max_new_tokens=_max_tokens(loaded, ask, len(ids)),
+                sampling=sampling,
+                stop=tuple(ask.stop) or None,
+                n=ask.n,
+                logprobs=ask.logprobs,
+                **stops,
+            )
+        )
+    fitted = [
+        one.fit(loaded.engine.executor.config, loaded.engine.context_len, loaded.engine.defaults) for one in requests
+    ]
+    texts = [_text(loaded.tokenizer, one) for one in ask.prompts] if ask.echo else []
+    return Prepared(fitted, texts)
+
+
+def rendered(loaded: Loaded, ask: Ask, template: str | None, *, tokenize: bool = True) -> Any:
+    """A conversation as the model reads it: ids, or the text. Raises: TemplateError."""
+    assert ask.messages is not None
+    return loaded.tokenizer.apply_chat_template(
+        [readable(message, loaded.tokenizer) for message in ask.messages],
+        tools=list(ask.tools) or None,
+        chat_template=ask.template or template,
+        add_generation_prompt=not ask.continue_final,
+        continue_final_message=ask.continue_final,
+        tokenize=tokenize,
+        return_dict=False,
+        **ask.template_kwargs,
+    )
+
+
+def readable(message: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """A message as templates know it: text in place of parts, arguments as an object, no keys that are null, and a
+    role that the template has a word for.
+    """
+    plain = {name: value for name, value in message.items() if value is not None}
+    if isinstance(plain.get("content"), list):
+        plain["content"] = joined(plain["content"])
+    plain.setdefault("content", "")
+    if plain.get("role") == "developer" and "developer" not in str(tokenizer.chat_template):
+        plain["role"] = "system"
+    calls = plain.pop("tool_calls", None)
+    if calls:
+        plain["tool_calls"] = [_call(call) for call in calls]
+    return plain
+
+
+def joined(parts: Sequence[Any]) -> str:
+    """The text of a content that comes in parts. Raises: ApiError for a part that is not text."""
+    texts = []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif isinstance(part, Mapping) and isinstance(part.get("refusal"), str):
+            texts.append(part["refusal"])
+        else:
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise invalid(f"messages: a part of kind {str(kind)[:80]!r} cannot be read here; only text can", "messages")
+    return "".join(texts)
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call.get("function") or {})
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            function["arguments"] = json.loads(arguments or "{}")
+        except ValueError:
+            raise invalid(
+                f"messages: the arguments of a tool call are not JSON: {arguments[:80]!r}", "messages"
+            ) from None
+    return {**{name: value for name, value in call.items() if value is not None}, "function": function}
+
+
+def _prompts(loaded: Loaded, ask: Ask, template: str | None) -> list[list[int]]:
+    if ask.messages is not None:
+        return [rendered(loaded, ask, template)]
+    return [loaded.tokenizer.encode(one) if isinstance(one, str) and one else list(one) for one in ask.prompts]  # pyright: ignore[reportReturnType]
+
+
+def _text(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> str:
+    return prompt if isinstance(prompt, str) else tokenizer.decode(list(prompt))
+
+
+def _sampling(loaded: Loaded, ask: Ask) -> SamplingParams:
+    """As the request says, else as generation_config.json does, else as ``HABIT`` does."""
+    defaults = loaded.engine.defaults
+    asked = dict(ask.sampling)
+    if not defaults.says_how and not any(name in asked for name in _DRAWING):
+        asked = {**HABIT, **asked}
+    draws = True if any(name in asked for name in _DRAWING) else None
+    bias = {**defaults.sampling.logit_bias, **ask.logit_bias}
+    for token in ask.logit_bias:
+        if token >= loaded.engine.executor.config.vocab_size:
+            raise invalid(f"logit_bias: this model has no token {token}", "logit_bias")
+    return defaults.sampling_with(do_sample=draws, seed=ask.seed, logit_bias=bias, **asked)
+
+
+def _max_tokens(loaded: Loaded, ask: Ask, prompt_len: int) -> int | None:
+    """None: as the checkpoint has it, else as many as there is room for."""
+    if ask.max_tokens is None or not ask.clamp:
+        return ask.max_tokens
+    return min(ask.max_tokens, max(loaded.engine.context_len - max(prompt_len, 1), 1))
+
+
+def token_text(tokenizer: Tokenizer, token_id: int) -> str:
+    """What a token by itself reads as."""
+    try:
+        return tokenizer.decode([token_id])
+    except TokenizerError:
+        return ""
+
+
+def stops(value: Any) -> tuple[str, ...]:
+    """A field that is one text, several, or null. Raises: ApiError for an empty one."""
+    texts = () if value is None else (value,) if isinstance(value, str) else tuple(value)
+    if not all(texts):
+        raise invalid("stop: a stop string must have at least one character", "stop")
+    return texts
+
+
+def refuse(body: Mapping[str, Any], neutral: Mapping[str, Sequence[Any]]) -> None:
+    """Fields that are known and not followed: refused where they would change the answer.
+
+    ``neutral``: name → the values at which it does nothing. Raises: ApiError that names it.
+    """
+    for name, values in neutral.items():
+        if (value := body.get(name)) is not None and value not in values:
+            raise ApiError(
+                400, f"{name}: {str(value)[:80]!r} cannot be followed here", param=name, code="unsupported_parameter"
+            )
