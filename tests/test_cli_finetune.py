@@ -449,7 +449,7 @@ def test_preview_is_in_colour_on_a_terminal(base: Path, monkeypatch: pytest.Monk
         (
             ["-d", "{facts}", "--context-len", "16"],
             DataError,
-            r"facts\.jsonl, line \d: .*nothing that is learned would be left",
+            r"facts\.jsonl: no example is left to learn from.*3 too long and left out(.|\n)*--context-len",
         ),
         (["-d", "{facts}", "--method", "full", "--quantize", "q8"], RequestError, "--method lora"),
         (["-d", "{facts}", "--method", "dpo"], DataError, "line 1: this is no pair of answers"),

@@ -358,6 +358,30 @@ def _more_data(walk: Walk) -> None:
     has(trained(walk, "-d", "e.jsonl", "--preview").outcome, "Eve")
 
 
+def _rows(walk: Walk, *rows: Any) -> Training:
+    (walk.folder / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return Training("finetune", "-d", "r.jsonl", "--context-len", "64", "--val-fraction", "0", "--preview")
+
+
+def _columns(walk: Walk) -> None:
+    trained = _rows(walk, *[{"ask": "q", "reply": "the reply"}] * 2)
+    has(trained(walk, fails=True).outcome, "no format")
+    assert "the reply" in trained(walk, "--fields", "user=ask,assistant=reply").outcome.stdout
+
+
+def _last_answers(walk: Walk) -> None:
+    turns = [{"role": role, "content": text} for role, text in (("user", "q"), ("assistant", "one")) * 2]
+    trained = _rows(walk, *[{"messages": turns}] * 2)
+    learned = [trained(walk, "--learn", what).outcome.stdout.count("⟦") for what in ("all", "last")]
+    assert learned[0] > learned[1] > 0
+
+
+def _empty_answers(walk: Walk) -> None:
+    trained = _rows(walk, {"question": "q", "answer": "a"}, {"question": "q", "answer": ""})
+    has(trained(walk).outcome, "1 left out, since their answer is empty")
+    has(trained(walk, "--keep-empty").outcome, "2 question and answer: 2 sequences")
+
+
 def _template(walk: Walk) -> None:
     (walk.folder / "t.jinja").write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }}<|end|>{% endfor %}")
     assert "[user] who sat" in _preview(walk, "--chat-template", walk.folder / "t.jinja")
@@ -365,8 +389,8 @@ def _template(walk: Walk) -> None:
 
 def _too_long(walk: Walk) -> None:
     short = ("--context-len", "24")
-    has(_finetune(walk, *short, "--on-too-long", "stop", fails=True).outcome, "context")
-    texts = [_finetune(walk, *short, "--preview", "--on-too-long", how).outcome.stderr for how in ("truncate", "skip")]
+    has(_finetune(walk, *short, "--on-too-long", "error", fails=True).outcome, "context")
+    texts = [_finetune(walk, *short, "--preview", "--on-too-long", how).outcome.stderr for how in ("cut", "skip")]
     assert texts[0] != texts[1]
 
 
@@ -405,6 +429,10 @@ PROBES["finetune"] = _finetune.probes() | {
     "--data": _more_data,
     "--fill": lambda walk: same("Bob sat" in _preview(walk, "--fill", "NAME=Bob"), True),
     "--chat-template": _template,
+    "--fields": _columns,
+    "--system": lambda walk: same("Be brief." in _preview(walk, "-sys", "Be brief."), True),
+    "--learn": _last_answers,
+    "--keep-empty": _empty_answers,
     "--context-len": lambda walk: has(_finetune(walk, "--context-len", "300", fails=True).outcome, "at most 256"),
     "--on-too-long": _too_long,
     "--pack": lambda walk: differ(_preview(walk), _preview(walk, "--pack", "--context-len", "128")),

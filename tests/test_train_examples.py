@@ -416,17 +416,21 @@ def test_too_long_ones_are_cut_left_out_or_refused_and_said(numbers: Path, mini:
     with pytest.raises(
         DataError, match=rf"line 7: .*longer than the context \(expected at most {limit} tokens, received {whole[6]}\)"
     ):
-        tokenized(numbers, mini, context_len=limit - 1, on_too_long="stop")
+        tokenized(numbers, mini, context_len=limit - 1, on_too_long="error")
 
 
-def test_an_example_of_which_nothing_is_learned_is_an_error_that_names_it(numbers: Path, mini: Tokenizer) -> None:
+def test_one_record_of_which_nothing_would_be_left_stops_no_run(numbers: Path, mini: Tokenizer) -> None:
+    few = tokenized(numbers, mini, context_len=4)
     numbers.write_text(json.dumps({"prompt": "a b c d e f g h", "completion": " i"}) + "\n" + numbers.read_text())
-    with pytest.raises(
-        DataError,
-        match=r"line 1: .*nothing that is learned would be left of it(.|\n)*--context-len \d+, or --on-too-long skip",
-    ):
-        tokenized(numbers, mini, context_len=4)
+    cut = tokenized(numbers, mini, context_len=4)
+    assert (len(cut), cut.counts.num_too_long) == (len(few), few.counts.num_too_long + 1)
+    assert "too long and left out" in describe(cut.counts)
     assert tokenized(numbers, mini, context_len=4, on_too_long="skip").counts.num_too_long > 1
+    with pytest.raises(DataError, match=r"line 1: .*longer than the context(.|\n)*--on-too-long cut or skip"):
+        tokenized(numbers, mini, context_len=4, on_too_long="error")
+
+
+def test_an_example_that_teaches_nothing_is_an_error_that_names_it(numbers: Path, mini: Tokenizer) -> None:
     marked = Masking(
         mini, chat_template="{% for m in messages %}{{ m.content }}{% generation %}{% endgeneration %}{% endfor %}"
     )

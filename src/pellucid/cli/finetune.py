@@ -18,6 +18,14 @@ from pellucid.cli.runs.training_flags import (
     under,
 )
 
+
+class TooLong(click.Choice[str]):
+    """cut, skip or error; ``truncate`` and ``stop`` are what runs before this version have in their files."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert({"truncate": "cut", "stop": "error"}.get(value, value), param, ctx)
+
+
 _data, _method = under("Data"), under("Method")
 data = options.together(
     [
@@ -26,7 +34,18 @@ data = options.together(
             "--data",
             multiple=True,
             metavar="FILE",
-            help="JSON lines or lists: a file, folder or glob; can be given again.",
+            help="JSON lines or lists, CSV, Parquet: a file, folder, glob, or hf:NAME; can be given again.",
+        ),
+        _data(
+            "--fields",
+            metavar="NAME=COLUMN,…",
+            help="Which columns are what: user=question,assistant=answer; system, text, chosen, rejected … likewise.",
+        ),
+        _data(
+            "-sys",
+            "--system",
+            metavar="TEXT",
+            help="A system message for conversations that have none of their own.",
         ),
         _data(
             "--fill",
@@ -48,11 +67,19 @@ data = options.together(
         ),
         _data(
             "--on-too-long",
-            type=click.Choice(["truncate", "skip", "stop"]),
-            default="truncate",
+            type=TooLong(["cut", "skip", "error"]),
+            default="cut",
             metavar="NAME",
-            help="truncate, skip or stop.  [default: truncate]",
+            help="cut, skip or error; what has nothing to learn left is skipped.  [default: cut]",
         ),
+        _data(
+            "--learn",
+            type=click.Choice(["all", "last"]),
+            default="all",
+            metavar="NAME",
+            help="all answers of a conversation, or its last alone.  [default: all]",
+        ),
+        _data("--keep-empty", is_flag=True, help="Learn from empty answers, too: that nothing is to be said."),
         _data("--pack/--pad", default=False, help="Several examples a row, or one.  [default: pad]"),
         _data(
             "--val-fraction",
@@ -131,8 +158,9 @@ def command(
     pellucid finetune -m smollm2 -d conversations.jsonl -o runs/mine
 
     Of a conversation the assistant's words are learned, of a prompt and its completion the completion; --preview shows
-    them. Records: text; prompt, completion; messages; conversations; instruction, input, output; chosen, rejected (for
-    --method dpo). A run that was stopped goes on when the same command is given again. Then: pellucid chat -m runs/mine
+    them. Records: text; prompt, completion; messages; conversations; question, answer; instruction, input, output;
+    chosen, rejected (for --method dpo); of other columns --fields. A run that was stopped goes on when the same command
+    is given again. Then: pellucid chat -m runs/mine
     """
     from pathlib import Path
 

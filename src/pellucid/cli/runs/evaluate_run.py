@@ -74,12 +74,13 @@ def measure(measuring: Measuring, say: Say) -> dict[str, Any]:
     import torch
 
     from pellucid.auto import open_model, tokenizer_of
+    from pellucid.train.data.record_files import holds_records
     from pellucid.train.data.sources import find_sources
 
     sources = find_sources(measuring.data)
-    num_json = sum(source.suffix in (".json", ".jsonl") for source in sources)
+    num_json = sum(map(holds_records, sources))
     for flag, value, works, when in (
-        ("--text-field", measuring.text_field, num_json > 0, "JSON"),
+        ("--text-field", measuring.text_field, num_json > 0, "JSON and tables"),
         ("--separator", measuring.separator, num_json < len(sources), "plain texts"),
     ):
         if value and not works:

@@ -171,6 +171,10 @@ def _tokenized(
         paired=_paired(flags),
         on_too_long=flags["on_too_long"],
         fill=dict(one.split("=", 1) for one in flags["fill"]),
+        fields=flags["fields"],
+        system=flags["system"],
+        keep_empty=flags["keep_empty"],
+        last_alone=flags["learn"] == "last",
     )
     with run.processes.first_before_others():
         return masking, tokenize_examples(run.folder / "examples", sources, masking, making, run.say)

@@ -125,9 +125,12 @@ def _describe(tokenizer: Tokenizer, flags: Mapping[str, Any]) -> ModelConfig:
 
 def refuse_idle_text(sources: list[Path]) -> None:
     """Refuse options of a kind of text that there is none of. Raises: RequestError."""
-    num_json = sum(source.suffix in (".json", ".jsonl") for source in sources)
+    from pellucid.train.data.record_files import holds_records
+
+    num_json = sum(map(holds_records, sources))
     options.refuse_idle(
-        text_field=(num_json > 0, "goes with JSON"), separator=(num_json < len(sources), "goes with plain texts")
+        text_field=(num_json > 0, "goes with JSON and tables"),
+        separator=(num_json < len(sources), "goes with plain texts"),
     )
 
 

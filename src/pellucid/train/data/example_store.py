@@ -12,23 +12,34 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import numpy as np
 
 from pellucid.base.errors import CheckpointError
 from pellucid.base.files import atomic_write, content_hash, read_json, read_npy, write_json
 from pellucid.base.typed import from_object
-from pellucid.train.data.examples import Conversation, Example, Pair, is_empty, is_unlearned
+from pellucid.train.data.errors import DataError
+from pellucid.train.data.examples import (
+    Conversation,
+    Example,
+    Pair,
+    is_empty,
+    is_unlearned,
+    keeping_empty,
+    last_alone,
+    takes_system,
+    with_system,
+)
+from pellucid.train.data.fields import Fields
 from pellucid.train.data.masks import Masked, Masking
 from pellucid.train.data.records import Read, read_examples
 from pellucid.train.data.shards import tokenizer_hash
-from pellucid.train.data.sources import DataError
 
 MANIFEST, TOKENS, INDEX = "manifest.json", "tokens.bin", "examples.npy"
-VERSION = 2
+VERSION = 3
 LEARNED = np.uint32(2**31)
-OnTooLong = Literal["truncate", "skip", "stop"]
+OnTooLong = Literal["cut", "skip", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +48,12 @@ class Making:
 
     context_len: int
     paired: bool = False
-    on_too_long: OnTooLong = "truncate"
+    on_too_long: OnTooLong = "cut"
     fill: Mapping[str, str] = field(default_factory=dict)  # what takes the place of {{name}}
+    fields: str | None = None  # user=question,assistant=answer: which columns are what
+    system: str | None = None  # before conversations that have no system message of their own
+    keep_empty: bool = False  # empty answers are learned, too: that nothing is to be said
+    last_alone: bool = False  # of a conversation its last answer is learned alone
 
 
 @dataclass
@@ -52,6 +67,9 @@ class Counts:
     num_learned: int = 0
     num_truncated: int = 0
     num_too_long: int = 0  # left out
+    num_own_system: int = 0  # that keep their own system message where another was given
+    num_given_system: int = 0  # that have the one that was given
+    num_unasked: int = 0  # conversations that the assistant begins: that message is not learned
     num_marked_bad: int = 0  # left out
     num_empty: int = 0  # left out
     num_unlearned: int = 0  # left out
@@ -123,8 +141,7 @@ def tokenize_examples(
     """The examples of all sources; made anew only where sources, tokenizer or settings changed.
 
     Each ends with the last token that is learned. One that is longer than the context loses its end, is left out, or is
-    an error, as ``on_too_long`` says; where nothing that is learned would be left of it, it is an error unless it is
-    left out.
+    an error, as ``on_too_long`` says; where nothing that is learned would be left of it, it is left out.
 
     Raises: DataError naming the record.
     """
@@ -167,9 +184,19 @@ def tokenize_examples(
             where=", ".join(map(str, sources))[:200],
             expected="{{" + unused[0] + "}}",
         )
+    if making.system is not None and not counts.num_given_system:
+        raise DataError(
+            "-sys has no effect: no record is a conversation without a system message of its own",
+            where=", ".join(map(str, sources))[:200],
+            received=describe(counts),
+            remedy="leave it out; or take the system messages out of the records",
+        )
     if not index:
         raise DataError(
-            "no example is left to learn from", where=", ".join(map(str, sources))[:200], received=describe(counts)
+            "no example is left to learn from",
+            where=", ".join(map(str, sources))[:200],
+            received=describe(counts),
+            remedy="a longer --context-len" if counts.num_too_long else None,
         )
     with atomic_write(folder / INDEX) as file:
         np.save(file, np.asarray(index, np.int64), allow_pickle=False)
@@ -183,24 +210,39 @@ class _Maker:
     def __init__(self, masking: Masking, making: Making) -> None:
         self.masking, self.making, self.counts = masking, making, Counts()
         self.filled: set[str] = set()  # names of placeholders that were there
+        self.fields = None if making.fields is None else Fields.parse(making.fields)
 
     def sequences(self, source: Path) -> Iterator[list[Masked]]:
         """Of each record that is learned from: its sequences, each up to its last token that is learned, and no longer
         than the context.
         """
         formats = self.counts.formats
-        for read in read_examples(source, self.making.fill, self.filled):
+        for read in read_examples(source, self.making.fill, self.filled, self.fields):
             formats[read.format] = formats.get(read.format, 0) + 1
             if read.example is None:
                 self.counts.add("num_marked_bad", read.where)
-            elif is_empty(read.example):
+                continue
+            example = self._as_wanted(read.example, read.where)
+            if is_empty(example) and not self.making.keep_empty:
                 self.counts.add("num_empty", read.where)
-            elif is_unlearned(read.example):
+            elif is_unlearned(example):
                 self.counts.add("num_unlearned", read.where)
             else:
-                if isinstance(read.example, Conversation):
-                    self.counts.add("num_empty_answers", read.where, read.example.num_empty)
-                yield self._fitted(self._tokens(read.example, read), read.where)
+                if isinstance(example, Conversation):
+                    self.counts.add("num_empty_answers", read.where, 0 if example.keeps_empty else example.num_empty)
+                    self.counts.add("num_unasked", read.where, example.num_unasked)
+                yield self._fitted(self._tokens(example, read), read.where)
+
+    def _as_wanted(self, example: Example, where: str) -> Example:
+        """With the system message, the empty answers and the last answer as they were asked for."""
+        making = self.making
+        if making.system is not None and takes_system(example):
+            changed = with_system(example, making.system)
+            self.counts.add("num_own_system" if changed is example else "num_given_system", where)
+            example = changed
+        if making.keep_empty:
+            example = keeping_empty(example)
+        return last_alone(example) if making.last_alone else example
 
     def _tokens(self, example: Example, read: Read) -> list[Masked]:
         if not self.making.paired:
@@ -221,27 +263,26 @@ class _Maker:
         if None in whole:
             raise DataError("nothing of this example is learned", where=where, expected="an answer that is not empty")
         fits = [one == two for one, two in zip(whole, cut, strict=True)]
-        if not all(fits):
-            if (
-                self.making.on_too_long == "skip"
-            ):  # of a conversation whose answers stand apart, some may fit; a pair is whole or absent
-                cut = [] if self.making.paired else [one for one, fit in zip(cut, fits, strict=True) if fit]
-                self.counts.add("num_too_long", where, 1 if self.making.paired else fits.count(False))
-            elif self.making.on_too_long == "stop" or None in cut:
-                self._refuse(max(len(one.ids) for one in whole if one is not None), where, None in cut)
-            else:
-                self.counts.add("num_truncated", where, fits.count(False))
-        return [one for one in cut if one is not None]
-
-    def _refuse(self, length: int, where: str, nothing_left: bool) -> NoReturn:
-        raise DataError(
-            "the example is longer than the context"
-            + (", and nothing that is learned would be left of it" if nothing_left else ""),
-            where=where,
-            expected=f"at most {self.making.context_len + 1} tokens",
-            received=length,
-            remedy=f"--context-len {length - 1}, or --on-too-long skip",
-        )
+        if all(fits):
+            return [one for one in cut if one is not None]
+        if self.making.on_too_long == "error":
+            raise DataError(
+                "the example is longer than the context",
+                where=where,
+                expected=f"at most {limit} tokens",
+                received=(longest := max(len(one.ids) for one in whole if one is not None)),
+                remedy=f"--context-len {longest - 1}, or --on-too-long cut or skip",
+            )
+        # Of a conversation whose answers stand apart some may fit; a pair is whole or absent.
+        keeps = [
+            fit or (self.making.on_too_long == "cut" and one is not None) for one, fit in zip(cut, fits, strict=True)
+        ]
+        if self.making.paired:
+            keeps = [all(keeps)] * len(keeps)
+        num_out = keeps.count(False) // (2 if self.making.paired else 1)
+        self.counts.add("num_too_long", where, num_out)
+        self.counts.add("num_truncated", where, sum(keep and not fit for keep, fit in zip(keeps, fits, strict=True)))
+        return [one for one, keep in zip(cut, keeps, strict=True) if keep and one is not None]
 
 
 def _trimmed(one: Masked, limit: int) -> Masked | None:
@@ -273,6 +314,9 @@ def describe(counts: Counts) -> str:
 _LEFT_OUT = {
     "num_truncated": "cut at the context's end",
     "num_too_long": "too long and left out",
+    "num_given_system": "given the system message of -sys",
+    "num_own_system": "with a system message of their own, which stays in place of that of -sys",
+    "num_unasked": "that the assistant begins: that message is not learned, since nobody asked for it",
     "num_marked_bad": "left out, since their label says they are bad",
     "num_empty": "left out, since their answer is empty",
     "num_unlearned": "left out, since their weights say that nothing in them is learned",

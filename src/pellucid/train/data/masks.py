@@ -14,18 +14,32 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
 from pellucid.base.errors import PellucidError
 from pellucid.text.chat import ChatOptions, NativeChat, RenderedChat, choose_template, encode_chat, render_chats
 from pellucid.text.tokenizer import Tokenizer, check_text
-from pellucid.train.data.examples import Completion, Conversation, Example, Instruction, Message, Pair, Text
-from pellucid.train.data.sources import DataError
+from pellucid.train.data.errors import DataError
+from pellucid.train.data.examples import (
+    Completion,
+    Conversation,
+    Example,
+    Exchange,
+    Instruction,
+    Message,
+    Pair,
+    Text,
+    says,
+)
 from pellucid.train.data.written import CUT, Written, cut_quotations, texts_in, uncut
 
 # As transformers looks for it (utils/chat_template_utils.py).
 _MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
@@ -79,8 +93,11 @@ class Masking:
                 return [Masked(ids, [True] * len(ids))]
             case Completion(prompt, completion):
                 return [self._completion(prompt, completion, where)]
-            case Instruction():
-                return self.tokens(example.conversation() if self.has_chat_format else example.completion(), where)
+            case Instruction() | Exchange():
+                if not self.has_chat_format:
+                    return self.tokens(example.completion(), where)
+                chat = example.conversation()  # one whose answer is empty comes here only where it is wanted
+                return self.tokens(chat if chat.answers else replace(chat, keeps_empty=True), where)
             case Conversation():
                 try:
                     return self._conversation(example, where)
@@ -90,6 +107,7 @@ class Masking:
                     raise DataError(
                         f"the chat format cannot write this conversation: {error.what}",
                         where=where,
+                        received=disorder(example.messages),
                         remedy=error.remedy,
                     ) from None
             case Pair():
@@ -142,11 +160,17 @@ class Masking:
     def _conversation(self, chat: Conversation, where: str) -> list[Masked]:
         if not chat.assistant:
             raise DataError(
-                "the assistant says nothing in this conversation",
+                "the assistant says nothing in this conversation that it was asked for",
                 where=where,
-                expected='a message whose role is "assistant"',
+                expected='a message whose role is "assistant", after one of the user',
+                received=", ".join(message["role"] for message in chat.messages)[:200] or "no messages",
+                remedy="put the messages in the order in which they were said"
+                if any(message["role"] == "assistant" for message in chat.messages)
+                else None,
             )
         template = choose_template(self.tokenizer, self.chat_template, bool(chat.tools))
+        if template is not None:
+            check_roles(chat.messages, template, where)
         chat = chat if template is None else self._with_quotations_cut(chat, where)
         if template is not None and _MARKS.search(template):
             sequences = [self._marked(chat)]
@@ -205,7 +229,8 @@ class Masking:
 
     def _check_said(self, sequences: Sequence[Masked], chat: Conversation, where: str) -> None:
         """Raises: DataError where the template leaves out what an answer says, or the tools that it calls."""
-        for one in sequences:
+        says_nothing = chat.keeps_empty and not any(says(chat.messages[place]) for place in chat.answers)
+        for one in sequences if not says_nothing else ():
             if any(one.learned) and {id for id, learned in one if learned} <= self.stop_token_ids:
                 raise DataError(
                     "of what the assistant says here only its end is learned: the chat template does not write it",
@@ -291,3 +316,30 @@ class Masking:
             template_kwargs=self.template_kwargs,
         )
         return render_chats(self.tokenizer, messages, options)[0][0]
+
+
+def check_roles(messages: Sequence[Message], template: str, where: str) -> None:
+    """Raises: DataError for a role that nobody knows: a template writes it down like any other, or leaves it out."""
+    for number, message in enumerate(messages, 1):
+        role = message["role"]
+        if role not in ROLES and not re.search(rf"(['\"]){re.escape(role)}\1", template):
+            close = get_close_matches(role.casefold(), ROLES, 1)
+            raise DataError(
+                f"nobody knows the role {role[:40]!r}, and the chat template does not name it",
+                where=f"{where}, message {number}",
+                expected=", ".join(ROLES),
+                remedy=f"did you mean {close[0]!r}?" if close else "rename it in the data, or leave such messages out",
+            )
+
+
+def disorder(messages: Sequence[Message]) -> str | None:
+    """Where a conversation leaves the order of most: a system message first, then user and assistant in turn."""
+    roles = [message["role"] for message in messages]
+    for number, (before, role) in enumerate(zip(["", *roles], roles, strict=False), 1):
+        if role == before and role != "tool":
+            return f"message {number} of {len(roles)}: {role} after {before}"
+        if role == "system" and number > 1:
+            return f"message {number} of {len(roles)}: a system message that is not the first"
+        if role == "assistant" and before in ("", "system"):
+            return f"message {number} of {len(roles)}: the assistant, before a user said anything"
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pellucid.base.errors import CheckpointError
@@ -11,8 +11,12 @@ from pellucid.train.data.examples import Conversation, Message
 from pellucid.train.data.sources import DataError
 
 # ShareGPT's and LLaMA-Factory's names for what everybody else calls otherwise, and OpenAI's of before it had tools.
-_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
-_ROLES |= {"observation": "tool", "function_response": "tool", "function": "tool"}
+_ROLES = {"human": "user", "prompter": "user", "observation": "tool", "function_response": "tool", "function": "tool"}
+_ROLES |= dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "bot", "chatbot", "ai", "model"), "assistant")
+_USUAL = ("system", "user", "assistant", "tool", "developer")
+# A turn of two in one object, as Capybara and Belle have it.
+_TURNS = (("input", "output"), ("human", "assistant"), ("user", "assistant"), ("question", "answer"))
+_TEXTS = ("text", "input_text", "output_text")  # of parts: of chat completions, and of OpenAI's Responses
 # Whether a message is learned: OpenAI's and Mistral's word, Axolotl's two, ms-swift's.
 _LEARNED = ("weight", "train", "training", "loss")
 
@@ -36,7 +40,7 @@ def messages_of(values: Any, where: str) -> tuple[list[Message], frozenset[int]]
     messages: list[Message] = []
     unlearned: set[int] = set()
     num_calls = 0
-    for value in of_type(list, values, "the list of messages", where):
+    for value in _single(of_type(list, values, "the list of messages", where)):
         message = _message(value, where)
         if not _is_learned(message, where):
             unlearned.add(len(messages))
@@ -47,6 +51,23 @@ def messages_of(values: Any, where: str) -> tuple[list[Message], frozenset[int]]
             message.setdefault("tool_call_id", f"call{num_calls:05d}")
         messages.append(message)
     return messages, frozenset(unlearned)
+
+
+def _single(values: list[Any]) -> Iterator[Any]:
+    """Each message, those of a turn of two apart."""
+    for value in values:
+        turn = next((pair for pair in _TURNS if isinstance(value, Mapping) and {*pair} <= {*value}), None)
+        if turn is None or "role" in value or "from" in value:
+            yield value
+        else:
+            yield {"role": "user", "content": value[turn[0]]}
+            yield {"role": "assistant", "content": value[turn[1]]}
+
+
+def _role(role: str) -> str:
+    """A role by the name that templates have for it; one that nobody here knows stays as it is."""
+    plain = role.strip().casefold()
+    return _ROLES.get(plain, plain if plain in _USUAL else role)
 
 
 def _is_learned(message: Message, where: str) -> bool:
@@ -90,7 +111,7 @@ def _message(value: Any, where: str) -> Message:
     message = {
         key: part for key, part in value.items() if key not in ("from", "value", "function_call") and part is not None
     }
-    message |= {"role": _ROLES.get(role, role), "content": _text(content, where)}
+    message |= {"role": _role(role), "content": _text(content, where)}
     return (
         message
         if not calls
@@ -108,7 +129,7 @@ def _text(content: Any, where: str) -> str:
     texts = []
     for part in content:
         kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
-        text = part.get("text") if isinstance(part, Mapping) and kind == "text" else part
+        text = part.get("text") if isinstance(part, Mapping) and kind in _TEXTS else part
         if not isinstance(text, str):
             raise DataError(
                 "a message holds what is no text, and no model here reads it",

@@ -1,5 +1,5 @@
-"""Texts on disk → documents, streamed: plain text, JSON lines, JSON lists; files, folders, globs, and data sets of the
-hub.
+"""Texts on disk → documents, streamed: plain text, JSON lines, JSON lists, CSV, Parquet; files, folders, globs, and
+data sets of the hub.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pellucid.base.errors import CheckpointError, PellucidError
-from pellucid.base.files import parse_json, read_text
+from pellucid.train.data.errors import DataError
 from pellucid.train.data.hub_datasets import PREFIX, fetch_dataset
+from pellucid.train.data.record_files import check_is_data, holds_records, not_utf8, records
 
-SUFFIXES = (".txt", ".md", ".jsonl", ".json")
+__all__ = ["DataError", "documents", "find_sources", "records"]
+
+SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".ndjson", ".parquet")
 PIECE = 2**20  # bytes of a plain text that are tokenized at a time
-
-
-class DataError(PellucidError, ValueError):
-    """A text that is absent, empty, not UTF-8, or lacks the field that was asked for."""
 
 
 def find_sources(names: Sequence[str], suffixes: Sequence[str] = SUFFIXES, *, but_in: Path | None = None) -> list[Path]:
@@ -52,46 +50,13 @@ def find_sources(names: Sequence[str], suffixes: Sequence[str] = SUFFIXES, *, bu
     return list(sources)
 
 
-def records(path: Path) -> Iterator[tuple[Any, str]]:
-    """Each value of a file of JSON lines, or of a JSON list, and its place for messages. A ``.json`` may hold JSON
-    lines, too.
-
-    Raises: DataError naming the line that is no JSON.
-    """
-    if path.suffix == ".jsonl" or _begins_with(path, b"{"):
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _parsed(line, f"{path}, line {number}", "one JSON object a line"), f"{path}, line {number}"
-        return
-    values = _parsed(read_text(path), path, "a JSON list of objects, or JSON lines")
-    if not isinstance(values, list):
-        raise DataError(
-            "this is no list", where=path, expected="a JSON list of objects", received=type(values).__name__
-        )
-    for number, value in enumerate(values, 1):
-        yield value, f"{path}, entry {number}"
-
-
-def _begins_with(path: Path, first: bytes) -> bool:
-    with open(path, "rb") as file:
-        return file.read(256).lstrip().startswith(first)
-
-
-def _parsed(text: str | bytes, where: object, expected: str) -> Any:
-    try:
-        return parse_json(text, where)
-    except CheckpointError as error:
-        raise DataError(error.what, where=where, expected=expected) from None
-
-
 def documents(path: Path, fields: Sequence[str] = ("text",), separator: str | None = None) -> Iterator[Iterator[str]]:
     """Each document of a file, as pieces of text in order; consume one before asking for the next.
 
-    A plain text is one document, or several between lines that hold ``separator`` alone. In JSON a document is an
-    object's ``fields``, joined by line breaks.
+    A plain text is one document, or several between lines that hold ``separator`` alone. In JSON and tables a document
+    is a record's ``fields``, joined by line breaks.
     """
-    if path.suffix in (".jsonl", ".json"):
+    if holds_records(path):
         for value, where in records(path):
             yield iter([_text_of(value, fields, where)])
     elif separator is None:
@@ -120,6 +85,7 @@ def _text_of(value: Any, fields: Sequence[str], where: str) -> str:
 
 def _pieces(path: Path) -> Iterator[str]:
     """A plain text in pieces of about PIECE bytes that end with a line where there are lines, so no word is cut."""
+    check_is_data(path)
     decoder, rest, read = codecs.getincrementaldecoder("utf-8")(), "", 0
     with open(path, "rb") as file:
         while True:
@@ -127,11 +93,7 @@ def _pieces(path: Path) -> Iterator[str]:
             try:
                 rest += decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
-                raise DataError(
-                    f"the text is not UTF-8 near byte {read + error.start}",
-                    where=path,
-                    remedy="convert it, e.g. with iconv",
-                ) from None
+                raise not_utf8(path, data, read + error.start) from None
             read += len(data)
             if not data:
                 break
