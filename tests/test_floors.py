@@ -22,7 +22,7 @@ FLOORS = (
     {"config"},
     {"rotary"},
     {"operations", "claims", "executor", "text", "sampling", "quant"},
-    {"families", "defaults"},
+    {"families", "defaults", "grammar"},
     {"checkpoint"},
     {"model", "native"},
     {"generate", "train"},

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models
 
-from pellucid.base.errors import TokenizerError
+from pellucid.base.errors import TokenizerError, UnsupportedError
 from pellucid.checkpoint.files.gguf import GGUFFile
 from pellucid.text.cleanup import StreamingCleanUp, StreamingReplace, clean_up_tokenization
 from pellucid.text.detokenizer import IncrementalDetokenizer
@@ -46,6 +46,11 @@ TEXTS = [
 @pytest.fixture(scope="module", params=BACKENDS)
 def tokenizer(request: pytest.FixtureRequest, shared: Path) -> Tokenizer:
     return BACKENDS[request.param](shared)
+
+
+@pytest.fixture(scope="module")
+def table(tokenizer: Tokenizer) -> list[bytes]:
+    return tokenizer.token_bytes()
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int], skip: bool) -> list[str]:
@@ -173,6 +178,23 @@ def test_a_token_costs_the_same_late_as_early(tokenizer: Tokenizer):
     assert thirds[2] < 5 * thirds[0] + 0.01  # decoding from the start each time makes it hundreds of times slower
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_tokens_add_to_a_text_that_has_begun_is_their_bytes(
+    tokenizer: Tokenizer, table: list[bytes], data: st.DataObject
+):
+    assert len(table) >= len(tokenizer)
+    ids = data.draw(st.lists(st.integers(0, len(tokenizer) + 2), max_size=12))
+    ids = [i for i in ids if i not in tokenizer.special_ids]
+    detokenizer = IncrementalDetokenizer(tokenizer, prompt_ids=tokenizer.encode("a"))
+    text = "".join([*map(detokenizer.push, ids), detokenizer.flush()])
+    spelled = b"".join(table[i] if i < len(table) else b"" for i in ids)
+    try:
+        assert text == spelled.decode("utf-8")
+    except UnicodeDecodeError:
+        assert "\ufffd" in text
+
+
 # --- decoders of tokenizer.json: each against the library's own ------------------------------------------------------
 
 DECODERS = {
@@ -225,6 +247,29 @@ def test_every_decoder_streams_as_the_library_decodes(tokens: list[str], name: s
     ids = [TOKENS.index(token) for token in tokens]
     assert "".join(streamed(tokenizer, ids, skip=False)) == tokenizer.decode(ids)
     assert not ids or tokenizer.decode(ids) == backend.decode(ids, skip_special_tokens=False)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_token_bytes_are_what_the_library_adds_for_a_token_in_the_middle(name: str):
+    backend = tokenizers.Tokenizer(models.WordLevel({token: i for i, token in enumerate(TOKENS)}, unk_token="a"))
+    backend.decoder = DECODERS[name]  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer = JsonTokenizer(backend, {}, name)
+    if name in ("ctc", "fused, then replaced"):
+        with pytest.raises(UnsupportedError, match="no token bytes"):
+            tokenizer.token_bytes()
+        return
+    for token, own in zip(TOKENS, tokenizer.token_bytes(), strict=True):
+        around = [TOKENS.index("b"), TOKENS.index(token), TOKENS.index("b")]
+        first, last = backend.decode([around[0], around[2]], skip_special_tokens=False).encode(), b"b"
+        whole = backend.decode(around, skip_special_tokens=False).encode()
+        before = backend.decode(around[:1] + around[:1], skip_special_tokens=False).encode().removesuffix(last)
+        after = first.removeprefix(backend.decode(around[:1], skip_special_tokens=False).encode())
+        if name == "bpe with suffix":
+            before, after = b"b", b"b"
+        elif name in ("none", "word piece", "word piece, not cleaned"):
+            before, after = b"b", b" b"
+        if "\ufffd".encode() not in whole:
+            assert whole == before + own + after, (token, own, whole)
 
 
 # --- clean-up of spaces ----------------------------------------------------------------------------------------------

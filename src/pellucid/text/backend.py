@@ -169,6 +169,13 @@ class Backend(Batching):
         """A decoder that takes one id at a time; its output joined is ``decode``'s, before any clean-up."""
 
     @abstractmethod
+    def token_bytes(self) -> list[bytes]:
+        """What each id, from 0, adds to a text that has begun, as ``text_stream`` writes it without skipping any.
+
+        ``b""`` where there is no token. Raises: UnsupportedError where tokens have no bytes by themselves.
+        """
+
+    @abstractmethod
     def _save_vocabulary(self, folder: Path) -> list[Path]: ...
 
     vocabulary_file: str  # the file that _save_vocabulary writes

@@ -13,6 +13,7 @@ import codecs
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from pellucid.base.errors import UnsupportedError
 from pellucid.text.readers.byte_level import to_bytes
 from pellucid.text.readers.byte_tokens import byte_of_token
 
@@ -83,6 +84,10 @@ class EachToken:
         self._index += 1
         return [self._function(self._index - 1, token)]
 
+    def spell(self, token: str) -> str:
+        """What becomes of a token that is not the first."""
+        return self._function(1, token)
+
     def flush(self) -> list[str]:
         return []
 
@@ -101,6 +106,9 @@ class StripFused:
                 token, self._left = token[1:], self._left - 1
         return [token]
 
+    def spell(self, token: str) -> str:
+        return token
+
     def flush(self) -> list[str]:
         return []
 
@@ -111,6 +119,10 @@ class HoldLast:
     def __init__(self, suffix: str) -> None:
         self._suffix = suffix
         self._last: str | None = None
+
+    def spell(self, token: str) -> str:
+        """What becomes of a token that is not the last."""
+        return token.replace(self._suffix, " ")
 
     def push(self, token: str) -> list[str]:
         ready = [] if self._last is None else [self._last.replace(self._suffix, " ")]
@@ -154,6 +166,32 @@ def stages(spec: Mapping[str, Any] | None, decode: Callable[[list[str]], str]) -
         chain.append(stage)
         fused = fused or kind == "ByteLevel"
     return chain
+
+
+def bytes_of_token(spec: Mapping[str, Any] | None, where: object) -> Callable[[str], bytes]:
+    """What one token adds to a text that has begun, by tokenizer.json's ``decoder``: perhaps part of a character.
+
+    Raises: UnsupportedError for a chain that says it only of a whole text.
+    """
+    chain = stages(spec, lambda tokens: "".join(tokens))
+    if any(isinstance(stage, HoldAll) for stage in chain):
+        raise UnsupportedError(
+            "this tokenizer's decoder gives no token bytes of its own", where=where, received=(spec or {}).get("type")
+        )
+
+    def spell(token: str) -> bytes:
+        for stage in chain:
+            if isinstance(stage, ByteLevel):
+                return to_bytes(token)
+            if isinstance(stage, ByteFallback):
+                byte = byte_of_token(token)
+                if byte is not None:
+                    return bytes([byte])
+            elif isinstance(stage, EachToken | StripFused | HoldLast):
+                token = stage.spell(token)
+        return token.encode("utf-8")
+
+    return spell
 
 
 def _fused_stage(kind: str | None, part: Mapping[str, Any]) -> Stage | None:

@@ -185,6 +185,9 @@ class RwkvTokenizer(Tokenizer):
             return self._added[token_id].content.encode("utf-8")
         return self._tokens[token_id] if token_id < len(self._tokens) else b""
 
+    def token_bytes(self) -> list[bytes]:
+        return [self._bytes_of(token_id) for token_id in range(len(self))]
+
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         stream = self.text_stream(skip_special_tokens)
         return "".join([stream.push(i) for i in ids]) + stream.flush()

@@ -285,6 +285,10 @@ class SentencePieceTokenizer(Tokenizer):
             self._texts, self.special_ids, skip_special_tokens, strip_now=self.strips_at_start and self._adds_prefix
         )
 
+    def token_bytes(self) -> list[bytes]:
+        spelled = ("" if text is None else text for text in self._texts)
+        return [bytes([text]) if isinstance(text, int) else text.encode("utf-8") for text in spelled]
+
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         stream = self.text_stream(skip_special_tokens)
         return "".join([stream.push(i) for i in ids]) + stream.flush()

@@ -18,7 +18,7 @@ from pellucid.text.encoding import Encoded
 from pellucid.text.pieces import Span, byte_of_char
 from pellucid.text.readers.byte_level import to_bytes
 from pellucid.text.readers.byte_tokens import byte_of_token
-from pellucid.text.readers.decoders import StagedStream, stages
+from pellucid.text.readers.decoders import StagedStream, bytes_of_token, stages
 from pellucid.text.readers.growth import check_growth
 from pellucid.text.readers.tokenizer_class import (
     BACKEND,
@@ -331,6 +331,14 @@ class JsonTokenizer(Tokenizer):
             return None if token_id in skip else self._token_of(token_id)
 
         return StagedStream(token_of, stages(self._decoder_spec, self.convert_tokens_to_string))
+
+    def token_bytes(self) -> list[bytes]:
+        vocab = self.get_vocab()
+        table = [b""] * (1 + max(vocab.values(), default=-1))
+        spell = bytes_of_token(self._decoder_spec, self.where)
+        for token, token_id in vocab.items():
+            table[token_id] = spell(token)
+        return table
 
     def _save_vocabulary(self, folder: Path) -> list[Path]:
         path = folder / self.vocabulary_file

@@ -1,0 +1,43 @@
+"""Lark, the language of llguidance's grammars, as far as schemas and tool calls need it.
+
+Source: guidance-ai/llguidance, ``docs/syntax.md`` and ``docs/json_schema.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# Between the parts of JSON: nothing, some spaces, or one line end and its indentation. Without a bound, a model that
+# does not know how to go on writes spaces until its context is full.
+WHITESPACE = r"[ \t]{1,4}|\r?\n[ \t]{0,64}"
+EMPTY = '""'
+
+
+def json_value(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
+    """The rule for a JSON value of the schema. ``lenient``: keywords that cannot be held to are passed over."""
+    plain = {key: value for key, value in schema.items() if key != "x-guidance"}  # options are ours to set
+    options = {"whitespace_pattern": WHITESPACE, "lenient": lenient}
+    return "%json " + json.dumps({**plain, "x-guidance": options}, ensure_ascii=False)
+
+
+def literal(text: str, special: Mapping[str, int] | None = None) -> str:
+    """The rule for this very text; special tokens in it (text → id) are those tokens."""
+    parts: list[str] = []
+    longest_first = sorted(special or {}, key=len, reverse=True)
+    while text:
+        token = next((token for token in longest_first if text.startswith(token)), None)
+        if token is not None and special is not None:
+            parts.append(f"<[{special[token]}]>")
+            text = text[len(token) :]
+            continue
+        end = min((at for token in longest_first if (at := text.find(token)) > 0), default=len(text))
+        parts.append(json.dumps(text[:end], ensure_ascii=False))
+        text = text[end:]
+    return " ".join(parts) or EMPTY
+
+
+def either(rules: Iterable[str]) -> str:
+    """One of these."""
+    return "(" + " | ".join(rules) + ")"
