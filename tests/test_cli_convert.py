@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_without_a_form_it_says_what_there_is(folder: Path, tmp_path: Path) -> None:
     status, _, said = convert(folder, tmp_path / "out")
     assert status
-    assert "OUT.gguf, --dtype, --two-files" in said
+    assert "OUT.gguf, --dtype, --quantize, --two-files" in said
 
 
 def test_a_folder_as_gguf_and_back_is_the_same_model(folder: Path, tmp_path: Path) -> None:
@@ -132,7 +132,8 @@ def test_options_of_another_form_are_refused(folder: Path, tmp_path: Path) -> No
     for words, said in (
         (("x.gguf", "--quantize", "q4"), "--quantize q4 is not for this form"),
         (("x", "--two-files", "--quantize", "q4_k_m"), "--quantize q4_k_m is not for this form"),
-        (("x", "--quantize", "q4_k_m"), "--quantize has no effect"),
+        (("x", "--quantize", "q4_k_m"), "--quantize q4_k_m is not for this form"),
+        (("x.gguf", "--quantize", "int4"), "--quantize int4 is not for this form"),
         (("x", "--imatrix", folder / "config.json"), "--imatrix has no effect"),
         (("x.gguf", "--dtype", "float16"), "--dtype has no effect"),
         (("x.gguf", "--save-imatrix", "y"), "--save-imatrix has no effect"),

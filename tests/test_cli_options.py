@@ -347,7 +347,7 @@ PROBES["explain"] = {
 
 
 def _two_files(walk: Walk, *words: object, **settings: Any) -> Any:
-    outcome = walk("convert", walk.model, walk.folder / "out", "--two-files", *words, **settings)
+    outcome = walk("convert", walk.model, walk.folder / "out", "--two-files", "--force", *words, **settings)
     assert "-q" in words or "run.c" in outcome.stderr
     return outcome, (walk.folder / "out" / "parameters").stat().st_size, (walk.folder / "out" / "run.c").read_text()
 
@@ -361,7 +361,7 @@ def _gguf(walk: Walk, *words: object) -> Any:
     from pellucid.checkpoint.files.gguf import GGUFFile
 
     (walk.folder / "text.txt").write_text("A text of some words, and more of them. " * 20)
-    outcome = walk("convert", walk.model, walk.folder / "x.gguf", *words)
+    outcome = walk("convert", walk.model, walk.folder / "x.gguf", "--force", *words)
     return outcome, GGUFFile(walk.folder / "x.gguf").metadata
 
 
@@ -374,6 +374,16 @@ def _folder_dtype(walk: Walk) -> str:
 
     walk("convert", walk.model, walk.folder / "half", "--dtype", "float16")
     return open_config(walk.folder / "half").dtype
+
+
+def _over(walk: Walk) -> None:
+    """Without it what is there stays."""
+    file = walk.folder / "there.gguf"
+    file.write_bytes(b"a model")
+    has(walk("convert", walk.model, file, fails=True), "there already")
+    same(file.read_bytes(), b"a model")
+    walk("convert", walk.model, file, "--force")
+    same(file.read_bytes()[:4], b"GGUF")
 
 
 def _quantizing_threads(walk: Walk) -> None:
@@ -396,6 +406,7 @@ PROBES["convert"] = {
         (_imatrix(walk, "--save-imatrix", walk.folder / "i"), (walk.folder / "i").read_bytes()[:4])[1], b"GGUF"
     ),
     "--dtype": lambda walk: same(_folder_dtype(walk), "float16"),
+    "--force": _over,
     "--threads": _quantizing_threads,
     "model": lambda walk: has(walk("convert", "nowhere/at/all", walk.folder, fails=True), "nowhere/at/all"),
     "out": lambda walk: same((_two_files(walk), sorted(f.name for f in (walk.folder / "out").iterdir()))[1], FILES),

@@ -31,3 +31,15 @@ def _e8m0fnu() -> np.ndarray:
 
 
 TABLES = {"float8_e4m3fn": _e4m3fn(), "float8_e5m2": _e5m2(), "float8_e8m0fnu": _e8m0fnu()}
+LARGEST_E4M3 = 448.0
+
+
+def to_e4m3(values: np.ndarray) -> np.ndarray:
+    """float32 → bytes, to the nearest, ties to even; beyond ±448 it is ±448. A value that is no number stays none."""
+    size = np.minimum(np.abs(values.astype(np.float32, copy=False)), np.float32(LARGEST_E4M3))
+    bits = size.view(np.uint32)
+    even = bits + (np.uint32(0x7FFFF) + (bits >> np.uint32(20) & np.uint32(1)))  # of 23 bits of fraction 3 are kept
+    normal = (even >> np.uint32(20)) - np.uint32((127 - 7) << 3)
+    small = np.rint(np.where(size < 2.0**-6, size, 0) * np.float32(2.0**9)).astype(np.uint32)
+    code = np.where(np.isnan(values), np.uint32(0x7F), np.where(size < 2.0**-6, small, normal))
+    return (code | np.where(np.signbit(values), np.uint32(0x80), np.uint32(0))).astype(np.uint8)

@@ -32,3 +32,13 @@ def from_words(words: np.ndarray, bits: int, count: int) -> np.ndarray:
 def stream_words(bits: int, count: int) -> int:
     """32-bit words that ``count`` numbers take."""
     return -(-bits * count // 32)
+
+
+def to_stream(codes: np.ndarray, bits: int) -> np.ndarray:
+    """(N, count) uint8 → (N, W) int32, as ``from_stream`` reads it; bits of 1, 2, 4 or 8."""
+    each = 8 // bits
+    padded = np.zeros((len(codes), stream_words(bits, codes.shape[1]) * 4 * each), np.uint8)
+    padded[:, : codes.shape[1]] = codes
+    places = np.arange(each, dtype=np.uint8) * np.uint8(bits)
+    stream = np.bitwise_or.reduce(padded.reshape(len(codes), -1, each) << places, axis=2)
+    return np.ascontiguousarray(stream).view("<i4")

@@ -6,7 +6,8 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -40,6 +41,20 @@ class Staging:
         file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
         return file
 
+    @contextlib.contextmanager
+    def named(self, steps: Iterable[tuple[BinaryIO, str] | str]) -> Iterator[Path]:
+        """A folder in which the staged files have their names already, to look at before the commit; gone after it."""
+        folder = self.folder / f".pellucid-{secrets.token_hex(6)}"
+        folder.mkdir()
+        try:
+            for step in steps:
+                if not isinstance(step, str):
+                    step[0].flush()
+                    _link(Path(step[0].name), folder / step[1])
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def commit(self, steps: Iterable[tuple[BinaryIO, str] | str]) -> None:
         """Give the files their names, in order; a bare name among the steps is a file to remove, if there is one."""
         for file in self._staged:
@@ -64,3 +79,11 @@ class Staging:
             raise CheckpointError(
                 f"could not save: {reason}", where=self.folder, remedy="free space, or save elsewhere"
             ) from error
+
+
+def _link(file: Path, name: Path) -> None:
+    """One file under another name; where the disk has no such names, a pointer to it."""
+    try:
+        name.hardlink_to(file)
+    except OSError:
+        name.symlink_to(file.resolve())

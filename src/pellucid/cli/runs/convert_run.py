@@ -1,4 +1,4 @@
-"""What ``pellucid convert MODEL OUT.gguf`` does."""
+"""What ``pellucid convert MODEL OUT.gguf`` does, and, with ``--quantize``, ``pellucid convert MODEL FOLDER``."""
 
 from __future__ import annotations
 
@@ -53,6 +53,37 @@ def write_gguf(
     print(out)
     if not quiet:
         print(_said(written), file=sys.stderr)
+
+
+def write_quantized(
+    model: str, out: Path, kind: str, dtype: str | None, threads: int | None, *, offline: bool, quiet: bool
+) -> None:
+    """A quantized folder with the tokenizer, and a line that says what it holds."""
+    from pellucid.auto import open_model, tokenizer_of
+    from pellucid.checkpoint.quantized_out import save_quantized
+    from pellucid.cli.terminal.writing import WritingProgress
+
+    checkpoint = open_model(model, offline=offline)
+    if checkpoint.quantization or any(array.is_blocks for array in _matrices(checkpoint)):
+        notice(f"{checkpoint.path}: its weights were quantized already, and are quantized a second time")
+    dtype = dtype or _float_of(checkpoint)
+    with closing(WritingProgress("weights", quiet=quiet)) as progress:
+        written = save_quantized(out, checkpoint, kind, dtype, threads=threads or os.cpu_count() or 1, wrote=progress)
+    try:
+        tokenizer_of(checkpoint).save_pretrained(out)
+    except TokenizerError as error:
+        if "there is no tokenizer" not in error.what:
+            raise
+        notice(f"{checkpoint.path}: there is no tokenizer beside the weights, so the folder has none")
+    print(out)
+    if not quiet:
+        print(_said(written), file=sys.stderr)
+
+
+def _float_of(checkpoint: Checkpoint) -> str:
+    """The dtype of what is not quantized: as stored; of blocks, and of what was quantized before, bfloat16."""
+    kinds = {array.dtype for array in _matrices(checkpoint)}
+    return kinds.pop() if len(kinds) == 1 and kinds <= STORED.keys() and not checkpoint.quantization else "bfloat16"
 
 
 def _as_stored(checkpoint: Checkpoint) -> str:

@@ -6,7 +6,7 @@ import sys
 import time
 
 from pellucid.cli.terminal.console import notice
-from pellucid.cli.terminal.numbers import duration, size
+from pellucid.cli.terminal.numbers import count, duration, size
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -39,7 +39,7 @@ class WritingProgress:
         return f"{self._stage} {self._of(done)} of {self._of(total)}, {self._of(rate)}/s{left}"
 
     def _of(self, amount: float) -> str:
-        return size(amount) if self.unit == "bytes" else f"{amount:.0f} {self.unit}"
+        return size(amount) if self.unit == "bytes" else f"{count(round(amount))} {self.unit}"
 
     def close(self) -> None:
         if self._moves and self._spoke and not self.quiet:
