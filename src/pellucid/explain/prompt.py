@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,13 +111,76 @@ def piece_of(tokenizer: Any, token_id: int) -> str:
     return _bytes_of(token) or token
 
 
+_BYTES = re.compile("<0x((?:[0-9A-F]{2})+)>")
+
+
+def spelled(pieces: Sequence[str]) -> list[str]:
+    """The tokens of a text, end to end, as one reads them: of a character that several share, each has the character
+    and names the bytes that are its own: ``你‹E4 BD›``, ``你‹A0›``.
+
+    A character that the text does not hold whole stays as its bytes.
+    """
+    named, start = list(pieces), 0
+    while start < len(pieces):
+        if not _BYTES.search(pieces[start]):
+            start += 1
+            continue
+        stop = next(
+            (i for i in range(start + 1, len(pieces) + 1) if _decoded(pieces[start:i]) is not None), None
+        )  # the shortest stretch that is text
+        if stop is None:
+            start += 1
+            continue
+        named[start:stop] = _shared(pieces[start:stop])
+        start = stop
+    return named
+
+
+def _shared(pieces: Sequence[str]) -> Iterator[str]:
+    """Pieces that make text together, each by the characters that it holds a part of."""
+    text, edges = _decoded(pieces) or "", [0]
+    for char in text:
+        edges.append(edges[-1] + len(char.encode()))
+    start = 0
+    for piece in pieces:
+        raw = raw_bytes(piece)
+        stop, parts = start + len(raw), []
+        for char, low, high in zip(text, edges, edges[1:], strict=False):
+            inside = raw[max(low, start) - start : min(high, stop) - start] if low < stop and high > start else b""
+            parts += [char if len(inside) == high - low else f"{char}‹{inside.hex(' ').upper()}›"] if inside else []
+        yield "".join(parts)
+        start = stop
+
+
+def raw_bytes(piece: str) -> bytes:
+    """What a piece stands for, its named bytes as bytes."""
+    raw, end = b"", 0
+    for match in _BYTES.finditer(piece):
+        raw += piece[end : match.start()].encode() + bytes.fromhex(match[1])
+        end = match.end()
+    return raw + piece[end:].encode()
+
+
+def _decoded(pieces: Sequence[str]) -> str | None:
+    try:
+        return b"".join(map(raw_bytes, pieces)).decode()
+    except UnicodeDecodeError:
+        return None
+
+
 def _bytes_of(token: str) -> str | None:
     """A byte-level token that is part of a character, as its bytes."""
-    from pellucid.text.readers.byte_level import BYTE_OF_CHAR
-
-    if any(char not in BYTE_OF_CHAR for char in token):
+    raw = byte_level(token)
+    if raw is None:
         return None
-    text = bytes(BYTE_OF_CHAR[char] for char in token).decode("utf-8", "surrogateescape")
+    text = raw.decode("utf-8", "surrogateescape")
     return re.sub(
         "[\udc80-\udcff]+", lambda match: "<0x" + "".join(f"{ord(char) - 0xDC00:02X}" for char in match[0]) + ">", text
     )
+
+
+def byte_level(token: str) -> bytes | None:
+    """The bytes of a token that a byte-level vocabulary spells with a character for each; None where it is none."""
+    from pellucid.text.readers.byte_level import BYTE_OF_CHAR
+
+    return None if any(char not in BYTE_OF_CHAR for char in token) else bytes(BYTE_OF_CHAR[char] for char in token)

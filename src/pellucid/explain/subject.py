@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.base.errors import NotFiniteError, RequestError
+from pellucid.auto import open_model
+from pellucid.base.errors import NotFiniteError, PellucidError, RequestError
 from pellucid.checkpoint.open import Checkpoint
 from pellucid.config import weight_shapes
 from pellucid.explain.decoding import Decoding, Generation, NativeDecoding
@@ -29,7 +30,9 @@ from pellucid.model.finite import first_not_finite
 class Subject:
     """A model to be explained: it runs in memory, and (where it came from one) it lies in files.
 
-    ``stored``: our weight name → the dtype and bytes that the file holds it in; by default, as it is in memory.
+    ``files``: what it lies in, with their sizes; none where it is known from memory alone. ``description``: the one of
+    them that holds the description, where that is a file of its own. ``stored``: our weight name → the dtype and bytes
+    that the file holds it in; by default, as it is in memory.
     ``native``: the compiled program, where that is what is explained; ``decoder`` is then its twin in torch.
     """
 
@@ -38,6 +41,7 @@ class Subject:
     name: str
     native: Native | None = None
     files: Mapping[str, int] = field(default_factory=dict)
+    description: str | None = None
     stored: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     @classmethod
@@ -51,14 +55,34 @@ class Subject:
     ) -> Subject:
         """The subject of an opened checkpoint and the decoder that was loaded from it."""
         stored = {weight: checkpoint.weights[weight] for weight in weight_shapes(checkpoint.config)}
+        files = {path.name: size for path, size in checkpoint.files.items()}
+        config = checkpoint.path / "config.json"
+        description = config.name if config.is_file() and config.name not in files else None
+        if description is not None:
+            files[description] = config.stat().st_size
         return cls(
             decoder=decoder,
             tokenizer=tokenizer,
             name=name or Path(checkpoint.path).stem,
             native=native,
-            files={path.name: size for path, size in checkpoint.files.items()},
+            files=files,
+            description=description,
             stored={weight: (array.dtype, array.nbytes) for weight, array in stored.items()},
         )
+
+    @classmethod
+    def loaded(cls, decoder: Decoder, tokenizer: Any) -> Subject:
+        """The subject of a model in memory; where it says what it was loaded from, with the name and files of that."""
+        origin = getattr(decoder, "name_or_path", "") or ""
+        if origin:
+            try:
+                checkpoint = open_model(origin, offline=True)
+            except PellucidError:
+                pass  # it has gone or changed since: the model in memory is what there is
+            else:
+                if weight_shapes(checkpoint.config) == weight_shapes(decoder.config):
+                    return cls.of(checkpoint, decoder, tokenizer)
+        return cls(decoder=decoder, tokenizer=tokenizer, name=Path(origin).name or decoder.config.model_type)
 
     def record(self, text: Any, edits: Sequence[Edit | SwapToken] = (), **options: Any) -> Record:
         """A run of it, every step recorded, by the executor that is explained; ``options`` are torch's ``record``'s.

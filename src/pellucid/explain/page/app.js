@@ -2,6 +2,7 @@
 // cell.
 
 import { math, number, visible } from "./dom.js";
+import { trouble } from "./figures.js";
 import { Tip } from "./matrix.js";
 import { en } from "./words.en.js";
 import { zh } from "./words.zh.js";
@@ -58,19 +59,42 @@ export class App {
 
   /**
    * Calls ``tell`` with the state, then after each change of ``keys``, as long as ``owner`` is on the page; but only
-   * while it is in
-   * sight or near: what nobody sees waits until it comes near, so that a change costs what is on the screen.
+   * while it is in sight or near: what nobody sees waits until it comes near, so that a change costs what is on the
+   * screen. Answers a function that tells again.
+   *
+   * A picture that waits for numbers is drawn in two parts: ``tell`` gets the state as it was when it was told, and
+   * answers (a promise of) a function that puts the picture in place. That one is called only if nothing was told
+   * since: a late answer for another layer, token or run is thrown away. What goes wrong is said in ``owner``.
    */
   watch(owner, keys, tell) {
-    const watcher = { owner, keys, tell, near: this.eager, stale: true, seen: false };
+    const watcher = { owner, keys, tell, near: this.eager, stale: true, seen: false, turn: 0 };
     this.watchers.push(watcher);
-    if (this.eager) return this.due(watcher);
-    this.nearness.observe(owner);
+    if (this.eager) this.due(watcher);
+    else this.nearness.observe(owner);
+    return () => this.due(watcher);
   }
 
   due(watcher) {
     watcher.stale = !(watcher.near || this.eager);
-    if (!watcher.stale) watcher.tell(this.state);
+    watcher.turn += 1; // what is on its way was asked of another state
+    watcher.owner.removeAttribute("aria-busy");
+    if (!watcher.stale) this.draw(watcher, watcher.turn, this.run);
+  }
+
+  async draw(watcher, turn, run) {
+    const current = () => watcher.turn === turn && this.run === run;
+    try {
+      const told = watcher.tell(Object.freeze({ ...this.state }));
+      if (told instanceof Promise) watcher.owner.setAttribute("aria-busy", "true"); // fades, if it takes long
+      const place = await told;
+      if (!current()) return;
+      watcher.owner.removeAttribute("aria-busy");
+      place?.();
+    } catch (error) {
+      if (!current()) return;
+      watcher.owner.removeAttribute("aria-busy");
+      watcher.owner.replaceChildren(trouble(this, error));
+    }
   }
 
   approach(entries) {

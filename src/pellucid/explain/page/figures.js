@@ -3,7 +3,10 @@
 import { css, ink, limitOf } from "./colour.js";
 import { h, math, number, percent, prose, visible } from "./dom.js";
 import { Matrix } from "./matrix.js";
-import { LeftOut } from "./source.js";
+import { Gone, LeftOut } from "./source.js";
+
+/** What the model does not have here, though nothing is missing: a layer that does not attend. By the words' key. */
+export class Absent extends Error {}
 
 /** A section: number, title, story, and where its figures go. */
 export function frame(app, id, no) {
@@ -41,6 +44,8 @@ export function later(app, make, ...classes) {
 export function trouble(app, error) {
   if (error instanceof LeftOut)
     return h("p", { class: "placeholder" }, app.t(error.message === "live" ? "needs_live" : "left_out_here"));
+  if (error instanceof Absent) return h("p", { class: "placeholder" }, app.t(error.message));
+  if (error instanceof Gone) return h("p", { class: "bad", role: "alert" }, app.t("server_gone"));
   console.error(error);
   return h("p", { class: "bad", role: "alert" }, String(error.message));
 }
@@ -99,8 +104,9 @@ export function stepFigure(
     if (matrix) matrix.show(tensor);
     else element.append(head, equation, (matrix = new Matrix(app, tensor, options)).element, facts ? line : "");
     matrix.mark(state.pos);
-    try {
-      const described = await app.source.get(`step/${name}`, { run: app.run.run });
+    const described = await app.source.get(`step/${name}`, { run: app.run.run }).catch(() => null);
+    return () => {
+      if (!described) return head.replaceChildren(h("code", {}, name));
       head.replaceChildren(
         h("b", {}, described.title[app.state.lang]),
         h("span", {}, caption ? app.t(caption) : described.meaning[app.state.lang]),
@@ -108,9 +114,7 @@ export function stepFigure(
       );
       if (formula) equation.replaceChildren(math(described.mathml));
       line.replaceChildren(...factsOf(app, described));
-    } catch (error) {
-      head.replaceChildren(h("code", {}, name));
-    }
+    };
   };
   app.watch(element, keys, show);
   app.watch(element, ["pos"], (state) => matrix?.mark(state.pos));
@@ -162,15 +166,9 @@ export function thread(app, label, { name = null, under = null } = {}) {
         under ? h("small", {}, under(token, at)) : null,
       );
     });
-    element.replaceChildren(
-      h(
-        "span",
-        { class: "thread-label" },
-        label,
-        shown.length < tokens.length ? ` ${app.t("thread_some", first, first + shown.length - 1, tokens.length)}` : "",
-      ),
-      ...chips,
-    );
+    const some =
+      shown.length < tokens.length ? ` ${app.t("thread_some", first, first + shown.length - 1, tokens.length)}` : "";
+    return () => element.replaceChildren(h("span", { class: "thread-label" }, label, some), ...chips);
   };
   app.watch(element, ["pos", "layer"], draw);
   return element;

@@ -362,7 +362,7 @@ function hero(app) {
       h(
         "span",
         { class: "only-numbers" },
-        app.t("speed", number(run.plain_ms, 3), number(run.traced_ms, 3)),
+        app.t("speed", number(run.plain_ms, 3), run.traced_ms === null ? null : number(run.traced_ms, 3)),
         ` · ${bytes(run.bytes)}`,
       ),
       table,

@@ -3,7 +3,7 @@
 
 import { css, ink, legend, limitOf, paintInto } from "./colour.js";
 import { eachFrame, h, number } from "./dom.js";
-import { LeftOut } from "./source.js";
+import { Gone, LeftOut } from "./source.js";
 
 // values that are fetched at once; a larger matrix comes as a thumbnail, its lens from exact tiles
 const WHOLE = 400_000;
@@ -46,32 +46,39 @@ export class Matrix {
     this.show(tensor);
   }
 
-  /** Another matrix in the same frame. */
+  /** Another matrix in the same frame; ``tensor`` is what is drawn, until the numbers of the next one are there. */
   async show(tensor) {
-    this.tensor = { at: [], ...tensor };
-    const { name, at, rows, cols, run } = this.tensor,
-      wanted = this.tensor;
-    this.element.setAttribute("aria-label", `${name}, ${rows} × ${cols}`);
-    this.element.dataset.name = name;
-    this.element.dataset.at = at.join(",");
+    const wanted = (this.wanted = { at: [], run: this.app.run?.run, ...tensor }),
+      { name, at, rows, cols, run } = wanted;
+    this.element.setAttribute("aria-busy", "true");
     const most = rows * cols > WHOLE ? 384 : 0;
     try {
       const tile = tensor.values
         ? { data: tensor.values, rows, cols, rowStep: 1, colStep: 1 }
-        : await this.app.source.tile(name, { at, most, run: run ?? this.app.run?.run });
-      if (wanted !== this.tensor) return;
-      this.tile = tile;
+        : await this.app.source.tile(name, { at, most, run });
+      if (wanted !== this.wanted) return;
+      this.now(wanted, tile);
       this.limit = this.options.limit ?? limitOf(tile.data, this.options.scale);
       this.element.classList.remove("left-out");
       this.paint();
     } catch (error) {
-      if (wanted === this.tensor) this.fail(error);
+      if (wanted === this.wanted) this.fail(wanted, error);
     }
   }
 
-  fail(error) {
+  now(tensor, tile) {
+    Object.assign(this, { tensor, tile });
+    const { name, at, rows, cols } = tensor;
+    this.element.removeAttribute("aria-busy");
+    this.element.setAttribute("aria-label", `${name}, ${rows} × ${cols}`);
+    Object.assign(this.element.dataset, { name, at: at.join(",") });
+  }
+
+  fail(tensor, error) {
+    this.now(tensor, null);
     this.element.classList.add("left-out");
-    this.foot.replaceChildren(error instanceof LeftOut ? this.app.t("left_out_here") : String(error.message));
+    const said = error instanceof LeftOut ? "left_out_here" : error instanceof Gone ? "server_gone" : null;
+    this.foot.replaceChildren(said ? this.app.t(said) : String(error.message));
   }
 
   /** Outlines a row, e.g. that of the chosen token. */
@@ -215,7 +222,7 @@ export class Matrix {
   cellAt(event) {
     const box = this.canvas.getBoundingClientRect(),
       { at, tile } = this;
-    if (!at) return null;
+    if (!at || !tile) return null;
     const i = Math.floor((event.clientY - box.top - at.top) / at.height),
       j = Math.floor((event.clientX - box.left - at.left) / at.cell);
     if (i < 0 || j < 0 || i >= tile.rows || j >= tile.cols) return null;

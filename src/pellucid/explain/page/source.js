@@ -4,6 +4,9 @@
 /** Asked for something that an offline file does not hold. */
 export class LeftOut extends Error {}
 
+/** The program that served this page answers no more. */
+export class Gone extends Error {}
+
 const KEPT = 160; // answers remembered; a tile of 200 × 576 is half a megabyte
 
 class Source {
@@ -56,7 +59,9 @@ export class Live extends Source {
   live = true;
 
   async ask(path, options) {
-    const response = await fetch(`api/${path}`, options);
+    const response = await fetch(`api/${path}`, options).catch((error) => {
+      throw new Gone(error.message);
+    });
     if (!response.ok) throw new Error((await response.json().catch(() => ({ error: response.statusText }))).error);
     return response;
   }

@@ -1,6 +1,8 @@
 // The page's words in English. Marks: *a term where it is explained*, [text](#section), {q} a symbol in its colour,
 // `code`.
 
+import { visible } from "./dom.js";
+
 const s = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
 
 export const en = {
@@ -51,7 +53,7 @@ export const en = {
   numbers_only: "numbers",
   nav: {
     precision: "Precision",
-    files: "Two files",
+    files: "Files",
     text: "Text → ids",
     embed: "Embedding, position",
     model: "Map of the model",
@@ -68,6 +70,12 @@ export const en = {
   left_out_cell:
     "The operands of this cell are not in this file; pinned cells are. Open the page from a live model to see them " +
     "all.",
+  server_gone:
+    "The program that served this page answers no more: it has ended, or this machine sleeps. Start it again, and " +
+    "open its new address.",
+  no_attention: "This layer does not attend: its mixer has no queries, keys and patterns.",
+  no_rotation: "This layer turns nothing: it has no rotary positions.",
+  no_mlp: "This layer has no MLP.",
   needs_live: "This needs the live model: pellucid explain --open.",
   thumbnail: (tile) =>
     `A thumbnail: each pixel stands for ${tile.rowStep} × ${tile.colStep} cells and shows the largest of them; the ` +
@@ -81,7 +89,8 @@ export const en = {
   where: "where",
   checks_ok: (n, error) => `${n} identities of this run were recomputed and hold; the largest error is ${error}.`,
   checks_bad: (names) => `A check failed: ${names}. Do not trust what is drawn below until it is explained.`,
-  speed: (fast, traced) => `plain run ${fast} ms, this run with every number kept ${traced} ms`,
+  speed: (fast, traced) =>
+    `plain run ${fast} ms${traced === null ? "" : `, this run with every number kept ${traced} ms`}`,
   edited_run: (label) => `You are looking at an edited run: ${label}.`,
   back_to_plain: "Back to the unedited run",
   help_rows: [
@@ -103,7 +112,7 @@ export const en = {
     `model computed. Touch any of them and it shows where it came from; follow its terms and you walk from the ` +
     `predicted word back to the letters you typed.`,
     `The sentence became ${s(run.tokens.length, "token")}. After them, the model thinks the likeliest continuation ` +
-    `is “${run.next[0].text.trim() || "␣"}”. How it came to that is the story of this page.`,
+    `is “${visible(run.next[0].text)}”. How it came to that is the story of this page.`,
   ],
 
   // 0
@@ -140,13 +149,20 @@ export const en = {
     `own queries and keys.`,
 
   // 1
-  files_title: "Two files",
-  files_story: (m) => [
-    `A language model on disk is two things: a short description of its shape, and a long list of numbers. The ` +
-    `numbers are its *parameters* (or weights): here ${m.total_parameters.toLocaleString("en")} of them, in ` +
+  files_title: "A description and a heap of numbers",
+  files_story: (m, at) => [
+    `A language model on disk is two things: a short description of its shape, and a long list of numbers. ` +
+    {
+      two: "Here each is a file. ",
+      many: `Here the description is a file, and the numbers lie in ${at.parts}. `,
+      one: "Here one file holds both, and the vocabulary with them. ",
+      memory: "This one came from the memory of a running program; what its files look like is not known here. ",
+    }[at.how] +
+    `The numbers are its *parameters* (or weights): here ${m.total_parameters.toLocaleString("en")} of them, in ` +
     `${Math.round(m.total_bytes / 1e4) / 100} MB. Training set each of them; running the model never changes one.`,
   ],
-  to_scale: "The two files, areas to scale",
+  to_scale: "Description and numbers, areas to scale",
+  to_scale_one: "What the file holds, areas to scale",
   the_description: "the description",
   the_weights: "the weights",
   sizes_caption: "The description, in short: the sizes that every shape below follows from.",
@@ -188,6 +204,11 @@ export const en = {
   ],
   letters_caption: (letters, tokens) => `${letters} characters, cut into ${tokens} tokens`,
   thread_ids: "Tokens and their ids",
+  bytes_story: () => [
+    `Some characters here are shared by several tokens. Text is stored in *bytes*, numbers from 0 to 255; a Chinese ` +
+    `character takes three or four of them, and a vocabulary that lacks the character holds its bytes. Such a token ` +
+    `is shown as the character with its own bytes in hexadecimal: 你‹E4 BD› and 你‹A0› together are 你.`,
+  ],
   merges_title: "How a word is put together",
   merges_story: () => [
     `The list of tokens was itself learned, from text, by *byte-pair encoding*: start with single characters, join ` +
@@ -537,6 +558,7 @@ export const en = {
     `nothing but making this number smaller, on average, over much text.`,
   ],
   surprise_caption: (mean, ppl) => `−log p of each token, in nats: mean ${mean}, perplexity ${ppl}`,
+  one_token: "This text is a single token: there is no next one that could surprise.",
   target_label: "A continuation of your own",
   target_placeholder: "Type a continuation, e.g. how you would go on",
   score: "How likely?",
@@ -596,7 +618,10 @@ export const en = {
   compare_title: "Two models side by side",
   compare_story: () => [`The same text through two models, or two checkpoints of one.`],
   compare_absent: "Open the page with a second model to compare: pellucid explain -m MODEL --beside OTHER --open.",
-  compare_said: (a, x, b, y) => `Mean surprise on this text: ${a} ${x} nats, ${b} ${y} nats.`,
+  compare_said: (a, x, b, y) => `Mean surprise on this text: ${a} ${x} nats a token, ${b} ${y} nats a token.`,
+  compare_said_bits: (a, x, b, y) =>
+    `The two cut the text into different tokens, so nats a token cannot be compared. By what each byte of the text ` +
+    `cost: ${a} ${x} bits a byte, ${b} ${y} bits a byte.`,
   compare_positions: "Surprise at each token, the difference (right: the second model was more surprised)",
 
   // 12

@@ -1,5 +1,7 @@
 // 页面的中文。标记：*术语*在解释它的地方，[文字](#章节)，{q} 带颜色的符号，`代码`。
 
+import { visible } from "./dom.js";
+
 const n = (value) => value.toLocaleString("en");
 
 export const zh = {
@@ -50,7 +52,7 @@ export const zh = {
   numbers_only: "数字",
   nav: {
     precision: "精度",
-    files: "两个文件",
+    files: "文件",
     text: "文本 → 编号",
     embed: "词嵌入与位置",
     model: "模型全图",
@@ -65,6 +67,10 @@ export const zh = {
   },
   left_out_here: "这份离线文件里没有这些数。用运行中的模型打开页面就能看到。",
   left_out_cell: "这份文件里没有这一格的算式，只有钉住的那些。用运行中的模型打开页面，每一格都能看。",
+  server_gone: "送来这个页面的程序不再回答：它已经结束，或者这台机器睡着了。请重新启动它，再打开它给出的新地址。",
+  no_attention: "这一层不做注意力：它的混合器没有查询、键和权重。",
+  no_rotation: "这一层不旋转：它没有旋转位置编码。",
+  no_mlp: "这一层没有 MLP。",
   needs_live: "这里需要运行中的模型：pellucid explain --open。",
   thumbnail: (tile) =>
     `这是缩略图：一个像素代表 ${tile.rowStep} × ${tile.colStep} 格，取其中绝对值最大的；放大镜里是准确的值。`,
@@ -77,7 +83,8 @@ export const zh = {
   where: "位置",
   checks_ok: (count, error) => `这次运行的 ${count} 条恒等式都已重新算过，全部成立；最大误差 ${error}。`,
   checks_bad: (names) => `有一项核对没有通过：${names}。在弄清原因之前，下面的图不可信。`,
-  speed: (fast, traced) => `普通运行 ${fast} 毫秒，记下每个数的这次运行 ${traced} 毫秒`,
+  speed: (fast, traced) =>
+    `普通运行 ${fast} 毫秒${traced === null ? "" : `，记下每个数的这次运行 ${traced} 毫秒`}`,
   edited_run: (label) => `眼前是一次改动过的运行：${label}。`,
   back_to_plain: "回到没有改动的运行",
   help_rows: [
@@ -95,7 +102,7 @@ export const zh = {
   hero_title: (name) => `${name} 怎样读你的句子`,
   hero: (m, run) => [
     `下面每一张图，都来自这个模型读这句话的一次真实运行；每一个数，都是模型自己算出来的。碰一碰任何一个数，它会告诉你自己从哪里来；顺着它的各项往回走，就能从预测的词一直走回你打下的字。`,
-    `这句话成了 ${run.tokens.length} 个词元。模型认为最可能的下一个是“${run.next[0].text.trim() || "␣"}”。它怎么得出这个结果，就是这一页要讲的事。`,
+    `这句话成了 ${run.tokens.length} 个词元。模型认为最可能的下一个是“${visible(run.next[0].text)}”。它怎么得出这个结果，就是这一页要讲的事。`,
   ],
 
   // 0
@@ -123,12 +130,20 @@ export const zh = {
     `共 ${n} 步。程序从不完整地持有这些：${names}。它们是查表得来的，或者在这里由程序自己的查询和键算出。`,
 
   // 1
-  files_title: "两个文件",
-  files_story: (m) => [
-    `存在磁盘上的语言模型只有两样东西：一份简短的说明，写着它的形状；一长串数，就是它的*参数*（也叫权重）。这个模型有 ${n(m.total_parameters)} 个参数，占 ` +
+  files_title: "一份说明，一堆数",
+  files_story: (m, at) => [
+    `存在磁盘上的语言模型只有两样东西：一份简短的说明，写着它的形状；一长串数，就是它的*参数*（也叫权重）。` +
+    {
+      two: "这里两样各是一个文件。",
+      many: `这里说明是一个文件，数分在 ${at.parts} 个文件里。`,
+      one: "这里两样在同一个文件里，词表也在其中。",
+      memory: "这个模型来自正在运行的程序的内存，它的文件是什么样，这里不知道。",
+    }[at.how] +
+    `这个模型有 ${n(m.total_parameters)} 个参数，占 ` +
     `${Math.round(m.total_bytes / 1e4) / 100} MB。每个数都是训练定下来的，运行时一个也不会变。`,
   ],
-  to_scale: "两个文件，面积按比例",
+  to_scale: "说明与数，面积按比例",
+  to_scale_one: "文件里有什么，面积按比例",
   the_description: "说明",
   the_weights: "权重",
   sizes_caption: "说明里最要紧的几个数，后面所有的形状都由它们决定。",
@@ -167,6 +182,9 @@ export const zh = {
   ],
   letters_caption: (letters, tokens) => `${letters} 个字符，切成 ${tokens} 个词元`,
   thread_ids: "词元与编号",
+  bytes_story: () => [
+    `这里有几个字由好几个词元合起来。文本是按*字节*存的，一个字节是 0 到 255 的一个数；一个汉字占三四个字节，词表里没有这个字时，就存它的字节。这样的词元写成那个字，后面跟着它自己的十六进制字节：你‹E4 BD› 与 你‹A0› 合起来就是“你”。`,
+  ],
   merges_title: "一个词是怎样拼起来的",
   merges_story: () => [
     `名单本身也是从文本里学来的，方法叫*字节对编码*（BPE）：从单个字符开始，把最常相邻的一对合成一个，再重复。读文本时，就按学到的先后把这些合并再做一遍。拖动滑块看看。`,
@@ -452,6 +470,7 @@ export const zh = {
     `在每个位置上，模型有它的猜测，文本有它的答案。*交叉熵*就是模型给答案的概率取对数再加负号：猜得又准又肯定就是 0，措手不及就很大。训练要做的，只是让这个数在大量文本上平均起来越来越小。`,
   ],
   surprise_caption: (mean, ppl) => `每个词元的 −log p（奈特）：平均 ${mean}，困惑度 ${ppl}`,
+  one_token: "这段文本只有一个词元，后面没有可以让它意外的下一个。",
   target_label: "你自己写的下文",
   target_placeholder: "打一段下文，看看模型觉得有多可能",
   score: "有多可能？",
@@ -505,7 +524,9 @@ export const zh = {
   compare_title: "两个模型并排看",
   compare_story: () => [`同一段文本，给两个模型，或者同一个模型的两个检查点。`],
   compare_absent: "要对比，请带上第二个模型打开页面：pellucid explain -m MODEL --beside OTHER --open。",
-  compare_said: (a, x, b, y) => `这段文本的平均意外程度：${a} ${x} 奈特，${b} ${y} 奈特。`,
+  compare_said: (a, x, b, y) => `这段文本每个词元的平均意外程度：${a} ${x} 奈特，${b} ${y} 奈特。`,
+  compare_said_bits: (a, x, b, y) =>
+    `两个模型把文本切成了不同的词元，所以每词元的奈特不能直接比。按文本每个字节的代价来算：${a} ${x} 比特，${b} ${y} 比特。`,
   compare_positions: "每个词元的意外程度之差（向右：第二个模型更意外）",
 
   // 12

@@ -60,7 +60,7 @@ def write_page(
             remedy="trace without positions=; choose layers= to save memory",
         )
     if subject is None:
-        subject = Subject(decoder=trace.model, tokenizer=trace.prompt.tokenizer, name=trace.config.model_type)
+        subject = Subject.loaded(trace.model, trace.prompt.tokenizer)
     _write(path, _gather(View(subject, first=trace, training=training), _room(max_bytes), pinned).to_json())
 
 

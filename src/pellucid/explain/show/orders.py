@@ -11,7 +11,9 @@ import torch.nn.functional as F
 
 from pellucid.base.errors import RequestError
 from pellucid.explain.edits import Ablate, Edit, Patch, SwapToken
+from pellucid.explain.prompt import raw_bytes
 from pellucid.explain.questions.surprise import surprise
+from pellucid.explain.record import Record
 from pellucid.explain.run import record
 from pellucid.explain.show.runs import Run, likeliest, stream
 from pellucid.explain.subject import Subject
@@ -71,15 +73,25 @@ def beside(run: Run, other: Subject) -> dict[str, Any]:
     mine = run.record
     theirs = other.record(run.text, steps=["logits"]) if other.native is None else other.record(run.text)
     nats = [surprise(kept).mean_nats if kept.token_ids.shape[1] > 1 else None for kept in (mine, theirs)]
+    bits = [None if mean is None else _bits_a_byte(kept, mean) for kept, mean in zip((mine, theirs), nats, strict=True)]
     by_position = None
     if mine.tokens == theirs.tokens and run.length > 1:
         rows = zip(mine.tokens[0][1:], *(surprise(kept).nats[0].tolist() for kept in (mine, theirs)), strict=False)
         by_position = [[mine.piece(i), a, b] for i, a, b in rows][:60]
     return {
         "nats": nats,
+        "bits_a_byte": bits,
+        "same_tokens": mine.tokens == theirs.tokens,
         "next": [likeliest(kept["logits"][0, -1], kept, 8) for kept in (mine, theirs)],
         "nats_by_position": by_position,
     }
+
+
+def _bits_a_byte(record: Record, mean_nats: float) -> float | None:
+    """What a token costs, by the bytes that it spells: comparable between vocabularies, as nats a token are not."""
+    told = record.tokens[0][1:]
+    size = sum(len(raw_bytes(record.piece(i))) for i in told)
+    return mean_nats * len(told) / math.log(2) / size if size else None
 
 
 @torch.no_grad()

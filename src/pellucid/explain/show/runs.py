@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pellucid.explain.checks import Checks, check
 from pellucid.explain.decoding import Generation
+from pellucid.explain.prompt import spelled
 from pellucid.explain.record import Record
 
 
@@ -21,7 +22,7 @@ class Run:
     name: str
     record: Record
     text: str
-    traced_ms: float
+    traced_ms: float | None  # None where it was recorded before it came here
     plain_ms: float
     lock: threading.Lock = field(default_factory=threading.Lock)
     decoding: Generation | None = None
@@ -36,11 +37,15 @@ class Run:
 
     def summary(self, special: set[int]) -> dict[str, Any]:
         """What the page is opened with; ``special``: ids of the tokenizer's special tokens."""
-        record = self.record
+        record, ids = self.record, self.record.tokens[0]
+        pieces = [record.piece(i) for i in ids]
         return {
             "run": self.name,
             "text": self.text,
-            "tokens": [{"id": i, "text": record.piece(i), "special": i in special} for i in record.tokens[0]],
+            "tokens": [
+                {"id": i, "text": text, "special": i in special, "whole": text == piece}
+                for i, piece, text in zip(ids, pieces, spelled(pieces), strict=True)
+            ],
             "steps": [{"name": name, "shape": list(value.shape)} for name, value in record.items()],
             "next": likeliest(record["logits"][0, -1], record, 12),
             "edited": "; ".join(str(edit) for edit in record.edits),

@@ -11,6 +11,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +30,8 @@ from pellucid.explain.show.view_text import text_details
 from pellucid.explain.subject import Subject
 from pellucid.explain.training.view import Training
 
-KEPT_RUNS = 3
+KEPT_RUNS = 3  # in memory; an older one is run again when somebody asks for it
+KNOWN_RUNS = 200  # how many can be run again
 SHOWN_DIMENSIONS = 24
 DEFAULT_TEXT = "The capital of France is"
 
@@ -50,8 +53,9 @@ class View:
         """``training`` is the run that the model comes from, where its record is at hand."""
         self.subject, self.text, self.others, self.training = subject, text, dict(others or {}), training
         self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._again: OrderedDict[str, tuple[str, Callable[[], Record]]] = OrderedDict()
         self._lock = threading.RLock()
-        self.first = self._add(first, 0.0) if first is not None else self._trace(text)
+        self.first = self._add(first, None) if first is not None else self._trace(text)
         self.text = self.first.text
         self._of_run: dict[str, Callable[[Run], Any]] = {
             "run": self.summary,
@@ -128,24 +132,46 @@ class View:
 
     def _run(self, params: Mapping[str, Any]) -> Run:
         name = params.get("run") or self.first.name
-        if name not in self._runs:
-            raise RequestError("this run is no longer kept", received=name, remedy="run the sentence again")
-        return self._runs[name]
+        run = self._runs.get(name)
+        if run is None:
+            with self._lock:
+                return self._runs.get(name) or self._revive(name)
+        with suppress(KeyError):  # another question may have let it go
+            self._runs.move_to_end(name)
+        return run
+
+    def _revive(self, name: str) -> Run:
+        """A run that made room for others, once more: the same numbers under the same name."""
+        if name not in self._again:
+            raise RequestError("there is no such run", received=name, remedy="run the sentence again")
+        text, record = self._again[name]
+        start = time.perf_counter()
+        recorded = record()
+        traced_ms = (time.perf_counter() - start) * 1000
+        plain_ms = self.subject.logits(recorded.tokens[0], len(recorded.tokens[0]) - 1)[1]
+        return self._keep(Run(name, recorded, text, traced_ms, plain_ms))
 
     def _trace(self, text: str, edits: Sequence[Edit | SwapToken] = (), ids: Sequence[int] | None = None) -> Run:
         with self._lock:
+            record = partial(self.subject.record, list(ids) if ids is not None else text, tuple(edits))
             start = time.perf_counter()
-            record = self.subject.record(list(ids) if ids is not None else text, edits)
-            return self._add(record, (time.perf_counter() - start) * 1000, text)
+            recorded = record()
+            run = self._add(recorded, (time.perf_counter() - start) * 1000, text)
+            self._again[run.name] = (text, record)
+            while len(self._again) > KNOWN_RUNS:
+                self._again.popitem(last=False)
+            return run
 
-    def _add(self, record: Record, traced_ms: float, text: str | None = None) -> Run:
+    def _add(self, record: Record, traced_ms: float | None, text: str | None = None) -> Run:
         plain_ms = self.subject.logits(record.tokens[0], len(record.tokens[0]) - 1)[1]
         if text is None:
             texts = record.prompt.texts
             text = texts[0] if texts else "".join(record.pieces[0])
-        run = Run(secrets.token_hex(4), record, text, traced_ms, plain_ms)
+        return self._keep(Run(secrets.token_hex(4), record, text, traced_ms, plain_ms))
+
+    def _keep(self, run: Run) -> Run:
         self._runs[run.name] = run
-        while len(self._runs) > KEPT_RUNS:  # the first stays: links without a run mean it
+        while len(self._runs) > KEPT_RUNS:  # the first stays: links without a run mean it, and its record may be all
             oldest = next(name for name in self._runs if name != self.first.name)
             del self._runs[oldest]
         return run

@@ -51,7 +51,10 @@ def describe(subject: Subject) -> dict[str, Any]:
         "layers": [
             _layer(layer, [tap for tap in taps.values() if tap.layer == i]) for i, layer in enumerate(config.layers)
         ],
-        "files": [{"name": name, "bytes": size, "what": "weights"} for name, size in subject.files.items()],
+        "files": [
+            {"name": name, "bytes": size, "what": "description" if name == subject.description else "weights"}
+            for name, size in subject.files.items()
+        ],
         "parts": parts,
         "total_parameters": config.num_parameters(),
         "total_bytes": total,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pellucid.base.errors import PellucidError
-from pellucid.explain.prompt import piece_of
-from pellucid.explain.tokens import chat_story, token_story
+from pellucid.explain.prompt import byte_level, piece_of
+from pellucid.explain.tokens import Word, chat_story, token_story
 
 # The four texts of the notes, a batch of 4 in a context of 16.
 BATCH = ("hello world", "today is monday", "Attention Is All You Need", "大模型令人头秃")
@@ -41,14 +41,32 @@ def _merges(tokenizer: Any, text: str) -> list[dict[str, Any]] | None:
         return None
     words = [
         {
-            "word": word.text,
-            "stages": [list(word.symbols), *(list(step.symbols) for step in word.merges)],
-            "rules": [f"{step.left} + {step.right}" for step in word.merges],
+            "word": read(word.text),
+            "stages": [[read(symbol) for symbol in symbols] for symbols in (word.symbols, *after)],
+            "rules": [f"{read(step.left)} + {read(step.right)}" for step in word.merges],
         }
         for word in story.words
         if not word.special
+        for after in [[step.symbols for step in word.merges]]
+        for read in [_spelling(tokenizer, word)]
     ]
     return words if any(word["rules"] for word in words) else None
+
+
+def _spelling(tokenizer: Any, word: Word) -> Callable[[str], str]:
+    """How a word's symbols read: a byte-level vocabulary's as text, and as bytes where they are no whole characters."""
+    raw = byte_level(word.text)
+    if raw is None or raw.decode(errors="replace").strip() != tokenizer.decode(list(word.ids)).strip():
+        return str
+
+    def read(symbol: str) -> str:
+        part = byte_level(symbol) or b""
+        try:
+            return part.decode()
+        except UnicodeDecodeError:
+            return f"‹{part.hex(' ').upper()}›"
+
+    return read
 
 
 def _special(tokenizer: Any) -> list[dict[str, Any]]:

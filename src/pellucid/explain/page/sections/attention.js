@@ -4,6 +4,7 @@
 import { css, ink, limitOf } from "../colour.js";
 import { h, number, percent, svg } from "../dom.js";
 import {
+  Absent,
   bars,
   frame,
   headStepper,
@@ -13,9 +14,9 @@ import {
   stepFigure,
   story,
   thread,
-  trouble,
 } from "../figures.js";
 import { Matrix } from "../matrix.js";
+import { LeftOut } from "../source.js";
 
 const FAINT = 0.02; // weights below it fade
 
@@ -76,6 +77,10 @@ export function render(app) {
   return section;
 }
 
+/** Why there is no pattern: the layer's mixer has none, or the trace left it out. */
+const withoutAttention = (app, layer) =>
+  app.layerConfig(layer).compared.q ? new LeftOut("pattern") : new Absent("no_attention");
+
 /** What layers compute that do not attend, step by step; a figure is there in the layers that have its step. */
 function mixerSteps(app, at) {
   const shown = ["q", "k", "v", "z", "q_norm", "k_norm"],
@@ -96,7 +101,7 @@ function heads(app) {
       step = app.step(name),
       length = app.run.tokens.length;
     maps.length = 0;
-    if (!step) return grid.replaceChildren(h("p", { class: "placeholder" }, app.t("left_out_here")));
+    if (!step) throw withoutAttention(app, state.layer);
     grid.replaceChildren(
       ...Array.from({ length: step.shape[1] }, (_, head) => {
         const matrix = new Matrix(
@@ -141,13 +146,8 @@ function arcs(app) {
   const element = h("figure", { class: "arcs" });
   app.watch(element, ["layer", "head", "pos"], async (state) => {
     const name = `layers.${state.layer}.pattern`;
-    let tile;
-    try {
-      if (!app.has(name)) throw new Error(name); // a layer that does not attend
-      tile = await app.source.tile(name, { at: [0, state.head], run: app.run.run });
-    } catch {
-      return element.replaceChildren(h("p", { class: "placeholder" }, app.t("left_out_here")));
-    }
+    if (!app.has(name)) throw withoutAttention(app, state.layer);
+    const tile = await app.source.tile(name, { at: [0, state.head], run: app.run.run });
     const row = tile.data.subarray(state.pos * tile.cols, (state.pos + 1) * tile.cols),
       first = Math.max(0, state.pos - 39);
     const widths = app.run.tokens
@@ -241,23 +241,18 @@ function arcs(app) {
         chips,
       ),
     );
-    element.replaceChildren(
-      h(
-        "figcaption",
-        {},
-        app.t(
-          "arcs_caption",
-          app.token(state.pos),
-          best
-            .slice(0, 3)
-            .map((j) => `${app.token(j)} ${percent(row[j])}`)
-            .join(", "),
-        ),
-        hidden > 0.001 ? ` ${app.t("arcs_hidden", first, percent(hidden))}` : "",
-      ),
-      scroll,
-    );
-    scroll.scrollLeft = wide;
+    const looks = best
+      .slice(0, 3)
+      .map((j) => `${app.token(j)} ${percent(row[j])}`)
+      .join(", ");
+    const unseen = hidden > 0.001 ? ` ${app.t("arcs_hidden", first, percent(hidden))}` : "";
+    return () => {
+      element.replaceChildren(
+        h("figcaption", {}, app.t("arcs_caption", app.token(state.pos), looks), unseen),
+        scroll,
+      );
+      scroll.scrollLeft = wide;
+    };
   });
   return element;
 }
@@ -268,42 +263,31 @@ function lookers(app) {
     choose = h("span", {}),
     list = h("div", {});
   let key = 0;
-  const draw = async () => {
-    const { pos } = app.state;
+  const draw = async ({ pos }) => {
     key = Math.min(key, pos);
     choose.replaceChildren(
       select(
         app.run.tokens.slice(0, pos + 1).map((_, i) => [String(i), `${i} ${app.token(i)}`]),
         String(key),
-        (value) => ((key = +value), draw()),
+        (value) => ((key = +value), again()),
         app.t("key"),
       ),
     );
-    try {
-      const its = await app.source.get("lookers", { pos, key, run: app.run.run });
-      if (app.state.pos === pos)
-        list.replaceChildren(
-          bars(
-            its.heads.map((head) => ({
-              name: app.t("part_name", head),
-              value: head.p,
-              text: percent(head.p),
-              on: () => app.set({ layer: head.layer, head: head.head }),
-            })),
-            { most: 1 },
-          ),
-          h("p", { class: "soft" }, app.t("lookers_of", its.of)),
-        );
-    } catch (error) {
-      list.replaceChildren(trouble(app, error));
-    }
+    const its = await app.source.get("lookers", { pos, key, run: app.run.run });
+    const rows = its.heads.map((head) => ({
+      name: app.t("part_name", head),
+      value: head.p,
+      text: percent(head.p),
+      on: () => app.set({ layer: head.layer, head: head.head }),
+    }));
+    return () => list.replaceChildren(bars(rows, { most: 1 }), h("p", { class: "soft" }, app.t("lookers_of", its.of)));
   };
   element.append(
     h("h3", {}, app.t("lookers_title")),
     h("div", { class: "controls" }, posStepper(app), h("label", {}, app.t("lookers_to"), choose)),
     list,
   );
-  app.watch(element, ["pos"], draw);
+  const again = app.watch(list, ["pos"], draw);
   return element;
 }
 
@@ -313,18 +297,13 @@ function stages(app, turned, group) {
   app.watch(element, ["layer", "head", "pos"], async (state) => {
     const layer = app.layerConfig(state.layer),
       { run } = app.run;
-    let q, k, scores, pattern;
-    try {
-      if (!turned("q")(state)) throw new Error("q"); // a layer that does not attend
-      [q, k, scores, pattern] = await Promise.all([
-        app.source.tile(turned("q")(state), { at: [0, state.head], run }),
-        app.source.tile(turned("k")(state), { at: [0, group(state)], run }),
-        app.source.tile(`layers.${state.layer}.scores`, { at: [0, state.head], run }),
-        app.source.tile(`layers.${state.layer}.pattern`, { at: [0, state.head], run }),
-      ]);
-    } catch {
-      return element.replaceChildren(h("p", { class: "placeholder" }, app.t("left_out_here")));
-    }
+    if (!app.has(turned("q")(state))) throw withoutAttention(app, state.layer);
+    const [q, k, scores, pattern] = await Promise.all([
+      app.source.tile(turned("q")(state), { at: [0, state.head], run }),
+      app.source.tile(turned("k")(state), { at: [0, group(state)], run }),
+      app.source.tile(`layers.${state.layer}.scores`, { at: [0, state.head], run }),
+      app.source.tile(`layers.${state.layer}.pattern`, { at: [0, state.head], run }),
+    ]);
     const { pos } = state,
       keys = scores.cols,
       rows = Array.from({ length: keys }, (_, j) => {
@@ -372,49 +351,50 @@ function stages(app, turned, group) {
       style: { cursor: "pointer" },
       on: { click: () => app.ask(`layers.${state.layer}.${what}`, [0, state.head, pos, j]) },
     });
-    element.replaceChildren(
-      h(
-        "div",
-        { class: "scroll-x" },
+    return () =>
+      element.replaceChildren(
         h(
-          "table",
-          { class: "tight" },
+          "div",
+          { class: "scroll-x" },
           h(
-            "tr",
-            {},
-            [
-              app.t("key"),
-              app.t("stage_raw"),
-              app.t("stage_scaled", number(layer.scale, 4)),
-              app.t("stage_masked"),
-              app.t("stage_softmax"),
-            ].map((name) => h("th", {}, name)),
-          ),
-          shown.map((row) =>
+            "table",
+            { class: "tight" },
             h(
               "tr",
-              { data: { key: row.j } },
-              h("td", { style: { "white-space": "nowrap" } }, `${row.j} ${app.token(row.j)}`),
-              cell(row.dot, limits[0]),
-              cell(row.scaled, limits[1]),
-              h("td", { class: "n", ...ask("scores", row.j) }, cell(row.score, limits[1]).firstChild),
+              {},
+              [
+                app.t("key"),
+                app.t("stage_raw"),
+                app.t("stage_scaled", number(layer.scale, 4)),
+                app.t("stage_masked"),
+                app.t("stage_softmax"),
+              ].map((name) => h("th", {}, name)),
+            ),
+            shown.map((row) =>
               h(
-                "td",
-                { class: "n", ...ask("pattern", row.j), data: { p: row.p } },
-                cell(row.p, 1, "probability").firstChild,
+                "tr",
+                { data: { key: row.j } },
+                h("td", { style: { "white-space": "nowrap" } }, `${row.j} ${app.token(row.j)}`),
+                cell(row.dot, limits[0]),
+                cell(row.scaled, limits[1]),
+                h("td", { class: "n", ...ask("scores", row.j) }, cell(row.score, limits[1]).firstChild),
+                h(
+                  "td",
+                  { class: "n", ...ask("pattern", row.j), data: { p: row.p } },
+                  cell(row.p, 1, "probability").firstChild,
+                ),
               ),
             ),
           ),
         ),
-      ),
-      h(
-        "p",
-        { class: "soft" },
-        rows.length > shown.length ? app.t("stages_some", shown.length, rows.length) : "",
-        " ",
-        app.t("stages_recomputed", layer.softcap),
-      ),
-    );
+        h(
+          "p",
+          { class: "soft" },
+          rows.length > shown.length ? app.t("stages_some", shown.length, rows.length) : "",
+          " ",
+          app.t("stages_recomputed", layer.softcap),
+        ),
+      );
   });
   return element;
 }

@@ -3,7 +3,7 @@
 
 import { css, legend, limitOf } from "../colour.js";
 import { calm, h, math, number, svg, visible } from "../dom.js";
-import { frame, later, slider, stepFigure, story, thread } from "../figures.js";
+import { Absent, frame, later, slider, stepFigure, story, thread } from "../figures.js";
 import { Matrix } from "../matrix.js";
 
 export function render(app) {
@@ -82,85 +82,77 @@ function block(app, its) {
   ];
 }
 
+/** The first numbers of a row as cells of a picture. */
+function cells(row) {
+  const limit = Math.max(...row.map(Math.abs));
+  return [...row.subarray(0, 38)].map((value, j) =>
+    svg("rect", { x: 440 + j * 5, y: 94, width: 5, height: 28, fill: css(value, limit, "signed") }),
+  );
+}
+
 /** The table as a tall strip; a line from the chosen token's id to its row, and the row itself. */
 function lookup(app) {
   const rows = app.model.config.vocab_size,
     element = h("figure", { class: "lookup" }),
     tall = 220;
-  app.watch(element, ["pos"], (state) => {
+  app.watch(element, ["pos"], async (state) => {
     const token = app.run.tokens[state.pos],
       y = (token.id / rows) * (tall - 4);
-    element.replaceChildren(
-      h("figcaption", {}, app.t("lookup_caption", token.id, visible(token.text), rows)),
-      svg(
-        "svg",
-        {
-          viewBox: `0 0 640 ${tall}`,
-          class: "plot broad",
-          style: { "max-width": "760px" },
-          role: "img",
-          "aria-label": app.t("lookup_caption", token.id, token.text, rows),
-        },
-        svg("rect", { x: 236, y: 0, width: 118, height: tall, fill: "var(--wash)", stroke: "var(--ink-soft)" }),
-        svg("text", { x: 362, y: 16 }, "0"),
-        svg("text", { x: 362, y: tall - 2 }, String(rows - 1)),
-        svg("text", { x: 295, y: tall / 2, "text-anchor": "middle" }, "embed.weight"),
-        svg("rect", {
-          x: 20,
-          y: 80,
-          width: 130,
-          height: 56,
-          rx: 7,
-          fill: "var(--raised)",
-          stroke: "var(--accent)",
-          "stroke-width": 2,
-        }),
+    const tile = await app.source.tile("embed", { at: [0], run: app.run.run }).catch(() => null);
+    const row = tile ? cells(tile.data.subarray(state.pos * tile.cols, (state.pos + 1) * tile.cols)) : "";
+    return () =>
+      element.replaceChildren(
+        h("figcaption", {}, app.t("lookup_caption", token.id, visible(token.text), rows)),
         svg(
-          "text",
-          { x: 85, y: 102, "text-anchor": "middle", style: { fill: "var(--ink)" } },
-          visible(token.text).slice(0, 14),
-        ),
-        svg("text", { x: 85, y: 126, "text-anchor": "middle" }, `id ${token.id}`),
-        svg("path", {
-          d: `M150 108 C200 108 190 ${y + 2} 234 ${y + 2}`,
-          fill: "none",
-          stroke: "var(--accent)",
-          "stroke-width": 1.5,
-        }),
-        svg("rect", { x: 236, y: y, width: 118, height: 4, fill: "var(--accent)" }),
-        svg("path", {
-          d: `M356 ${y + 2} C400 ${y + 2} 400 108 440 108`,
-          fill: "none",
-          stroke: "var(--accent)",
-          "stroke-width": 1.5,
-        }),
-        svg("g", { class: calm() ? "" : "grown", id: "looked-up" }),
-        svg(
-          "text",
-          { x: 634, y: 146, "text-anchor": "end" },
-          app.t("a_row_of", app.model.config.d_model, Math.min(38, app.model.config.d_model)),
-        ),
-      ),
-    );
-    app.source
-      .tile("embed", { at: [0], run: app.run.run })
-      .then(({ data, cols }) => {
-        const group = element.querySelector("#looked-up"),
-          shown = Math.min(38, cols),
-          limit = Math.max(...data.subarray(state.pos * cols, state.pos * cols + cols).map(Math.abs));
-        group?.append(
-          ...Array.from({ length: shown }, (_, j) =>
-            svg("rect", {
-              x: 440 + j * 5,
-              y: 94,
-              width: 5,
-              height: 28,
-              fill: css(data[state.pos * cols + j], limit, "signed"),
-            }),
+          "svg",
+          {
+            viewBox: `0 0 640 ${tall}`,
+            class: "plot broad",
+            style: { "max-width": "760px" },
+            role: "img",
+            "aria-label": app.t("lookup_caption", token.id, token.text, rows),
+          },
+          svg("rect", { x: 236, y: 0, width: 118, height: tall, fill: "var(--wash)", stroke: "var(--ink-soft)" }),
+          svg("text", { x: 362, y: 16 }, "0"),
+          svg("text", { x: 362, y: tall - 2 }, String(rows - 1)),
+          svg("text", { x: 295, y: tall / 2, "text-anchor": "middle" }, "embed.weight"),
+          svg("rect", {
+            x: 20,
+            y: 80,
+            width: 130,
+            height: 56,
+            rx: 7,
+            fill: "var(--raised)",
+            stroke: "var(--accent)",
+            "stroke-width": 2,
+          }),
+          svg(
+            "text",
+            { x: 85, y: 102, "text-anchor": "middle", style: { fill: "var(--ink)" } },
+            visible(token.text).slice(0, 14),
           ),
-        );
-      })
-      .catch(() => {});
+          svg("text", { x: 85, y: 126, "text-anchor": "middle" }, `id ${token.id}`),
+          svg("path", {
+            d: `M150 108 C200 108 190 ${y + 2} 234 ${y + 2}`,
+            fill: "none",
+            stroke: "var(--accent)",
+            "stroke-width": 1.5,
+          }),
+          svg("rect", { x: 236, y: y, width: 118, height: 4, fill: "var(--accent)" }),
+          svg("path", {
+            d: `M356 ${y + 2} C400 ${y + 2} 400 108 440 108`,
+            fill: "none",
+            stroke: "var(--accent)",
+            "stroke-width": 1.5,
+          }),
+          svg("g", { class: calm() ? "" : "grown", id: "looked-up" }, row),
+          svg(
+            "text",
+            { x: 634, y: 146, "text-anchor": "end" },
+            app.t("a_row_of", app.model.config.d_model, Math.min(38, app.model.config.d_model)),
+          ),
+        ),
+      );
   });
   return element;
 }
@@ -266,10 +258,10 @@ function rotary(app, rope) {
     pairs = rope.dim / 2,
     half = rope.layout === "half";
   const own = { pair: 0, key: 0 };
-  const draw = async () => {
-    const { layer, head, pos } = app.state,
-      config = app.layerConfig(layer),
+  const draw = async ({ layer, head, pos }) => {
+    const config = app.layerConfig(layer),
       group = Math.floor((head * config.num_kv_heads) / config.num_heads);
+    if (!config.rope) throw new Absent("no_rotation");
     const lender = config.compared.k.split(".")[1]; // the layer whose keys they are: this one, but for some models
     const name = (what, of = layer) =>
       app.has(`layers.${of}.${what}_norm`) ? `layers.${of}.${what}_norm` : `layers.${of}.${what}`;
@@ -297,71 +289,73 @@ function rotary(app, rope) {
       ),
       angle = pos * rope.frequencies[own.pair],
       turn = key * rope.frequencies[own.pair];
-    picture.replaceChildren(
-      svg(
-        "svg",
-        {
-          viewBox: "-130 -130 470 260",
-          class: "plot",
-          style: { "max-width": "640px" },
-          role: "img",
-          "aria-label": app.t("rotary_title"),
-        },
-        svg("circle", { r: 112, fill: "none", class: "axis" }),
-        svg("line", { x1: -120, x2: 120, class: "axis" }),
-        svg("line", { y1: -120, y2: 120, class: "axis" }),
-        arrows.map(([[x, y], symbol, before]) => {
-          const [dx, dy] = [(x / longest[symbol]) * 112, (-y / longest[symbol]) * 112];
-          return svg(
-            "g",
-            { class: `sym-${symbol}`, opacity: before ? 0.45 : 1 },
-            svg("line", {
-              x2: dx,
-              y2: dy,
-              stroke: "currentColor",
-              "stroke-width": before ? 1.6 : 3,
-              "stroke-dasharray": before ? "4 3" : null,
-            }),
-            svg("circle", { cx: dx, cy: dy, r: before ? 3 : 5, fill: "currentColor" }),
-            svg(
-              "text",
-              { x: dx * 1.06 + 4, y: dy * 1.06 - 4, style: { fill: "currentColor", "font-size": "14px" } },
-              `${symbol}${before ? "" : "′"}`,
-            ),
-          );
-        }),
-        [
-          ["q", `q  ${app.t("position")} ${pos} ${app.token(pos)}`],
-          ["k", `k  ${app.t("position")} ${key} ${app.token(key)}`],
-        ].map(([symbol, text], i) =>
-          svg(
-            "text",
-            { x: 150, y: -70 + 26 * i, class: `sym-${symbol}`, style: { fill: "currentColor", "font-size": "14px" } },
-            text.slice(0, 26),
-          ),
-        ),
-        svg("text", { x: 150, y: 0 }, app.t("dashed_before")),
-        svg("text", { x: 150, y: 20 }, app.t("solid_after")),
-        svg("text", { x: 150, y: 40 }, app.t("own_scale")),
-      ),
-    );
     const [x, y] = pick(q, pos),
       [rx, ry] = pick(qr, pos);
-    said.replaceChildren(
-      app.t("rotary_said", {
-        pos,
-        key,
-        pair: own.pair,
-        a,
-        b,
-        degrees: number((angle * 180) / Math.PI, 4),
-        turn: number((turn * 180) / Math.PI, 4),
-        x: number(x),
-        y: number(y),
-        rx: number(rx),
-        ry: number(ry),
-      }),
-    );
+    return () => {
+      picture.replaceChildren(
+        svg(
+          "svg",
+          {
+            viewBox: "-130 -130 470 260",
+            class: "plot",
+            style: { "max-width": "640px" },
+            role: "img",
+            "aria-label": app.t("rotary_title"),
+          },
+          svg("circle", { r: 112, fill: "none", class: "axis" }),
+          svg("line", { x1: -120, x2: 120, class: "axis" }),
+          svg("line", { y1: -120, y2: 120, class: "axis" }),
+          arrows.map(([[x, y], symbol, before]) => {
+            const [dx, dy] = [(x / longest[symbol]) * 112, (-y / longest[symbol]) * 112];
+            return svg(
+              "g",
+              { class: `sym-${symbol}`, opacity: before ? 0.45 : 1 },
+              svg("line", {
+                x2: dx,
+                y2: dy,
+                stroke: "currentColor",
+                "stroke-width": before ? 1.6 : 3,
+                "stroke-dasharray": before ? "4 3" : null,
+              }),
+              svg("circle", { cx: dx, cy: dy, r: before ? 3 : 5, fill: "currentColor" }),
+              svg(
+                "text",
+                { x: dx * 1.06 + 4, y: dy * 1.06 - 4, style: { fill: "currentColor", "font-size": "14px" } },
+                `${symbol}${before ? "" : "′"}`,
+              ),
+            );
+          }),
+          [
+            ["q", `q  ${app.t("position")} ${pos} ${app.token(pos)}`],
+            ["k", `k  ${app.t("position")} ${key} ${app.token(key)}`],
+          ].map(([symbol, text], i) =>
+            svg(
+              "text",
+              { x: 150, y: -70 + 26 * i, class: `sym-${symbol}`, style: { fill: "currentColor", "font-size": "14px" } },
+              text.slice(0, 26),
+            ),
+          ),
+          svg("text", { x: 150, y: 0 }, app.t("dashed_before")),
+          svg("text", { x: 150, y: 20 }, app.t("solid_after")),
+          svg("text", { x: 150, y: 40 }, app.t("own_scale")),
+        ),
+      );
+      said.replaceChildren(
+        app.t("rotary_said", {
+          pos,
+          key,
+          pair: own.pair,
+          a,
+          b,
+          degrees: number((angle * 180) / Math.PI, 4),
+          turn: number((turn * 180) / Math.PI, 4),
+          x: number(x),
+          y: number(y),
+          rx: number(rx),
+          ry: number(ry),
+        }),
+      );
+    };
   };
   const formula = math(
 "<mrow><mo>(</mo><msub><mi>q</mi><mn>1</mn></msub><mi>cos</mi><mi>θ</mi><mo>−</mo><msub><mi>q</mi><mn>2</mn>" +
@@ -380,20 +374,16 @@ function rotary(app, rope) {
       slider(
         app.t("pair"),
         { min: 0, max: pairs - 1, step: 1, value: 0, say: (v) => `${v} (ω = ${number(rope.frequencies[v], 3)})` },
-        (value) => ((own.pair = value), draw()),
+        (value) => ((own.pair = value), again()),
       ),
       slider(
         app.t("key_position"),
         { min: 0, max: app.run.tokens.length - 1, step: 1, value: 0, say: (v) => `${v} ${app.token(v)}` },
-        (value) => ((own.key = value), draw()),
+        (value) => ((own.key = value), again()),
       ),
     ),
     said,
   );
-  app.watch(element, ["pos", "layer", "head"], () =>
-    draw().catch((error) =>
-      picture.replaceChildren(h("p", { class: "placeholder" }, app.t("left_out_here"), " ", String(error.message))),
-    ),
-  );
+  const again = app.watch(picture, ["pos", "layer", "head"], draw);
   return element;
 }

@@ -1,4 +1,4 @@
-// 1. Two files: a description and a heap of numbers. A treemap of where they go, the values of any weight.
+// 1. Files: a description and a heap of numbers. A treemap of where they go, the values of any weight.
 
 import { bytes, count, h, number, svg } from "../dom.js";
 import { choice, frame, later, select, story } from "../figures.js";
@@ -8,8 +8,8 @@ export function render(app) {
   const { model } = app,
     section = frame(app, "files", 1);
   section.append(
-    story(app, "files_story", model),
-    toScale(app),
+    story(app, "files_story", model, lies(model)),
+    toScale(app, lies(model)),
     sizes(app),
     story(app, "files_map_story", model),
     treemap(app),
@@ -17,18 +17,28 @@ export function render(app) {
   return section;
 }
 
-/** The two files as areas: the description beside the weights. */
-function toScale(app) {
-  const weights =
-    app.model.files.filter((file) => file.what === "weights").reduce((sum, file) => sum + file.bytes, 0) ||
-    app.model.total_bytes;
-  const described = app.model.config_bytes,
-    side = 132,
+/**
+ * How the model lies on disk: {how, weights, described}. ``how``: "two" files, "many" (weights in several), "one" that
+ * holds the description as well, or "memory" alone.
+ */
+function lies({ files, total_bytes, config_bytes }) {
+  const sum = (what) => files.filter((file) => file.what === what).reduce((all, file) => all + file.bytes, 0),
+    stored = sum("weights"),
+    parts = files.filter((file) => file.what === "weights").length,
+    own = sum("description");
+  if (!stored) return { how: "memory", weights: total_bytes, described: config_bytes };
+  if (own) return { how: parts === 1 ? "two" : "many", weights: stored, described: own, parts };
+  return { how: "one", weights: total_bytes, described: Math.max(0, stored - total_bytes), parts };
+}
+
+/** The description and the weights as areas: two files, or two parts of one. */
+function toScale(app, { how, weights, described }) {
+  const side = 132,
     dot = Math.max(2, side * Math.sqrt(described / weights));
   return h(
     "figure",
-    {},
-    h("figcaption", {}, app.t("to_scale")),
+    { class: "to-scale", data: { how, weights, described } },
+    h("figcaption", {}, app.t(how === "one" ? "to_scale_one" : "to_scale")),
     svg(
       "svg",
       {
@@ -36,7 +46,7 @@ function toScale(app) {
         class: "plot",
         style: { "max-width": "560px" },
         role: "img",
-        "aria-label": app.t("to_scale"),
+        "aria-label": app.t(how === "one" ? "to_scale_one" : "to_scale"),
       },
       svg("rect", { x: 4, y: side + 4 - dot, width: dot, height: dot, fill: "var(--accent)" }),
       svg("text", { x: 14 + dot, y: side - 12 }, app.t("the_description")),

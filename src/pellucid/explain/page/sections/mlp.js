@@ -2,7 +2,7 @@
 
 import { css, limitOf } from "../colour.js";
 import { bytes, h, math, number } from "../dom.js";
-import { bars, choice, factsOf, frame, layerStepper, posStepper, stepFigure, story } from "../figures.js";
+import { Absent, bars, choice, factsOf, frame, layerStepper, posStepper, stepFigure, story } from "../figures.js";
 
 export function render(app) {
   const section = frame(app, "mlp", 7),
@@ -33,12 +33,11 @@ function norm(app) {
     choices = h("div", { class: "controls" });
   let chosen = null; // "mlp before": kept from layer to layer
   const key = ({ part, place }) => `${part} ${place}`;
-  const draw = async () => {
-    const { layer, pos } = app.state,
-      { norms } = app.layerConfig(layer),
+  const draw = async ({ layer, pos }) => {
+    const { norms } = app.layerConfig(layer),
       its = norms.find((one) => key(one) === chosen) ?? norms.at(-1),
       run = app.run.run;
-    if (!its) return body.replaceChildren(h("p", { class: "placeholder" }, app.t("no_norms")));
+    if (!its) throw new Absent("no_norms");
     const [tiles, out, weight, shift, described] = await Promise.all([
       Promise.all(its.inputs.map((name) => app.source.tile(name, { at: [0], run }))),
       app.source.tile(its.step, { at: [0], run }),
@@ -74,23 +73,23 @@ function norm(app) {
       );
     };
     const spreadName = kind === "layer" ? "√(σ² + ε) = " : "√(mean(x²) + ε) = ";
-    body.replaceChildren(
-      h("div", { class: "formula" }, math(described.mathml)),
-      h(
-        "div",
-        { class: "facts" },
-        kind === "layer"
-          ? h("span", { class: "sym-mean" }, "μ = ", h("b", { data: { stat: "mean" } }, number(mean, 5)))
-          : "",
-        h("span", { class: "sym-spread" }, spreadName, h("b", { data: { stat: "spread" } }, number(spread, 5))),
-        h("span", {}, `ε = ${eps}`),
-      ),
-      ...strips.map(([label, values]) => strip(label, values, hover, (j) => app.ask(its.step, [0, pos, j]))),
-      readout,
-      h("div", { class: "facts only-numbers" }, factsOf(app, described)),
-    );
+    return () =>
+      body.replaceChildren(
+        h("div", { class: "formula" }, math(described.mathml)),
+        h(
+          "div",
+          { class: "facts" },
+          kind === "layer"
+            ? h("span", { class: "sym-mean" }, "μ = ", h("b", { data: { stat: "mean" } }, number(mean, 5)))
+            : "",
+          h("span", { class: "sym-spread" }, spreadName, h("b", { data: { stat: "spread" } }, number(spread, 5))),
+          h("span", {}, `ε = ${eps}`),
+        ),
+        ...strips.map(([label, values]) => strip(label, values, hover, (j) => app.ask(its.step, [0, pos, j]))),
+        readout,
+        h("div", { class: "facts only-numbers" }, factsOf(app, described)),
+      );
   };
-  const run = () => draw().catch(() => body.replaceChildren(h("p", { class: "placeholder" }, app.t("left_out_here"))));
   const choose = () => {
     const { norms } = app.layerConfig(),
       now = norms.find((one) => key(one) === chosen) ?? norms.at(-1);
@@ -99,13 +98,13 @@ function norm(app) {
       choice(
         norms.map((one) => [key(one), app.t("norm_at")[one.part][one.place]]),
         key(now),
-        (value) => ((chosen = value), run()),
+        (value) => ((chosen = value), again()),
       ),
     );
   };
   element.append(h("figcaption", {}, app.t("norm_caption")), choices, body);
   app.watch(element, ["layer"], choose);
-  app.watch(element, ["layer", "pos"], run);
+  const again = app.watch(body, ["layer", "pos"], draw);
   return element;
 }
 
@@ -128,15 +127,15 @@ function strip(label, values, hover, pick) {
 }
 
 /** What each chosen expert counts for at this position, the heaviest first. */
-async function experts(app, element, { layer, pos }) {
+async function experts(app, { layer, pos }) {
   const name = `layers.${layer}.experts`,
     { data, cols } = await app.source.tile(name, { at: [0], run: app.run.run }),
     row = data.subarray(pos * cols, (pos + 1) * cols);
   const chosen = [...row.keys()].filter((e) => row[e] > 0).sort((a, b) => row[b] - row[a]);
-  element.replaceChildren(
+  return [
     h("figcaption", {}, app.t("experts_caption", app.token(pos), chosen.length, cols)),
     bars(chosen.map((e) => ({ name: `${app.t("expert")} ${e}`, value: row[e], on: () => app.ask(name, [0, pos, e]) }))),
-  );
+  ];
 }
 
 /** The neurons that answered most at this position; in a sparse layer, the experts. */
@@ -145,29 +144,25 @@ function neurons(app) {
   app.watch(element, ["layer", "pos"], async (state) => {
     const name = `layers.${state.layer}.mlp_act`,
       its = app.layerConfig(state.layer);
-    try {
-      if (!its.experts && !app.has(name)) throw new Error(name); // a mixer alone
-      if (its.experts) return await experts(app, element, state);
-      const { data, cols } = await app.source.tile(name, { at: [0], run: app.run.run }),
-        row = data.subarray(state.pos * cols, (state.pos + 1) * cols);
-      const best = [...row.keys()].sort((a, b) => Math.abs(row[b]) - Math.abs(row[a])),
-        active = row.filter((value) => Math.abs(value) > 0.1 * Math.abs(row[best[0]])).length;
+    if (its.experts) {
+      const drawn = await experts(app, state);
+      return () => element.replaceChildren(...drawn);
+    }
+    if (!its.mlp.d_ff) throw new Absent("no_mlp"); // a mixer alone
+    const { data, cols } = await app.source.tile(name, { at: [0], run: app.run.run }),
+      row = data.subarray(state.pos * cols, (state.pos + 1) * cols);
+    const best = [...row.keys()].sort((a, b) => Math.abs(row[b]) - Math.abs(row[a])),
+      active = row.filter((value) => Math.abs(value) > 0.1 * Math.abs(row[best[0]])).length;
+    const strongest = best.slice(0, 10).map((j) => ({
+      name: `${app.t("neuron")} ${j}`,
+      value: row[j],
+      on: () => app.ask(name, [0, state.pos, j]),
+    }));
+    return () =>
       element.replaceChildren(
         h("figcaption", {}, app.t("neurons_caption", app.token(state.pos), cols, active)),
-        bars(
-          best
-            .slice(0, 10)
-            .map((j) => ({
-              name: `${app.t("neuron")} ${j}`,
-              value: row[j],
-              on: () => app.ask(name, [0, state.pos, j]),
-            })),
-          { signed: true },
-        ),
+        bars(strongest, { signed: true }),
       );
-    } catch {
-      element.replaceChildren(h("p", { class: "placeholder" }, app.t("left_out_here")));
-    }
   });
   return element;
 }

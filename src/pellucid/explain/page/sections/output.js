@@ -121,23 +121,19 @@ function sampler(app) {
     h("div", { class: "controls" }, h("button", { class: "primary", on: { click: draw } }, app.t("draw")), drawn),
     body,
   );
-  app.watch(element, ["pos"], async (state) => {
-    try {
-      const its = await app.source.get("output", { pos: state.pos, run: app.run.run });
-      if (app.source.live) {
-        const tile = await app.source.tile("logits", { at: [0], rows: [state.pos, state.pos + 1], run: app.run.run });
-        if (app.state.pos !== state.pos) return;
-        [logits, names, rest] = [tile.data, new Map(its.top.map((token) => [token.id, token])), 0];
-      } else
-        [logits, names, rest] = [
-          its.top.map((token) => token.logit),
-          new Map(its.top.map((token, i) => [i, token])),
-          its.vocab - its.top.length,
-        ];
+  app.watch(list, ["pos"], async (state) => {
+    const its = await app.source.get("output", { pos: state.pos, run: app.run.run });
+    if (!app.source.live)
+      return () => {
+        logits = its.top.map((token) => token.logit);
+        [names, rest] = [new Map(its.top.map((token, i) => [i, token])), its.vocab - its.top.length];
+        show();
+      };
+    const tile = await app.source.tile("logits", { at: [0], rows: [state.pos, state.pos + 1], run: app.run.run });
+    return () => {
+      [logits, names, rest] = [tile.data, new Map(its.top.map((token) => [token.id, token])), 0];
       show();
-    } catch (error) {
-      list.replaceChildren(trouble(app, error));
-    }
+    };
   });
   return element;
 }
@@ -145,6 +141,7 @@ function sampler(app) {
 /** How surprised the model was by each token of the text it read: −log p, the cross-entropy of the position. */
 function surprise(app) {
   const element = h("figure", { class: "surprise" });
+  if (app.run.tokens.length < 2) return h("p", { class: "placeholder" }, app.t("one_token"));
   app.source
     .get("surprise", { run: app.run.run })
     .then((its) =>

@@ -97,9 +97,7 @@ function lens(app) {
     const length = app.run.tokens.length,
       first = Math.max(0, Math.min(state.pos - 5, length - 8)),
       positions = Array.from({ length: Math.min(8, length) }, (_, i) => first + i);
-    try {
       const its = await app.source.get("lens", { positions: positions.join(","), run: app.run.run });
-      if (app.state.pos !== state.pos) return;
       const rows = its.layers
         .map((layer, i) =>
           h(
@@ -130,7 +128,7 @@ function lens(app) {
           ),
         )
         .reverse();
-      element.replaceChildren(
+      return () => element.replaceChildren(
         h(
           "figcaption",
           {},
@@ -163,9 +161,6 @@ function lens(app) {
           ),
         ),
       );
-    } catch (error) {
-      element.replaceChildren(trouble(app, error));
-    }
   });
   return element;
 }

@@ -10,6 +10,7 @@ export function render(app) {
     story(app, "text_story", app.model),
     letters(app),
     thread(app, app.t("thread_ids"), { under: (token) => String(token.id) }),
+    app.run.tokens.some((token) => token.text.includes("‹")) ? story(app, "bytes_story") : "",
     later(app, async () => details(app, await app.source.get("text", { run: app.run.run }))),
   );
   return section;
@@ -116,7 +117,7 @@ function merges(app, words) {
     h(
       "div",
       { class: "controls" },
-      words.slice(0, 24).map((its) => h("button", { on: { click: () => choose(its) } }, visible(its.word))),
+      words.slice(0, 24).map((its) => h("button", { class: "word", on: { click: () => choose(its) } }, visible(its.word))),
     ),
     stage,
     knob,

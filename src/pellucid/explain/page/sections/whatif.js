@@ -204,13 +204,17 @@ function changed(app, its, label) {
 
 /** Two models, or two checkpoints of one, on the same text. */
 function compare(app) {
+  const said = (its, name) => {
+    const [key, values] = its.same_tokens ? ["compare_said", its.nats] : ["compare_said_bits", its.bits_a_byte];
+    return app.t(key, app.model.name, number(values[0], 4), name, number(values[1], 4));
+  };
   const body = h("div", { class: "compare" }),
     run = async (name) => {
       body.replaceChildren(h("p", { class: "soft" }, app.t("running")));
       try {
         const its = await app.source.get("compare", { other: name, run: app.run.run });
         body.replaceChildren(
-          h("p", {}, app.t("compare_said", app.model.name, number(its.nats[0], 4), name, number(its.nats[1], 4))),
+          h("p", {}, said(its, name)),
           h(
             "div",
             { class: "two" },
