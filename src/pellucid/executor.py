@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,19 +54,33 @@ def check_step(inputs: Sequence[StepInput], vocab_size: int) -> None:
 
 
 class OneAtATime:
-    """Held while an executor works: it has one owner, and two threads in it would give wrong numbers in silence."""
+    """Held while an executor works: it has one owner, and two threads in it would give wrong numbers in silence.
+
+    Raises: RequestError where another thread holds it, and after ``closing``.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        self.closed = False
 
     def __enter__(self) -> None:
         if not self._lock.acquire(blocking=False):
             raise RequestError(
                 "another thread is using this executor", remedy="let one thread step it, as Engine does, or make two"
             )
+        if self.closed:
+            self._lock.release()
+            raise RequestError("this executor is closed", remedy="open another")
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Waits for whoever works; from then on nobody does."""
+        with self._lock:
+            self.closed = True
+            yield
 
 
 class Logits(Protocol):
@@ -118,6 +133,11 @@ class Executor(Protocol):
         """
         ...
 
+    @property
+    def slots(self) -> Collection[int]:
+        """The numbers of all slots that have not been freed."""
+        ...
+
     def allocate(self, capacity: int) -> int:
         """A new slot with room for ``capacity`` tokens, allocated once. Returns its number."""
         ...
@@ -127,6 +147,10 @@ class Executor(Protocol):
 
         What interrupts it leaves each of its slots as it was before, or empty.
         """
+        ...
+
+    def hidden(self, inputs: Sequence[StepInput]) -> np.ndarray:
+        """A step whose wanted places are told as hidden states after the last norm, not as logits: (N, D) float32."""
         ...
 
     def length(self, slot: int) -> int:

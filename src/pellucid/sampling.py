@@ -292,7 +292,7 @@ def choose(logits: np.ndarray, state: SamplingState) -> int:
     best = int(logits.argmax())  # numpy takes the first among equals, and a NaN before any number
     if not math.isfinite(logits[best]):
         if logits[best] == -math.inf:
-            raise RequestError("no token is left to choose", remedy="logit_bias forbids them all")
+            raise RequestError("no token is left to choose", remedy="logit_bias forbids all that might be")
         remedy = "the weights are damaged, or too large for this dtype; try dtype='float32'"
         raise NotFiniteError("the model's logits are not finite", received=float(logits[best]), remedy=remedy)
     if state.params.greedy:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Generator, Iterable
+import queue
+import threading
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,12 +18,13 @@ from pellucid.base.errors import ConfigError, NotFiniteError, RequestError
 from pellucid.base.notice import notice
 from pellucid.defaults import AnswerDefaults
 from pellucid.executor import Executor, Logits, StepInput
-from pellucid.generate.request import Request
+from pellucid.generate.request import Pooling, Request
 from pellucid.generate.result import Event, FinishReason, Result
 from pellucid.generate.scheduler import Scheduler
 from pellucid.generate.sequence import Sequence
 from pellucid.generate.slots import Slots
 from pellucid.generate.speculate import Speculator
+from pellucid.generate.stream import Stream
 from pellucid.sampling import fresh_seed
 from pellucid.text.detokenizer import IncrementalDetokenizer
 
@@ -47,7 +52,10 @@ class Best:
 
 
 class Engine:
-    """Answers requests with one executor, which it owns meanwhile. Not thread-safe.
+    """Answers requests with one executor, which it owns meanwhile.
+
+    Any thread may ``add`` and ``cancel``; what they ask for happens at the top of the next ``step``. Any thread may
+    step, read a stream or ``close``: one at a time does.
 
     A request's greedy tokens, and for a given seed its sampled ones, are the same alone and in any company, as far as
     the executor's numbers are: each has its own slot, its own random numbers, and chunks that are cut by its own prompt
@@ -106,53 +114,63 @@ class Engine:
         self._speculate, self._reuse = speculate, reuse
         self._scheduler = Scheduler(max_batch, prefill_chunk, max_tokens_per_step or least)
         self._slots = Slots(executor, self.context_len, prefill_chunk if by_length or executor.splits_matter else None)
-        self._events: list[Event] = []  # that happened and that nobody has been told yet
-        self._next_id = 0
+        self._ids = itertools.count()
+        self._inbox: deque[Sequence | int] = deque()  # what to add, and ids to cancel
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # rung for whoever waits for that
+        self._events: deque[Event] = deque()  # that happened and that nobody has been told yet
+        self._mail: dict[int, deque[Event] | None] = {}  # request → its reader's events; None: the reader is gone
+        self._lock, self._door = threading.RLock(), threading.Lock()  # held by who steps; by who adds or closes
+        self._at_work = self._closed = False
 
     def add(self, request: Request) -> int:
-        """Put a request in line. Returns its id, which its events carry.
+        """Put a request in line, from any thread. Returns its id, which its events carry.
 
         Raises: RequestError or ContextLengthError where this engine cannot answer it; nothing has changed then.
         """
-        request = self._fit(request)
-        assert request.sampling is not None
-        request_id, seed = self._next_id, fresh_seed(request.sampling)
-        first, *siblings = (
-            Sequence(request_id, index, request, seed, self._detokenizer(request)) for index in range(request.n)
-        )
-        first.siblings = siblings
-        self._next_id += 1
-        self._scheduler.waiting.append(first)
-        return request_id
+        return self._add(request, None)
+
+    def cancel(self, request_id: int) -> None:
+        """End a request wherever it is, from any thread; its last events come with the next step. One that is finished
+        or unknown is left alone.
+        """
+        self._inbox.append(request_id)
+        self._bell.put(None)
 
     def step(self) -> list[Event]:
         """Run the model once, advancing each request in the batch by a token or a chunk. Returns what happened; often
         nothing, in a prefill.
 
-        What interrupts it, an error of the executor or Ctrl-C, is raised on and ends the requests that were running
-        (``error``, ``cancelled``). The engine stays usable: waiting requests go on with the next call, which also tells
-        of those that ended.
+        What was added and cancelled until now takes effect first. Another thread's step is waited for. What interrupts
+        it, an error of the executor or Ctrl-C, is raised on and ends the requests that were running (``error``,
+        ``cancelled``). The engine stays usable: waiting requests go on with the next call, which also tells of those
+        that ended.
         """
-        try:
-            self._admit()
-            self._guess()
-            if batch := self._scheduler.next_batch():
-                logits = self.executor.step([inputs for _, inputs in batch])
-                self._choose(batch, logits)
-        except BaseException as error:
-            for sequence in list(self._scheduler.running):
-                self._drop(sequence, "error" if isinstance(error, Exception) else "cancelled", error)
-            raise
-        events, self._events = self._events, []
-        return events
+        with self._lock, self._working():
+            self._step()
+            events, self._events = self._events, deque()
+            return list(events)
 
-    def cancel(self, request_id: int) -> None:
-        """End a request wherever it is; its last events come with the next step. One that is finished or unknown is
-        left alone.
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until there is something to do, in the thread that steps. Returns whether there is."""
+        with contextlib.suppress(queue.Empty):
+            while not self.has_work and not self._closed:
+                self._bell.get(timeout=timeout)
+        return self.has_work
+
+    def close(self) -> list[Event]:
+        """Wait for a step that runs, end all requests (``cancelled``) and give their slots back. Returns what has not
+        been told yet; nothing can be added any more, and no step made.
         """
-        for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
-            if sequence.request_id == request_id:
+        with self._door:
+            self._closed = True
+        with self._lock, self._working(closed=True):
+            self._settle()
+            for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
                 self._drop(sequence, "cancelled")
+            self.forget()
+            self._bell.put(None)
+            events, self._events = self._events, deque()
+            return list(events)
 
     def forget(self) -> None:
         """Free what is kept of answers that have ended."""
@@ -167,21 +185,20 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a step would have something to do or to tell."""
-        return bool(self._scheduler.waiting or self._scheduler.running or self._events)
+        return bool(self._inbox or self._scheduler.waiting or self._scheduler.running or self._events)
 
-    def stream(self, request: Request) -> Generator[Event]:
-        """Add a request and yield its events. Other requests advance along with it; their events wait for whoever asks
-        for them.
+    def stream(self, request: Request) -> Stream:
+        """Add a request and iterate over its events. Other requests advance along with it; their events wait for
+        whoever asks for them.
 
         Leaving the loop early cancels the request.
         """
-        return self._stream({self.add(request): request.n})
+        return self._stream([request])[0]
 
     def run(self, requests: Iterable[Request]) -> list[Result]:
         """Answer all of them, in their order. Raises what ``add`` raises, before any work is done."""
         fitted = [self._fit(request) for request in requests]
-        ids = [self.add(request) for request in fitted]
-        events = self._stream({request_id: request.n for request_id, request in zip(ids, fitted, strict=True)})
+        events, ids = self._stream(fitted)
         answers = {(event.request_id, event.index): event.answer for event in events if event.answer is not None}
         return [
             Result(
@@ -190,13 +207,130 @@ class Engine:
             for request_id, request in zip(ids, fitted, strict=True)
         ]
 
+    def embed(self, prompts: Iterable[Collection[int]], pooling: Pooling = "last") -> np.ndarray:
+        """The prompts' hidden states after the last norm, pooled: (N, D) float32. In a server, ``add`` requests with
+        ``pooling`` instead: each one's answer has its ``embedding``.
+
+        Raises: as ``add``; and what made one fail.
+        """
+        results = self.run([Request(prompt_ids=tuple(prompt), pooling=pooling) for prompt in prompts])
+        rows = np.empty((len(results), self.executor.config.d_model), np.float32)
+        for row, result in zip(rows, results, strict=True):
+            if (error := result.answers[0].error) is not None:
+                raise error
+            row[:] = result.answers[0].embedding
+        return rows
+
+    # --- who reads what ---
+
+    def _add(self, request: Request, mail: deque[Event] | None) -> int:
+        request, request_id = self._fit(request), next(self._ids)
+        seed = 0 if request.sampling is None else fresh_seed(request.sampling)
+        first, *siblings = (
+            Sequence(request_id, index, request, seed, self._detokenizer(request)) for index in range(request.n)
+        )
+        first.siblings = siblings
+        with self._door:
+            if self._closed:
+                raise RequestError("this engine is closed", remedy="make another")
+            if mail is not None:
+                self._mail[request_id] = mail
+            self._inbox.append(first)
+        self._bell.put(None)
+        return request_id
+
+    def _stream(self, requests: list[Request]) -> tuple[Stream, list[int]]:
+        mail: deque[Event] = deque()
+        ids: list[int] = []
+        try:
+            for request in requests:
+                ids.append(self._add(request, mail))
+        except BaseException:
+            self.leave(ids)
+            raise
+        return Stream(self, {id_: request.n for id_, request in zip(ids, requests, strict=True)}, mail), ids
+
+    def advance(self, mail: deque[Event]) -> None:
+        """A step for a stream's sake, unless another thread's has brought what it waits for; others' events wait."""
+        with self._lock, self._working():
+            if not mail:
+                self._step()
+
+    def leave(self, request_ids: Collection[int]) -> None:
+        """A stream's reader is gone: its requests end, at once where nobody steps, and nobody is told."""
+        for request_id in request_ids:
+            self._mail[request_id] = None
+            self.cancel(request_id)
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._at_work:  # this very thread may be in a step, and this be a garbage collector's call
+                    self._settle()
+            finally:
+                self._lock.release()
+
+    @contextlib.contextmanager
+    def _working(self, *, closed: bool = False) -> Iterator[None]:
+        """Raises: RequestError where this thread is in a step already, and in an engine that is closed."""
+        if self._at_work:
+            raise RequestError("this engine is in a step already", remedy="let what a step calls not call it")
+        if self._closed and not closed:
+            raise RequestError("this engine is closed", remedy="make another")
+        self._at_work = True
+        try:
+            yield
+        finally:
+            self._at_work = False
+
+    def _tell(self, event: Event) -> None:
+        mail = self._mail.get(event.request_id, self._events)
+        if mail is not None:
+            mail.append(event)
+
     # --- the parts of a step ---
+
+    def _step(self) -> None:
+        try:
+            self._settle()
+            self._admit()
+            self._guess()
+            if batch := self._scheduler.next_batch():
+                self._run(batch)
+        except BaseException as error:
+            for sequence in list(self._scheduler.running):
+                self._drop(sequence, "error" if isinstance(error, Exception) else "cancelled", error)
+            raise
+
+    def _settle(self) -> None:
+        """What was added and cancelled since the last step, in that order."""
+        while self._inbox:  # its head goes when it has taken effect, whatever interrupts this
+            message = self._inbox[0]
+            if not isinstance(message, Sequence):
+                for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
+                    if sequence.request_id == message:
+                        self._drop(sequence, "cancelled")
+            elif message not in self._scheduler.waiting:
+                self._scheduler.waiting.append(message)
+            self._inbox.popleft()
+
+    def _run(self, batch: list[tuple[Sequence, StepInput]]) -> None:
+        """Logits for answers, and hidden states for prompts that get none."""
+        pooled = [(sequence, inputs) for sequence, inputs in batch if sequence.request.pooling is not None]
+        written = [(sequence, inputs) for sequence, inputs in batch if sequence.request.pooling is None]
+        if written:
+            self._choose(written, self.executor.step([inputs for _, inputs in written]))
+        if pooled:
+            states = self.executor.hidden([inputs for _, inputs in pooled])
+            row = 0
+            for sequence, inputs in pooled:
+                sequence.computed += len(inputs.token_ids)
+                self._pool(sequence, states[row : row + len(inputs.wanted)])
+                row += len(inputs.wanted)
 
     def _admit(self) -> None:
         """Give waiting requests their places and slots; one that gets no slot (no memory) fails alone."""
         while (sequence := self._scheduler.admit()) is not None:
             try:
-                sequence.start(*self._slots.take(sequence.request.prompt_ids, sequence.capacity))
+                sequence.start(*self._slots.take(sequence.request.prompt_ids, sequence.capacity, whole=sequence.whole))
             except Exception as error:
                 self._drop(sequence, "error", error)
             self._make_room()
@@ -216,7 +350,7 @@ class Engine:
         wanted = {sequence: min(sequence.pace.next(), share, sequence.room_for_guesses) for sequence in decoding}
         guesses = self._speculate.guess({sequence: most for sequence, most in wanted.items() if most > 0})
         for sequence in decoding:
-            sequence.guess = guesses.get(sequence, [])
+            sequence.guess_ahead(guesses.get(sequence, []))
 
     def _choose(self, batch: list[tuple[Sequence, StepInput]], logits: Logits) -> None:
         """The next tokens of every sequence whose prompt is complete."""
@@ -227,8 +361,10 @@ class Engine:
         for sequence, inputs in batch:
             if sequence.in_prefill:
                 sequence.computed += len(inputs.token_ids)
-                for member in (sequence, *self._part(sequence)) if inputs.wanted else ():
-                    self._choose_one(member, row, rows, best)
+                if sequence.whole and rows is not None:
+                    sequence.score(rows[row : row + len(inputs.wanted)])
+                for member in () if sequence.in_prefill else (sequence, *self._part(sequence)):
+                    self._choose_one(member, row + len(inputs.wanted) - 1, rows, best)
             else:
                 self._follow(sequence, row, rows, best)
             row += len(inputs.wanted)
@@ -254,6 +390,18 @@ class Engine:
             except Exception as error:  # an executor that cannot keep its word (``rollback``) costs this answer alone
                 self._drop(sequence, "error", error)
 
+    def _pool(self, sequence: Sequence, states: np.ndarray) -> None:
+        """Hidden states of a prompt's next places; a prompt that fails fails alone."""
+        try:
+            if not np.isfinite(states).all():
+                raise self.executor.why_not_finite(sequence.all_ids[: sequence.computed].tolist())
+            event = sequence.pool(states)
+        except Exception as error:
+            event = sequence.abandon("error", error)
+        if event is not None:
+            self._tell(event)
+            self._release(sequence)
+
     def _choose_one(self, sequence: Sequence, row: int, rows: np.ndarray | None, best: Best | None) -> int | None:
         """Choose a token by its row of logits, or their argmax. A sequence that fails (say, in its detokenizer) fails
         alone.
@@ -269,7 +417,7 @@ class Engine:
             event = sequence.abandon("error", self.executor.why_not_finite(ids))
         except Exception as error:
             event = sequence.abandon("error", error)
-        self._events.append(event)
+        self._tell(event)
         if sequence.answer is not None:
             self._release(sequence)
         return event.token_id
@@ -285,14 +433,17 @@ class Engine:
                 self._scheduler.running.append(sibling)
                 parted.append(sibling)
             except Exception as error:
-                self._events.append(sibling.abandon("error", error))
+                self._tell(sibling.abandon("error", error))
             sequence.siblings.pop(0)
         return parted
 
     def _drop(self, sequence: Sequence, reason: FinishReason, error: BaseException | None = None) -> None:
         """End a sequence, and siblings that have not parted from it, before their time."""
-        for one in (sequence, *sequence.siblings):
-            self._events.append(one.abandon(reason, error if isinstance(error, Exception) else None))
+        every = (sequence, *sequence.siblings)
+        for one in every:
+            self._tell(one.abandon(reason, error if isinstance(error, Exception) else None))
+        sequence.siblings = []
+        for one in every:
             self._release(one)
 
     def _release(self, sequence: Sequence) -> None:
@@ -308,26 +459,8 @@ class Engine:
                 self._slots.free(slot)
         if self._speculate is not None:
             self._speculate.release(sequence)
-
-    def _stream(self, num_answers: dict[int, int]) -> Generator[Event]:
-        """Step until these requests (id → answers) are finished, yielding their events and leaving all others where
-        they are.
-        """
-        unfinished = {(request_id, index) for request_id, n in num_answers.items() for index in range(n)}
-        try:
-            while unfinished:
-                mine = [event for event in self._events if event.request_id in num_answers]
-                self._events = [event for event in self._events if event.request_id not in num_answers]
-                if not mine:
-                    self._events = self.step()
-                for event in mine:
-                    if event.answer is not None:
-                        unfinished.discard((event.request_id, event.index))
-                    yield event
-        finally:
-            for request_id in num_answers:
-                self.cancel(request_id)
-            self._events = [event for event in self._events if event.request_id not in num_answers]
+        if sequence.request_id in self._mail and sequence.request_id not in self._scheduler.requests:
+            del self._mail[sequence.request_id]
 
     def _fit(self, request: Request) -> Request:
         """The request as this engine will run it. Raises: see ``add``."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from pellucid.base.errors import ContextLengthError, RequestError
 from pellucid.config import ModelConfig
 from pellucid.defaults import AnswerDefaults
+from pellucid.generate.constraint import Constraint
 from pellucid.sampling import SamplingParams
+
+Pooling = Literal["last", "mean"]  # of the prompt's hidden states: the last one, or their mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +31,18 @@ class Request:
     n: int = 1  # answers to the one prompt, each with its own random numbers
     # report each token's log-probability, and those of so many of the most probable; None: none
     logprobs: int | None = None
+    prompt_logprobs: int | None = None  # the same of each token of the prompt but the first; it is computed whole then
+    constraint: Constraint | None = field(default=None, compare=False)  # what answers may be
+    pooling: Pooling | None = None  # no answer: the prompt's hidden states after the last norm, pooled to one vector
 
     def __post_init__(self) -> None:
-        for name, least in (("max_new_tokens", 1), ("n", 1), ("logprobs", 0)):
+        for name, least in (("max_new_tokens", 1), ("n", 1), ("logprobs", 0), ("prompt_logprobs", 0)):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise RequestError(
                     f"{name} is out of range", expected=f"a whole number of at least {least}", received=repr(value)
                 )
+        self._check_pooling()
         object.__setattr__(self, "prompt_ids", _ids("prompt_ids", self.prompt_ids))
         if self.stop_token_ids is not None:
             object.__setattr__(self, "stop_token_ids", frozenset(_ids("stop_token_ids", self.stop_token_ids)))
@@ -43,6 +51,24 @@ class Request:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         if not all(isinstance(stop, str) and stop for stop in self.stop):
             raise RequestError("a stop string must have at least one character", received=list(self.stop))
+
+    def _check_pooling(self) -> None:
+        """Raises: RequestError for one that is unknown, and for what only an answer could have."""
+        if self.pooling is None:
+            return
+        if self.pooling not in get_args(Pooling):
+            expected = ", ".join(get_args(Pooling))
+            raise RequestError("pooling is unknown", expected=expected, received=repr(self.pooling))
+        answers = ("max_new_tokens", "sampling", "stop", "logprobs", "prompt_logprobs", "constraint")
+        asked = [name for name in answers if getattr(self, name) is not None] + ["n"] * (self.n != 1)
+        if asked:
+            raise RequestError("a prompt's hidden states are wanted, and no answer", received=", ".join(asked))
+
+    @property
+    def new_tokens(self) -> int:
+        """Of an answer at most; the request is a fitted one."""
+        assert self.max_new_tokens is not None or self.pooling is not None
+        return self.max_new_tokens or 0
 
     def fit(self, config: ModelConfig, context_len: int, defaults: AnswerDefaults | None = None) -> Request:
         """The same request with all that the model decides filled in: an empty prompt becomes its bos, open ends get
@@ -54,7 +80,6 @@ class Request:
         naming the lengths.
         """
         defaults = AnswerDefaults.of(config) if defaults is None else defaults
-        sampling = defaults.sampling if self.sampling is None else self.sampling
         prompt = self.prompt_ids or (() if defaults.bos_token_id is None else (defaults.bos_token_id,))
         if not prompt:
             raise RequestError(
@@ -70,11 +95,20 @@ class Request:
                 received=wrong,
                 remedy=remedy,
             )
+        sampling = defaults.sampling if self.sampling is None else self.sampling
         if (biased := max(sampling.logit_bias, default=0)) >= config.vocab_size:
             raise RequestError(
                 "logit_bias names no token of this model", expected=f"0 to {config.vocab_size - 1}", received=biased
             )
         room = context_len - len(prompt)
+        if self.pooling is not None:
+            if room < 0:
+                raise ContextLengthError(
+                    "the text is longer than the context",
+                    expected=f"at most {context_len} tokens",
+                    received=f"{len(prompt)} tokens",
+                )
+            return replace(self, prompt_ids=prompt, stop_token_ids=())
         if room < 1:
             raise ContextLengthError(
                 "the prompt leaves no room for an answer in the context",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
 
 from pellucid.sampling import TokenLogprobs
 
-# stop: a stop id or stop string; length: max_new_tokens; cancelled: by the caller or Ctrl-C; error: see Answer.error
+# stop: a stop id, a stop string, the end of what the constraint allows, or of a prompt that is pooled
+# length: max_new_tokens; cancelled: by the caller or Ctrl-C; error: see Answer.error
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
@@ -53,6 +56,8 @@ class Answer:
     seed: int  # repeats the answer, together with the index
     timings: Timings
     error: Exception | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None  # a token of the prompt each, None for the first
+    embedding: np.ndarray | None = field(default=None, compare=False)  # (D,), float32: see Request.pooling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,7 @@ class Event:
     token_id: int | None = None  # None where an answer ends without a further token (cancelled, error)
     text: str = ""  # what is new and certain: often less or more than the token's own
     logprobs: TokenLogprobs | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None  # in the answer's first event, where asked for
     answer: Answer | None = None  # in the answer's last event
 
     @property

@@ -47,6 +47,11 @@ class Scheduler:
         """Of ``max_batch``: by what runs, and by what will part from it."""
         return sum(1 + len(sequence.siblings) for sequence in self.running)
 
+    @property
+    def requests(self) -> set[int]:
+        """Ids of those that wait or run."""
+        return {sequence.request_id for line in (self.waiting, self.running) for sequence in line}
+
     def remove(self, sequence: Sequence) -> None:
         for line in (self.waiting, self.running):
             if sequence in line:

@@ -7,11 +7,12 @@ import time
 import numpy as np
 
 from pellucid.executor import StepInput
+from pellucid.generate.constraint import allowed
 from pellucid.generate.pace import Pace
 from pellucid.generate.request import Request
 from pellucid.generate.result import Answer, Event, FinishReason, Timings
 from pellucid.generate.stop import StopStrings
-from pellucid.sampling import SamplingState, TokenLogprobs, logprobs, sample
+from pellucid.sampling import GREEDY, SamplingState, TokenLogprobs, logprobs, sample
 from pellucid.text.detokenizer import IncrementalDetokenizer, Run
 
 
@@ -33,8 +34,10 @@ class Sequence:
         self._ids = np.array(request.prompt_ids, np.int64)  # and room for the answer's, which grows
         self.guess: list[int] = []  # the next tokens, perhaps: computed along with the last, and checked
         self.pace = Pace()
-        assert request.sampling is not None
-        self.state = SamplingState(request.sampling, request.prompt_ids, index, seed)
+        self.state = SamplingState(request.sampling or GREEDY, request.prompt_ids, index, seed)
+        self.matcher = None if request.constraint is None else request.constraint.start()
+        self.prompt_logprobs: list[TokenLogprobs | None] | None = None if request.prompt_logprobs is None else [None]
+        self._pooled: np.ndarray | None = None
         self.answer: Answer | None = None
         self._detokenizer, self._stops = detokenizer, StopStrings(request.stop or ())
         self._text: list[str] = []
@@ -44,8 +47,7 @@ class Sequence:
     @property
     def capacity(self) -> int:
         """Tokens that the slot must hold."""
-        assert self.request.max_new_tokens is not None
-        return len(self.request.prompt_ids) + self.request.max_new_tokens
+        return len(self.request.prompt_ids) + self.request.new_tokens
 
     @property
     def all_ids(self) -> np.ndarray:
@@ -59,13 +61,22 @@ class Sequence:
     @property
     def room_for_guesses(self) -> int:
         """Guesses that could still become tokens: a right one is followed by one more."""
-        assert self.request.max_new_tokens is not None
-        return 0 if self.in_prefill else self.request.max_new_tokens - len(self.token_ids) - 1
+        return 0 if self.in_prefill else self.request.new_tokens - len(self.token_ids) - 1
 
     @property
     def needs_logits(self) -> bool:
         """Whether the choice takes a whole row of logits; else its argmax is enough."""
-        return self.request.logprobs is not None or not self.state.params.plain_greedy
+        asked = self.request.logprobs is not None or self.prompt_logprobs is not None or self.matcher is not None
+        return asked or not self.state.params.plain_greedy
+
+    @property
+    def whole(self) -> bool:
+        """Whether every place of the prompt is wanted, so that none can be reused."""
+        return self.prompt_logprobs is not None or self.request.pooling == "mean"
+
+    def guess_ahead(self, token_ids: list[int]) -> None:
+        """Guesses at the next tokens, as far as they may follow one another."""
+        self.guess = token_ids if self.matcher is None else token_ids[: self.matcher.valid_prefix(token_ids)]
 
     def next_input(self, chunk: int) -> StepInput:
         """What to compute next: ``chunk`` tokens of the prompt, or its rest, or the last new token and a guess at those
@@ -81,7 +92,8 @@ class Sequence:
             )
         prompt, stop = self.request.prompt_ids, self.computed + chunk
         tokens = prompt[self.computed : stop]
-        return StepInput(self.slot, tokens, (len(tokens) - 1,) if stop >= len(prompt) else ())
+        last = (len(tokens) - 1,) if stop >= len(prompt) else ()
+        return StepInput(self.slot, tokens, range(len(tokens)) if self.whole else last)
 
     def start(self, slot: int, reused: int) -> None:
         """Begin in a slot that holds the prompt's first ``reused`` tokens."""
@@ -89,6 +101,7 @@ class Sequence:
 
     def branch(self, prefilled: Sequence, slot: int) -> None:
         """Go on from a sibling's prompt, copied to ``slot``."""
+        self.prompt_logprobs = prefilled.prompt_logprobs
         self.slot, self.computed, self.reused, self._started = (
             slot,
             prefilled.computed,
@@ -97,8 +110,8 @@ class Sequence:
         )
 
     def choose(self, logits: np.ndarray) -> Event:
-        """Take the next token from a row of logits."""
-        token = sample(logits, self.state)
+        """Take the next token from a row of logits. Log-probabilities are of these, before any rule."""
+        token = sample(logits if self.matcher is None else allowed(logits, self.matcher.mask()), self.state)
         count = self.request.logprobs
         return self.accept(token, None if count is None else logprobs(logits, token, count))
 
@@ -112,6 +125,8 @@ class Sequence:
         self.token_ids.append(token)
         self.all_ids[-1] = token
         self.state.append(token)
+        if self.matcher is not None:
+            self.matcher.accept(token)
         if token_logprobs is not None:
             self._logprobs.append(token_logprobs)
         assert self.request.stop_token_ids is not None
@@ -120,11 +135,30 @@ class Sequence:
             text, reason, stopped_by = self._end(token) + self._rest(), "stop", token
         else:
             text = self._text_of(token)
-            if self._stops.match is None and len(self.token_ids) == self.request.max_new_tokens:
+            if self._stops.match is None and self.matcher is not None and self.matcher.finished:
+                text, reason = text + self._rest(), "stop"
+            elif self._stops.match is None and len(self.token_ids) == self.request.max_new_tokens:
                 text, reason = text + self._rest(), "length"
         if self._stops.match is not None:
             reason, stopped_by = "stop", self._stops.match
         return self._event(token, text, token_logprobs, reason, stopped_by)
+
+    def score(self, rows: np.ndarray) -> None:
+        """Rows of logits of the next places of the prompt, (N, V): each tells of the token after it."""
+        assert self.prompt_logprobs is not None
+        assert self.request.prompt_logprobs is not None
+        after = self.request.prompt_ids[len(self.prompt_logprobs) :]
+        told = (logprobs(row, token, self.request.prompt_logprobs) for row, token in zip(rows, after, strict=False))
+        self.prompt_logprobs += told
+
+    def pool(self, states: np.ndarray) -> Event | None:
+        """Hidden states of the wanted places, (N, D); the end, where these were the last."""
+        total = states.sum(0, dtype=np.float64)
+        self._pooled = total if self._pooled is None else self._pooled + total
+        if self.in_prefill:
+            return None
+        self._first = self._last = time.perf_counter()
+        return self._event(None, "", None, "stop")
 
     def abandon(self, reason: FinishReason, error: Exception | None = None) -> Event:
         """End without a further token."""
@@ -158,6 +192,7 @@ class Sequence:
         error: Exception | None = None,
     ) -> Event:
         self._text.append(text)
+        scores = None if self.prompt_logprobs is None else tuple(self.prompt_logprobs)
         if reason is not None:
             self.answer = Answer(
                 index=self.index,
@@ -169,6 +204,8 @@ class Sequence:
                 seed=self.state.seed,
                 timings=self._timings(),
                 error=error,
+                prompt_logprobs=scores,
+                embedding=self._embedding() if reason == "stop" else None,
             )
         return Event(
             request_id=self.request_id,
@@ -176,7 +213,15 @@ class Sequence:
             token_id=token,
             text=text,
             logprobs=token_logprobs,
+            prompt_logprobs=scores if len(self.token_ids) == 1 else None,
             answer=self.answer,
+        )
+
+    def _embedding(self) -> np.ndarray | None:
+        if self._pooled is None:
+            return None
+        return (self._pooled / (len(self.request.prompt_ids) if self.request.pooling == "mean" else 1)).astype(
+            np.float32
         )
 
     def _timings(self) -> Timings:

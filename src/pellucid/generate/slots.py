@@ -30,15 +30,15 @@ class Slots:
         self._kept: list[_Kept] = []  # the least recently used first
         self._capacity: dict[int, int] = {}  # of slots in use
 
-    def take(self, prompt: Sequence[int] | np.ndarray, capacity: int) -> tuple[int, int]:
+    def take(self, prompt: Sequence[int] | np.ndarray, capacity: int, *, whole: bool = False) -> tuple[int, int]:
         """A slot with room for ``capacity`` tokens, and how many of the prompt's it holds: never all, for the last
-        one's logits are wanted.
+        one's logits are wanted; none where the ``whole`` prompt is.
 
         The kept slot that has most of it is taken over, or copied where much else would be lost.
         """
         ids = np.asarray(prompt, np.int64)
         lengths = [self._common(kept, ids) for kept in self._kept]
-        length = max(lengths, default=0)
+        length = 0 if whole else max(lengths, default=0)
         if not length:
             return self._note(self._new(capacity), capacity), 0
         kept = self._kept.pop(lengths.index(length))

@@ -6,7 +6,7 @@ matrix, nothing is padded to the longest request, and only mixers know which tok
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,11 +61,17 @@ class TorchExecutor:
     def generation_config(self) -> Mapping[str, Any]:
         return self.decoder.generation_config
 
+    @property
+    def slots(self) -> Collection[int]:
+        return self._caches.keys()
+
     def allocate(self, capacity: int) -> int:
-        return self._keep(Cache(self.config, 1, capacity, self.decoder.dtype, self.decoder.device))
+        with self._busy:
+            return self._keep(Cache(self.config, 1, capacity, self.decoder.dtype, self.decoder.device))
 
     def fork(self, slot: int, capacity: int, length: int | None = None) -> int:
-        return self._keep(self._caches[slot].fork(capacity, length))
+        with self._busy:
+            return self._keep(self._caches[slot].fork(capacity, length))
 
     def _keep(self, cache: Cache) -> int:
         slot, self._next_slot = self._next_slot, self._next_slot + 1
@@ -91,7 +97,8 @@ class TorchExecutor:
         return self._caches[slot].length
 
     def truncate(self, slot: int, length: int) -> None:
-        self._caches[slot].truncate(length)
+        with self._busy:
+            self._caches[slot].truncate(length)
 
     @property
     def rollback(self) -> int | None:
@@ -101,8 +108,15 @@ class TorchExecutor:
         return self._caches[slot].reaches(length)
 
     def free(self, slot: int) -> None:
-        del self._caches[slot]
-        self._hidden.pop(slot, None)
+        with self._busy:
+            del self._caches[slot]
+            self._hidden.pop(slot, None)
+
+    def close(self) -> None:
+        """Wait for a step that runs, and forget all slots; the executor cannot be used any more, the decoder can."""
+        with self._busy.closing():
+            self._caches.clear()
+            self._hidden.clear()
 
     @torch.inference_mode()
     def step(self, inputs: Sequence[StepInput]) -> TorchLogits:
@@ -113,9 +127,17 @@ class TorchExecutor:
         before any slot has changed.
         """
         with self._busy:
-            return self._step(inputs)
+            hidden, ctx = self._forward(inputs)
+            return TorchLogits(self._revealed(self.decoder.logits(hidden, ctx), inputs, ctx))
 
-    def _step(self, inputs: Sequence[StepInput]) -> TorchLogits:
+    @torch.inference_mode()
+    def hidden(self, inputs: Sequence[StepInput]) -> np.ndarray:
+        with self._busy:
+            hidden, ctx = self._forward(inputs)
+            return self._revealed(hidden, inputs, ctx).float().cpu().numpy()
+
+    def _forward(self, inputs: Sequence[StepInput]) -> tuple[Tensor, Context]:
+        """The hidden states of the wanted places, (N, D), and the pass that they are of."""
         check_step(inputs, self.config.vocab_size)
         for entry in inputs:
             self._caches[entry.slot].reserve(len(entry.token_ids))
@@ -149,7 +171,7 @@ class TorchExecutor:
             raise
         for entry in inputs:
             self._caches[entry.slot].advance(len(entry.token_ids))
-        return TorchLogits(self._revealed(self.decoder.logits(hidden[wanted], ctx), inputs, ctx))
+        return hidden[wanted], ctx
 
     def _parts(self, inputs: Sequence[StepInput], ctx: Context) -> list[Part]:
         """Each slot's tokens with its cache; token by token where they are to be computed ``one_by_one``."""
@@ -171,7 +193,7 @@ class TorchExecutor:
         return self.decoder.dtype == torch.float16 or any(not self._caches[entry.slot].length for entry in inputs)
 
     def _revealed(self, logits: Tensor, inputs: Sequence[StepInput], ctx: Context) -> Tensor:
-        """The logits, or NaN where a slot's queries or keys were not finite: the fused kernel may have hidden it."""
+        """Logits or hidden states, NaN where a slot's queries or keys were not finite: a kernel may have hidden it."""
         hidden = torch.stack(ctx.sums).sum(0) * 0 if ctx.sums else None  # (T,), 0 or NaN: the device is not waited for
         start = row = 0
         for entry in inputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class NativeLogits:
 
 @dataclass
 class _Slot:
-    handle: int  # Slot *
+    handle: ctypes.c_void_p  # Slot *; NULL once it has been dropped
     capacity: int
     length: int = 0
     least: int = 0  # tokens that it can be cut back to, but for none: what windows that end earlier held is gone
@@ -122,14 +122,32 @@ class NativeExecutor:
         if code:
             raise MemoryError("no memory for the model") if code == 3 else NativeError(_ERRORS[code], where=path)
 
+    @property
+    def slots(self) -> Collection[int]:
+        return self._slots.keys()
+
     def allocate(self, capacity: int) -> int:
         """Raises: MemoryError where the cache has no room."""
-        handle = self._library.pellucid_slot(capacity) if capacity < 2**31 - 16 else None
-        if not handle:
-            raise MemoryError(f"no memory for a KV cache of {capacity} tokens")
-        slot, self._next_slot = self._next_slot, self._next_slot + 1
-        self._slots[slot] = _Slot(handle, capacity)
-        return slot
+        with self._busy:
+            return self._allocate(capacity)
+
+    def _allocate(self, capacity: int) -> int:
+        number, self._next_slot = self._next_slot, self._next_slot + 1
+        slot = self._slots[number] = _Slot(ctypes.c_void_p(), capacity)  # noted before there is memory to lose
+        try:
+            if capacity < 2**31 - 16:
+                self._library.pellucid_make_slot(capacity, ctypes.byref(slot.handle))
+            if not slot.handle:
+                raise MemoryError(f"no memory for a KV cache of {capacity} tokens")
+        except BaseException:
+            self._drop(number)
+            raise
+        return number
+
+    def _drop(self, number: int) -> None:
+        """In this order, so that Ctrl-C in between costs nothing: what has been dropped can be dropped again."""
+        self._library.pellucid_drop_slot(ctypes.byref(self._slots[number].handle))
+        del self._slots[number]
 
     @property
     def splits_matter(self) -> bool:
@@ -159,9 +177,13 @@ class NativeExecutor:
                 "the KV cache is full", expected=f"at most {min(origin.length, capacity)} tokens", received=length
             )
         origin.check(length)
-        number = self.allocate(capacity)
+        number = self._allocate(capacity)
         copy = self._slots[number]
-        self._library.pellucid_copy_slot(copy.handle, origin.handle, length)
+        try:
+            self._library.pellucid_copy_slot(copy.handle, origin.handle, length)
+        except BaseException:  # Ctrl-C, before anybody knows its number
+            self._drop(number)
+            raise
         copy.length = length
         copy.least = max(origin.least, self._least(length)) if length else 0
         return number
@@ -191,7 +213,7 @@ class NativeExecutor:
 
     def free(self, slot: int) -> None:
         with self._busy:
-            self._library.pellucid_free_slot(self._slots.pop(slot).handle)
+            self._drop(slot)
 
     def step(self, inputs: Sequence[StepInput]) -> NativeLogits:
         """Run the new tokens, ``MAX_ROWS`` at a time; between these Ctrl-C takes effect, and each slot is as it was
@@ -200,25 +222,30 @@ class NativeExecutor:
         Raises: RequestError as ``check_step`` does, ContextLengthError where a slot is full; nothing has changed then.
         """
         with self._busy:
-            return self._step(inputs)
+            return NativeLogits(self._step(inputs))
 
-    def _step(self, inputs: Sequence[StepInput]) -> NativeLogits:
+    def hidden(self, inputs: Sequence[StepInput]) -> np.ndarray:
+        with self._busy:
+            return self._step(inputs, hidden=True)
+
+    def _step(self, inputs: Sequence[StepInput], *, hidden: bool = False) -> np.ndarray:
+        """The wanted rows' logits, (N, V), or their hidden states, (N, D)."""
         check_step(inputs, self.config.vocab_size)
         ids, positions, lengths, handles, wanted = self._rows(inputs)
-        logits = np.empty((len(wanted), self.config.vocab_size), np.float32)
+        told = np.empty((len(wanted), self.config.d_model if hidden else self.config.vocab_size), np.float32)
         done = stop = 0
         try:
             for start in range(0, len(ids), MAX_ROWS):
                 stop = min(start + MAX_ROWS, len(ids))
                 here = wanted[done : done + int(np.searchsorted(wanted[done:], stop))] - start
                 rows = (ids[start:stop], positions[start:stop], lengths[start:stop], handles[start:stop])
-                self._run(*rows, here.astype(np.int32), logits[done : done + len(here)])
+                self._run(*rows, here.astype(np.int32), told[done : done + len(here)], hidden)
                 done += len(here)
         except BaseException:
             self._wrote(inputs, stop, whole=False)
             raise
         self._wrote(inputs, stop, whole=True)
-        return NativeLogits(logits)
+        return told
 
     def _wrote(self, inputs: Sequence[StepInput], rows: int, *, whole: bool) -> None:
         """So many rows of a step have been computed: the whole, or it was cut off, and a slot whose window has moved on
@@ -260,7 +287,7 @@ class NativeExecutor:
             lengths += (
                 range(slot.length + 1, slot.length + count + 1) if entry.one_by_one else [slot.length + count] * count
             )
-            handles += [slot.handle] * count
+            handles += [slot.handle.value or 0] * count
         numbers = (np.array(values, np.int32) for values in (ids, positions, lengths))
         return *numbers, np.array(handles, np.uintp), np.array(wanted, np.int64)
 
@@ -271,13 +298,15 @@ class NativeExecutor:
         lengths: np.ndarray,
         handles: np.ndarray,
         wanted: np.ndarray,
-        logits: np.ndarray,
+        told: np.ndarray,
+        hidden: bool,
     ) -> None:
         rows = (array.ctypes.data for array in (ids, positions, lengths, handles))
-        code = self._library.pellucid_step(
-            self._model, len(ids), *rows, len(wanted), wanted.ctypes.data, logits.ctypes.data
-        )
+        logits = None if hidden else told.ctypes.data
+        code = self._library.pellucid_step(self._model, len(ids), *rows, len(wanted), wanted.ctypes.data, logits)
         assert code == 0, f"a step that was checked failed with code {code}"
+        if hidden:
+            self._library.pellucid_final(self._model, told.ctypes.data)
 
     def why_not_finite(self, token_ids: Sequence[int]) -> NotFiniteError:
         """The first weight that is not finite, else the first tap of a program that is compiled to tell them."""
@@ -297,12 +326,13 @@ class NativeExecutor:
         return self._library.pellucid_trace(path)
 
     def close(self) -> None:
-        """Give everything back; the executor cannot be used any more."""
-        for slot in list(self._slots):
-            self.free(slot)
-        if self._model:
-            self._library.pellucid_close(self._model)
-            self._model = ctypes.c_void_p()
+        """Wait for a step that runs, and give everything back; the executor cannot be used any more."""
+        with self._busy.closing():
+            for slot in list(self._slots):
+                self._drop(slot)
+            if self._model:
+                self._library.pellucid_close(self._model)
+                self._model.value = None
 
     def __del__(self) -> None:
         if getattr(self, "_library", None) is not None:
@@ -327,11 +357,12 @@ def _load(path: Path) -> ctypes.CDLL:
     for name, result, arguments in (
         ("open", number, (ctypes.c_char_p, number, pointer)),
         ("close", None, (pointer,)),
-        ("slot", pointer, (number,)),
-        ("free_slot", None, (pointer,)),
+        ("make_slot", None, (number, pointer)),
+        ("drop_slot", None, (pointer,)),
         ("slot_bytes", ctypes.c_size_t, (pointer,)),
         ("copy_slot", None, (pointer, pointer, number)),
         ("step", number, (pointer, number, pointer, pointer, pointer, pointer, number, pointer, pointer)),
+        ("final", None, (pointer, pointer)),
     ):
         function = getattr(library, f"pellucid_{name}")
         function.restype, function.argtypes = result, arguments

@@ -169,6 +169,12 @@ EXPORT Slot *pellucid_slot(int capacity) {
     use_large_pages(slot);
     return slot;
 }
+// The same through a pointer of the caller's, who knows of the slot whatever interrupts him then; dropped twice is dropped once.
+EXPORT void pellucid_make_slot(int capacity, Slot **made) { *made = pellucid_slot(capacity); }
+EXPORT void pellucid_drop_slot(Slot **slot) {
+    pellucid_free_slot(*slot);
+    *slot = NULL;
+}
 // Of keys, values and states, when it is full.
 EXPORT size_t pellucid_slot_bytes(const Slot *slot) {
 //[if recurrent]
@@ -225,7 +231,7 @@ static void find_sequences(Model *m) {
 //[end]
 // One step of at most MAX_ROWS tokens: row r is token_ids[r] at positions[r] of slots[r]; a slot's rows are consecutive and in order.
 // lengths[r]: tokens of its request once this step, or the longer one that it is a part of, is over (some rotary scalings go by it).
-// The logits of rows wanted[0 …] go to `logits`, [num_wanted][VOCAB_SIZE].
+// The logits of rows wanted[0 …] go to `logits`, [num_wanted][VOCAB_SIZE]; where that is NULL, pellucid_final tells of these rows instead.
 EXPORT int pellucid_step(Model *m, int rows, const int32_t *token_ids, const int32_t *positions, const int32_t *lengths, Slot *const *slots,
                          int num_wanted, const int32_t *wanted, float *logits) {
     for (int r = 0; r < rows; r++) {
@@ -242,6 +248,8 @@ EXPORT int pellucid_step(Model *m, int rows, const int32_t *token_ids, const int
     if (m->steps < STEPS_BEFORE_MOVING && ++m->steps == STEPS_BEFORE_MOVING) start_moving(&m->parameters);
     return OK;
 }
+// What the last step made of the rows that it wanted, after the final norm: [num_wanted][D_MODEL]. At most once a step.
+EXPORT void pellucid_final(Model *m, float *hidden) { final_states(m, hidden); }
 #ifdef TRACE
 // From now on taps are written to this file; NULL: to none.
 EXPORT int pellucid_trace(const char *path) {
