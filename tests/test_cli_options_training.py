@@ -151,6 +151,17 @@ class Training:
             ),
             "--save-every": lambda walk: same(go(walk, "--save-every", "1", "--keep", "0").checkpoints[-3:], [1, 2, 3]),
             "--keep": lambda walk: same(go(walk, "--save-every", "1", "--keep", "1").checkpoints, [3]),
+            "--keep-best": lambda walk: same(
+                [self.best(walk, *more).weights == self.best(walk).weights for more in ((), ("--keep-best",))],
+                [True, False],
+            ),
+            "--patience": lambda walk: same(
+                [len(self.best(walk, "--patience", n).metrics) == 8 for n in ("0", "1")], [True, False]
+            ),
+            "--out-dtype": lambda walk: same(
+                [go(walk, "--out-dtype", dtype).config["torch_dtype"] for dtype in ("float32", "float16")],
+                ["float32", "float16"],
+            ),
             "--sample-every": lambda walk: same(
                 [sample["step"] for sample in go(walk, "--sample-every", "1").samples], [1, 2, 3]
             ),
@@ -171,6 +182,12 @@ class Training:
             "--config": self.config,
             "--quiet": lambda walk: (differ(go(walk).outcome.stderr, ""), same(go(walk, "-q").outcome.stderr, "")),
         }
+
+    def best(self, walk: Walk, *words: object) -> Run:
+        """At such a rate the validation loss soon rises."""
+        wild = ("--lr", "0.5", "--schedule", "constant", "--warmup-steps", "0", "--on-trouble", "skip")
+        wild += ("--method", "full") if self.command == "finetune" else ()
+        return self(walk, *wild, "--val-fraction", "0.3", "--eval-every", "1", "--steps", "8", *words)
 
     def micro_batch_size(self, walk: Walk) -> None:
         from pellucid.model.decoder import Decoder

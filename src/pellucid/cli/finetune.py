@@ -146,7 +146,11 @@ method = options.together(
 @data
 @method
 @training_flags(steps="as many as --epochs takes", lr="by method and width", batch_size=8, weight_decay=0.0)
-@run_flags(out="runs/finetune", every=50)
+@run_flags(
+    out="runs/finetune",
+    every=50,
+    out_dtype="Of the finished model's weights.  [default: the base's; bfloat16 for one in blocks]",
+)
 @config
 @options.quiet
 @click.pass_context
@@ -174,6 +178,7 @@ def command(
         lora_targets=of_lora,
         lora_dropout=of_lora,
         merge=of_lora,
+        out_dtype=(whole or flags["merge"], "goes with a whole model: an adapter is float32"),
         beta=(paired, "goes with --method dpo or dpo-full"),
         z_loss=(not paired, "goes with --method lora or full"),
         epochs=(flags["steps"] is None, "goes without --steps"),

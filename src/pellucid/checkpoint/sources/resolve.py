@@ -1,5 +1,6 @@
-"""A model's name → where it lies on disk: a folder, a file, a catalogue alias, another program's model, or a hub id, in
-that order; but what would have to be fetched comes after what another program has here under the same name.
+"""A model's name → where it lies on disk: a folder (of a run that is not done, its newest step), a file, a catalogue
+alias, another program's model, or a hub id, in that order; but what would have to be fetched comes after what another
+program has here under the same name.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pellucid.base.typed import shown
 from pellucid.checkpoint.sources.catalogue import fetch_entry, find_entry, names
 from pellucid.checkpoint.sources.elsewhere import find_elsewhere
 from pellucid.checkpoint.sources.hub import HubName, fetch
+from pellucid.checkpoint.sources.runs import newest_step
 
 SUFFIXES = (".gguf", ".safetensors", ".bin")
 EXPECTED = "a folder, a .gguf, .safetensors or .bin file, a name from `pellucid list`, or a hub id (org/name) or link"
@@ -36,7 +38,7 @@ def resolve(
     try:
         path = path.expanduser()
         if path.exists():
-            return path
+            return (newest_step(path) if path.is_dir() else None) or path
     except (OSError, RuntimeError) as error:  # a name too long for the system; ~user of nobody
         why = (error.strerror or "") if isinstance(error, OSError) else str(error)
         raise ModelNotFoundError(f"there is no such file: {why}", where=shown(text), expected=EXPECTED) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pellucid.base.errors import RequestError
 from pellucid.cli.runs.evaluate_run import block_formats
-from pellucid.cli.runs.parts import autocast_of, forward_settings, loss_of, write_answer
+from pellucid.cli.runs.parts import autocast_of, forward_settings, loss_of, publishing, write_answer
 from pellucid.cli.runs.training import FolderRun, Task, open_run
 from pellucid.cli.terminal.numbers import count
 
@@ -48,6 +49,7 @@ def finetune(
     flags["context_len"] = flags["context_len"] or min(USUAL_CONTEXT, checkpoint.config.context_len)
     _check(checkpoint, flags)
     with open_run(folder, flags, quiet=quiet, overwrite=overwrite and not preview) as run:
+        flags = run.going_on(flags)
         tokenizer = tokenizer_of(checkpoint)
         if not preview:
             run.begin(_origins(sources, tokenizer, checkpoint, flags))
@@ -75,6 +77,9 @@ def finetune(
             write_model=learning.write_model,
             read_model=learning.read_model,
             write_description=learning.write_description,
+            publish_model=publishing(flags["out_dtype"], stored_dtype(checkpoint), tokenizer)
+            if _whole(flags)
+            else None,
             validation=None
             if held_back is None
             else partial(held_back.spread, flags["eval_rows"], flags["batch_size"]),
@@ -88,7 +93,10 @@ def finetune(
         # No check for spikes: of few examples, some are much harder than others.
         if run.train(flags | {"spike": 0.0}, task) and run.processes.first:
             if not _whole(flags) and flags["merge"]:
-                _merge(folder)
+                _merge(folder, stored_dtype(checkpoint) if flags["out_dtype"] == "auto" else flags["out_dtype"])
+            elif not _whole(flags):
+                _forget_merged(folder)
+            run.say(_written(folder, checkpoint, flags))
             run.say(f"done: pellucid {'chat' if masking.has_chat_format else 'generate'} -m {folder}")
 
 
@@ -229,27 +237,65 @@ def _lora(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]
         flags["lora_rank"], flags["lora_alpha"] or 2 * flags["lora_rank"], targets, flags["lora_dropout"]
     )
     attach_lora(model, settings, torch.Generator().manual_seed(flags["seed"]))
-    base = Path(flags["model"])
+    base = checkpoint.path  # of a run that is not done, its newest step
     write = partial(
         write_lora,
         model=model,
         settings=settings,
-        base=str(base.resolve()) if base.exists() else flags["model"],
+        base=str(base.resolve()) if Path(flags["model"]).exists() else flags["model"],
         base_sha256=fingerprint(checkpoint.stored),
         tokenizer=tokenizer,
     )
     return Learning(model, write, read_lora)
 
 
-def _merge(folder: Path) -> None:
+def _merge(folder: Path, dtype: str) -> None:
     """The adapter in the folder gives way to the model that it makes of its base."""
     from pellucid.checkpoint.adapters.adapted import open_adapted, save_merged
     from pellucid.checkpoint.adapters.adapter import CONFIG, TENSORS
-    from pellucid.train.runs.checkpoint import Checkpoints
 
-    save_merged(open_adapted(Checkpoints(folder / "checkpoints").steps()[-1]), folder)
+    save_merged(open_adapted(folder), folder, dtype)
     for name in (CONFIG, TENSORS):
         (folder / name).unlink()
+
+
+def _forget_merged(folder: Path) -> None:
+    """What was merged when the run was done before: the adapter is newer, and the folder's model."""
+    from pellucid.checkpoint.find import NAMES
+
+    for name in (*NAMES, *(path.name for path in folder.glob("model-*-of-*.safetensors"))):
+        (folder / name).unlink(missing_ok=True)
+
+
+def stored_dtype(checkpoint: Checkpoint) -> str:
+    """The dtype that a tuned model is written in where none is asked for: its base's; bfloat16 for one in blocks."""
+    from pellucid.checkpoint.weights import FLOATS
+
+    sizes: dict[str, int] = {}
+    for array in checkpoint.stored.values():
+        if array.is_blocks:
+            return "bfloat16"
+        sizes[array.dtype] = sizes.get(array.dtype, 0) + math.prod(array.shape)
+    most = max(sizes, key=lambda dtype: sizes[dtype])  # routers may be float32 in a model of bfloat16
+    return most if most in FLOATS else "bfloat16"
+
+
+def _written(folder: Path, checkpoint: Checkpoint, flags: Mapping[str, Any]) -> str:
+    """What there is in the end, and how large: ``model.safetensors: bfloat16, 269 MB``."""
+    from pellucid.checkpoint.open import open_checkpoint
+
+    adapter = folder / "adapter_model.safetensors"
+    if not _whole(flags) and not flags["merge"]:
+        return f"{adapter.name}: {adapter.stat().st_size / 1e6:,.1f} MB beside a base of {_megabytes(checkpoint)}"
+    made = open_checkpoint(folder)
+    text = f"model.safetensors: {made.weights['embed.weight'].dtype}, {_megabytes(made)}"
+    if any(array.is_blocks for array in checkpoint.stored.values()) and not _whole(flags):
+        text += f" (the base, in blocks: {_megabytes(checkpoint)}; --no-merge keeps the adapter alone)"
+    return text
+
+
+def _megabytes(checkpoint: Checkpoint) -> str:
+    return f"{sum(checkpoint.files.values()) / 1e6:,.1f} MB"
 
 
 # --- preferences -----------------------------------------------------------------------------------------------------

@@ -82,6 +82,25 @@ def schedule_of(flags: Mapping[str, Any]) -> Schedule:
     return Schedule(kind=flags["schedule"], num_steps=flags["steps"], **rates)
 
 
+def publishing(out_dtype: str, auto: str, tokenizer: Tokenizer) -> Callable[[Path, Path], None] | None:
+    """What makes the finished model of a checkpoint, whose weights are float32, in the dtype that was asked for; None
+    where a copy is that.
+    """
+    dtype = auto if out_dtype == "auto" else out_dtype
+    if dtype == "float32":
+        return None
+
+    def publish(checkpoint: Path, folder: Path) -> None:
+        from pellucid.checkpoint.open import open_checkpoint
+        from pellucid.checkpoint.save import save_checkpoint
+
+        made = open_checkpoint(checkpoint)
+        save_checkpoint(folder, made.config, made.weights, generation_config=made.generation_config, dtype=dtype)
+        tokenizer.save_pretrained(folder)
+
+    return publish
+
+
 def settings_of(flags: Mapping[str, Any]) -> RunSettings:
     from pellucid.train.runs.run import RunSettings
 
@@ -94,6 +113,8 @@ def settings_of(flags: Mapping[str, Any]) -> RunSettings:
         "eval_every",
         "save_every",
         "keep",
+        "keep_best",
+        "patience",
         "sample_every",
     )
     return RunSettings(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import ConfigError, RequestError
 from pellucid.cli.runs import options
-from pellucid.cli.runs.parts import loss_of, write_sample
+from pellucid.cli.runs.parts import loss_of, publishing, write_sample
 from pellucid.cli.runs.training import FolderRun, Task, open_run
 from pellucid.cli.terminal.numbers import count
 from pellucid.cli.terminal.words import parameters
@@ -44,6 +44,7 @@ def pretrain(
     refuse_idle_text(sources)
     flags = {**flags, "data": [str(source) for source in sources], "text_field": list(flags["text_field"] or ("text",))}
     with open_run(folder, flags, quiet=quiet, overwrite=overwrite and not preview) as run:
+        flags = run.going_on(flags)
         if not preview:
             run.begin(_origins(sources, flags))
         tokenizer, shards = _tokenized(run, sources, flags)
@@ -65,6 +66,7 @@ def pretrain(
             loss_function=loss_of(flags, model),
             write_model=partial(write_model, config=config, tokenizer=tokenizer),
             write_description=partial(write_description, config=config, tokenizer=tokenizer),
+            publish_model=publishing(flags["out_dtype"], "float32", tokenizer),
             validation=None if held_back is None else partial(held_back.spread, flags["eval_rows"], 16),
             write_text=partial(write_sample, model, tokenizer, flags["prompt"], seed=flags["seed"]),
             tokenizer=tokenizer,

@@ -3,6 +3,7 @@
 A command brings what is its own (model, samples, loss), and this module the rest::
 
     with open_run(folder, flags, quiet=quiet, overwrite=overwrite) as run:
+        flags = run.going_on(flags)              # what was not typed is as the run has it
         …                                        # texts, tokenizer; the first process before the others
         run.begin(origins)                       # the same data and base as before, or refused
         flags = run.resolve(flags, steps=suggested_steps, lr=suggested_lr)
@@ -54,7 +55,13 @@ FREE = {
     "max_minutes",
     "on_trouble",
 }
-FREE |= {"watch", "tensorboard", "record_every"}
+FREE |= {"watch", "tensorboard", "record_every", "keep_best", "patience", "out_dtype", "merge"}
+# Flags that change how it goes on learning: those that are typed count from here on, and are told; those that are not
+# stay as the run has them.
+CHANGEABLE = (
+    *("steps", "epochs", "lr", "schedule", "warmup_steps", "final_fraction", "weight_decay", "beta1", "beta2"),
+    *("max_grad_norm", "micro_batch_size", "checkpoint_activations"),
+)
 MAX_PLACES = 2**27  # tokens of a step: 3 GB of ids, targets and positions
 # What a run's folder holds before it is a run: what a preview or an interrupted start leaves.
 _BEGINNINGS = {"data", "examples", "tokenizer", ".lock"}
@@ -120,9 +127,9 @@ class Task:
     """What a command brings to its run. ``model`` is one that was placed.
 
     ``write_model`` puts parameters by name into a checkpoint's folder, ``read_model`` takes them back (None: a whole
-    model's). ``write_description``, ``judge``: see ``train.runs.run.Training``. ``write_text`` gives a sample.
-    ``tokenizer``, ``row_tokens`` and ``row_flops`` (of a sample, on average), and ``about``, the model and the data in
-    a few words, are for the eye alone.
+    model's). ``write_description``, ``publish_model``, ``judge``: see ``train.runs.run.Training``. ``write_text`` gives
+    a sample. ``tokenizer``, ``row_tokens`` and ``row_flops`` (of a sample, on average), and ``about``, the model and
+    the data in a few words, are for the eye alone.
     """
 
     model: Decoder
@@ -131,6 +138,7 @@ class Task:
     write_model: WriteModel
     read_model: ReadModel | None = None
     write_description: Callable[[Path], None] | None = None
+    publish_model: Callable[[Path, Path], None] | None = None
     validation: Callable[[], Iterable[Batch]] | None = None
     judge: Judge | None = None
     write_text: Callable[[], str] | None = None
@@ -151,6 +159,19 @@ class FolderRun:
     def say(self, text: str) -> None:
         if not self.quiet:
             notice(text)
+
+    def going_on(self, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """The flags with those that a run may change while it goes on as the folder's run has them, where they were not
+        given.
+        """
+        path = self.folder / RUN_FILE
+        if not path.is_file():
+            return dict(flags)
+        before = _flags_of(path)
+        kept = {name for name in CHANGEABLE if name in before and name in flags and not _is_given(name)}
+        if _is_given("epochs"):
+            kept -= {"steps"}  # they follow from the epochs
+        return {**flags, **{name: before[name] for name in kept}}
 
     def resolve(self, flags: Mapping[str, Any], *, steps: int, lr: float) -> dict[str, Any]:
         """The flags with what was left open: ``steps`` and ``lr`` where none were given, the warm-up that follows from
@@ -178,9 +199,10 @@ class FolderRun:
         path, resolved = self.folder / RUN_FILE, json.loads(json.dumps(dict(flags)))
         before = _flags_of(path) if path.is_file() else resolved
         for name, value in resolved.items():
-            if (
-                name not in FREE and before.get(name, value) != value
-            ):  # a flag that is younger than the run was not given
+            changes = before.get(name, value) != value  # a flag that is younger than the run was not given
+            if changes and name in CHANGEABLE:
+                self.say(f"{name} is {_told(value)} from here on (it was {_told(before[name])})")
+            elif changes and name not in FREE:
                 raise ConfigError(
                     f"the run here was begun with another {name}",
                     where=self.folder,
@@ -226,10 +248,19 @@ class FolderRun:
             write_description=task.write_description,
             validation=task.validation,
             judge=task.judge,
+            publish_model=task.publish_model,
             record=record_of(flags, self.folder, task.model, task.samples, task.validation, task.tokenizer, rank),
         )
         run = Run(self.folder, training, settings, rank=rank, num_ranks=self.processes.count)
         resumed = run.resume(self.say)
+        if run.num_done > steps:
+            raise ConfigError(
+                "the run has gone further than that",
+                where=self.folder,
+                expected=f"--steps above {run.num_done}",
+                received=steps,
+                remedy="name another --out to begin a shorter one",
+            )
         tokens = flags["batch_size"] * task.row_tokens
         self.say(
             f"{task.about}, {steps} steps of {tokens:,} tokens"
@@ -256,12 +287,20 @@ class FolderRun:
                     events.write(step)
 
             run.run(show, sample)
-        finished = run.num_done == steps
-        if not finished:
-            self.say(f"stopped after step {run.num_done} ({run.stop_asked}); the same command goes on from there")
+        if not run.is_done:
+            self.say(
+                f"stopped after step {run.num_done} ({run.stop_asked}); the same command goes on from there, and"
+                f" until then pellucid generate -m {self.folder} runs that step"
+            )
         elif self.processes.first:
-            run.publish()
-        return finished
+            if run.ended_early:
+                self.say(f"ended after step {run.num_done}: {run.num_worse} validations in a row were no better")
+            checkpoint = run.publish()
+            if run.best is not None:
+                self.say("the best validation, {val_loss:.4f}, was that of step {step}".format(**run.best))
+            elif checkpoint != run.checkpoints.at(run.num_done):
+                self.say(f"the model is that of {checkpoint.name}")
+        return run.is_done
 
     def matrix_peak(self, settings: RunSettings) -> float:
         """Operations per second that the matrix products of all processes could reach, in the dtype of training."""
@@ -289,6 +328,17 @@ class FolderRun:
                 events = EventFiles(self.folder, num_done)
                 stack.callback(events.close)
             yield events
+
+
+def _is_given(name: str) -> bool:
+    """Whether a flag was typed, or stands in the ``--config`` file. Without a command line all are given."""
+    ctx = click.get_current_context(silent=True)
+    source = None if ctx is None else ctx.get_parameter_source(name)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
+def _told(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
 
 
 def _flags_of(path: Path) -> dict[str, Any]:

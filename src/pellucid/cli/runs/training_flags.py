@@ -154,11 +154,15 @@ def refuse_idle_training(flags: Mapping[str, Any]) -> None:
         final_fraction=(flags["schedule"] != "constant", "goes with --schedule cosine or wsd"),
         eval_every=(validates, "goes with --val-fraction above 0"),
         eval_rows=(validates, "goes with --val-fraction above 0"),
+        keep_best=(validates and bool(flags["eval_every"]), "goes with --val-fraction and --eval-every above 0"),
+        patience=(validates and bool(flags["eval_every"]), "goes with --val-fraction and --eval-every above 0"),
         prompt=(samples, "goes with --sample-every above 0"),
     )
 
 
-def run_flags(*, out: str, every: int = 250) -> Decorator[Any]:
+def run_flags(
+    *, out: str, every: int = 250, out_dtype: str = "Of the finished model's weights.  [default: float32]"
+) -> Decorator[Any]:
     """Where it goes and what is kept. ``every``: steps between validations; half as often a checkpoint and a sample."""
     run = under("Run")
     return options.together(
@@ -182,6 +186,21 @@ def run_flags(*, out: str, every: int = 250) -> Decorator[Any]:
                 help=f"Steps between checkpoints.  [default: {2 * every}]",
             ),
             run("--keep", type=AT_LEAST_0, default=2, metavar="N", help="Checkpoints that stay; 0: all.  [default: 2]"),
+            run("--keep-best", is_flag=True, help="Keep the best validation's checkpoint; the model is that one."),
+            run(
+                "--patience",
+                type=AT_LEAST_0,
+                default=0,
+                metavar="N",
+                help="End after N validations no better than the best, and keep that; 0: never.",
+            ),
+            run(
+                "--out-dtype",
+                type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+                default="auto",
+                metavar="NAME",
+                help=out_dtype,
+            ),
             run(
                 "--sample-every",
                 type=AT_LEAST_0,

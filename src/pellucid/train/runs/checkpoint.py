@@ -89,9 +89,11 @@ def read_model(path: Path, model: nn.Module) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run. The latest ``keep`` stay (0: all). All processes look and verify; the first one makes
-    and removes.
+    """The checkpoints of one run. The latest ``keep`` stay (0: all), and the ``best`` step. All processes look and
+    verify; the first one makes and removes.
     """
+
+    best: int | None = None  # the step whose checkpoint stays, however old
 
     def __init__(self, folder: Path, *, keep: int = 2, rank: int = 0, num_ranks: int = 1) -> None:
         self.folder, self.keep, self.rank, self.num_ranks = folder, keep, rank, num_ranks
@@ -103,7 +105,7 @@ class Checkpoints:
 
         Raises: CheckpointError for a full disk.
         """
-        final = self.folder / f"step-{step:08d}"
+        final = self.at(step)
         partial = self.folder / f".{final.name}.partial"
         if self.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
@@ -118,7 +120,11 @@ class Checkpoints:
             os.rename(partial, final)
             _sync(self.folder)
             for old in self.steps()[: -self.keep] if self.keep else ():
-                shutil.rmtree(old)
+                if self.best is None or old != self.at(self.best):
+                    shutil.rmtree(old)
+
+    def at(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[Path]:
         """Checkpoints, oldest first."""

@@ -56,6 +56,13 @@ def agree_to_stop(reason: str | None) -> str | None:
     return reason or ("another process was asked to" if asked else None)
 
 
+def agreed(number: float) -> float:
+    """The first process's number, on all: what is decided by it must be decided alike."""
+    numbers = [number]
+    dist.broadcast_object_list(numbers, src=0)
+    return numbers[0]
+
+
 def agree_on_problem(problem: Problem | None) -> Problem | None:
     """The problem of the first process that has one; None where none has."""
     problems: list[Problem | None] = [None] * dist.get_world_size()

@@ -38,7 +38,7 @@ from pellucid.train.runs.look import undisturbed
 from pellucid.train.runs.loop import LossFunction, accumulate, clip
 from pellucid.train.runs.memory import keep_freed_memory
 from pellucid.train.runs.optim import set_lr
-from pellucid.train.runs.parallel import agree_to_stop
+from pellucid.train.runs.parallel import agree_to_stop, agreed
 from pellucid.train.runs.record import METRICS, RunRecord, forget_after
 from pellucid.train.runs.schedule import Schedule
 
@@ -71,6 +71,8 @@ class RunSettings:
     on_trouble: Literal["stop", "skip"] = "stop"  # a loss or gradient that is not finite, or a spike
     spike: float = 3.0  # times the running mean of the loss; 0: no check
     max_seconds: float = 0.0  # save and stop after so long; 0: no limit
+    keep_best: bool = False  # the step of the least validation loss stays, and is what is published
+    patience: int = 0  # end after so many validations that were no better than the best; 0: never. Keeps the best, too
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ class Training:
     ``write_model`` saves the parameters that learn (and a tokenizer) into a folder, ``read_model`` takes them back from
     it. ``write_description`` saves what there is but the parameters, which several processes keep in parts (None: the
     whole model beside them). ``validation`` gives the held-back batches anew at each call, and ``judge`` their figures
-    (None: the mean loss); ``record`` keeps what there is to look at besides the metrics.
+    (None: the mean loss); ``record`` keeps what there is to look at besides the metrics. ``publish_model`` makes the
+    finished model from a checkpoint (None: a copy of it).
     """
 
     model: Decoder
@@ -117,6 +120,7 @@ class Training:
     validation: Callable[[], Iterable[Batch]] | None = None
     judge: Judge | None = None
     record: RunRecord | None = None
+    publish_model: Callable[[Path, Path], None] | None = None  # (checkpoint, folder)
 
 
 class Run:
@@ -129,12 +133,14 @@ class Run:
         self.model, self.samples, self.loss_function = training.model, training.samples, training.loss_function
         self.optimizers, self.schedule = list(training.optimizers), training.schedule
         self.write_model, self.read_model = training.write_model, training.read_model
-        self.write_description = training.write_description
+        self.write_description, self.publish_model = training.write_description, training.publish_model
         self.validation, self.judge, self.record = training.validation, training.judge, training.record
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=settings.keep, rank=rank, num_ranks=num_ranks)
         self.num_done = 0
         self.mean_loss = math.nan  # running, for spikes
         self.num_skipped = 0  # steps in a row, until now
+        self.best: dict[str, float] | None = None  # {"step": …, "val_loss": …} of the best validation
+        self.num_worse = 0  # validations since
         self.stop_asked: str | None = None
         if self.model.device.type == "cpu":
             keep_freed_memory()
@@ -220,11 +226,14 @@ class Run:
         if self.record:
             self.record.begin(self.num_done)
         with _signals(self._ask_to_stop), open(self.folder / METRICS, "a", encoding="utf-8") as metrics:
-            while self.num_done < settings.num_steps and not self.stop_asked:
+            while not self.is_done and not self.stop_asked:
                 done = self.step()
                 last = done.step == settings.num_steps
                 if self.validation and _due(done.step, settings.eval_every, last):
                     done = Step(**{**vars(done), **self.validate()})
+                    is_best = self._judge(done)
+                else:
+                    is_best = False
                 if self.rank == 0:
                     metrics.write(
                         json.dumps({name: value for name, value in vars(done).items() if value is not None}) + "\n"
@@ -240,7 +249,7 @@ class Run:
                     self.stop_asked = "the time is up"
                 if self.num_ranks > 1:
                     self.stop_asked = agree_to_stop(self.stop_asked)
-                if _due(done.step, settings.save_every, last) or self.stop_asked:
+                if _due(done.step, settings.save_every, last) or is_best or self.is_done or self.stop_asked:
                     self.save()
 
     def validate(self) -> Mapping[str, float]:
@@ -250,6 +259,28 @@ class Run:
             if self.judge is not None:
                 return self.judge(self.model, self.validation())
             return {"val_loss": mean_loss(self.model, self.validation(), autocast=self.settings.autocast)}
+
+    def _judge(self, done: Step) -> bool:
+        """Whether a validation is the best so far, where the best is kept; its checkpoint then stays."""
+        settings = self.settings
+        if done.val_loss is None or not (settings.keep_best or settings.patience):
+            return False
+        val_loss = agreed(done.val_loss) if self.num_ranks > 1 else done.val_loss
+        if self.best is not None and not val_loss < self.best["val_loss"]:
+            self.num_worse += 1
+            return False
+        self.best, self.num_worse = {"step": done.step, "val_loss": val_loss}, 0
+        self.checkpoints.best = done.step
+        return True
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether validations have been no better for as long as the run was to bear with."""
+        return bool(self.settings.patience) and self.num_worse >= self.settings.patience
+
+    @property
+    def is_done(self) -> bool:
+        return self.num_done >= self.settings.num_steps or self.ended_early
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -264,6 +295,7 @@ class Run:
         state = {
             "mean_loss": None if math.isnan(self.mean_loss) else self.mean_loss,
             "batch_size": self.settings.batch_size,
+            **({} if self.best is None else {"best": self.best, "num_worse": self.num_worse}),
         }
         with self.checkpoints.writing(self.num_done, state) as folder:
             if self.num_ranks > 1:
@@ -304,21 +336,29 @@ class Run:
             state = restore_training(path, self.model, self.optimizers, self.rank)
         self.num_done = state["step"]
         self.mean_loss = math.nan if state["mean_loss"] is None else state["mean_loss"]
+        if "best" in state and self.checkpoints.at(int(state["best"]["step"])).is_dir():
+            self.best, self.num_worse = state["best"], state["num_worse"]
+            self.checkpoints.best = int(state["best"]["step"])
         if self.rank == 0:
             forget_after(self.folder, self.num_done)
         return True
 
-    def publish(self) -> None:
-        """The latest checkpoint's model in the run's own folder, put together where it lies in parts, without what only
-        training needs.
+    def publish(self) -> Path:
+        """The latest checkpoint's model (the best one's, where it was kept) in the run's own folder, put together where
+        it lies in parts, without what only training needs. Returns the checkpoint.
         """
         checkpoint = self.checkpoints.steps()[-1]
-        if is_distributed(checkpoint):
+        if self.best is not None and (self.settings.keep_best or self.settings.patience):
+            checkpoint = self.checkpoints.at(int(self.best["step"]))
+        if self.publish_model is not None:
+            self.publish_model(checkpoint, self.folder)
+        elif is_distributed(checkpoint):
             self.write_model(self.folder, model_weights(DistributedTensors(checkpoint)))
-            return
-        for file in checkpoint.iterdir():
-            if not file.name.startswith("training."):
-                shutil.copy2(file, self.folder / file.name)
+        else:
+            for file in checkpoint.iterdir():
+                if not file.name.startswith("training."):
+                    shutil.copy2(file, self.folder / file.name)
+        return checkpoint
 
 
 def _due(step: int, every: int, last: bool) -> bool:
