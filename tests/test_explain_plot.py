@@ -9,7 +9,7 @@ import torch
 from reference import tiny
 
 from pellucid.base.errors import PellucidError
-from pellucid.explain import Trace, trace
+from pellucid.explain import Trace, causal_map, patch_map, trace
 from pellucid.explain.show import fonts
 from pellucid.explain.show.plot import GREY, plot_embedding, plot_positions
 
@@ -118,3 +118,21 @@ def test_without_matplotlib_the_error_names_the_cure(t: Trace, monkeypatch: pyte
 def test_a_head_that_is_not_there_is_refused(t: Trace) -> None:
     with pytest.raises(PellucidError, match="no head 4"):
         t.plot("layers.0.z", head=4)
+
+
+def test_the_picture_of_a_causal_map_has_each_parts_change(t: Trace) -> None:
+    causes = causal_map(t, 3, 7)
+    ax = causes.plot()
+    drawn = torch.tensor(ax.images[0].get_array())
+    torch.testing.assert_close(drawn[:, :4], causes.heads())
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1", "2", "3", "mlp"]
+    mlps = [effect.change for effect in causes.effects if effect.part.kind == "mlp"]
+    assert drawn[:, 4].tolist() == pytest.approx(mlps)
+
+
+def test_the_picture_of_a_patch_map_has_both_texts_tokens(t: Trace) -> None:
+    patched = patch_map(t, trace(t.model, None, [5, 6, 20, 8, 9, 10]), 3, 7)
+    ax = patched.plot()
+    torch.testing.assert_close(torch.tensor(ax.images[0].get_array()), patched.share)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["5", "6", "7 / 20", "8", "9", "10"]
+    assert ax.images[0].get_clim() == (-1.0, 1.0)

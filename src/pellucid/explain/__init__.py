@@ -5,9 +5,11 @@ without it.
 from pellucid.explain.checks import Check, Checks
 from pellucid.explain.edits import Ablate, Edit, Patch, SwapToken
 from pellucid.explain.questions.attribution import Attribution, attribution
+from pellucid.explain.questions.causal import CausalMap, causal_map
 from pellucid.explain.questions.compare import Comparison, compare
 from pellucid.explain.questions.lens import Lens, lens
 from pellucid.explain.questions.operands import Cell, Operands, Term, operands
+from pellucid.explain.questions.patching import PatchMap, movers, patch_map
 from pellucid.explain.questions.surprise import Surprise, surprise
 from pellucid.explain.questions.walk import Walk, walk
 from pellucid.explain.show.plot import plot_embedding, plot_positions
@@ -18,6 +20,7 @@ from pellucid.explain.trace import Trace, trace
 __all__ = [
     "Ablate",
     "Attribution",
+    "CausalMap",
     "Cell",
     "ChatStory",
     "Check",
@@ -27,6 +30,7 @@ __all__ = [
     "Lens",
     "Operands",
     "Patch",
+    "PatchMap",
     "Step",
     "Surprise",
     "SwapToken",
@@ -35,10 +39,13 @@ __all__ = [
     "Trace",
     "Walk",
     "attribution",
+    "causal_map",
     "chat_story",
     "compare",
     "lens",
+    "movers",
     "operands",
+    "patch_map",
     "plot_embedding",
     "plot_positions",
     "surprise",

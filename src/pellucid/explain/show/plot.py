@@ -85,7 +85,7 @@ def plot_positions(model: Decoder, length: int = 64, *, layer: int = 0, ax: Axes
         )
     else:
         raise RequestError("this model has no positions of its own", where=config.model_type)
-    axes = _heat_map(values, ax, title)
+    axes = heat_map(values, ax, title)
     axes.set(xlabel=name, ylabel="position")
     return axes
 
@@ -96,9 +96,9 @@ def plot_embedding(
     """The rows of the embedding table that a text looks up: a row for each token. (tokens, dimensions)"""
     ids = list(tokenizer(text)["input_ids"]) if isinstance(text, str) else list(text)
     labels = [str(i) if tokenizer is None else piece_of(tokenizer, i) for i in ids]
-    axes = _heat_map(model.embed.weight[ids][:, :dimensions].float().cpu(), ax, "Rows of the embedding table")
+    axes = heat_map(model.embed.weight[ids][:, :dimensions].float().cpu(), ax, "Rows of the embedding table")
     axes.set(xlabel="dimension")
-    _ruler(axes.yaxis, labels)
+    ruler(axes.yaxis, labels)
     return axes
 
 
@@ -109,12 +109,12 @@ def _draw(trace: Record, path: str, value: Tensor, row: int, ax: Axes | None, ti
     if across == "token":
         ids = value[-1].topk(min(TOP_TOKENS, value.shape[-1])).indices
         value, labels["token"] = value[:, ids], [trace.piece(i) for i in ids.tolist()]
-    axes = _heat_map(value, ax, title, shares=trace.tap(path).operation.of_one, bar=not small)
+    axes = heat_map(value, ax, title, shares=trace.tap(path).operation.of_one, bar=not small)
     for axis, name in ((axes.yaxis, down), (axes.xaxis, across)):
         if small:
             axis.set_ticks([])
         elif name in labels:
-            _ruler(axis, labels[name])
+            ruler(axis, labels[name])
         else:
             axis.set_label_text(name.replace("_", " "))
     if not small and across == "key":
@@ -122,7 +122,16 @@ def _draw(trace: Record, path: str, value: Tensor, row: int, ax: Axes | None, ti
     return axes
 
 
-def _heat_map(values: Tensor, ax: Axes | None, title: str, *, shares: bool = False, bar: bool = True) -> Axes:
+def heat_map(
+    values: Tensor,
+    ax: Axes | None,
+    title: str,
+    *,
+    shares: bool = False,
+    bar: bool = True,
+    limit: float | None = None,
+) -> Axes:
+    """A picture of a table: signed values to the largest of them, or to ``limit``; ``shares`` from 0 to 1."""
     plt = _pyplot()
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -133,7 +142,7 @@ def _heat_map(values: Tensor, ax: Axes | None, title: str, *, shares: bool = Fal
         )
     assert ax is not None
     finite = values[torch.isfinite(values)]
-    largest = 1.0 if shares else float(finite.abs().max()) if finite.numel() else 1.0
+    largest = limit or (1.0 if shares or not finite.numel() else float(finite.abs().max()))
     colours = ["white", BLUE] if shares else [BLUE, "white", ORANGE]
     colour_map = LinearSegmentedColormap.from_list("pellucid", colours).with_extremes(bad=GREY)
     masked = values.masked_fill(~torch.isfinite(values), math.nan).numpy()
@@ -146,7 +155,7 @@ def _heat_map(values: Tensor, ax: Axes | None, title: str, *, shares: bool = Fal
     return ax
 
 
-def _ruler(axis: Any, labels: Sequence[str]) -> None:
+def ruler(axis: Any, labels: Sequence[str]) -> None:
     """Tokens along an axis, each as it reads; in a long text, every so many."""
     every = math.ceil(len(labels) / LABELS)
     places = range(0, len(labels), every)
