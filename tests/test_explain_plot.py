@@ -9,7 +9,7 @@ import torch
 from reference import tiny
 
 from pellucid.base.errors import PellucidError
-from pellucid.explain import Trace, causal_map, patch_map, trace
+from pellucid.explain import Trace, causal_map, patch_map, plot_causal_map, plot_patch_map, trace
 from pellucid.explain.show import fonts
 from pellucid.explain.show.plot import GREY, plot_embedding, plot_positions
 
@@ -122,7 +122,7 @@ def test_a_head_that_is_not_there_is_refused(t: Trace) -> None:
 
 def test_the_picture_of_a_causal_map_has_each_parts_change(t: Trace) -> None:
     causes = causal_map(t, 3, 7)
-    ax = causes.plot()
+    ax = plot_causal_map(causes)
     drawn = torch.tensor(ax.images[0].get_array())
     torch.testing.assert_close(drawn[:, :4], causes.heads())
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1", "2", "3", "mlp"]
@@ -132,7 +132,7 @@ def test_the_picture_of_a_causal_map_has_each_parts_change(t: Trace) -> None:
 
 def test_the_picture_of_a_patch_map_has_both_texts_tokens(t: Trace) -> None:
     patched = patch_map(t, trace(t.model, None, [5, 6, 20, 8, 9, 10]), 3, 7)
-    ax = patched.plot()
+    ax = plot_patch_map(patched)
     torch.testing.assert_close(torch.tensor(ax.images[0].get_array()), patched.share)
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["5", "6", "7 / 20", "8", "9", "10"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["5", "6", "7/20", "8", "9", "10"]
     assert ax.images[0].get_clim() == (-1.0, 1.0)

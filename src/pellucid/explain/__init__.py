@@ -13,6 +13,7 @@ from pellucid.explain.questions.patching import PatchMap, movers, patch_map
 from pellucid.explain.questions.surprise import Surprise, surprise
 from pellucid.explain.questions.walk import Walk, walk
 from pellucid.explain.show.plot import plot_embedding, plot_positions
+from pellucid.explain.show.plot_causes import plot_causal_map, plot_patch_map
 from pellucid.explain.step import Step
 from pellucid.explain.tokens import ChatStory, TokenStory, chat_story, token_story
 from pellucid.explain.trace import Trace, trace
@@ -46,7 +47,9 @@ __all__ = [
     "movers",
     "operands",
     "patch_map",
+    "plot_causal_map",
     "plot_embedding",
+    "plot_patch_map",
     "plot_positions",
     "surprise",
     "token_story",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -93,12 +92,6 @@ class CausalMap:
             lines.append(f"  {name:<18} {effect.change:+8.3f}   then {piece(effect.then)!r}")
         return "\n".join(lines)
 
-    def plot(self, **options: Any) -> Any:
-        """A grid of layers by heads; see ``explain.show.plot_causes``."""
-        from pellucid.explain.show.plot_causes import plot_causal_map
-
-        return plot_causal_map(self, **options)
-
 
 def parts_of(model: Decoder) -> list[Part]:
     """Every head, every mixer without heads, every MLP and side input, in order of computation."""
@@ -129,12 +122,13 @@ def causal_map(
 
     Raises: RequestError for an answer that is not one token; NotRecordedError without logits.
     """
-    chosen, effects, gap = contrast(record, a, b, position), [], 0.0
+    chosen, effects = contrast(record, a, b, position), []
     wanted = None if layers is None else {layer % record.config.num_layers for layer in layers}
     parts = [part for part in parts_of(record.model) if wanted is None or part.layer in wanted]
-    for gap, some in causal_maps(record, chosen, parts):
+    for _, some in causal_maps(record, chosen, parts):
         effects += some
     effects.sort(key=lambda effect: parts.index(effect.part))
+    gap = float(chosen.of(record["logits"][0, record.column("logits", chosen.position)]))
     return CausalMap(record, chosen, gap, effects)
 
 

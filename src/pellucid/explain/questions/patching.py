@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,12 +43,6 @@ class PatchMap:
         gain = self.share[1:] - self.share[:-1]
         places = [(i, t, gain[i, t].item()) for i in range(gain.shape[0]) for t in range(gain.shape[1])]
         return sorted(places, key=lambda place: -place[2])
-
-    def plot(self, **options: Any) -> Any:
-        """Layers by tokens; see ``explain.show.plot_causes``."""
-        from pellucid.explain.show.plot_causes import plot_patch_map
-
-        return plot_patch_map(self, **options)
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ def plot_patch_map(patched: PatchMap, *, ax: Axes | None = None, title: str | No
     said = f"How much of {piece(chosen.a)!r} over {piece(chosen.b)!r} comes back"
     axes = heat_map(patched.share, ax, title or said, limit=1.0)
     pieces = patched.source.pieces[0], patched.target.pieces[0]
-    labels = [a if a == b else f"{a} / {b}" for a, b in zip(*pieces, strict=True)]
+    labels = [a if a == b else f"{a}/{b}" for a, b in zip(*pieces, strict=True)]
     ruler(axes.xaxis, labels[: patched.share.shape[1]])
     axes.set(ylabel="before layer")
     axes.invert_yaxis()
