@@ -224,4 +224,4 @@ def torch_transformer(decoder: Decoder, token_ids: Tensor) -> Tensor:
         theirs.norm2.load_state_dict(mlp_norm.state_dict())
         x = theirs.to(x.dtype)(x, src_mask=mask, is_causal=True)
     x = x if decoder.final_norm is None else decoder.final_norm(x)
-    return x @ (decoder.embed.weight if decoder.lm_head is None else decoder.lm_head.weight).T
+    return x @ (decoder.embed.weight if decoder.head is None else decoder.head.weight).T

@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from huggingface_hub import constants
 
+from pellucid import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pellucid.base.errors import ModelNotFoundError
 from pellucid.checkpoint.sources.hub import HubName, cached, fetch, folder_of, is_in_cache
 from pellucid.checkpoint.sources.hub_files import needed
@@ -561,3 +562,103 @@ def test_bars_are_put_back_as_they_were(server: Hub) -> None:
     before = are_progress_bars_disabled()
     fetch(HubName("org/plain"), progress=False)
     assert are_progress_bars_disabled() == before
+
+
+# -- As transformers' callers ask for it
+
+
+@pytest.fixture
+def whole(server: Hub) -> Hub:
+    """A model that opens, at the top of one repository and in a folder of another; as GGUF, too."""
+    from pellucid.checkpoint.sources.catalogue import find_entry
+
+    entry = find_entry("tiny")
+    assert entry is not None
+    files = {path.name: path.read_bytes() for path in entry.source.path.iterdir() if path.is_file()}  # type: ignore[union-attr]
+    server.repos["org/model"] = {"main": files, "v2": files | {"generation_config.json": b'{"max_new_tokens": 3}'}}
+    server.repos["org/parts"] = {"main": {f"inside/deep/{name}": body for name, body in files.items()}}
+    return server
+
+
+@pytest.mark.habit("loading", "from_pretrained(name, cache_dir=folder)", "works")
+@pytest.mark.habit("loading", "AutoTokenizer.from_pretrained(name, cache_dir=folder)", "works")
+@pytest.mark.habit("loading", "AutoConfig.from_pretrained(name, cache_dir=folder)", "works")
+def test_a_cache_of_the_callers_own_is_where_files_go(whole: Hub, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    AutoConfig.from_pretrained("org/model", cache_dir=mine)
+    assert whole.asked_for() == [name for name in sorted(whole.repos["org/model"]["main"]) if "safetensors" not in name]
+    AutoTokenizer.from_pretrained("org/model", cache_dir=str(mine))
+    AutoModelForCausalLM.from_pretrained("org/model", cache_dir=mine, device="cpu")
+    assert (mine / "models--org--model").is_dir()
+    assert not is_in_cache("org/model")
+    take_down(whole)
+    AutoModelForCausalLM.from_pretrained("org/model", cache_dir=mine, local_files_only=True, device="cpu")
+    with pytest.raises(ModelNotFoundError, match="not cached whole"):
+        AutoModelForCausalLM.from_pretrained("org/model", local_files_only=True)
+
+
+@pytest.mark.habit("loading", "from_pretrained(name, token=…)", "works")
+@pytest.mark.habit("loading", "from_pretrained(name, use_auth_token=…)", "works")
+@pytest.mark.habit("loading", "from_pretrained(name, token=False)", "works")
+def test_a_token_of_the_call_opens_what_is_private(whole: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole.private["org/model"] = "hf_secret"
+    for words in ({}, {"token": "hf_other"}):
+        with pytest.raises(ModelNotFoundError, match="no such model, or it is private"):
+            AutoConfig.from_pretrained("org/model", **words)
+    assert AutoConfig.from_pretrained("org/model", use_auth_token="hf_secret").vocab_size == 4096
+    assert AutoTokenizer.from_pretrained("org/model", token="hf_secret").vocab_size == 4096
+    AutoModelForCausalLM.from_pretrained("org/model", token="hf_secret", device="cpu")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
+    whole.requests.clear()
+    AutoConfig.from_pretrained("org/model", token=False)  # told to go without: what is cached answers
+    assert whole.asked_for() == []
+
+
+@pytest.mark.habit("loading", "from_pretrained(name, subfolder=…)", "works")
+@pytest.mark.habit("loading", "AutoTokenizer.from_pretrained(name, subfolder=…)", "works")
+def test_a_folder_of_a_repository_is_a_model(whole: Hub) -> None:
+    model = AutoModelForCausalLM.from_pretrained("org/parts", subfolder="inside/deep", device="cpu")
+    tokenizer = AutoTokenizer.from_pretrained("org/parts", subfolder="inside/deep/")
+    assert model.config.vocab_size == tokenizer.vocab_size == 4096
+    assert all(name.startswith("inside/deep/") for name in whole.asked_for())
+    take_down(whole)
+    again = AutoModelForCausalLM.from_pretrained("org/parts", subfolder="inside/deep", device="cpu", offline=True)
+    assert again.config == model.config
+    with pytest.raises(ModelNotFoundError):
+        AutoConfig.from_pretrained("org/parts", subfolder="elsewhere", offline=True)
+
+
+def test_a_folder_that_a_repository_has_not_is_told_with_those_it_has(whole: Hub) -> None:
+    with pytest.raises(ModelNotFoundError, match="inside/deep"):
+        AutoConfig.from_pretrained("org/parts", subfolder="elsewhere")
+    with pytest.raises(ModelNotFoundError, match="no such file or folder"):
+        AutoConfig.from_pretrained(Path(__file__).parent, subfolder="elsewhere")
+
+
+@pytest.mark.habit("loading", "from_pretrained(name, gguf_file=…)", "works")
+@pytest.mark.habit("loading", "from_pretrained(name, revision=…)", "works")
+def test_a_gguf_file_and_a_revision_are_named_by_words(whole: Hub) -> None:
+    found = resolve_as_asked("org/ggufs", gguf_file="m-Q8_0.gguf")
+    assert (found.name, whole.asked_for()) == ("m-Q8_0.gguf", ["m-Q8_0.gguf"])
+    assert resolve_as_asked("org/ggufs", gguf_file="m-Q8_0.gguf", revision="main") == found
+    model = AutoModelForCausalLM.from_pretrained("org/model", revision="v2", device="cpu")
+    assert model.generation_config.max_new_tokens == 3
+
+
+def resolve_as_asked(name: str, revision: str | None = None, **words: Any) -> Path:
+    from pellucid.auto import locate
+    from pellucid.checkpoint.sources.asked import Asked
+
+    asked = Asked.of(name, revision, False, words)
+    return locate(asked.name, revision=revision, offline=asked.offline, access=asked.access)
+
+
+@pytest.mark.habit(
+    "loading", "from_pretrained('smollm2', cache_dir=…)", "pointer", "it is no repository: PELLUCID_CACHE"
+)
+def test_a_model_that_is_no_repository_has_no_cache_of_the_hub(whole: Hub, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="PELLUCID_CACHE"):
+        AutoConfig.from_pretrained("tiny", cache_dir=tmp_path)
+    assert AutoConfig.from_pretrained("tiny", token="hf_x").vocab_size == 4096

@@ -96,7 +96,7 @@ def test_a_head_behind_a_norm_of_its_own_adds_what_the_gradient_says(description
     if not layer.parallel:
         stream = held(layer.attention_sum_norm, stream)
     final = held(decoder.final_norm, held(layer.mlp_sum_norm, stream + y))
-    head = decoder.embed.weight if decoder.lm_head is None else decoder.lm_head.weight
+    head = decoder.embed.weight if decoder.head is None else decoder.head.weight
     (gradient,) = torch.autograd.grad(final[0, -1] @ (head[5] - head[7]), z)
     expected = (z * gradient)[0, :, -1].sum(-1).tolist()
     heads = [part for part in attribution(t, token=5, against=7).parts if part.kind == "head" and part.layer == 1]

@@ -15,6 +15,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from pellucid import AutoModelForCausalLM, GenerationConfig
 from pellucid.base import notice
 from pellucid.base.errors import RequestError
+from pellucid.causal_lm import settings
 from pellucid.families import FAMILIES
 
 IDS = torch.tensor([[5, 17, 3, 88, 41, 7], [9, 9, 12, 60, 2, 30]])
@@ -377,3 +378,83 @@ def test_what_cannot_be_together_is_refused() -> None:
     for call in (*calls, {"max_length": 4}):
         with pytest.raises(RequestError):
             ours.generate(IDS, **call)
+
+
+@pytest.mark.habits(
+    "generate", "model.generate(ids, {}=…)", "pointer", table="src/pellucid/causal_lm/settings.py:ELSEWHERE"
+)
+@pytest.mark.parametrize("name", settings.ELSEWHERE)
+def test_a_setting_that_is_not_here_says_what_to_write_instead(name: str) -> None:
+    ours, _ = pair()
+    with pytest.raises(TypeError) as error:
+        ours.generate(IDS, **{name: 7})
+    assert settings.ELSEWHERE[name] in str(error.value)
+    ours.generate(IDS, max_new_tokens=1, **{name: None})
+
+
+def test_every_field_of_transformers_config_is_known() -> None:
+    fields = {name for name in transformers.GenerationConfig().to_dict() if not name.startswith("_")}
+    assert fields <= {*settings.SETTINGS, *settings.WITHOUT_EFFECT, *settings.ELSEWHERE}
+
+
+@pytest.mark.habit(
+    "generate", "model.generate(ids, generation_config=GenerationConfig(typical_p=0.5))", "pointer", "top_p or min_p"
+)
+@pytest.mark.habit(
+    "generate",
+    "model.generation_config.typical_p = 0.5; model.generate(ids)",
+    "differs",
+    "not followed, and a line says so",
+)
+def test_a_config_that_asks_for_what_is_not_here_is_not_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = AutoModelForCausalLM.from_config(FAMILIES["llama"].config(FAMILIES["llama"].TINY), seed=1)
+    with pytest.raises(TypeError, match="top_p or min_p"):
+        ours.generate(IDS, generation_config=transformers.GenerationConfig(typical_p=0.5))
+    ours.generation_config.typical_p = 0.5
+    ours.generate(IDS, max_new_tokens=1)
+    assert "typical_p = 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.habit(
+    "generate",
+    "model.generate(ids, num_return_sequences=2)",
+    "works",
+    "an error, as in transformers: do_sample=True, or num_beams=2",
+)
+def test_several_greedy_answers_are_refused_as_in_transformers() -> None:
+    ours, theirs = pair()
+    for model in (ours, theirs):
+        with pytest.raises(ValueError, match="num_return_sequences"):
+            model.generate(IDS, num_return_sequences=2, max_new_tokens=2, do_sample=False, pad_token_id=0)
+    assert ours.generate(IDS, num_return_sequences=2, max_new_tokens=2, do_sample=True).shape == (4, 8)
+
+
+@pytest.mark.habit(
+    "generate",
+    "model.generate(ids, do_sample=True, temperature=0.0)",
+    "differs",
+    "the likeliest token; transformers refuses it",
+)
+@pytest.mark.habit("generate", "model.generate(ids, max_new_tokens=0)", "works", "an error, as in transformers")
+@pytest.mark.habit("generate", "model.generate([1, 2, 3])", "works", "transformers takes tensors alone")
+def test_edges_of_a_call() -> None:
+    ours, _ = pair()
+    call: dict[str, Any] = {"max_new_tokens": 4, "eos_token_id": None}
+    greedy = ours.generate(IDS, **call).tolist()
+    assert ours.generate(IDS, do_sample=True, temperature=0.0, **call).tolist() == greedy
+    assert ours.generate(IDS.tolist(), **call).tolist() == greedy
+    assert ours.generate(IDS[0].tolist(), **call).tolist() == greedy[:1]
+    with pytest.raises(RequestError, match="max_new_tokens"):
+        ours.generate(IDS, max_new_tokens=0)
+
+
+@pytest.mark.habit("generate", "model.generate(ids, assistant_model=small)", "works")
+@pytest.mark.habit("generate", "model.generate(ids, assistant_model=small, num_assistant_tokens=3)", "works")
+@pytest.mark.habit("generate", "model.generate(ids, prompt_lookup_num_tokens=3)", "works")
+def test_guessing_ahead_gives_the_same_texts() -> None:
+    ours, _ = pair()
+    call: dict[str, Any] = {"max_new_tokens": 12, "eos_token_id": None}
+    plain = ours.generate(IDS, **call).tolist()
+    assert ours.generate(IDS, prompt_lookup_num_tokens=3, **call).tolist() == plain
+    assert ours.generate(IDS, assistant_model=ours, **call).tolist() == plain
+    assert ours.generate(IDS, assistant_model=ours, num_assistant_tokens=3, **call).tolist() == plain

@@ -17,7 +17,7 @@ import pellucid
 from pellucid import AutoConfig, AutoModelForCausalLM
 from pellucid.base import notice
 from pellucid.base.errors import ConfigError, ModelNotFoundError, RequestError
-from pellucid.causal_lm import CausalLM
+from pellucid.causal_lm import CausalLM, loading
 from pellucid.checkpoint.save import save_checkpoint
 from pellucid.families import FAMILIES
 from pellucid.model.load import weights_of
@@ -46,6 +46,8 @@ def load(folder: Path, **call: Any) -> Any:
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.habit("loading", "from_pretrained(name, torch_dtype=torch.bfloat16)", "works")
+@pytest.mark.habit("loading", "from_pretrained(name, dtype='bfloat16')", "works")
 @pytest.mark.parametrize(
     "call",
     [
@@ -59,16 +61,27 @@ def test_the_dtype_by_either_word(folder: Path, call: dict[str, Any]) -> None:
     assert load(folder, **call).dtype == torch.bfloat16
 
 
+@pytest.mark.habit(
+    "loading",
+    "from_pretrained(name, dtype=torch.int8)",
+    "pointer",
+    "quantize='q8'; models run in float32, bfloat16, float16",
+)
 @pytest.mark.parametrize("dtype", [torch.int8, "int8", torch.complex64])
 def test_a_dtype_that_models_do_not_run_in_is_refused_by_either_word(folder: Path, dtype: Any) -> None:
     with pytest.raises(ConfigError, match="is not one that models run in"):
         load(folder, torch_dtype=dtype)
 
 
+@pytest.mark.habit("loading", "from_pretrained(name, config=folder)", "works")
 def test_a_config_may_be_named_by_its_folder(folder: Path) -> None:
     assert load(folder, config=folder).config == load(folder, config=str(folder)).config == load(folder).config
 
 
+@pytest.mark.habit("loading", "from_pretrained(name, device_map='auto')", "works")
+@pytest.mark.habit("loading", "from_pretrained(name, device_map='cpu')", "works")
+@pytest.mark.habit("loading", "from_pretrained(name, device_map={'': 0})", "works")
+@pytest.mark.habit("model", "model.hf_device_map", "works")
 @pytest.mark.parametrize("where", ["auto", "cpu", torch.device("cpu"), {"": "cpu"}])
 def test_a_device_map_of_one_device(folder: Path, where: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, device_map=where)
@@ -76,6 +89,14 @@ def test_a_device_map_of_one_device(folder: Path, where: Any) -> None:
     assert set(model.hf_device_map) == {""}
 
 
+@pytest.mark.habit("loading", "from_pretrained(name, low_cpu_mem_usage=True)", "works")
+@pytest.mark.habit("loading", "from_pretrained(name, use_safetensors=True)", "works")
+@pytest.mark.habit("loading", "from_pretrained(name, attn_implementation='sdpa')", "works")
+@pytest.mark.habit("loading", "from_pretrained(name, trust_remote_code=True)", "works")
+@pytest.mark.habit("loading", "from_pretrained(name, local_files_only=True)", "works")
+@pytest.mark.habit("loading", "from_pretrained(name, revision='main')", "works")
+@pytest.mark.habit("loading", "from_pretrained(name, use_cache=True)", "works")
+@pytest.mark.habit("loading", "from_pretrained(name, token=None)", "works")
 @pytest.mark.parametrize(
     "call",
     [
@@ -93,11 +114,35 @@ def test_what_is_so_in_any_case_is_taken(folder: Path, call: dict[str, Any]) -> 
     torch.testing.assert_close(load(folder, **call)(IDS).logits, load(folder)(IDS).logits)
 
 
+@pytest.mark.habit(
+    "loading",
+    "from_pretrained(name, attn_implementation='flash_attention_2')",
+    "differs",
+    "torch's fused kernel attends in any case, and it says so",
+)
 def test_another_way_to_attend_is_answered_with_what_is_done(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load(folder, attn_implementation="flash_attention_2")
     assert "torch's fused kernel attends in any case" in capsys.readouterr().err
 
 
+@pytest.mark.habit(
+    "loading",
+    "from_pretrained(name, load_in_8bit=True)",
+    "differs",
+    "matrices in blocks of 32 (quantize='q4', 'q8'), and it says so",
+)
+@pytest.mark.habit(
+    "loading",
+    "from_pretrained(name, load_in_4bit=True)",
+    "differs",
+    "matrices in blocks of 32 (quantize='q4', 'q8'), and it says so",
+)
+@pytest.mark.habit(
+    "loading",
+    "from_pretrained(name, quantization_config=BitsAndBytesConfig(load_in_4bit=True))",
+    "differs",
+    "matrices in blocks of 32 (quantize='q4', 'q8'), and it says so",
+)
 @pytest.mark.parametrize(
     ("call", "blocks"),
     [
@@ -110,17 +155,20 @@ def test_bits_and_bytes_words_for_blocks(folder: Path, call: dict[str, Any], blo
     assert torch.equal(load(folder, **call)(IDS).logits, load(folder, quantize=blocks)(IDS).logits)
 
 
+@pytest.mark.habit("loading", "from_pretrained(folder, subfolder=…)", "works")
 def test_a_part_of_a_folder(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "inside").symlink_to(folder)
     assert torch.equal(load(tmp_path, subfolder="inside")(IDS).logits, load(folder)(IDS).logits)
 
 
+@pytest.mark.habit("loading", "model, info = from_pretrained(name, output_loading_info=True)", "works")
 def test_the_report_of_loading_is_empty(folder: Path) -> None:
     model, report = load(folder, output_loading_info=True)
     assert isinstance(model, CausalLM)
     assert not any(report.values())
 
 
+@pytest.mark.habit("loading", "from_pretrained(None, config=config, state_dict=…)", "works")
 def test_weights_in_memory(folder: Path) -> None:
     theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
     config = AutoConfig.from_pretrained(folder)
@@ -128,6 +176,13 @@ def test_weights_in_memory(folder: Path) -> None:
     torch.testing.assert_close(ours(IDS).logits, theirs(IDS).logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.habit("loading", "from_pretrained(name, config=config)", "works")
+@pytest.mark.habit(
+    "loading",
+    "from_pretrained(name, config=a config of other sizes)",
+    "pointer",
+    "from_config(config) for fresh weights",
+)
 def test_a_config_beside_the_folders_must_be_of_the_same_model(folder: Path) -> None:
     config = AutoConfig.from_pretrained(folder)
     assert load(folder, config=config).config == config
@@ -139,6 +194,7 @@ def test_a_config_beside_the_folders_must_be_of_the_same_model(folder: Path) -> 
         load(folder, config=config)
 
 
+@pytest.mark.habit("loading", "from_pretrained(name, torch_dtyp='float32')", "pointer", "did you mean 'torch_dtype'?")
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -152,6 +208,25 @@ def test_an_argument_that_is_not_here_says_what_is(folder: Path, call: dict[str,
         load(folder, **call)
 
 
+@pytest.mark.habit(
+    "loading",
+    "from_pretrained(name, device_map={'model.layers.0': 0, …: 1})",
+    "pointer",
+    "device_map='auto' or 'cuda:0'",
+)
+@pytest.mark.habit(
+    "loading",
+    "from_pretrained(name, ignore_mismatched_sizes=True)",
+    "pointer",
+    "weights of other shapes are never loaded",
+)
+@pytest.mark.habit(
+    "loading",
+    "from_pretrained(name, quantization_config={'quant_method': 'gptq'})",
+    "pointer",
+    "quantize='q4'; what is quantized already opens as it is",
+)
+@pytest.mark.habit("loading", "from_pretrained(name, attn_implementation='magic')", "pointer", "sdpa, eager, …")
 @pytest.mark.parametrize(
     "call",
     [
@@ -170,6 +245,8 @@ def test_what_cannot_be_is_refused_in_words(folder: Path, call: dict[str, Any]) 
 # --- calling ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.habit("forward", "model(ids, output_attentions=True).attentions", "works")
+@pytest.mark.habit("forward", "model(ids, output_hidden_states=True).hidden_states", "works")
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "glm4", "mixtral"])
 def test_the_stream_and_the_patterns_are_transformers(family: str) -> None:
     ours, theirs = CausalLM(tiny(family).config), cast(transformers.PreTrainedModel, reference_model(tiny(family)))
@@ -186,6 +263,7 @@ def test_the_stream_and_the_patterns_are_transformers(family: str) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
+@pytest.mark.habit("forward", "model(next_ids, past_key_values=out.past_key_values)", "works")
 def test_states_go_on_where_they_were(folder: Path) -> None:
     theirs: Any
     model, theirs = load(folder), transformers.AutoModelForCausalLM.from_pretrained(folder)
@@ -201,6 +279,7 @@ def test_states_go_on_where_they_were(folder: Path) -> None:
     assert model(IDS).past_key_values is None, "gradients are wanted: nothing is kept beside them"
 
 
+@pytest.mark.habit("forward", "model(ids, attention_mask=whole_mask, past_key_values=past)", "works")
 def test_states_of_padded_texts(folder: Path) -> None:
     model = load(folder)
     padded, mask = torch.tensor([[0, 0, 17, 3, 88, 41]]), torch.tensor([[0, 0, 1, 1, 1, 1]])
@@ -213,6 +292,7 @@ def test_states_of_padded_texts(folder: Path) -> None:
         torch.testing.assert_close(whole[:, 2:], alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.habit("forward", "past_key_values.crop(500)", "works")
 def test_states_grow_as_long_as_the_text(folder: Path) -> None:
     model, past = load(folder), None
     out: Any = None
@@ -228,6 +308,8 @@ def test_states_grow_as_long_as_the_text(folder: Path) -> None:
         torch.testing.assert_close(again[0, -1], out.logits[0, -1], rtol=0, atol=1e-4)
 
 
+@pytest.mark.habit("forward", "(logits,) = model(ids, return_dict=False, use_cache=False)", "works")
+@pytest.mark.habit("forward", "model(ids, logits_to_keep=torch.tensor([1, 3]))", "works")
 def test_embeddings_logits_to_keep_and_tuples(folder: Path) -> None:
     model = load(folder)
     with torch.no_grad():
@@ -244,6 +326,14 @@ def test_embeddings_logits_to_keep_and_tuples(folder: Path) -> None:
         assert loss.ndim == 0
 
 
+@pytest.mark.habit(
+    "forward",
+    "model([1, 2, 3])",
+    "pointer",
+    "tokenizer(text, return_tensors='pt')['input_ids'], or torch.tensor([ids])",
+)
+@pytest.mark.habit("forward", "model(torch.tensor([1, 2, 3]))", "pointer", "a batch: torch.tensor([ids])")
+@pytest.mark.habit("forward", "model(ids, head_mask=…)", "pointer", "trace(model, tokenizer, text, edits=…)")
 @pytest.mark.parametrize(
     "ids",
     [[1, 2, 3], [[1, 2, 3]], torch.tensor([1, 2, 3]), torch.ones(1, 3)],
@@ -259,6 +349,12 @@ def test_what_is_no_batch_of_ids_gets_a_word(folder: Path, ids: Any) -> None:
 # --- the description --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.habit(
+    "config",
+    "config.n_embd, config.n_layer (GPT-2), d_model (MPT), …",
+    "works",
+    "by the names of each family's own file",
+)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "qwen3", "mixtral", "gpt_neox", "bloom", "mpt"])
 def test_the_config_answers_to_transformers_names(family: str, tmp_path: Path) -> None:
     save_checkpoint(str(tmp_path), tiny(family).config, dict(weights_of(tiny(family))))
@@ -274,6 +370,16 @@ def test_the_config_answers_to_transformers_names(family: str, tmp_path: Path) -
     assert FAMILIES[family].config(ours.to_dict()) == ours
 
 
+@pytest.mark.habit("config", "config.num_hidden_layers = 3; AutoModelForCausalLM.from_config(config)", "works")
+@pytest.mark.habit(
+    "config",
+    "model.config.hidden_size = 128 of a model that is built",
+    "pointer",
+    "AutoConfig.from_pretrained, then from_config",
+)
+@pytest.mark.habit("config", "model.config.use_cache = False", "works")
+@pytest.mark.habit("config", "model.config.pad_token_id = tokenizer.pad_token_id", "works")
+@pytest.mark.habit("config", "config.hiden_size", "pointer", "did you mean 'hidden_size'?")
 def test_a_config_is_changed_before_the_model_is_built(folder: Path) -> None:
     config = AutoConfig.from_pretrained(folder)
     config.num_hidden_layers, config.hidden_size, config.vocab_size = 3, 64, 50  # type: ignore[misc]
@@ -288,6 +394,7 @@ def test_a_config_is_changed_before_the_model_is_built(folder: Path) -> None:
         _ = config.hiden_size
 
 
+@pytest.mark.habit("config", "copy.deepcopy(config), pickle.dumps(config)", "works")
 def test_a_config_is_copied_pickled_and_compared(folder: Path) -> None:
     config = AutoConfig.from_pretrained(folder)
     config.use_cache = False
@@ -301,6 +408,7 @@ def test_a_config_is_copied_pickled_and_compared(folder: Path) -> None:
 # --- the model --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.habit("model", "model.get_memory_footprint()", "works")
 def test_parts_and_sizes_by_transformers_names(folder: Path) -> None:
     theirs: Any
     ours, theirs = load(folder), transformers.AutoModelForCausalLM.from_pretrained(folder)
@@ -315,6 +423,7 @@ def test_parts_and_sizes_by_transformers_names(folder: Path) -> None:
     assert load(folder, quantize="q8").num_parameters() == ours.num_parameters()
 
 
+@pytest.mark.habit("model", "model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=8)", "works")
 @pytest.mark.parametrize("tied", [True, False])
 def test_more_tokens_begin_as_the_mean_of_the_others(tied: bool) -> None:
     keys = tiny_hf("llama") | {"tie_word_embeddings": tied}
@@ -331,6 +440,8 @@ def test_more_tokens_begin_as_the_mean_of_the_others(tied: bool) -> None:
     assert model.generate(IDS, max_new_tokens=2).shape == (2, 8)
 
 
+@pytest.mark.habit("model", "model(ids, labels=ids).loss.backward()", "works")
+@pytest.mark.habit("model", "torch.optim.AdamW(model.parameters())", "works")
 def test_a_loaded_model_trains(folder: Path) -> None:
     model = load(folder)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)  # before train(), as transformers' Trainer makes it
@@ -344,6 +455,7 @@ def test_a_loaded_model_trains(folder: Path) -> None:
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
+@pytest.mark.habit("model", "model.gradient_checkpointing_enable(); loss.backward()", "works")
 def test_layers_computed_anew_have_the_same_gradients(folder: Path) -> None:
     plain, anew = load(folder).train(), load(folder).train()
     anew.gradient_checkpointing_enable()
@@ -353,6 +465,7 @@ def test_layers_computed_anew_have_the_same_gradients(folder: Path) -> None:
         torch.testing.assert_close(one.grad, other.grad)
 
 
+@pytest.mark.habit("forward", "model(ids, labels=ids, num_items_in_batch=n).loss", "works")
 def test_the_loss_of_a_share_of_a_batch(folder: Path) -> None:
     model = load(folder)
     whole = model(IDS, labels=IDS).loss
@@ -360,6 +473,10 @@ def test_the_loss_of_a_share_of_a_batch(folder: Path) -> None:
     torch.testing.assert_close(halves, whole)
 
 
+@pytest.mark.habit("saving", "model.save_pretrained(folder)", "works")
+@pytest.mark.habit("saving", "model.save_pretrained(folder, max_shard_size='2GB')", "works")
+@pytest.mark.habit("saving", "model.save_pretrained(folder, safe_serialization=True)", "works")
+@pytest.mark.habit("saving", "GenerationConfig.from_pretrained(folder)", "works")
 def test_what_is_saved_opens_with_its_settings(folder: Path, tmp_path: Path) -> None:
     model = load(folder)
     model.generation_config.max_new_tokens = 9
@@ -372,6 +489,14 @@ def test_what_is_saved_opens_with_its_settings(folder: Path, tmp_path: Path) -> 
         model.save_pretrained(tmp_path, max_shard_size="many")
 
 
+@pytest.mark.habit("generate", "model.generate('Once upon')", "works", "transformers takes tensors alone")
+@pytest.mark.habit("generate", "model.generate(['Once', 'Once upon a'])", "works")
+@pytest.mark.habit(
+    "saving",
+    "model.save_pretrained(folder) with the tokenizer it came with",
+    "works",
+    "transformers wants a second line for it",
+)
 def test_the_tokenizer_is_saved_with_the_model_and_texts_are_prompts(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained("tiny", device="cpu")
     model.save_pretrained(tmp_path)
@@ -386,11 +511,18 @@ def test_the_tokenizer_is_saved_with_the_model_and_texts_are_prompts(tmp_path: P
         bare.generate("Once")
 
 
+@pytest.mark.habit("loading", "from_pretrained('no such model')", "works", "an OSError, as in transformers")
 def test_a_name_that_is_none_says_so() -> None:
     with pytest.raises(ModelNotFoundError):
         AutoModelForCausalLM.from_pretrained("no such model")
 
 
+@pytest.mark.habit(
+    "forward",
+    "model(padded, attention_mask=mask) of a model with learned positions",
+    "differs",
+    "positions are counted from each text's first token, and it says so",
+)
 def test_positions_that_the_mask_says_are_said_once_where_transformers_counts_otherwise(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -415,3 +547,17 @@ def test_shapes_that_no_text_has_are_refused(ids: tuple[int, ...], mask: tuple[i
     model = CausalLM(tiny("llama").config)
     with pytest.raises(RequestError, match=r"input_ids must be|attention_mask says"):
         model(torch.zeros(ids, dtype=torch.long), attention_mask=None if mask is None else torch.ones(mask))
+
+
+@pytest.mark.habits(
+    "loading", "from_pretrained(name, {}=…)", "pointer", table="src/pellucid/causal_lm/loading.py:ELSEWHERE"
+)
+@pytest.mark.habits(
+    "loading", "from_pretrained(name, {}=…)", "pointer", table="src/pellucid/checkpoint/sources/asked.py:ELSEWHERE"
+)
+@pytest.mark.parametrize("name", loading.ELSEWHERE)
+def test_an_argument_of_loading_that_is_not_here_says_what_to_write(folder: Path, name: str) -> None:
+    with pytest.raises(TypeError) as error:
+        load(folder, **{name: "x"})
+    assert loading.ELSEWHERE[name] in str(error.value)
+    load(folder, **{name: None})

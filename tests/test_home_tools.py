@@ -46,6 +46,7 @@ def batch(tokenizer: Any) -> dict[str, torch.Tensor]:
 # --- transformers ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.habit("tools", "transformers.pipeline('text-generation', model=model, tokenizer=tokenizer)", "works")
 def test_transformers_pipeline_answers_as_with_its_own_model(folder: Path, model: CausalLM, theirs: Any) -> None:
     own: Any = transformers.pipeline("text-generation", model=str(folder), device="cpu", dtype=torch.float32)
     ours: Any = transformers.pipeline("text-generation", model=model, tokenizer=theirs)  # type: ignore[call-overload]
@@ -53,6 +54,10 @@ def test_transformers_pipeline_answers_as_with_its_own_model(folder: Path, model
     assert ours(TEXT, **call) == own(TEXT, **call)
 
 
+@pytest.mark.habit("pipeline", "pipeline('text-generation', model=name)", "works")
+@pytest.mark.habit("pipeline", "pipe([text, text])", "works")
+@pytest.mark.habit("pipeline", "pipe(text, return_full_text=False)", "works")
+@pytest.mark.habit("pipeline", "pipe(text, num_return_sequences=2, num_beams=2)", "works")
 def test_our_pipeline_answers_as_transformers_does(folder: Path) -> None:
     theirs = transformers.pipeline("text-generation", model=str(folder), device="cpu", dtype=torch.float32)
     ours = pellucid.pipeline("text-generation", model=str(folder), device="cpu", dtype="float32")
@@ -64,6 +69,10 @@ def test_our_pipeline_answers_as_transformers_does(folder: Path) -> None:
     assert ours(TEXT, **call) == theirs(TEXT, **call)
 
 
+@pytest.mark.habit("pipeline", "pipeline(model=model)", "works")
+@pytest.mark.habit(
+    "pipeline", "pipeline('fill-mask')", "pointer", "pipeline('text-generation'): models here continue texts"
+)
 def test_our_pipeline_takes_a_model_and_refuses_other_tasks(model: CausalLM) -> None:
     pipe = pellucid.pipeline(model=model)
     assert pipe(TEXT, max_new_tokens=2, do_sample=False)[0]["generated_text"].startswith(TEXT)
@@ -73,6 +82,7 @@ def test_our_pipeline_takes_a_model_and_refuses_other_tasks(model: CausalLM) -> 
         pellucid.pipeline(model=AutoModelForCausalLM.from_config(model.config))
 
 
+@pytest.mark.habit("tools", "transformers.Trainer(model=model, …).train()", "works")
 def test_transformers_trainer_takes_two_steps(model: CausalLM, theirs: Any, tmp_path: Path) -> None:
     row = {name: value[0].tolist() for name, value in batch(theirs).items()}
     settings = transformers.TrainingArguments(
@@ -87,6 +97,10 @@ def test_transformers_trainer_takes_two_steps(model: CausalLM, theirs: Any, tmp_
 # --- PEFT ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.habit("tools", "peft.get_peft_model(model, LoraConfig(…))", "works")
+@pytest.mark.habit("tools", "adapted.save_pretrained(folder); AutoModelForCausalLM.from_pretrained(folder)", "works")
+@pytest.mark.habit("tools", "adapted.merge_and_unload()", "works")
+@pytest.mark.habit("tools", "adapted.generate(input_ids=ids)", "works")
 def test_peft_trains_an_adapter_that_we_read_and_that_merges(model: CausalLM, theirs: Any, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     settings = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"])
@@ -110,6 +124,7 @@ def test_peft_trains_an_adapter_that_we_read_and_that_merges(model: CausalLM, th
 # --- accelerate and TRL ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.habit("tools", "accelerator.prepare(model, optimizer); accelerator.backward(loss)", "works")
 def test_accelerate_prepares_and_steps(model: CausalLM, theirs: Any) -> None:
     accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True)
@@ -122,6 +137,8 @@ def test_accelerate_prepares_and_steps(model: CausalLM, theirs: Any) -> None:
     assert accelerator.unwrap_model(prepared) is model
 
 
+@pytest.mark.habit("tools", "trl.SFTTrainer(model=model, …).train()", "works", "the same loss as with theirs")
+@pytest.mark.habit("tools", "trl.SFTTrainer(…, peft_config=LoraConfig(…)).train()", "works")
 @pytest.mark.parametrize("lora", [False, True])
 def test_trl_fine_tunes(model: CausalLM, theirs: Any, tmp_path: Path, lora: bool) -> None:
     trl = pytest.importorskip("trl")
@@ -148,6 +165,9 @@ def test_trl_fine_tunes(model: CausalLM, theirs: Any, tmp_path: Path, lora: bool
 # --- streamers and seeds ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.habit("pipeline", "TextIteratorStreamer(tokenizer, skip_prompt=True)", "works")
+@pytest.mark.habit("pipeline", "TextStreamer(tokenizer, skip_prompt=True)", "works")
+@pytest.mark.habit("pipeline", "transformers' streamers, with our model", "works")
 @pytest.mark.parametrize("whose", [pellucid, transformers], ids=["ours", "transformers"])
 def test_a_text_arrives_in_pieces(model: CausalLM, theirs: Any, whose: Any, capsys: pytest.CaptureFixture[str]) -> None:
     ids = batch(theirs)["input_ids"]
@@ -174,6 +194,7 @@ def test_our_streamer_waits_for_whole_characters() -> None:
     assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
 
+@pytest.mark.habit("pipeline", "set_seed(5)", "works")
 def test_a_seed_for_all() -> None:
     def draws() -> tuple[float, float, float]:
         import random

@@ -22,9 +22,12 @@ from pellucid.checkpoint.files.lazy import Lazy
 from pellucid.checkpoint.find import find
 from pellucid.checkpoint.identity import identity
 from pellucid.checkpoint.open import Checkpoint, open_checkpoint, open_config
+from pellucid.checkpoint.sources.asked import Asked
+from pellucid.checkpoint.sources.hub import USUAL, Access
 from pellucid.checkpoint.sources.resolve import resolve
 from pellucid.defaults import AnswerDefaults, tell_what_is_not_followed
 from pellucid.families.hf_config import HFConfig
+from pellucid.text.configured import configured
 from pellucid.text.load import TOKENIZER_FILES, load_tokenizer
 
 if TYPE_CHECKING:
@@ -36,17 +39,29 @@ Name = str | os.PathLike[str]
 NATIVE_DTYPES = ("float32", "bfloat16", "float16")  # that the native executor multiplies, beside block formats
 
 
-def open_model(name: Name, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
-    """The checkpoint behind a name: headers read, weights mapped, nothing computed yet."""
-    path = locate(name, revision=revision, offline=offline)
-    return open_adapted(path, offline=offline) if is_adapter(path) else open_checkpoint(path)
+def open_model(name: Name, *, revision: str | None = None, offline: bool = False, access: Access = USUAL) -> Checkpoint:
+    """The checkpoint behind a name: headers read, weights mapped, nothing computed yet. ``access``: how to go to the
+    hub.
+    """
+    path = locate(name, revision=revision, offline=offline, access=access)
+    return open_adapted(path, offline=offline, access=access) if is_adapter(path) else open_checkpoint(path)
 
 
-def locate(name: Name, *, revision: str | None = None, offline: bool = False, weights: bool = True) -> Path:
+def locate(
+    name: Name,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    weights: bool = True,
+    access: Access = USUAL,
+) -> Path:
     """The folder or file behind a name, fetched if need be; without ``weights``, a hub model's config and tokenizer
     alone.
     """
-    return resolve(f"{name}@{revision}" if revision else name, offline=offline, weights=weights)
+    if revision:
+        repo, colon, pick = os.fspath(name).partition(":")
+        name = f"{repo}@{revision}{colon}{pick}"
+    return resolve(name, offline=offline, weights=weights, access=access)
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
@@ -85,28 +100,25 @@ class AutoTokenizer:
 
     @staticmethod
     def from_pretrained(
-        name: Name,
-        *,
-        trust_remote_code: bool = False,
-        revision: str | None = None,
-        offline: bool = False,
-        **settings: Any,
+        name: Name, *, revision: str | None = None, offline: bool = False, **settings: Any
     ) -> Tokenizer:
         """The tokenizer of a model, or of a folder that holds only a tokenizer.
 
-        ``trust_remote_code`` is accepted and never needed: no code from a model folder is executed. ``settings`` such
-        as ``padding_side="left"`` are set on the tokenizer.
+        ``settings``: transformers' words for where it is (``cache_dir``, ``token``, ``subfolder``, …), and what is set
+        on the tokenizer, such as ``padding_side="left"``. ``trust_remote_code`` is accepted and never needed: no code
+        from a model folder is executed. Raises: TypeError for a setting that a tokenizer has not.
         """
-        path = locate(name, revision=revision, offline=offline)
+        asked = Asked.of(name, revision, offline, settings)
+        path = _at(asked, weights=False)
         if is_adapter(path):
-            tokenizer = tokenizer_of(open_adapted(path, offline=offline))
+            tokenizer = tokenizer_of(open_adapted(path, offline=asked.offline, access=asked.access))
         else:
             tokenizer = tokenizer_at(path)
-        for setting, value in settings.items():
-            if not hasattr(tokenizer, setting):
-                raise TokenizerError(f"a tokenizer has no setting {setting!r}", where="AutoTokenizer.from_pretrained")
-            setattr(tokenizer, setting, value)
-        return tokenizer
+        return configured(tokenizer, settings, str(name))
+
+
+def _at(asked: Asked, *, weights: bool) -> Path:
+    return locate(asked.name, revision=asked.revision, offline=asked.offline, access=asked.access, weights=weights)
 
 
 def tokenizer_at(path: Path) -> Tokenizer:
@@ -127,12 +139,16 @@ class AutoConfig:
     """A model's description from its name, or from a Hugging Face config as a dict."""
 
     @staticmethod
-    def from_pretrained(
-        name: Name, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False
-    ) -> HFConfig:
-        path = locate(name, revision=revision, offline=offline, weights=False)
-        described = open_config(base_of(path, offline=offline, weights=False) if is_adapter(path) else path)
-        return HFConfig.of(described, where=name)
+    def from_pretrained(name: Name, *, revision: str | None = None, offline: bool = False, **more: Any) -> Any:
+        """The description of a model. ``more``: transformers' words for where it is, and keys of config.json that are
+        set on it. With ``return_unused_kwargs`` also those that it has not; without, they are a TypeError.
+        """
+        asked = Asked.of(name, revision, offline, more)
+        path = _at(asked, weights=False)
+        described = open_config(
+            base_of(path, offline=asked.offline, weights=False, access=asked.access) if is_adapter(path) else path
+        )
+        return HFConfig.of(described, where=name).with_keys(more)
 
     @staticmethod
     def for_model(model_type: str, **keys: Any) -> HFConfig:

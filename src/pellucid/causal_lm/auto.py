@@ -10,12 +10,13 @@ import torch
 
 from pellucid.auto import AutoConfig, Name, open_model
 from pellucid.base.errors import ConfigError
+from pellucid.base.notice import notice
 from pellucid.causal_lm.loading import Loading
 from pellucid.causal_lm.model import CausalLM
+from pellucid.causal_lm.settings import idle
 from pellucid.checkpoint.open import Checkpoint
 from pellucid.checkpoint.weights import Weights
 from pellucid.config import ModelConfig
-from pellucid.defaults import tell_what_is_not_followed
 from pellucid.families import family_of
 from pellucid.families.hf_config import HFConfig
 from pellucid.model.load import choose_device, choose_dtype, load_weights, to_array
@@ -54,7 +55,8 @@ class AutoModelForCausalLM:
         if asked.state_dict is not None:
             model = _from_state(asked)
         else:
-            checkpoint = open_model(asked.name, revision=asked.revision, offline=asked.offline)
+            where = asked.where
+            checkpoint = open_model(where.name, revision=where.revision, offline=where.offline, access=where.access)
             if asked.safetensors_only and checkpoint.kind not in ("safetensors", "sharded"):
                 raise ConfigError("use_safetensors=True, and the weights are not", received=str(checkpoint.kind))
             model = _opened(checkpoint, asked)
@@ -93,15 +95,22 @@ def _opened(checkpoint: Checkpoint, asked: Loading) -> CausalLM:
     if asked.config is not None:
         _same_model(asked.config, checkpoint.config)
     with torch.device("meta"):
-        model = CausalLM(checkpoint.config, where=asked.name)
+        model = CausalLM(checkpoint.config, where=asked.where.name)
     load_weights(model, checkpoint.weights, asked.dtype, asked.device, asked.quantize)
     model.generation_config, model.quantization = checkpoint.generation_config, checkpoint.quantization
+    if not checkpoint.generation_config:  # its special tokens are then those of config.json, as in transformers
+        tokens = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model.generation_config = tokens
     model.origin, model.mapped = checkpoint.path, asked.device_map is not None
     _wants_gradients(model)
     if asked.config is not None:
         for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(model.config, token, getattr(HFConfig.of(_described(asked.config)), token, None))
-    tell_what_is_not_followed(checkpoint.generation_config, checkpoint.path)
+    model.not_followed = idle(model.generation_config)
+    if model.not_followed:
+        notice(
+            f"{checkpoint.path}: generation_config.json has what is not followed here: {', '.join(model.not_followed)}"
+        )
     return model
 
 

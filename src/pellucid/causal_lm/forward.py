@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pellucid.base.arguments import refuse_unknown, without
 from pellucid.base.errors import RequestError
 from pellucid.base.notice import notice
-from pellucid.causal_lm.arguments import refuse_unknown, without
 from pellucid.causal_lm.output import BackboneOutput, CausalLMOutput
 from pellucid.causal_lm.past import PastKeyValues
 from pellucid.config import ModelConfig
@@ -64,6 +64,7 @@ class Called(Decoder):
         self.name_or_path = str(where)  # an attribute of its own: PEFT looks for it in __dict__
         self.mapped = False  # whether it was placed by a device_map
         self._generation_config = GenerationConfig()
+        self.not_followed: list[str] = []  # of that config, as it was told when the model was loaded
 
     # --- the forward pass --------------------------------------------------------------------------------------------
 
@@ -95,6 +96,9 @@ class Called(Decoder):
         no batch; TypeError for an argument that nobody knows. What is given may be on any device.
         """
         refuse_unknown("model(…)", without(unknown, FORWARD_WITHOUT_EFFECT), FORWARD, ELSEWHERE)
+        output_attentions, output_hidden_states, return_dict = self._looks(
+            output_attentions, output_hidden_states, return_dict
+        )
         ids = self._ids(input_ids, inputs_embeds)
         ctx, past, kept = self._context(
             ids, attention_mask, position_ids, past_key_values, use_cache, output_attentions, output_hidden_states
@@ -131,6 +135,9 @@ class Called(Decoder):
     ) -> BackboneOutput | tuple[Any, ...]:
         """The same without the head: the stream after the final norm, ``last_hidden_state``."""
         refuse_unknown("model.model(…)", without(unknown, FORWARD_WITHOUT_EFFECT), FORWARD, ELSEWHERE)
+        output_attentions, output_hidden_states, return_dict = self._looks(
+            output_attentions, output_hidden_states, return_dict
+        )
         ids = self._ids(input_ids, inputs_embeds)
         ctx, past, kept = self._context(
             ids, attention_mask, position_ids, past_key_values, use_cache, output_attentions, output_hidden_states
@@ -142,6 +149,13 @@ class Called(Decoder):
             attentions=tuple(kept.values["pattern"]) if kept and output_attentions else None,
         )
         return out.to_tuple() if return_dict is False else out
+
+    def _looks(self, *asked: bool | None) -> tuple[bool, ...]:
+        """Attentions, hidden states, a dict: as the call says, else as the config does."""
+        names = ("output_attentions", "output_hidden_states", "return_dict")
+        return tuple(
+            bool(getattr(self.config, name)) if one is None else one for name, one in zip(names, asked, strict=True)
+        )
 
     def _context(
         self,

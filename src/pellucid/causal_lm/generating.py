@@ -12,9 +12,18 @@ from torch import Tensor
 
 from pellucid.base.errors import RequestError
 from pellucid.base.notice import notice
-from pellucid.causal_lm.arguments import refuse_unknown
 from pellucid.causal_lm.forward import Called
 from pellucid.causal_lm.past import PastKeyValues
+from pellucid.causal_lm.settings import (
+    DRAWS,
+    SAMPLING,
+    STEPWISE,
+    USUAL,
+    USUAL_TOP_K,
+    idle,
+    refuse_what_is_not_here,
+)
+from pellucid.causal_lm.settings import said as said_of
 from pellucid.causal_lm.stepwise import Stepwise
 from pellucid.defaults import AnswerDefaults
 from pellucid.generate import DraftModel, PromptLookup, Speculator, Streamer, append_new_tokens
@@ -23,52 +32,6 @@ from pellucid.generate.generation_config import GenerationConfig
 from pellucid.model.decoder import Decoder
 from pellucid.model.executor import TorchExecutor
 from pellucid.sampling import SamplingParams
-
-USUAL = 20  # new tokens where nobody says how many, as in transformers
-USUAL_TOP_K = 50  # of draws, likewise
-SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-DRAWS = ("temperature", "top_k", "top_p", "min_p")
-STEPWISE = (
-    *("min_length", "min_new_tokens", "num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size"),
-    *("bad_words_ids", "return_dict_in_generate", "output_scores", "output_logits", "output_attentions"),
-    *("output_hidden_states", "frequency_penalty", "presence_penalty", "max_time"),
-)
-SETTINGS = (
-    *SAMPLING,
-    *STEPWISE,
-    *("max_length", "max_new_tokens", "eos_token_id", "pad_token_id", "bos_token_id", "num_return_sequences"),
-    *("stop_strings", "suppress_tokens", "prompt_lookup_num_tokens"),
-)
-OURS = ("stop", "stop_token_ids", "seed")
-WITHOUT_EFFECT = (
-    *("use_cache", "synced_gpus", "use_model_defaults", "cache_implementation", "trust_remote_code", "disable_compile"),
-    *("return_dict", "transformers_version", "_from_model_config", "token_type_ids"),
-    *("assistant_tokenizer", "cache_position", "max_matching_ngram_size", "num_assistant_tokens"),
-)
-ELSEWHERE = {
-    "guidance_scale": "run both prompts, and mix their logits in a logits_processor",
-    "penalty_alpha": "contrastive search is not here; do_sample=True with top_p",
-    "dola_layers": 'look at what each layer would say: `pellucid explain`, or trace(…)["layers.3.resid_post"]',
-    "renormalize_logits": "a logits_processor that ends with log_softmax",
-    "custom_generate": "a loop of your own over model(ids, past_key_values=…)",
-    "num_beam_groups": "num_beams without groups; do_sample=True gives answers that differ",
-    "diversity_penalty": "num_beams without groups; do_sample=True gives answers that differ",
-    "constraints": "a logits_processor, or prefix_allowed_tokens_fn",
-    "force_words_ids": "a logits_processor, or prefix_allowed_tokens_fn",
-    "sequence_bias": "a logits_processor",
-    "typical_p": "top_p or min_p",
-    "epsilon_cutoff": "min_p",
-    "eta_cutoff": "min_p",
-    "top_h": "top_p or min_p",
-    "encoder_repetition_penalty": "repetition_penalty",
-    "watermarking_config": "a logits_processor",
-    "token_healing": "nothing here does that yet",
-    "exponential_decay_length_penalty": "length_penalty with num_beams",
-    "begin_suppress_tokens": "a logits_processor",
-    "forced_bos_token_id": "put the token at the end of the prompt",
-    "forced_eos_token_id": "a logits_processor",
-    "negative_prompt_ids": "run both prompts, and mix their logits in a logits_processor",
-}
 
 
 def generate(
@@ -113,7 +76,10 @@ def generate(
             generation_config, attention_mask = attention_mask, None  # transformers' second argument
         else:
             attention_mask = torch.as_tensor(attention_mask)
-    refuse_unknown("generate", _unknown(settings), (*SETTINGS, *OURS, *NAMED), ELSEWHERE)
+    generation_config = GenerationConfig.of(generation_config)
+    refuse_what_is_not_here(settings, generation_config)
+    if odd := [one for one in idle(self.generation_config) if one not in self.not_followed]:
+        notice(f"generate: model.generation_config has what is not followed here: {', '.join(odd)}")
     asked = _Asked.of(self, generation_config, settings, stop, stop_token_ids, seed, tokenizer)
     prompt = input_ids if inputs is None else inputs
     ids, mask = _prompts(self, prompt, attention_mask, inputs_embeds, asked)
@@ -135,7 +101,7 @@ def generate(
             stop_token_ids=asked.ends,
             n=asked.answers,
             streamer=streamer,
-            speculate=_speculator(asked.settings.get("prompt_lookup_num_tokens"), assistant_model),
+            speculate=_speculator(asked.settings, assistant_model),
         )
         return torch.from_numpy(append_new_tokens(ids.cpu().numpy(), results, asked.pad)).to(ids.device)
     if assistant_model is not None or asked.settings.get("prompt_lookup_num_tokens"):
@@ -162,21 +128,6 @@ def generate(
     ).run()
 
 
-NAMED = (
-    *("input_ids", "attention_mask", "position_ids", "inputs", "inputs_embeds", "generation_config"),
-    *("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "past_key_values", "streamer"),
-    *("tokenizer", "assistant_model"),
-)
-
-
-def _unknown(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in settings.items()
-        if name not in (*SETTINGS, *WITHOUT_EFFECT) and not (name in ELSEWHERE and (value is None or value is False))
-    }
-
-
 @dataclass(frozen=True)
 class _Asked:
     """What a call asks for, joined with what its model's files do."""
@@ -201,7 +152,7 @@ class _Asked:
         seed: int | None,
         tokenizer: Any,
     ) -> _Asked:
-        said = GenerationConfig({**GenerationConfig.of(generation_config), **_given(settings)})
+        said = GenerationConfig({**generation_config, **said_of(settings)})
         joined = GenerationConfig({**model.generation_config, **said})
         defaults = AnswerDefaults.of(model.config, model.generation_config, tokenizer)
         if joined.do_sample and joined.top_k is None:
@@ -212,6 +163,13 @@ class _Asked:
             seed = int(torch.randint(0, 2**53, ()))
         fields = {name: joined.get(name) for name in (*SAMPLING, "frequency_penalty", "presence_penalty")}
         sampling = defaults.sampling_with(**fields, seed=seed)
+        answers = joined.num_return_sequences or 1
+        if answers > 1 and not sampling.do_sample and (joined.num_beams or 1) == 1:
+            raise RequestError(
+                "the likeliest answer is one; several would be copies of it",
+                received=f"num_return_sequences={answers}",
+                remedy=f"do_sample=True, or num_beams={answers}",
+            )
         ends = stop_token_ids
         if ends is None:
             ends = _ids("eos_token_id", settings["eos_token_id"]) if "eos_token_id" in settings else None
@@ -232,7 +190,7 @@ class _Asked:
             ends=tuple(ends),
             pad=defaults.pad_token_id if pad is None else pad,
             padding=named,
-            answers=joined.num_return_sequences or 1,
+            answers=answers,
         )
 
     @property
@@ -275,10 +233,6 @@ class _Asked:
             f"generate: neither max_new_tokens nor max_length is said: at most {USUAL} new tokens, as in transformers"
         )
         return max(min(USUAL, context - prompt), 1)
-
-
-def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name in SETTINGS and value is not None}
 
 
 def _draws(value: Any) -> bool:
@@ -342,11 +296,12 @@ def _encoded(model: Called, texts: list[str]) -> tuple[Tensor, Tensor | None]:
     return ids, mask
 
 
-def _speculator(prompt_lookup_num_tokens: int | None, assistant_model: Decoder | None) -> Speculator | None:
+def _speculator(settings: GenerationConfig, assistant_model: Decoder | None) -> Speculator | None:
+    prompt_lookup_num_tokens, most = settings.prompt_lookup_num_tokens, settings.num_assistant_tokens
     if prompt_lookup_num_tokens is not None and assistant_model is not None:
         raise RequestError("prompt_lookup_num_tokens and assistant_model exclude each other")
     if assistant_model is not None:
-        return DraftModel(TorchExecutor(assistant_model))
+        return DraftModel(TorchExecutor(assistant_model), *(() if most is None else (most,)))
     return None if prompt_lookup_num_tokens is None else PromptLookup(prompt_lookup_num_tokens)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from pellucid.base.arguments import refuse_unknown
 from pellucid.base.errors import ConfigError
 from pellucid.base.notice import notice
-from pellucid.causal_lm.arguments import refuse_unknown
+from pellucid.checkpoint.sources import asked
+from pellucid.checkpoint.sources.asked import Asked
 
 # Known of transformers, and where the idea lives here.
 ELSEWHERE = {
@@ -29,13 +29,11 @@ ELSEWHERE = {
     "variant": "name the file or folder itself",
     "from_tf": "convert the checkpoint to safetensors first",
     "from_flax": "convert the checkpoint to safetensors first",
-    "mirror": "set HF_ENDPOINT to a mirror",
-    "proxies": "set HTTPS_PROXY in the environment",
-    "force_download": "files are verified when they are fetched; to fetch anew, `pellucid rm` and `pellucid pull`",
+    **asked.ELSEWHERE,
     "key_mapping": "name the tensors as the family's files do; prefixes of wrappers are found by themselves",
 }
 # What these switch on is so here in any case, or changes nothing.
-WITHOUT_EFFECT = ("low_cpu_mem_usage", "resume_download", "use_cache", "_fast_init", "weights_only", "return_dict")
+WITHOUT_EFFECT = ("low_cpu_mem_usage", "use_cache", "_fast_init", "weights_only", "return_dict")
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
@@ -43,17 +41,13 @@ ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_at
 class Loading:
     """``dtype``, ``device`` and ``quantize`` as here; where the model is; whether the report is wanted."""
 
-    name: Any
+    where: Asked
     dtype: Any
     device: Any
     quantize: str | None
-    revision: str | None
-    offline: bool
     config: Any = None
     state_dict: Mapping[str, torch.Tensor] | None = None
     safetensors_only: bool = False
-    token: str | bool | None = None
-    cache_dir: str | None = None
     report: bool = False
     device_map: Any = None
 
@@ -73,41 +67,38 @@ class Loading:
 
         Raises: TypeError for one that nobody knows, ConfigError for one that asks for what is not here.
         """
-        asked = dict(habits)
+        words = dict(habits)
+        where = Asked.of(name, revision, offline, words)
         for known in WITHOUT_EFFECT:
-            asked.pop(known, None)
-        dtype = _one("dtype", dtype, "torch_dtype", asked.pop("torch_dtype", None), "auto")
-        device_map = asked.pop("device_map", None)
+            words.pop(known, None)
+        dtype = _one("dtype", dtype, "torch_dtype", words.pop("torch_dtype", None), "auto")
+        device_map = words.pop("device_map", None)
         device = _one("device", device, "device_map", _device_of(device_map), "auto")
-        quantize = _quantized(quantize, asked)
-        _attention(asked.pop("attn_implementation", None))
-        for flag in ("ignore_mismatched_sizes", "trust_remote_code"):
-            if asked.pop(flag, False) and flag == "ignore_mismatched_sizes":
-                raise ConfigError("weights of other shapes than the description's are never loaded", received=flag)
+        quantize = _quantized(quantize, words)
+        tell_of_attention(words.pop("attn_implementation", None))
+        if words.pop("ignore_mismatched_sizes", False):
+            raise ConfigError(
+                "weights of other shapes than the description's are never loaded", received="ignore_mismatched_sizes"
+            )
         made = cls(
-            name=_place(name, asked.pop("subfolder", None), asked.pop("gguf_file", None)),
+            where=where,
             dtype=dtype,
             device=device,
             quantize=quantize,
-            revision=None if revision == "main" else revision,
-            offline=bool(offline or asked.pop("local_files_only", False)),
-            config=asked.pop("config", None),
-            state_dict=asked.pop("state_dict", None),
-            safetensors_only=bool(asked.pop("use_safetensors", False)),
-            token=asked.pop("token", asked.pop("use_auth_token", None)),
-            cache_dir=asked.pop("cache_dir", None),
-            report=bool(asked.pop("output_loading_info", False)),
+            config=words.pop("config", None),
+            state_dict=words.pop("state_dict", None),
+            safetensors_only=bool(words.pop("use_safetensors", False)),
+            report=bool(words.pop("output_loading_info", False)),
             device_map=device_map,
         )
-        asked.pop("local_files_only", None)
-        refuse_unknown("from_pretrained", asked, KNOWN, ELSEWHERE)
+        refuse_unknown("from_pretrained", words, KNOWN, ELSEWHERE)
         return made
 
 
 KNOWN = (
-    *("dtype", "device", "quantize", "revision", "offline", "trust_remote_code", "torch_dtype", "device_map"),
-    *("attn_implementation", "low_cpu_mem_usage", "use_safetensors", "cache_dir", "token", "local_files_only"),
-    *("subfolder", "gguf_file", "config", "state_dict", "load_in_4bit", "load_in_8bit", "quantization_config"),
+    *asked.KNOWN,
+    *("dtype", "device", "quantize", "torch_dtype", "device_map", "attn_implementation", "low_cpu_mem_usage"),
+    *("use_safetensors", "config", "state_dict", "load_in_4bit", "load_in_8bit", "quantization_config"),
     *("output_loading_info", "ignore_mismatched_sizes"),
 )
 
@@ -136,12 +127,12 @@ def _device_of(device_map: Any) -> Any:
     )
 
 
-def _quantized(quantize: str | None, asked: dict[str, Any]) -> str | None:
+def _quantized(quantize: str | None, words: dict[str, Any]) -> str | None:
     """``quantize`` from bitsandbytes' words for it."""
-    settings = asked.pop("quantization_config", None)
+    settings = words.pop("quantization_config", None)
     if settings is not None and not isinstance(settings, Mapping):
         settings = settings.to_dict() if hasattr(settings, "to_dict") else vars(settings)
-    four, eight = asked.pop("load_in_4bit", False), asked.pop("load_in_8bit", False)
+    four, eight = words.pop("load_in_4bit", False), words.pop("load_in_8bit", False)
     if settings is not None:
         four, eight = four or settings.get("load_in_4bit"), eight or settings.get("load_in_8bit")
         if not (four or eight):
@@ -157,7 +148,8 @@ def _quantized(quantize: str | None, asked: dict[str, Any]) -> str | None:
     return _one("quantize", quantize, "load_in_4bit" if four else "load_in_8bit", "q4" if four else "q8", None)
 
 
-def _attention(asked: Any) -> None:
+def tell_of_attention(asked: Any) -> None:
+    """How attention is computed is not chosen here. Raises: ConfigError for a way that nobody knows."""
     if asked is None or asked == "sdpa":
         return
     if asked not in ATTENTION:
@@ -166,19 +158,3 @@ def _attention(asked: Any) -> None:
         f"attn_implementation={asked!r}: torch's fused kernel attends in any case; "
         "output_attentions=True, or trace(…), goes step by step"
     )
-
-
-def _place(name: Any, subfolder: str | None, gguf_file: str | None) -> Any:
-    """A part of a folder on disk, or of a repository."""
-    if not subfolder and not gguf_file:
-        return name
-    path = Path(os.fspath(name)).expanduser()
-    if path.exists():
-        return path.joinpath(*filter(None, (subfolder, gguf_file)))
-    if subfolder:
-        raise ConfigError(
-            "a subfolder of a hub repository is not fetched by itself",
-            received=f"{name}, subfolder={subfolder!r}",
-            remedy="download it with huggingface_hub, and name the folder",
-        )
-    return f"{name}:{gguf_file}"

@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pellucid.base.errors import ConfigError, ModelNotFoundError, TokenizerError
+from pellucid.base.arguments import refuse_unknown, without
+from pellucid.base.errors import ConfigError, ModelNotFoundError, RequestError, TokenizerError
 from pellucid.base.notice import notice
-from pellucid.causal_lm.arguments import refuse_unknown, without
 from pellucid.causal_lm.forward import FORWARD, Called
 from pellucid.causal_lm.generating import generate
+from pellucid.causal_lm.loading import tell_of_attention
+from pellucid.causal_lm.names import ELSEWHERE, Part, layers_at, part, part_of, roots
 from pellucid.checkpoint.files.safetensors_write import MAX_SHARD_BYTES
 from pellucid.checkpoint.save import save_checkpoint
+from pellucid.config import ModelConfig
 from pellucid.model.load import weights_of
 from pellucid.model.quantized import QuantizedLinear
 
 
-class Backbone:
-    """A model without its head, by the names that transformers' have; its parts are the model's own."""
-
-    def __init__(self, model: CausalLM) -> None:
-        self._model = model
-        self.embed_tokens, self.norm = model.embed, model.final_norm
+class Backbone(Part):
+    """A model without its head, by the names that its family's files have; its parts are the model's own."""
 
     def __call__(self, *args: Any, **call: Any) -> Any:
-        return self._model.backbone(*args, **call)
+        return self.__dict__["_of"][0].backbone(*args, **call)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
+        model, path = self.__dict__["_of"]
+        if name.startswith("_") or name in model.__dict__ or name in model._modules or hasattr(type(model), name):
+            return getattr(model, name)
+        return part(model, f"{path}.{name}")
 
 
 class Tied:
@@ -57,6 +60,24 @@ class CausalLM(Called):
 
     generate = generate
 
+    def __init__(self, config: ModelConfig, *, where: object = "") -> None:
+        super().__init__(config, where=where)
+        at = layers_at(self)
+        for number, layer in enumerate(self.layers):
+            layer.__dict__["known_as"] = partial(part_of, self, f"{at}.{number}")  # no part of the layer
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "lm_head":
+                return Tied(self.embed)
+            if name in ELSEWHERE:
+                raise AttributeError(f"a model has no {name!r} here → {ELSEWHERE[name]}") from None
+            if name.startswith("_") or "embed" not in self._modules or name not in roots(self):
+                raise
+        return Backbone(self, name)
+
     # --- training ----------------------------------------------------------------------------------------------------
 
     def gradient_checkpointing_enable(
@@ -77,6 +98,18 @@ class CausalLM(Called):
     def is_gradient_checkpointing(self) -> bool:
         return self.recompute > 0
 
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """A later name of the same."""
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
+
+    activation_checkpointing_disable = gradient_checkpointing_disable
+    is_activation_checkpointing = is_gradient_checkpointing
+
     supports_gradient_checkpointing = True
 
     def enable_input_require_grads(self) -> None:
@@ -88,9 +121,16 @@ class CausalLM(Called):
     @property
     def model(self) -> Backbone:
         """The model without its head: to be called, and for ``model.model.layers``."""
-        return Backbone(self)
+        return Backbone(self, "model" if "model" in (known := roots(self)) else min(known))
 
     base_model = model
+
+    def get_decoder(self) -> Backbone:
+        return self.model
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
 
     @property
     def hf_device_map(self) -> dict[str, Any]:
@@ -125,7 +165,7 @@ class CausalLM(Called):
 
     def get_output_embeddings(self) -> nn.Module | Tied:
         """The head; where it is tied, the embedding table, as one."""
-        return Tied(self.embed) if self.lm_head is None else self.lm_head
+        return self.lm_head
 
     def tie_weights(self, **_: Any) -> None:
         """Nothing to do: a tied head is the table itself, not a copy of it."""
@@ -149,6 +189,43 @@ class CausalLM(Called):
         if past is not None:
             input_ids = input_ids[:, past.get_seq_length() :]
         return {"input_ids": input_ids, **{name: kwargs[name] for name in FORWARD if kwargs.get(name) is not None}}
+
+    def set_attn_implementation(self, attn_implementation: str) -> None:
+        """Nothing to choose: torch's fused kernel attends, and a line says so."""
+        tell_of_attention(attn_implementation)
+
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: Sequence[Tensor],
+        beam_indices: Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """Each new token's score (B, new), from what ``generate(…, return_dict_in_generate=True, output_scores=True)``
+        gave; ``normalize_logits``: its log-probability.
+
+        Raises: RequestError for beams, whose scores of each step are not kept.
+        """
+        if beam_indices is not None or not scores:
+            raise RequestError(
+                "scores of each step are kept where tokens are taken one by one, not of beams",
+                remedy="output_scores=True with num_beams=1; sequences_scores has each beam's",
+            )
+        table = torch.stack(tuple(scores), 1)  # (B, new, V)
+        if normalize_logits:
+            table = table.float().log_softmax(-1)
+        new = sequences[:, -table.shape[1] :, None]
+        return table.gather(-1, new.to(table.device)).squeeze(-1)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """By our names. Raises: RuntimeError where names or shapes differ, and a word where they are another's."""
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            if not any(name.partition(".")[0] in roots(self) for name in state_dict):
+                raise
+            remedy = "AutoModelForCausalLM.from_pretrained(None, state_dict=…, config=model.config)"
+            raise RuntimeError(f"these tensors have their files' names, not the model's → {remedy}\n{error}") from None
 
     def add_model_tags(self, tags: Any) -> None:
         """Tags of a model card; none is written here."""

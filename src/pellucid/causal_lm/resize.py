@@ -16,7 +16,7 @@ def resize(decoder: Decoder, tokens: int, *, mean: bool = True) -> None:
     """
     if tokens < 1:
         raise ConfigError("a model has at least one token", received=tokens)
-    tables = [decoder.embed] if decoder.lm_head is None else [decoder.embed, decoder.lm_head]
+    tables = [decoder.embed] if decoder.head is None else [decoder.embed, decoder.head]
     for table in tables:
         weight = getattr(table, "weight", None)
         if not isinstance(weight, nn.Parameter):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any
 
+from pellucid.base.arguments import refuse_unknown
 from pellucid.base.errors import ConfigError
 from pellucid.config import ModelConfig
 from pellucid.families import family_of
@@ -35,11 +37,24 @@ ALWAYS: Mapping[str, Any] = {
     "keys_to_ignore_at_inference": ["past_key_values"],
     "pretraining_tp": 1,
     "problem_type": None,
-    "quantization_config": None,
     "sub_configs": {},
     "_attn_implementation": "sdpa",
+    "attention_dropout": 0.0,
+    "transformers_version": None,
     "name_or_path": "",
     "_name_or_path": "",
+}
+_DTYPES = ("torch_dtype", "dtype")
+# Known of transformers, and where the idea lives here.
+ELSEWHERE = {
+    "num_labels": "models here predict the next token",
+    "id2label": "models here predict the next token",
+    "label2id": "models here predict the next token",
+    "initializer_range": "fresh weights are drawn by the sizes of the layers: AutoModelForCausalLM.from_config(config)",
+    "push_to_hub": "model.push_to_hub(name)",
+    "base_model_tp_plan": "a model is on one device, whole",
+    "attribute_map": "config.to_dict() has the names of the family's own file",
+    "chunk_size_feed_forward": "the MLP takes all positions at once",
 }
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -62,6 +77,24 @@ class HFConfig(ModelConfig):
         object.__setattr__(made, "_built", built)
         return made
 
+    def with_keys(self, keys: Mapping[str, Any]) -> Any:
+        """Itself, with keys of config.json set on it, as a call to ``from_pretrained`` may ask.
+
+        Raises: TypeError for a key that it has not, unless ``return_unused_kwargs`` asks to have those back.
+        """
+        asked = dict(keys)
+        both = asked.pop("return_unused_kwargs", False)
+        unused = {}
+        for name, value in asked.items():
+            if name in _DTYPES or hasattr(self, name):
+                setattr(self, "torch_dtype" if name in _DTYPES else name, value)
+            else:
+                unused[name] = value
+        if both:
+            return self, unused
+        refuse_unknown("AutoConfig.from_pretrained", unused, self.to_dict(), {})
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """config.json's keys, as ``save_pretrained`` writes them."""
         return family_of(self.model_type, "config").to_hf(self)
@@ -73,6 +106,33 @@ class HFConfig(ModelConfig):
 
     def get(self, name: str, default: Any = None) -> Any:
         return getattr(self, name, default)
+
+    def update(self, keys: Mapping[str, Any]) -> None:
+        """Set several keys."""
+        for name, value in keys.items():
+            setattr(self, name, value)
+
+    def save_pretrained(self, folder: Any) -> None:
+        """Write config.json."""
+        from pathlib import Path
+
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.to_json_file(Path(folder) / "config.json")
+
+    def to_json_file(self, file: Any, use_diff: bool = True) -> None:
+        from pellucid.base.files import atomic_write
+
+        with atomic_write(file) as out:
+            out.write(self.to_json_string().encode())
+
+    @classmethod
+    def from_dict(cls, keys: Mapping[str, Any], **more: Any) -> HFConfig:
+        keys = {**keys, **more}
+        return cls.of(family_of(keys.get("model_type"), "from_dict", keys).config(keys))
+
+    @classmethod
+    def from_json_file(cls, file: Any) -> HFConfig:
+        return cls.from_pretrained(file)
 
     @classmethod
     def from_pretrained(cls, name: Any, **call: Any) -> HFConfig:
@@ -107,16 +167,28 @@ class HFConfig(ModelConfig):
         mlp = next((layer.mlp for layer in self.layers if layer.mlp), None)
         if name == "intermediate_size" and mlp is not None:
             return mlp.d_ff
-        if name in ("torch_dtype", "architectures"):
-            return self.dtype if name == "torch_dtype" else known.get(name)
+        if name == "torch_dtype":
+            import torch  # whoever asks for torch's own type of numbers has it
+
+            return getattr(torch, self.dtype)
+        if name == "rope_parameters" and (rope := getattr(attention, "rope", None)):
+            scaling = known.get("rope_scaling") or {}
+            kind = scaling.get("rope_type") or scaling.get("type") or "default"
+            return {**scaling, "rope_theta": rope.theta, "rope_type": kind}
         if name in ALWAYS:
             return ALWAYS[name]
-        raise AttributeError(
-            f"a {self.model_type} model's description has no {name!r}; it has {', '.join(sorted(known))} "
-            "as config.json names them, and the fields of pellucid.ModelConfig"
-        )
+        near = get_close_matches(name, [*known, *SAID_AS, *OF_ATTENTION, *ALWAYS], 1)
+        hint = ELSEWHERE.get(name) or (f"did you mean {near[0]!r}?" if near else "config.to_dict() shows what it has")
+        raise AttributeError(f"a {self.model_type} model's description has no {name!r} → {hint}")
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "attention_dropout" and value:
+            raise ConfigError(
+                "attention_dropout is the training's to say, not the model's",
+                where=f"config ({self.model_type})",
+                received=repr(value),
+                remedy="`pellucid finetune --attention-dropout`, `pellucid pretrain --attention-dropout`",
+            )
         if name in ALWAYS or name.startswith("_"):
             self._said[name] = value
         elif name == "eos_token_id":

@@ -62,6 +62,14 @@ class Layer(nn.Module):
         self.side = None if config.side is None else Side(d_model, config.side, layer)
         self.out_scale = nn.Parameter(torch.ones(1)) if config.out_scale else None
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if (known_as := self.__dict__.get("known_as")) is None or name.startswith("_"):
+                raise
+        return known_as(name)  # by the name that another library has for a part of a layer
+
     def forward(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B T D"]:
         x = ctx.tap(self, "resid_pre", x)
         if self.parallel:
@@ -147,7 +155,13 @@ class Decoder(nn.Module):
             self.side_embed, self.side_proj = Embedding(config.vocab_size, whole), Linear(config.d_model, whole, False)
             self.side_norm = make_norm(side.width, side.norm)
         self.final_norm = make_norm(config.d_model, config.final_norm) if config.final_norm else None
-        self.lm_head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, config.head_bias)
+        if not config.tie_embeddings:
+            self.lm_head = Linear(config.d_model, config.vocab_size, config.head_bias)
+
+    @property
+    def head(self) -> Linear | None:
+        """The map to logits; None where it is the embedding table."""
+        return self._modules.get("lm_head")  # type: ignore[return-value]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -203,7 +217,7 @@ class Decoder(nn.Module):
     def logits(self, hidden: Float[Tensor, "*rows D"], ctx: Context) -> Float[Tensor, "*rows V"]:
         """hidden W_Vᵀ (+ b): a score for every token of the vocabulary; tied, W_V is the embedding table."""
         linear = rows_invariant_linear if ctx.rows_invariant else F.linear
-        logits = linear(hidden, self.embed.weight) if self.lm_head is None else self.lm_head(hidden, ctx)
+        logits = linear(hidden, self.embed.weight) if self.head is None else self.head(hidden, ctx)
         if self.config.logit_scale != 1:
             logits = logits * self.config.logit_scale
         if (cap := self.config.logit_softcap) is not None:

@@ -71,6 +71,12 @@ def render_chats(
 
     Raises: TemplateError.
     """
+    if isinstance(conversation, str):
+        raise TemplateError(
+            "a conversation is a list of messages",
+            received=repr(conversation[:40]),
+            remedy='[{"role": "user", "content": text}]',
+        )
     if not conversation:
         raise TemplateError("the conversation is empty", expected="at least one message")
     batched = not isinstance(conversation[0], Mapping)

@@ -17,6 +17,23 @@ PAD_VALUES: dict[str, Any] = {
     "offset_mapping": (0, 0),
     "assistant_masks": 0,
     "labels": -100,
+    "special_tokens_mask": 1,
+    "token_type_ids": 0,
+}
+
+
+_PIECES = "tokenizer.pieces(text) has each token with its bytes and characters"
+ELSEWHERE = {
+    "tokens": "tokenizer.convert_ids_to_tokens(encoding.input_ids)",
+    "encodings": _PIECES,
+    "words": _PIECES,
+    "word_ids": _PIECES,
+    "token_to_word": _PIECES,
+    "word_to_tokens": _PIECES,
+    "char_to_word": _PIECES,
+    "char_to_token": "tokenizer(text, return_offsets_mapping=True)",
+    "token_to_chars": "tokenizer(text, return_offsets_mapping=True)",
+    "sequence_ids": "tokenizer(text, return_special_tokens_mask=True)",
 }
 
 
@@ -35,10 +52,19 @@ class BatchEncoding(dict[str, Any]):
     """A dict of columns (``input_ids``, ``attention_mask``, …), readable as attributes too."""
 
     def __getattr__(self, name: str) -> Any:
+        if name in ELSEWHERE:
+            raise AttributeError(f"an encoding has no {name!r} here → {ELSEWHERE[name]}")
         try:
             return self[name]
         except KeyError:
             raise AttributeError(f"the encoding has no {name}; it has {', '.join(self)}") from None
+
+    def __missing__(self, name: Any) -> Any:
+        if isinstance(name, (int, slice)):
+            raise KeyError(
+                f"an encoding has columns, not rows → encoding.input_ids[{name!r}], or tokenizer.pieces(text)"
+            )
+        raise KeyError(name)
 
     @property
     def data(self) -> dict[str, Any]:

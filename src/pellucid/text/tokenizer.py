@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pellucid.base.arguments import refuse_unknown
 from pellucid.base.errors import TokenizerError
-from pellucid.text.backend import Backend, check_ids, check_text
+from pellucid.text.backend import check_ids, check_text
 from pellucid.text.batching import plain
 from pellucid.text.chat import ChatOptions, encode_chats, render_chats
 from pellucid.text.cleanup import clean_up_tokenization
 from pellucid.text.encoding import BatchEncoding, truncate
+from pellucid.text.familiar import CALL_ELSEWHERE, Familiar, beside
 from pellucid.text.pieces import Piece, make_pieces
 from pellucid.text.tokenizer_config import refuse_rivals, save_config
 
@@ -25,14 +27,21 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-class Tokenizer(Backend):
+CALL = (
+    *("text", "text_pair", "text_target", "add_special_tokens", "padding", "truncation", "max_length"),
+    *("pad_to_multiple_of", "padding_side", "return_tensors", "return_offsets_mapping", "return_attention_mask"),
+    *("return_token_type_ids", "return_special_tokens_mask", "return_length"),
+)
+
+
+class Tokenizer(Familiar):
     """Text ↔ token ids. Reading is thread-safe; adding or renaming tokens is not."""
 
     # --- text to ids -------------------------------------------------------------------------------------------------
 
     def __call__(
         self,
-        text: str | Sequence[str],
+        text: str | Sequence[str] | None = None,
         text_pair: str | Sequence[str] | None = None,
         add_special_tokens: bool = True,
         padding: bool | str = False,
@@ -43,16 +52,34 @@ class Tokenizer(Backend):
         return_tensors: str | None = None,
         return_offsets_mapping: bool = False,
         return_attention_mask: bool | None = None,
+        return_token_type_ids: bool | None = None,
+        return_special_tokens_mask: bool = False,
+        return_length: bool = False,
+        text_target: str | Sequence[str] | None = None,
+        verbose: bool = True,
+        **unknown: Any,
     ) -> BatchEncoding:
         """Encode a text, or a list of texts.
 
         ``padding``: True or ``"longest"`` to the longest of the batch, ``"max_length"`` to ``max_length``.
         ``truncation``: True or ``"longest_first"``, ``"only_first"``, ``"only_second"``. ``return_tensors``: ``"np"``
         or ``"pt"``, always with a batch axis; else lists. ``return_offsets_mapping`` adds each token's (start, end) in
-        characters.
+        characters; ``return_special_tokens_mask`` 1 for each that was added, ``return_length`` their number;
+        ``text_target`` is encoded alike, as ``labels``.
 
-        Raises: TokenizerError for text that is no valid Unicode, and for arguments that contradict each other.
+        Raises: TokenizerError for text that is no valid Unicode, and for arguments that contradict each other;
+        TypeError for one that nobody knows.
         """
+        refuse_unknown("tokenizer(…)", unknown, CALL, CALL_ELSEWHERE)
+        if text_target is not None:
+            target = self(
+                text_target, None, add_special_tokens, padding, truncation, max_length, pad_to_multiple_of,
+                padding_side, return_tensors,
+            )  # fmt: skip
+            if text is None:
+                return target
+        if text is None:
+            raise TokenizerError("a text must be a string", received="None", remedy="tokenizer(text)")
         batched = isinstance(text, (list, tuple))
         texts: list[str] = list(text) if batched else [text]  # pyright: ignore[reportAssignmentType]
         pairs: list[str] | None = None
@@ -63,12 +90,16 @@ class Tokenizer(Backend):
         for one in [*texts, *(pairs or [])]:
             check_text(one)
         strategy, limit = self.truncation_of(truncation, max_length, padding)
+        wants_more = bool(return_offsets_mapping or return_special_tokens_mask or return_token_type_ids)
         encoded = self.encode_texts(
-            texts, pairs, add_special_tokens=add_special_tokens, details=return_offsets_mapping or strategy is not None
+            texts,
+            pairs,
+            add_special_tokens=add_special_tokens,
+            details=wants_more or strategy is not None,
         )
         if strategy is not None and limit is not None:
             encoded = [truncate(one, limit, strategy, self.truncation_side) for one in encoded]
-        return self.columns(
+        made = self.columns(
             encoded,
             batched,
             padding=padding,
@@ -78,7 +109,20 @@ class Tokenizer(Backend):
             return_tensors=return_tensors,
             return_offsets_mapping=return_offsets_mapping,
             return_attention_mask=return_attention_mask,
+            more=beside(encoded, return_special_tokens_mask, return_token_type_ids),
         )
+        if return_length:
+            ids = made["input_ids"]
+            made["length"] = [len(row) for row in (ids if batched or return_tensors else [ids])]
+        if text_target is not None:
+            made["labels"] = target["input_ids"]
+        return made
+
+    def encode_plus(self, text: str, *args: Any, **kwargs: Any) -> BatchEncoding:
+        """An older name of the call."""
+        return self(text, *args, **kwargs)
+
+    batch_encode_plus = encode_plus
 
     def encode(self, text: str, text_pair: str | None = None, add_special_tokens: bool = True, **kwargs: Any) -> Any:
         """The ids of one text; an array with a batch axis where ``return_tensors`` is given."""
@@ -166,6 +210,8 @@ class Tokenizer(Backend):
 
         Raises: TemplateError where there is no template, or it fails.
         """
+        if kwargs.pop("tokenizer_kwargs", None):
+            raise TokenizerError("apply_chat_template takes no tokenizer_kwargs here", remedy="pass them directly")
         if return_assistant_tokens_mask and not (tokenize and return_dict):
             raise TokenizerError(
                 "return_assistant_tokens_mask needs tokenize=True and return_dict=True", where="apply_chat_template"

@@ -19,6 +19,7 @@ from pellucid.checkpoint.files.lazy import Lazy
 from pellucid.checkpoint.find import NAMES
 from pellucid.checkpoint.open import Checkpoint, open_checkpoint
 from pellucid.checkpoint.save import save_checkpoint
+from pellucid.checkpoint.sources.hub import USUAL, Access
 from pellucid.checkpoint.sources.resolve import resolve
 from pellucid.checkpoint.weights import FLOATS, Weights
 from pellucid.quant import convert, dequantize
@@ -32,9 +33,10 @@ def is_adapter(path: Path) -> bool:
     return (path / CONFIG).is_file() and not any((path / name).is_file() for name in NAMES)
 
 
-def base_of(folder: Path, *, offline: bool = False, weights: bool = True) -> Path:
+def base_of(folder: Path, *, offline: bool = False, weights: bool = True, access: Access = USUAL) -> Path:
     """Where the model lies that an adapter adapts. ``adapter_config.json`` names it by an absolute path, one from the
-    adapter's folder, one from the current folder (PEFT's way), a catalogue alias or a hub id.
+    adapter's folder, one from the current folder (PEFT's way), a catalogue alias or a hub id; ``access``: how to go
+    to the hub for it.
 
     Raises: ModelNotFoundError where it names none, or none that there is; CheckpointError for an adapter of an adapter.
     """
@@ -51,7 +53,11 @@ def base_of(folder: Path, *, offline: bool = False, weights: bool = True) -> Pat
         f"{name}@{revision}" if revision and "/" in name and not Path(name).exists() else name,
     )
     try:
-        path = beside if beside.exists() else resolve(pinned, offline=offline, weights=weights)
+        path = (
+            beside
+            if beside.exists()
+            else resolve(pinned, offline=offline, weights=weights, access=replace(access, subfolder=""))
+        )
     except ModelNotFoundError as error:
         remedy = f"write into {folder / CONFIG} where it lies now"
         raise ModelNotFoundError(
@@ -67,13 +73,13 @@ def base_of(folder: Path, *, offline: bool = False, weights: bool = True) -> Pat
     return path
 
 
-def open_adapted(folder: Path, *, offline: bool = False) -> Checkpoint:
+def open_adapted(folder: Path, *, offline: bool = False, access: Access = USUAL) -> Checkpoint:
     """Base and adapter as one checkpoint. Weights in blocks become float32.
 
     Raises: as ``open_checkpoint`` and ``read_adapter``; CheckpointError where the base is not the model that was
     adapted.
     """
-    base = open_checkpoint(base_of(folder, offline=offline))
+    base = open_checkpoint(base_of(folder, offline=offline, access=access))
     adapter = read_adapter(folder, base.config)
     if adapter.base_sha256 is not None and adapter.base_sha256 != fingerprint(base.stored):
         raise CheckpointError(

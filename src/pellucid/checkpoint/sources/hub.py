@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import ENOSPC
 from glob import escape
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from pellucid.base.errors import ModelNotFoundError, PellucidError
@@ -72,7 +73,48 @@ class HubName:
         return self.repo + (f"@{self.revision}" if self.revision else "") + (f":{self.pick}" if self.pick else "")
 
 
-def fetch(name: HubName, *, weights: bool = True, offline: bool = False, progress: bool | None = None) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How a call goes to the hub, where it is not as the environment says: ``token`` (False: none), ``cache_dir`` in
+    place of HF_HUB_CACHE, and the ``subfolder`` of the repository that is the model.
+    """
+
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    subfolder: str = ""
+
+    @property
+    def cache(self) -> Path:
+        from huggingface_hub import constants
+
+        return Path(constants.HF_HUB_CACHE if self.cache_dir is None else self.cache_dir).expanduser()
+
+    @property
+    def client(self) -> dict[str, Any]:
+        """The same as huggingface_hub's functions take it."""
+        return {"token": self.token, "cache_dir": self.cache}
+
+    def inside(self, names: Iterable[str]) -> list[str]:
+        """Those files that are in the subfolder, by their names there."""
+        before = f"{self.subfolder}/" if self.subfolder else ""
+        return [name.removeprefix(before) for name in names if name.startswith(before)]
+
+    def whole(self, name: str) -> str:
+        """A file of the subfolder by its name in the repository."""
+        return f"{self.subfolder}/{name}" if self.subfolder else name
+
+
+USUAL = Access()
+
+
+def fetch(
+    name: HubName,
+    *,
+    weights: bool = True,
+    offline: bool = False,
+    progress: bool | None = None,
+    access: Access = USUAL,
+) -> Path:
     """The model's folder in the hub's cache (for GGUF: the file), brought up to date where the hub can be reached.
 
     ``weights=False`` leaves the weights where they are: for a tokenizer or a config. ``progress``: bars on stderr;
@@ -89,22 +131,22 @@ def fetch(name: HubName, *, weights: bool = True, offline: bool = False, progres
     if not offline and not constants.HF_HUB_OFFLINE:
         try:
             with _progress(progress):
-                return _download(name, weights)
+                return _download(name, weights, access)
         except PellucidError:
             raise
         except errors.RevisionNotFoundError as error:
-            raise _explained(name, error) from None
+            raise _explained(name, error, access) from None
         except failures as error:
             problem = error
-    folder = cached(name, weights=weights)
+    folder = cached(name, weights=weights, access=access)
     if folder is None:
-        raise _explained(name, problem) from problem
+        raise _explained(name, problem, access) from problem
     return folder
 
 
-def cached(name: HubName, *, weights: bool = True) -> Path | None:
+def cached(name: HubName, *, weights: bool = True, access: Access = USUAL) -> Path | None:
     """The model in the cache, where it is there whole; None where it is not."""
-    found = _cached(name, weights)
+    found = _cached(name, weights, access)
     if found is None:
         return None
     folder, files = found
@@ -113,7 +155,7 @@ def cached(name: HubName, *, weights: bool = True) -> Path | None:
     return folder if files.small else None
 
 
-def _cached(name: HubName, weights: bool = True) -> tuple[Path, Needed] | None:
+def _cached(name: HubName, weights: bool = True, access: Access = USUAL) -> tuple[Path, Needed] | None:
     """The newest snapshot's folder, and which of its files make up the model."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -121,8 +163,14 @@ def _cached(name: HubName, weights: bool = True) -> tuple[Path, Needed] | None:
     try:
         # asked for config.json alone, it does not mind that other files of the repository were never fetched
         folder = Path(
-            snapshot_download(name.repo, revision=name.revision, local_files_only=True, allow_patterns="config.json")
-        )
+            snapshot_download(
+                name.repo,
+                revision=name.revision,
+                local_files_only=True,
+                allow_patterns="config.json",
+                cache_dir=access.cache,
+            )
+        ).joinpath(access.subfolder)
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
         files = needed(names, lambda index: read_index(folder / index).values(), name, name.pick, weights)
     except (LocalEntryNotFoundError, HFValidationError, PellucidError):
@@ -178,42 +226,58 @@ def folder_of(repo: str) -> Path:
     return Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
 
 
-def _download(name: HubName, weights: bool) -> Path:
+def _download(name: HubName, weights: bool, access: Access) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
-    info = HfApi().model_info(name.repo, revision=name.revision, timeout=TIMEOUT)
-    names = [file.rfilename for file in info.siblings or []]
+    info = HfApi(token=access.token).model_info(name.repo, revision=name.revision, timeout=TIMEOUT)
+    every = [file.rfilename for file in info.siblings or []]
+    if not (names := access.inside(every)) and access.subfolder:
+        folders = sorted({str(Path(file).parent) for file in every} - {"."})
+        raise ModelNotFoundError(
+            "the repository has no such folder",
+            where=name,
+            expected=", ".join(folders) or "no subfolder: it has none",
+            received=access.subfolder,
+        )
 
     def shards(index: str) -> list[str]:
-        return list(read_index(Path(hf_hub_download(name.repo, index, revision=name.revision))).values())
+        return list(
+            read_index(
+                Path(hf_hub_download(name.repo, access.whole(index), revision=name.revision, **access.client))
+            ).values()
+        )
 
     files = needed(names, shards, name, name.pick, weights)
-    folder = _in_cache(name, info.sha, files) or _bring(name, files)
+    folder = _in_cache(name, info.sha, files, access) or _bring(name, files, access)
     return folder / files.main if files.main is not None else folder
 
 
-def _in_cache(name: HubName, commit: str | None, files: Needed) -> Path | None:
+def _in_cache(name: HubName, commit: str | None, files: Needed, access: Access) -> Path | None:
     """The folder of the commit, where it holds all the files."""
     from huggingface_hub import try_to_load_from_cache
 
     folder = None
     for file in (*files.small, *files.weights):
-        path = try_to_load_from_cache(name.repo, file, revision=commit)
+        path = try_to_load_from_cache(name.repo, access.whole(file), revision=commit, cache_dir=access.cache)
         if not isinstance(path, str):
             return None
         folder = Path(path).parents[file.count("/")]
     return folder
 
 
-def _bring(name: HubName, files: Needed) -> Path:
+def _bring(name: HubName, files: Needed, access: Access) -> Path:
     from huggingface_hub import snapshot_download
 
     folder = ""
     for group in filter(None, (files.small, files.weights)):
         folder = snapshot_download(
-            name.repo, revision=name.revision, etag_timeout=TIMEOUT, allow_patterns=[escape(file) for file in group]
+            name.repo,
+            revision=name.revision,
+            etag_timeout=TIMEOUT,
+            allow_patterns=[escape(access.whole(file)) for file in group],
+            **access.client,
         )
-    return Path(folder)
+    return Path(folder, access.subfolder)
 
 
 @contextmanager
@@ -231,7 +295,7 @@ def _progress(wanted: bool | None) -> Iterator[None]:
             enable_progress_bars()
 
 
-def _explained(name: HubName, problem: Exception | None) -> ModelNotFoundError:
+def _explained(name: HubName, problem: Exception | None, access: Access) -> ModelNotFoundError:
     """What went wrong, and the cure."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
@@ -243,7 +307,7 @@ def _explained(name: HubName, problem: Exception | None) -> ModelNotFoundError:
             f"the model is not cached whole, and {cause}",
             f"go online once: pellucid pull {name}; or name a folder or a .gguf file on disk",
         )
-        return ModelNotFoundError(what, where=name, expected=f"a snapshot in {constants.HF_HUB_CACHE}", remedy=remedy)
+        return ModelNotFoundError(what, where=name, expected=f"a snapshot in {access.cache}", remedy=remedy)
     if isinstance(problem, GatedRepoError):
         what, remedy = (
             "the model is gated: its authors want their terms accepted first",
@@ -265,7 +329,7 @@ def _explained(name: HubName, problem: Exception | None) -> ModelNotFoundError:
     elif isinstance(problem, OSError) and problem.errno == ENOSPC:
         what, remedy = (
             "the model does not fit on the disk",
-            f"free space in {constants.HF_HUB_CACHE}, or set HF_HOME to a folder elsewhere",
+            f"free space in {access.cache}, or set HF_HOME to a folder elsewhere",
         )
     else:
         what = "the hub could not be reached, or broke off, and the model is not cached whole"

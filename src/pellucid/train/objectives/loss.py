@@ -66,7 +66,7 @@ def language_loss(
     ctx = batch.context(routers or recorder, attention_dropout)
     hidden = (forward or model.hidden)(batch.token_ids, ctx).flatten(0, 1)  # (N, D)
     targets = batch.targets.flatten()
-    head = model.lm_head
+    head = model.head
     rows = chunk_rows or _chunk_rows(model.config.vocab_size, hidden.device)
     if head is None or (type(head) is Linear and head.bias is None):
         hidden = hidden if model.config.logit_scale == 1 else hidden * model.config.logit_scale

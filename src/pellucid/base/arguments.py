@@ -8,8 +8,10 @@ from typing import Any, NoReturn
 
 
 def refuse_unknown(call: str, unknown: Mapping[str, Any], known: Iterable[str], elsewhere: Mapping[str, str]) -> None:
-    """Raises: TypeError for the first argument among ``unknown``."""
-    for name in unknown:
+    """Raises: TypeError for the first argument among ``unknown``; what is known elsewhere and switched off is none."""
+    for name, value in unknown.items():
+        if name in elsewhere and (value is None or value is False):
+            continue
         _refuse(call, name, tuple(known), elsewhere)
 
 
