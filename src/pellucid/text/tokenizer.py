@@ -118,7 +118,7 @@ class Tokenizer(Familiar):
             made["labels"] = target["input_ids"]
         return made
 
-    def encode_plus(self, text: str, *args: Any, **kwargs: Any) -> BatchEncoding:
+    def encode_plus(self, text: Any, *args: Any, **kwargs: Any) -> BatchEncoding:
         """An older name of the call."""
         return self(text, *args, **kwargs)
 
