@@ -109,6 +109,7 @@ class NativeExecutor:
             "quantize": quantize,
             "kv_cache": kv_cache,
             "flags": flags,
+            "source_id": source_id,
         }
         formats, parameters = store.parameters(config, weights, quantize, source_id)
         layout = plan(config, formats)
@@ -125,6 +126,11 @@ class NativeExecutor:
     @property
     def slots(self) -> Collection[int]:
         return self._slots.keys()
+
+    @property
+    def twin(self) -> tuple[Mapping[str, Array], dict[str, Any]]:
+        """The weights and settings of another executor with the same numbers, traced perhaps."""
+        return self._weights, dict(self._settings)
 
     def allocate(self, capacity: int) -> int:
         """Raises: MemoryError where the cache has no room."""

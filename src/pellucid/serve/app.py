@@ -15,10 +15,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from pellucid.base.errors import PellucidError
+from pellucid.serve import chat, why
 from pellucid.serve.apis import openai_chat, openai_models, openai_text
+from pellucid.serve.chat import chat_routes
 from pellucid.serve.http.errors import ApiError, api_error, error_response
 from pellucid.serve.http.guard import Guard
 from pellucid.serve.settings import Settings
+from pellucid.serve.why import Explanations, why_routes
 from pellucid.serve.work.models import Models
 
 
@@ -37,8 +40,10 @@ def create_app(models: Models, settings: Settings | None = None) -> Starlette:
             await models.stop()
 
     app = Starlette(
-        routes=routes(),
-        middleware=[Middleware(Guard, settings=settings)],
+        routes=[*routes(), *chat_routes(), *why_routes(Explanations())],
+        middleware=[
+            Middleware(Guard, settings=settings, open_paths=chat.OPEN, open_under=(*chat.OPEN_UNDER, *why.OPEN_UNDER))
+        ],
         exception_handlers={
             ApiError: _api_error,
             PellucidError: _api_error,

@@ -85,13 +85,19 @@ def norms(run: Run) -> dict[str, Any]:
 
 def lens_at(run: Run, params: Params) -> dict[str, Any]:
     positions = indices(params.get("positions", str(run.length - 1)))[:16]
-    seen, piece = lens(run.record, positions=positions, k=4), run.record.piece
+    followed = params.get("token")  # by default the model's own choice at each position
+    seen = lens(run.record, positions=positions, tokens=None if followed is None else int(followed), k=4)
+    piece, rows = run.record.piece, (seen.top_ids, seen.top_probabilities, seen.chosen_probability)
     layers = [
         [
-            {"p": p[0], "top": [{"id": i, "text": piece(i), "p": share} for i, share in zip(ids, p, strict=True)]}
-            for ids, p in zip(layer[0], probabilities[0], strict=True)
+            {
+                "p": p[0],
+                "top": [{"id": i, "text": piece(i), "p": share} for i, share in zip(ids, p, strict=True)],
+                "followed": share_of_followed,
+            }
+            for ids, p, share_of_followed in zip(layer[0], probabilities[0], chosen[0], strict=True)
         ]
-        for layer, probabilities in zip(seen.top_ids.tolist(), seen.top_probabilities.tolist(), strict=True)
+        for layer, probabilities, chosen in zip(*(row.tolist() for row in rows), strict=True)
     ]
     return {"names": seen.names, "layers": layers, "positions": seen.positions}
 

@@ -106,6 +106,7 @@ BODY = described(
         "add_generation_prompt": nullable(flag()),
         "continue_final_message": nullable(flag()),
         "return_token_ids": nullable(flag()),
+        "answer_token_ids": nullable(list_of(whole(0))),  # ours: what the answer begins with; it is streamed first
         "keep_alive": nullable(number()),
         "timeout": nullable(number(exclusiveMinimum=0)),
         **HARMLESS,
@@ -143,6 +144,9 @@ def ask_of(body: Mapping[str, Any]) -> Ask:
     continues = bool(body.get("continue_final_message"))
     if body.get("add_generation_prompt") is False and not continues:
         raise invalid("add_generation_prompt: false leaves the model nothing to answer", "add_generation_prompt")
+    begun = body.get("answer_token_ids") or []
+    if begun and continues:
+        raise invalid("an answer begins with tokens or with the last message, not with both", "answer_token_ids")
     return Ask(
         model=body.get("model"),
         messages=body["messages"],
@@ -150,6 +154,7 @@ def ask_of(body: Mapping[str, Any]) -> Ask:
         template_kwargs=body.get("chat_template_kwargs") or {},
         reasoning_effort=body.get("reasoning_effort"),
         continue_final=continues,
+        begun=begun,
         tools=tools,
         tool_choice=tool_choice(body.get("tool_choice")),
         parallel_tool_calls=body.get("parallel_tool_calls") is not False,

@@ -20,6 +20,7 @@ def model_json(model: Model) -> dict[str, Any]:
             "n_ctx_train": loaded.checkpoint.config.longest_context,
             "n_vocab": loaded.checkpoint.config.vocab_size,
             "n_embd": loaded.checkpoint.config.d_model,
+            "stop_token_ids": sorted(loaded.engine.defaults.stop_token_ids or ()),
         }
     return described
 

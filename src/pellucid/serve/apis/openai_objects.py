@@ -77,7 +77,7 @@ def ending(answering: Answering) -> dict[str, Any]:
 def token_json(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, Any]:
     token = tokenizer.decode([token_id])
     spelled = None if "\N{REPLACEMENT CHARACTER}" in token else list(token.encode())
-    return {"token": token, "logprob": max(logprob, -9999.0), "bytes": spelled}
+    return {"id": token_id, "token": token, "logprob": max(logprob, -9999.0), "bytes": spelled}
 
 
 def logprobs_json(tokenizer: Tokenizer, tokens: list[TokenLogprobs]) -> list[dict[str, Any]]:

@@ -26,10 +26,16 @@ METHODS = "GET, POST, DELETE, HEAD, OPTIONS"
 
 
 class Guard:
-    """ASGI middleware. ``open_paths``: of the page, which asks for a key itself."""
+    """ASGI middleware. ``open_paths``, and what lies under ``open_under``: of pages, which ask for a key themselves."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, open_paths: tuple[str, ...] = ()) -> None:
-        self.app, self.settings, self.open_paths = app, settings, (*OPEN, *open_paths)
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        open_paths: tuple[str, ...] = (),
+        open_under: tuple[str, ...] = (),
+    ) -> None:
+        self.app, self.settings, self.open_paths, self.open_under = app, settings, (*OPEN, *open_paths), open_under
         self.names = {
             "localhost",
             socket.gethostname().lower(),
@@ -58,7 +64,8 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and not self._cors(origin) and not self._is_own(scope, headers, origin):
             raise ApiError(403, f"a page of {origin[:200]!r} may not ask here; allow it: --cors {origin[:200]}")
-        if settings.api_keys and scope["path"] not in self.open_paths:
+        path = scope["path"]
+        if settings.api_keys and path not in self.open_paths and not path.startswith(self.open_under):
             self._check_key(headers)
 
     def _check_host(self, host: str) -> None:

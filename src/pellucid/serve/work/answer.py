@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pellucid.serve.http.errors import ApiError
 from pellucid.serve.work.ask import Ask, Prepared, prepare
@@ -73,7 +73,8 @@ class Answering:
 
     @property
     def prompt_ids(self) -> list[list[int]]:
-        return [list(request.prompt_ids) for request in self.prepared.requests]
+        begun = len(self.ask.begun)
+        return [list(request.prompt_ids)[: len(request.prompt_ids) - begun] for request in self.prepared.requests]
 
     @property
     def usage(self) -> Usage:
@@ -92,7 +93,7 @@ class Answering:
 
     async def pieces(self) -> AsyncGenerator[list[Piece]]:
         """Raises: ApiError, and what ended an answer before its time."""
-        async for batch in self._stream.batches():
+        async for batch in self._batches():
             pieces: dict[int, Piece] = {}
             for choice, event in batch:
                 piece = pieces.setdefault(choice, Piece(choice))
@@ -108,6 +109,15 @@ class Answering:
                     if event.answer.finish_reason == "cancelled":
                         raise ApiError(503, "the answer was cancelled", code="cancelled")
             yield list(pieces.values())
+
+    async def _batches(self) -> AsyncGenerator[list[tuple[int, Any]]]:
+        """The stream's events, after those that tell what an answer begins with."""
+        from pellucid.generate.result import Event
+
+        if self.prepared.begun:
+            yield [(choice, Event(request_id=-1, text=self.prepared.begun)) for choice in range(self.ask.n)]
+        async for batch in self._stream.batches():
+            yield batch
 
     async def whole(self) -> list[Piece]:
         """All choices, finished, in order."""

@@ -33,6 +33,7 @@ class Ask:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     reasoning_effort: str | None = None  # "none" to "high", for templates that know of it
     continue_final: bool = False  # the last message is the answer's beginning
+    begun: Sequence[int] = ()  # the answer's first tokens, after which the model goes on
     tools: Sequence[Mapping[str, Any]] = ()
     tool_choice: Any = "auto"  # "auto", "none", "required", or the name of a tool
     parallel_tool_calls: bool = True
@@ -59,6 +60,7 @@ class Prepared:
 
     requests: Sequence[Request]
     prompts: Sequence[str]  # as text; only where they are echoed
+    begun: str = ""  # the text of the tokens that the answer begins with
 
 
 def prepare(loaded: Loaded, ask: Ask, template: str | None) -> Prepared:
@@ -78,7 +80,10 @@ def prepare(loaded: Loaded, ask: Ask, template: str | None) -> Prepared:
         raise invalid("log-probabilities of a prompt are not told yet", "echo", "unsupported_value")
     sampling = _sampling(loaded, ask)
     requests = []
-    for ids in _prompts(loaded, ask, template):
+    begun = ""
+    for prompt in _prompts(loaded, ask, template):
+        ids = [*prompt, *ask.begun]
+        begun = _continued(loaded, prompt, ask.begun)
         stops = {} if not ask.ignore_eos else {"stop_token_ids": ()}
         requests.append(
             Request(
@@ -95,7 +100,7 @@ def prepare(loaded: Loaded, ask: Ask, template: str | None) -> Prepared:
         one.fit(loaded.engine.executor.config, loaded.engine.context_len, loaded.engine.defaults) for one in requests
     ]
     texts = [_text(loaded.tokenizer, one) for one in ask.prompts] if ask.echo else []
-    return Prepared(fitted, texts)
+    return Prepared(fitted, texts, begun)
 
 
 def rendered(loaded: Loaded, ask: Ask, template: str | None, *, tokenize: bool = True) -> Any:
@@ -162,6 +167,14 @@ def _prompts(loaded: Loaded, ask: Ask, template: str | None) -> list[list[int]]:
     if ask.messages is not None:
         return [rendered(loaded, ask, template)]
     return [loaded.tokenizer.encode(one) if isinstance(one, str) and one else list(one) for one in ask.prompts]  # pyright: ignore[reportReturnType]
+
+
+def _continued(loaded: Loaded, prompt: Sequence[int], ids: Sequence[int]) -> str:
+    """The text of an answer's first tokens; a character that they leave unfinished comes with those that follow."""
+    from pellucid.text.detokenizer import IncrementalDetokenizer
+
+    detokenizer = IncrementalDetokenizer(loaded.tokenizer, prompt_ids=prompt if ids else ())
+    return "".join(detokenizer.push(token) for token in ids)
 
 
 def _text(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> str:

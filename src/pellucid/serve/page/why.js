@@ -1,0 +1,129 @@
+// Why a token: the run up to it once more, every number recorded, and two pictures of it; the rest are on the explain
+// page, which opens on the same run.
+
+import { h, number, percent, visible } from "./explain/dom.js";
+import { explain, look } from "./api.js";
+import { sign } from "./buttons.js";
+
+const SHOWN = 8; // parts that are named
+
+export class Why {
+  constructor(app) {
+    this.app = app;
+    this.kept = new Map(); // "node index" → what was found
+  }
+
+  draw(node, index) {
+    const { app } = this,
+      place = h("section", { class: "why" }),
+      key = `${node.id} ${index}`;
+    if (!node.promptIds.length) return "";
+    if (this.kept.has(key)) this.fill(place, node.tokens[index], this.kept.get(key));
+    else
+      place.append(
+        h("button", { type: "button", class: "primary", id: "why", on: { click: () => this.ask(place, node, index) } }, app.t("why")),
+        h("p", { class: "soft" }, app.t("why_hint")),
+      );
+    return place;
+  }
+
+  async ask(place, node, index) {
+    const { app } = this,
+      token = node.tokens[index];
+    place.replaceChildren(h("p", { class: "waiting" }, app.t("why_busy")));
+    try {
+      const ids = [...node.promptIds, ...node.tokens.slice(0, index).map((one) => one.id)];
+      const opened = await explain({ model: node.model, token_ids: ids }, app.settings.key);
+      const pos = opened.position;
+      const against = token.top.find((one) => one.id !== token.id);
+      const [output, lens, parts] = await Promise.all([
+        look(opened.url, `output?pos=${pos}`),
+        look(opened.url, `lens?positions=${pos}&token=${token.id}`),
+        look(opened.url, `attribution?pos=${pos}&token=${token.id}${against ? `&against=${against.id}` : ""}`),
+      ]);
+      const found = { ...opened, output, lens, parts };
+      this.kept.set(`${node.id} ${index}`, found);
+      this.fill(place, token, found);
+    } catch (error) {
+      place.replaceChildren(h("p", { class: "bad" }, app.told(error)));
+    }
+  }
+
+  fill(place, token, found) {
+    const { app } = this;
+    const same = found.output.top.find((one) => one.id === token.id);
+    place.replaceChildren(
+      h(
+        "p",
+        { class: "soft", data: { p: same?.p } },
+        same ? `${app.t("why_same", percent(same.p))} ` : "",
+        app.t("why_numbers")[found.executor] ?? "",
+      ),
+      this.layers(token, found),
+      this.pushes(token, found.parts),
+      h(
+        "a",
+        { class: "button", id: "all-pictures", href: `${found.url}#at=output&pos=${found.position}`, target: "_blank", rel: "noopener" },
+        app.t("why_all"),
+        sign("out"),
+      ),
+      h("p", { class: "soft" }, `${app.t("why_all_hint")}. ${app.t("why_kept", found.kept)}`),
+    );
+  }
+
+  /** The lens: after each layer, the likeliest token, and how likely ours is. */
+  layers(token, { lens }) {
+    const { app } = this;
+    const rows = lens.layers.map(([cell], i) => {
+      const best = cell.top[0],
+        ours = cell.followed;
+      return h(
+        "li",
+        { class: best.id === token.id ? "ours" : null },
+        h("span", { class: "n" }, i === 0 ? "" : String(i - 1)),
+        h("span", { class: "word" }, visible(best.text)),
+        h("span", { class: "track" }, h("span", { class: "bar", style: { width: `${100 * ours}%` } })),
+        h("span", { class: "p" }, percent(ours)),
+      );
+    });
+    return h(
+      "figure",
+      { class: "layers" },
+      h("figcaption", {}, h("h2", {}, app.t("why_layers")), h("p", { class: "soft" }, app.t("why_layers_hint", visible(token.text)))),
+      h("ol", {}, rows.reverse()),
+    );
+  }
+
+  /** The parts of the score, largest first. */
+  pushes(token, told) {
+    const { app } = this;
+    const parts = [...told.parts].sort((a, b) => Math.abs(b.value) - Math.abs(a.value)),
+      shown = parts.slice(0, SHOWN),
+      rest = parts.slice(SHOWN),
+      most = Math.abs(shown[0]?.value ?? 1) || 1;
+    const name = (part) => {
+      const entry = app.t(`why_${part.what}`, part.layer ?? "");
+      return entry.startsWith("why_") ? `${part.what} ${part.layer ?? ""}` : entry;
+    };
+    const row = (label, value) =>
+      h(
+        "li",
+        {},
+        h("span", { class: "word" }, label),
+        h(
+          "span",
+          { class: "track" },
+          h("span", { class: `bar ${value < 0 ? "minus" : "plus"}`, style: { width: `${(50 * Math.min(1, Math.abs(value) / most))}%` } }),
+        ),
+        h("span", { class: "p" }, `${value > 0 ? "+" : ""}${number(value, 3)}`),
+      );
+    const sum = rest.reduce((total, part) => total + part.value, 0);
+    const title = told.against === null ? app.t("why_part", visible(told.text)) : app.t("why_parts", visible(told.text), visible(told.against));
+    return h(
+      "figure",
+      { class: "pushes" },
+      h("figcaption", {}, h("h2", {}, title), h("p", { class: "soft" }, app.t("why_parts_hint"))),
+      h("ol", {}, shown.map((part) => row(name(part), part.value)), rest.length ? row(app.t("why_rest", rest.length), sum) : null),
+    );
+  }
+}
