@@ -29,6 +29,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from datetime import date
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -314,7 +315,9 @@ def theirs(shape: dict[str, int], device: torch.device, dtype: torch.dtype) -> A
 
 
 def _inference(bench: Bench, name: str, shape: dict[str, int]) -> None:
+    from pellucid.model.batched.executor import BatchedExecutor
     from pellucid.model.context import Context
+    from pellucid.model.executor import TorchExecutor
 
     device, dtype = bench.device, torch.bfloat16
     tops = bench.figures.get("speed", {}).get("limits", {})
@@ -347,12 +350,19 @@ def _inference(bench: Bench, name: str, shape: dict[str, int]) -> None:
     bench.attempt(
         "speed", f"{name}, prefill 2048, pellucid engine", 10, lambda: rates(_engine_prefill(model, shape), 2048, False)
     )
-    for batch in (1, 32):
+    ways = {
+        "": partial(BatchedExecutor, model),
+        ", without graphs": partial(BatchedExecutor, model, graphs=False),
+        ", slot by slot": partial(TorchExecutor, model),
+    }
+    for batch, (way, make) in product((1, 32), ways.items()):
         bench.attempt(
             "speed",
-            f"{name}, decode {batch}, pellucid engine",
+            f"{name}, decode {batch}, pellucid engine{way}",
             25,
-            lambda batch=batch: rates(median(_engine_steps(model, shape, batch, STEPS)[WARM:]), batch, True),
+            lambda batch=batch, make=make: rates(
+                median(_engine_steps(make(), shape, batch, STEPS)[WARM:]), batch, True
+            ),
         )
     if device.type == "cuda":
         for batch in (1, 32):
@@ -399,13 +409,12 @@ def _inference(bench: Bench, name: str, shape: dict[str, int]) -> None:
     torch._dynamo.reset()
 
 
-def _engine_steps(model: Any, shape: dict[str, int], batch: int, new: int) -> list[float]:
+def _engine_steps(executor: Any, shape: dict[str, int], batch: int, new: int) -> list[float]:
     """Seconds of each of the engine's steps that decode: its tokens are on the host then."""
     from pellucid import Engine, SamplingParams
     from pellucid.generate.request import Request
-    from pellucid.model.executor import TorchExecutor
 
-    engine = Engine(TorchExecutor(model), max_batch=batch, reuse=False)
+    engine = Engine(executor, max_batch=batch, reuse=False)
     generator = torch.Generator().manual_seed(0)
     requests = [
         Request(
@@ -430,10 +439,11 @@ def _engine_steps(model: Any, shape: dict[str, int], batch: int, new: int) -> li
 
 def _in_blocks(model: Any, shape: dict[str, int], bits: str) -> dict[str, Any]:
     """Weights stay in blocks on the device."""
+    from pellucid.model.batched.executor import BatchedExecutor
     from pellucid.model.load import load_decoder, weights_of
 
     small = load_decoder(model.config, dict(weights_of(model)), model.dtype, model.device, bits)
-    seconds = median(_engine_steps(small, shape, 1, STEPS)[WARM:])
+    seconds = median(_engine_steps(BatchedExecutor(small), shape, 1, STEPS)[WARM:])
     return {"tokens_per_second": round(1 / seconds, 1), "milliseconds": 1000 * seconds}
 
 

@@ -25,6 +25,7 @@ from pellucid.causal_lm.model import CausalLM
 from pellucid.config.recurrent import Recurrent
 from pellucid.executor import StepInput
 from pellucid.model.attend import explicit
+from pellucid.model.batched.executor import BatchedExecutor
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
 from pellucid.model.executor import TorchExecutor
@@ -167,7 +168,12 @@ def decode(model: str, device: torch.device) -> dict[str, float]:
 
     here, there = run(TorchExecutor(decoder)), run(TorchExecutor(moved(decoder, device)))
     bf16 = run(TorchExecutor(decoder_in(model, torch.bfloat16).to(device)))
-    return {"decode": relative(there, here), "decode_bfloat16_finite": float(torch.isfinite(bf16).all())}
+    together = run(BatchedExecutor(moved(decoder, device)))  # by graphs, where a step can be recorded
+    return {
+        "decode": relative(there, here),
+        "decode_batched": relative(together, here),
+        "decode_bfloat16_finite": float(torch.isfinite(bf16).all()),
+    }
 
 
 def _whole(model: str) -> CausalLM:

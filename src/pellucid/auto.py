@@ -220,14 +220,14 @@ def open_executor(
         )
     import torch
 
-    from pellucid.model.executor import TorchExecutor
+    from pellucid.model.batched.executor import executor_for
     from pellucid.model.load import load_decoder
 
     if threads is not None:
         torch.set_num_threads(threads)
     decoder = load_decoder(checkpoint.config, checkpoint.weights, dtype, device)
     decoder.generation_config = checkpoint.generation_config
-    return TorchExecutor(decoder)
+    return executor_for(decoder)
 
 
 def weights_in(weights: Mapping[str, Array], dtype: str) -> Mapping[str, Array]:

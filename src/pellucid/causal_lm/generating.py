@@ -29,6 +29,7 @@ from pellucid.defaults import AnswerDefaults
 from pellucid.generate import DraftModel, PromptLookup, Speculator, Streamer, append_new_tokens
 from pellucid.generate import generate as answer
 from pellucid.generate.generation_config import GenerationConfig
+from pellucid.model.batched.executor import executor_for
 from pellucid.model.decoder import Decoder
 from pellucid.model.executor import TorchExecutor
 from pellucid.sampling import SamplingParams
@@ -92,7 +93,7 @@ def generate(
     )
     if plain:
         results = answer(
-            TorchExecutor(self),
+            executor_for(self),
             _without_padding(ids, mask),
             tokenizer=tokenizer,
             max_new_tokens=asked.new_tokens(ids.shape[1], self.config.longest_context),

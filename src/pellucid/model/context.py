@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,11 +43,14 @@ class Context:
     key_mask: Bool[Tensor, "B S"] | None = None  # False for padding; over all keys, cached ones included
     segments: Int[Tensor, "B T"] | None = None  # of rows of several texts, which each token is in; None: a row is one
     lengths: Int[Tensor, "B T"] | None = None  # of each token's own request so far; None: the row's last position + 1
+    checked: bool = False  # ids and positions were looked at on the host: nobody need wait for the device to look
     rows_invariant: bool = False  # no number depends on other rows (float32 on a CPU; see ``invariant``)
     parts: Sequence[Part] = ()  # of a batch of 1 whose tokens are several requests', end to end, and perhaps padding
     sums: list[Tensor] | None = None  # at each of T places, of what may hold a NaN that a fused kernel hides
     lent: dict[int, tuple[Tensor, Tensor, int]] = field(default_factory=dict)  # keys and values for later layers
     side: Any = None  # ``side.SideInputs`` of this pass, where the model has such
+    # cos and sin of every position, (S, R), made beforehand; they are looked up
+    tables: Mapping[RopeConfig, tuple[Float[Tensor, "S R"], Float[Tensor, "S R"]]] = field(default_factory=dict)
     rotations: dict[RopeConfig, tuple[Float[Tensor, "B 1 T R"], Float[Tensor, "B 1 T R"]]] = field(default_factory=dict)
 
     def tap(self, module: nn.Module, name: str, value: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from pellucid.model.mixers import make_mixer
 from pellucid.model.mlp import MLP
 from pellucid.model.moe import MoE
 from pellucid.model.norm import LayerNorm, RMSNorm, make_norm, normed, optional_norm
-from pellucid.model.position import rotation, sinusoidal_table
+from pellucid.model.position import looked_up, rotation, sinusoidal_table
 from pellucid.model.side import Side, SideInputs
 
 
@@ -190,7 +190,12 @@ class Decoder(nn.Module):
         lengths = (
             ctx.positions.amax(1, keepdim=True).add(1).expand_as(ctx.positions) if ctx.lengths is None else ctx.lengths
         )
-        ctx.rotations = {rope: rotation(rope, ctx.positions, lengths, x.dtype) for rope in self.config.ropes}
+        ctx.rotations = {
+            rope: looked_up(ctx.tables[rope], ctx.positions)
+            if rope in ctx.tables
+            else rotation(rope, ctx.positions, lengths, x.dtype)
+            for rope in self.config.ropes
+        }
         ctx.lent.clear()
         ctx.side = self._side(token_ids, x, ctx) if self.config.layers[0].side else None
         every = self.recompute if self.training and torch.is_grad_enabled() else 0
@@ -228,7 +233,7 @@ class Decoder(nn.Module):
         return self.logits(self.hidden(token_ids, ctx), ctx)
 
     def _check(self, token_ids: Tensor, ctx: Context) -> None:
-        if torch.compiler.is_compiling() or token_ids.is_meta or token_ids.numel() == 0:
+        if ctx.checked or torch.compiler.is_compiling() or token_ids.is_meta or token_ids.numel() == 0:
             return
         low, high = (0, 0) if token_ids.is_floating_point() else token_ids.aminmax()
         if low < 0 or high >= self.config.vocab_size:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.config import LatentAttentionConfig
-from pellucid.model.attend import Attends, sdpa
+from pellucid.model.attend import Attends, explicit, sdpa
 from pellucid.model.cache import Cache
 from pellucid.model.context import Context
 from pellucid.model.keys_values import FullCache, WindowCache
@@ -63,7 +63,7 @@ class LatentAttention(Attends):
         """One request's tokens, or a batch's of one length, by the pass's way to attend."""
         if ctx.cache is not None:
             kept, *_ = self._state(ctx.cache).append(torch.cat((k, c), -1), c[..., :0])
-            if q.shape[2] == 1 and ctx.attend in (None, sdpa):
+            if q.shape[2] == 1 and ctx.attend is not explicit:
                 return self._absorbed(q, kept, ctx)
             k, c = kept.split((k.shape[-1], c.shape[-1]), -1)
         own = ctx.tap(self, "k", self._by_head(self.k_b_proj(c[:, 0], ctx)))  # (B, H, S, N)
@@ -89,7 +89,7 @@ class LatentAttention(Attends):
             proj.weight.unflatten(0, (self.config.num_heads, -1)) for proj in (self.k_b_proj, self.v_b_proj)
         )
         asked = torch.cat((turned, own.contiguous() @ keys), -1)  # (B, H, 1, R + C)
-        z = sdpa(self, asked, kept, kept[..., self.config.qk_rope_head_dim :], ctx)  # (B, H, 1, C)
+        z = (ctx.attend or sdpa)(self, asked, kept, kept[..., self.config.qk_rope_head_dim :], ctx)  # (B, H, 1, C)
         return z.contiguous() @ values.mT
 
     def _queries(self, x: Float[Tensor, "B T D"], ctx: Context) -> Float[Tensor, "B H T E"]:

@@ -72,6 +72,23 @@ def rotation(
     return (angle.cos() * factor).to(dtype), (angle.sin() * factor).to(dtype)
 
 
+def table(
+    rope: RopeConfig, length: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Float[Tensor, "S R"], Float[Tensor, "S R"]]:
+    """``rotation`` of every position below ``length``, for a rope whose angles follow from the position alone."""
+    positions = torch.arange(length, device=device)[None]
+    cos, sin = rotation(rope, positions, positions, dtype)
+    return cos[0, 0], sin[0, 0]
+
+
+def looked_up(
+    made: tuple[Float[Tensor, "S R"], Float[Tensor, "S R"]], positions: Int[Tensor, "B T"]
+) -> tuple[Float[Tensor, "B 1 T R"], Float[Tensor, "B 1 T R"]]:
+    """Rows of such a table, for all heads."""
+    cos, sin = made
+    return cos[positions][:, None], sin[positions][:, None]
+
+
 def query_growth(scale: QueryScale, positions: Int[Tensor, "B T"]) -> Float[Tensor, "B 1 T 1"]:
     """What queries are multiplied by at each position, in float32. Source: Meta AI 2025 (Llama 4)."""
     turns = torch.floor((positions.float() + scale.offset) / scale.every)
