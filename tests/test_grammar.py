@@ -95,7 +95,8 @@ def test_what_the_masks_allow_is_json_of_the_schema_in_every_vocabulary(tokenize
 def test_what_is_json_of_the_schema_the_masks_allow(tokenizer: Tokenizer):
     constraint = constraint_of(schema_grammar(PERSON), tokenizer)
     one = {"name": "Zoë 🙂", "age": 7, "says": "你好"}
-    for layout in ({}, {"indent": 4}, {"separators": (",", ":")}):
+    layouts: list[dict[str, Any]] = [{}, {"indent": 4}, {"separators": (",", ":")}]
+    for layout in layouts:
         text = json.dumps(one, ensure_ascii=False, **layout)
         assert accepts(constraint, tokenizer, text), text
     for wrong in ({**one, "age": 151}, {**one, "says": "maybe"}, {**one, "more": 1}, {"name": "Zoë"}):

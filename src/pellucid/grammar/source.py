@@ -26,10 +26,18 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class Grammar:
-    """``text`` is Lark as llguidance has it, ``what`` names its kind in messages (``schema``, ``regex`` …)."""
+    """``text`` is Lark as llguidance has it, ``what`` names its kind in messages (``schema``, ``regex`` …).
+
+    ``rule`` is the same as a part of a larger grammar.
+    """
 
     text: str
     what: str = "grammar"
+
+    @property
+    def rule(self) -> str:
+        alone = re.fullmatch(r"start: (.*)", self.text)  # a rule of one line, as schemas and expressions are
+        return alone[1] if alone else f"%lark {{\n{self.text}\n}}"
 
 
 def schema_grammar(schema: Any, *, what: str = "schema") -> Grammar:

@@ -127,7 +127,7 @@ _lock = threading.Lock()
 
 
 def vocabulary_of(tokenizer: Backend, size: int) -> Vocabulary:
-    """The vocabulary for a model with ``size`` logits, made once while the tokenizer lives: 150,000 tokens take seconds.
+    """The vocabulary for a model with ``size`` logits, made once for a tokenizer: 150,000 tokens take seconds.
 
     Raises: UnsupportedError where tokens have no bytes of their own, or llguidance is not installed.
     """

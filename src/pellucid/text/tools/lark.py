@@ -12,6 +12,8 @@ from typing import Any
 # Between the parts of JSON: nothing, some spaces, or one line end and its indentation. Without a bound, a model that
 # does not know how to go on writes spaces until its context is full.
 WHITESPACE = r"[ \t]{1,4}|\r?\n[ \t]{0,64}"
+ANY_TEXT = "/(?s:.*)/"
+SPACE = r"/[ \t\r\n]{1,4}/"
 EMPTY = '""'
 
 
@@ -25,7 +27,7 @@ def json_value(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
 def literal(text: str, special: Mapping[str, int] | None = None) -> str:
     """The rule for this very text; special tokens in it (text → id) are those tokens."""
     parts: list[str] = []
-    longest_first = sorted(special or {}, key=len, reverse=True)
+    longest_first = sorted((token for token in special or () if token in text), key=len, reverse=True)
     while text:
         token = next((token for token in longest_first if text.startswith(token)), None)
         if token is not None and special is not None:
@@ -41,3 +43,28 @@ def literal(text: str, special: Mapping[str, int] | None = None) -> str:
 def either(rules: Iterable[str]) -> str:
     """One of these."""
     return "(" + " | ".join(rules) + ")"
+
+
+class Rules:
+    """A grammar's rules by name, in the order in which they were added."""
+
+    def __init__(self, special: Mapping[str, int]) -> None:
+        self._special, self._rules = special, dict[str, str]()
+
+    def add(self, name: str, rule: str, *, lazy: bool = False) -> str:
+        """The name by which the rule can be used; with a number where there is another rule of that name."""
+        numbered, count = name, 1
+        while numbered in self._rules:
+            count += 1
+            numbered = f"{name}_{count}"
+        self._rules[numbered] = f"{numbered}{'[lazy]' if lazy else ''}: {rule}"
+        return numbered
+
+    def until(self, tag: str) -> str:
+        """The rule for any text up to this tag, and the tag."""
+        if tag in self._special:
+            return f"{ANY_TEXT} {literal(tag, self._special)}"
+        return self.add("until", f"{ANY_TEXT} {literal(tag)}", lazy=True)
+
+    def text(self) -> str:
+        return "\n".join(self._rules.values())
