@@ -227,6 +227,24 @@ def test_dpo_raises_the_margin_on_pairs_that_were_held_back(
     assert answer(tmp_path / "run", "Is it?", 4) is not None
 
 
+@pytest.mark.parametrize(
+    ("method", "lr"), [("orpo", "3e-3"), ("simpo", "3e-3"), ("simpo-full", "3e-4"), ("kto", "3e-3")]
+)
+def test_other_ways_to_learn_from_preferences_raise_the_margin_too(
+    base: Path, pairs: Path, tmp_path: Path, method: str, lr: str
+) -> None:
+    words = ["--method", method, "--val-fraction", "0.2", "--batch-size", "8", "--lr", lr, "--eval-every", "2"]
+    said = pellucid("finetune", "-m", base, "-d", pairs, *QUICK, *words, "--steps", "20", "-o", tmp_path / "run").stderr
+    held_back = [line for line in figures(tmp_path / "run") if "val_margin" in line]
+    assert held_back[-1]["val_margin"] > held_back[0]["val_margin"]
+    assert held_back[-1]["val_loss"] < held_back[0]["val_loss"]
+    assert ("what the reference makes" in said) == (method == "dpo"), "none of them needs it beforehand"
+    if method == "kto":
+        assert figures(tmp_path / "run")[0]["loss"] == pytest.approx(0.5, abs=1e-4), "1 − σ(0)"
+    else:
+        assert held_back[-1]["val_accuracy"] == 1
+
+
 # --- a run like any other
 # ----------------------------------------------------------------------------------------------
 
@@ -453,7 +471,9 @@ def test_preview_is_in_colour_on_a_terminal(base: Path, monkeypatch: pytest.Monk
         ),
         (["-d", "{facts}", "--method", "full", "--quantize", "q8"], RequestError, "--method lora"),
         (["-d", "{facts}", "--method", "dpo"], DataError, "line 1: this is no pair of answers"),
-        (["-d", "{facts}", "--method", "dpo", "--pack"], RequestError, "pairs are not packed"),
+        (["-d", "{facts}", "--method", "dpo", "--pack"], RequestError, "compared are not packed"),
+        (["-d", "{facts}", "--method", "kto"], DataError, "line 1: nothing says whether this answer is a good one"),
+        (["-d", "{facts}", "--method", "orpo-full", "--quantize", "q8"], RequestError, "--method orpo, or"),
         (["-d", "{facts}", "--fill", "name"], RequestError, "expected NAME=TEXT, received name"),
         (["-d", "{facts}", "--lora-targets", "x_proj"], PellucidError, "no linear map 'x_proj'"),
         (["-m", "{adapter}", "-d", "{facts}"], RequestError, "pellucid convert"),

@@ -411,10 +411,15 @@ def _too_long(walk: Walk) -> None:
     assert texts[0] != texts[1]
 
 
-def _beta(walk: Walk) -> None:
-    write_pairs(walk.folder / "p.jsonl")
-    trained = Training("finetune", "-d", "p.jsonl", "--lora-rank", "2", "--method", "dpo", "--context-len", "64")
-    differ(*(trained(walk, "--beta", beta).weights for beta in ("0.1", "5")))
+def _compared(method: str, option: str, *values: str) -> Probe:
+    """The option changes what is learned from preferences."""
+
+    def probe(walk: Walk) -> None:
+        write_pairs(walk.folder / "p.jsonl")
+        trained = Training("finetune", "-d", "p.jsonl", "--lora-rank", "2", "--method", method, "--context-len", "64")
+        differ(*(trained(walk, option, value).weights for value in values))
+
+    return probe
 
 
 def _epochs(walk: Walk) -> None:
@@ -463,7 +468,10 @@ PROBES["finetune"] = _finetune.probes() | {
         [False, True],
     ),
     "--quantize": _finetune.weights_differ("--quantize", "q8"),
-    "--beta": _beta,
+    "--beta": _compared("dpo", "--beta", "0.1", "5"),
+    "--gamma": _compared("simpo", "--gamma", "0.5", "3"),
+    "--good-weight": _compared("kto", "--good-weight", "1", "3"),
+    "--bad-weight": _compared("kto", "--bad-weight", "1", "3"),
     "--epochs": _epochs,
 }
 

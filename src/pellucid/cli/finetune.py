@@ -10,6 +10,7 @@ from pellucid.cli.runs import options
 from pellucid.cli.runs.run_config import config
 from pellucid.cli.runs.training_flags import (
     FRACTION,
+    NOT_NEGATIVE,
     POSITIVE,
     SIZE,
     refuse_idle_training,
@@ -26,6 +27,7 @@ class TooLong(click.Choice[str]):
         return super().convert({"truncate": "cut", "stop": "error"}.get(value, value), param, ctx)
 
 
+METHODS = ("lora", "full", "dpo", "dpo-full", "orpo", "orpo-full", "simpo", "simpo-full", "kto")
 _data, _method = under("Data"), under("Method")
 data = options.together(
     [
@@ -94,10 +96,11 @@ method = options.together(
     [
         _method(
             "--method",
-            type=click.Choice(["lora", "full", "dpo", "dpo-full"]),
+            type=click.Choice(METHODS),
             default="lora",
             metavar="NAME",
-            help="lora, full; from preferences dpo (LoRA) or dpo-full.  [default: lora]",
+            help="lora, full; from preferences dpo, orpo, simpo (LoRA; dpo-full …: all weights), from answers judged"
+            " good or bad kto.  [default: lora]",
         ),
         _method("--lora-rank", type=SIZE, default=16, metavar="N", help="Of each update.  [default: 16]"),
         _method(
@@ -125,10 +128,12 @@ method = options.together(
         _method(
             "--beta",
             type=POSITIVE,
-            default=0.1,
             metavar="X",
-            help="DPO: how near to stay.  [default: 0.1]",
+            help="DPO, KTO: how near to stay; ORPO, SimPO: weight of the difference.  [default: 0.1; SimPO 2]",
         ),
+        _method("--gamma", type=NOT_NEGATIVE, default=1.0, metavar="X", help="SimPO: its margin.  [default: 1]"),
+        _method("--good-weight", type=POSITIVE, default=1.0, metavar="X", help="KTO: of a good answer.  [default: 1]"),
+        _method("--bad-weight", type=POSITIVE, default=1.0, metavar="X", help="KTO: of a bad answer.  [default: 1]"),
         _method(
             "--epochs",
             type=POSITIVE,
@@ -163,14 +168,15 @@ def command(
 
     Of a conversation the assistant's words are learned, of a prompt and its completion the completion; --preview shows
     them. Records: text; prompt, completion; messages; conversations; question, answer; instruction, input, output;
-    chosen, rejected (for --method dpo); of other columns --fields. A run that was stopped goes on when the same command
-    is given again. Then: pellucid chat -m runs/mine
+    chosen, rejected (for --method dpo); prompt, completion, label (for kto); of other columns --fields. A run that was
+    stopped goes on when the same command is given again. Then: pellucid chat -m runs/mine
     """
     from pathlib import Path
 
     from pellucid.cli.runs.finetune_run import finetune
 
-    whole, paired = flags["method"] in ("full", "dpo-full"), flags["method"] in ("dpo", "dpo-full")
+    whole, kind = flags["method"].endswith("full"), flags["method"].removesuffix("-full")
+    by_words = kind in ("lora", "full")
     of_lora = (not whole, "goes with --method lora or dpo")
     options.refuse_idle(
         lora_rank=of_lora,
@@ -179,8 +185,11 @@ def command(
         lora_dropout=of_lora,
         merge=of_lora,
         out_dtype=(whole or flags["merge"], "goes with a whole model: an adapter is float32"),
-        beta=(paired, "goes with --method dpo or dpo-full"),
-        z_loss=(not paired, "goes with --method lora or full"),
+        beta=(not by_words, "goes with --method dpo, orpo, simpo or kto"),
+        gamma=(kind == "simpo", "goes with --method simpo"),
+        good_weight=(kind == "kto", "goes with --method kto"),
+        bad_weight=(kind == "kto", "goes with --method kto"),
+        z_loss=(by_words, "goes with --method lora or full"),
         epochs=(flags["steps"] is None, "goes without --steps"),
     )
     refuse_idle_training(flags)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pellucid.train.data.example_batches import ExampleBatches
     from pellucid.train.data.example_store import Examples
     from pellucid.train.data.masks import Masking
+    from pellucid.train.objectives.judged import JudgedSettings
+    from pellucid.train.objectives.preference import PreferenceSettings
     from pellucid.train.runs.checkpoint import ReadModel, WriteModel
     from pellucid.train.runs.loop import LossFunction
     from pellucid.train.runs.origins import Origins
@@ -39,6 +41,7 @@ def finetune(
     from pellucid.train.data.example_store import describe
     from pellucid.train.data.records import SUFFIXES
     from pellucid.train.data.sources import find_sources
+    from pellucid.train.objectives.judged import check_both
     from pellucid.train.runs.sizes import suggested_lr
 
     if not flags["data"]:
@@ -46,6 +49,8 @@ def finetune(
     sources = find_sources(flags["data"], SUFFIXES, but_in=folder)
     checkpoint = open_model(flags["model"], offline=flags["offline"])
     flags = {**flags, "data": [str(source) for source in sources], "fill": list(flags["fill"])}
+    if flags["beta"] is None:
+        flags["beta"] = BETA_OF_METHOD.get(_kind(flags), USUAL_BETA)
     flags["context_len"] = flags["context_len"] or min(USUAL_CONTEXT, checkpoint.config.context_len)
     _check(checkpoint, flags)
     with open_run(folder, flags, quiet=quiet, overwrite=overwrite and not preview) as run:
@@ -67,13 +72,15 @@ def finetune(
         )
         run.settle(flags)
         learning = _all_weights(checkpoint, tokenizer, flags) if _whole(flags) else _lora(checkpoint, tokenizer, flags)
-        if examples.paired:
+        if examples.good is not None and (remark := check_both(examples.good.tolist())):
+            run.say(remark)
+        if _kind(flags) == "dpo":
             samples, held_back = _with_reference(run, learning.model, samples, held_back, checkpoint, flags)
         model = run.place(learning.model, flags)
         task = Task(
             model=model,
             samples=samples,
-            loss_function=_preference_loss_of(flags, model) if examples.paired else loss_of(flags, model),
+            loss_function=loss_of(flags, model) if _kind(flags) in ("lora", "full") else _comparing_loss(flags, model),
             write_model=learning.write_model,
             read_model=learning.read_model,
             write_description=learning.write_description,
@@ -83,7 +90,7 @@ def finetune(
             validation=None
             if held_back is None
             else partial(held_back.spread, flags["eval_rows"], flags["batch_size"]),
-            judge=partial(_judge, flags=flags) if examples.paired else None,
+            judge=None if _kind(flags) in ("lora", "full") else partial(_judge, flags=flags),
             write_text=_answers(model, tokenizer, masking, held_back or samples, flags),
             tokenizer=tokenizer,
             row_tokens=round(samples.mean_places),
@@ -102,8 +109,11 @@ def finetune(
 
 # Of the rate that suits training from random weights, at the same width: LoRA takes ten times what all weights do
 # (Schulman et al. 2025, *LoRA Without Regret*), and a preference, which compares sums over whole answers, a tenth of
-# either.
-LR_OF_METHOD = {"full": 0.1, "lora": 1.0, "dpo": 0.1, "dpo-full": 0.01}
+# either; ORPO learns to say the chosen answer as well, and lies between.
+LR_OF_METHOD = {"full": 0.1, "lora": 1.0, "dpo": 0.1, "dpo-full": 0.01, "orpo": 0.3, "orpo-full": 0.03}
+LR_OF_METHOD |= {"simpo": 0.1, "simpo-full": 0.01, "kto": 0.1}
+BETA_OF_METHOD = {"simpo": 2.0}
+USUAL_BETA = 0.1
 
 
 @dataclass(frozen=True)
@@ -118,11 +128,16 @@ class Learning:
 
 def _whole(flags: Mapping[str, Any]) -> bool:
     """All weights learn, not LoRA's alone."""
-    return flags["method"] in ("full", "dpo-full")
+    return flags["method"].endswith("full")
+
+
+def _kind(flags: Mapping[str, Any]) -> str:
+    """What is learned from, and how, whichever weights learn it: dpo, orpo, simpo, kto; else lora or full."""
+    return flags["method"].removesuffix("-full")
 
 
 def _paired(flags: Mapping[str, Any]) -> bool:
-    return flags["method"] in ("dpo", "dpo-full")
+    return _kind(flags) in ("dpo", "orpo", "simpo")
 
 
 def _check(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> None:
@@ -143,10 +158,11 @@ def _check(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> None:
         )
     if flags["quantize"] and _whole(flags):
         raise RequestError(
-            "quantized weights cannot be trained themselves", remedy="--method lora or dpo, or leave out --quantize"
+            "quantized weights cannot be trained themselves",
+            remedy=f"--method {'lora' if _kind(flags) == 'full' else _kind(flags)}, or leave out --quantize",
         )
-    if flags["pack"] and _paired(flags):
-        raise RequestError("pairs are not packed", remedy="leave out --pack")
+    if flags["pack"] and (_paired(flags) or _kind(flags) == "kto"):
+        raise RequestError("answers that are compared are not packed", remedy="leave out --pack")
     if malformed := next((one for one in flags["fill"] if "=" not in one), None):
         raise RequestError("--fill takes a name and what takes its place", expected="NAME=TEXT", received=malformed)
 
@@ -177,6 +193,7 @@ def _tokenized(
     making = Making(
         context_len=flags["context_len"],
         paired=_paired(flags),
+        judged=_kind(flags) == "kto",
         on_too_long=flags["on_too_long"],
         fill=dict(one.split("=", 1) for one in flags["fill"]),
         fields=flags["fields"],
@@ -198,8 +215,11 @@ def _split(
     context_len = flags["context_len"]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
     rows = rows_of(train.tolist(), examples, pack_into=context_len if flags["pack"] else None)
-    samples = ExampleBatches(examples, rows, pad, flags["seed"], context_len if flags["compiled"] else None)
-    return samples, ExampleBatches(examples, rows_of(held_back.tolist(), examples), pad) if len(held_back) else None
+    width = context_len if flags["compiled"] else None
+    samples = ExampleBatches(examples, rows, pad, flags["seed"], width, context_len=context_len)
+    if not len(held_back):
+        return samples, None
+    return samples, ExampleBatches(examples, rows_of(held_back.tolist(), examples), pad, context_len=context_len)
 
 
 # --- methods ---------------------------------------------------------------------------------------------------------
@@ -332,16 +352,39 @@ def _with_reference(
     return replace(samples, reference=table), None if held_back is None else replace(held_back, reference=table)
 
 
-def _preference_loss_of(flags: Mapping[str, Any], model: Decoder) -> LossFunction:
-    from pellucid.train.objectives.preference import PreferenceSettings, preference_loss
+def _comparing_settings(flags: Mapping[str, Any]) -> PreferenceSettings | JudgedSettings:
+    from pellucid.train.objectives.judged import JudgedSettings
+    from pellucid.train.objectives.preference import PreferenceSettings
 
-    return partial(preference_loss, settings=PreferenceSettings(beta=flags["beta"]), **forward_settings(flags, model))
+    match _kind(flags):
+        case "kto":
+            weights = {name: flags[name] for name in ("good_weight", "bad_weight")}
+            return JudgedSettings(beta=flags["beta"], **weights)
+        case "simpo":
+            return PreferenceSettings(beta=flags["beta"], kind="simpo", gamma=flags["gamma"])
+        case "orpo":
+            return PreferenceSettings(beta=flags["beta"], kind="orpo")
+        case _:
+            return PreferenceSettings(beta=flags["beta"])
+
+
+def _comparing_loss(flags: Mapping[str, Any], model: Decoder) -> LossFunction:
+    from pellucid.train.objectives.judged import judged_loss
+    from pellucid.train.objectives.preference import preference_loss
+
+    loss: Any = judged_loss if _kind(flags) == "kto" else preference_loss
+    return partial(loss, settings=_comparing_settings(flags), **forward_settings(flags, model))
 
 
 def _judge(model: Decoder, batches: Iterable[Batch], *, flags: Mapping[str, Any]) -> dict[str, float]:
-    from pellucid.train.objectives.preference import PreferenceBatch, PreferenceSettings, preference_scores
+    from pellucid.train.objectives.judged import JudgedSettings, judged_scores
+    from pellucid.train.objectives.preference import PreferenceBatch, preference_scores
 
-    settings, pairs = PreferenceSettings(beta=flags["beta"]), cast("list[PreferenceBatch]", list(batches))
+    settings = _comparing_settings(flags)
+    if isinstance(settings, JudgedSettings):
+        loss, margin = judged_scores(model, batches, settings, autocast=autocast_of(flags))
+        return {"val_loss": loss, "val_margin": margin}
+    pairs = cast("list[PreferenceBatch]", list(batches))
     scores = preference_scores(model, pairs, settings, autocast=autocast_of(flags))
     return {"val_loss": scores.loss, "val_margin": scores.margin, "val_accuracy": scores.accuracy}
 

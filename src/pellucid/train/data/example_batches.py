@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from pellucid.train.data.batch import IGNORED, Batch
+from pellucid.train.data.errors import DataError
 from pellucid.train.data.example_store import Examples
-from pellucid.train.data.sources import DataError
+from pellucid.train.objectives.judged import JudgedBatch, mismatched
 from pellucid.train.objectives.preference import PreferenceBatch
 
 PADDING = 0  # the segment of places that hold no token
@@ -32,6 +33,7 @@ class ExampleBatches:
     seed: int = 0
     width: int | None = None  # of every row; None: as the longest of the batch needs
     reference: np.ndarray | None = None  # (num_pairs, 2): log π_ref of every pair's answers
+    context_len: int | None = None  # that a prompt and another's answer must fit (KTO); None: no matter
 
     def __len__(self) -> int:
         """Samples of an epoch."""
@@ -87,28 +89,46 @@ class ExampleBatches:
         return {}
 
     def _batch(self, samples: Sequence[int]) -> Batch:
-        rows = [row for sample in samples for row in self.samples[sample]]
-        lengths = self.examples.lengths
-        longest = max(sum(int(lengths[example]) - 1 for example in row) for row in rows)
+        numbers = [row for sample in samples for row in self.samples[sample]]
+        rows = [[self.examples[number] for number in row] for row in numbers]
+        made = self._rows(rows)
+        if self.examples.good is not None:
+            good = torch.from_numpy(self.examples.good[[row[0] for row in numbers]])
+            return JudgedBatch(made.token_ids, made.targets, made.positions, None, good, self._mismatched(rows))
+        if self.examples.paired:
+            reference = None if self.reference is None else torch.from_numpy(self.reference[self.pairs(samples)])
+            return PreferenceBatch(made.token_ids, made.targets, made.positions, None, reference)
+        return made
+
+    def _rows(self, rows: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> Batch:
+        longest = max(sum(len(ids) - 1 for ids, _ in row) for row in rows)
         shape = (len(rows), self.width or -(-longest // WIDTH_STEP) * WIDTH_STEP)
         token_ids, targets = np.full(shape, self.pad_id, np.int64), np.full(shape, IGNORED, np.int64)
         positions, segments = np.zeros(shape, np.int64), np.full(shape, PADDING, np.int64)
         for number, row in enumerate(rows):
             at = 0
-            for segment, example in enumerate(row, PADDING + 1):
-                ids, learned = self.examples[example]
+            for segment, (ids, learned) in enumerate(row, PADDING + 1):
                 places = slice(at, at := at + len(ids) - 1)
                 token_ids[number, places] = ids[:-1]
                 targets[number, places] = np.where(learned[1:], ids[1:], IGNORED)
                 positions[number, places] = np.arange(len(ids) - 1)
                 segments[number, places] = segment
-        made = torch.from_numpy(token_ids), torch.from_numpy(targets)
-        if self.examples.paired:
-            reference = None if self.reference is None else torch.from_numpy(self.reference[self.pairs(samples)])
-            return PreferenceBatch(*made, torch.from_numpy(positions), None, reference)
+        made = torch.from_numpy(token_ids), torch.from_numpy(targets), torch.from_numpy(positions)
         if all(len(row) == 1 for row in rows):  # padding follows the text, and causal attention never looks at it
-            return Batch(*made, torch.from_numpy(positions))
-        return Batch(*made, torch.from_numpy(positions), torch.from_numpy(segments))
+            return Batch(*made)
+        return Batch(*made, torch.from_numpy(segments))
+
+    def _mismatched(self, rows: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> Batch:
+        """Each prompt with the answer of the row before it."""
+        parts = [(ids[: int(learned.argmax())], ids[int(learned.argmax()) :]) for ((ids, learned),) in rows]
+        limit = (self.width or self.context_len or sum(len(ids) for ((ids, _),) in rows)) + 1
+        made = mismatched([(prompt.tolist(), answer.tolist()) for prompt, answer in parts], limit)
+        return self._rows(
+            [
+                [(np.array(prompt + answer), np.arange(len(prompt) + len(answer)) >= len(prompt))]
+                for prompt, answer in made
+            ]
+        )
 
 
 def split_records(records: np.ndarray, val_fraction: float) -> tuple[np.ndarray, np.ndarray]:

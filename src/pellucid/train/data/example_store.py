@@ -2,14 +2,15 @@
 
 FOLDER/manifest.json       what they were made of and how; what was left out or cut
 FOLDER/tokens.bin          ids, little-endian uint32, examples end to end; the highest bit: this token is learned
-FOLDER/examples.npy        (num_examples, 2) int64: where each ends, and which record it came from
+FOLDER/examples.npy        (num_examples, 2) int64: where each ends, and which record it came from; of judged ones a
+                           third column, 1 for a good one
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -44,10 +45,13 @@ OnTooLong = Literal["cut", "skip", "error"]
 
 @dataclass(frozen=True, kw_only=True)
 class Making:
-    """How records become examples. ``paired``: each is a preferred answer and a rejected one."""
+    """How records become examples. ``paired``: each is a preferred answer and a rejected one. ``judged``: each is an
+    answer that was judged good or bad; of a pair both are.
+    """
 
     context_len: int
     paired: bool = False
+    judged: bool = False
     on_too_long: OnTooLong = "cut"
     fill: Mapping[str, str] = field(default_factory=dict)  # what takes the place of {{name}}
     fields: str | None = None  # user=question,assistant=answer: which columns are what
@@ -89,6 +93,7 @@ class Examples:
     folder: Path
     paired: bool
     counts: Counts
+    judged: bool = False
 
     @cached_property
     def _tokens(self) -> np.ndarray:
@@ -103,7 +108,7 @@ class Examples:
 
     @cached_property
     def _index(self) -> np.ndarray:
-        index = read_npy(self.folder / INDEX, "<i8", 2)
+        index = read_npy(self.folder / INDEX, "<i8", 3 if self.judged else 2)
         if not len(index) or index[0, 0] <= 0 or (np.diff(index[:, 0]) <= 0).any():
             raise CheckpointError("examples do not end one after another", where=self.folder / INDEX)
         return index
@@ -116,6 +121,11 @@ class Examples:
     def records(self) -> np.ndarray:
         """The number of the record that each example came from."""
         return self._index[:, 1]
+
+    @property
+    def good(self) -> np.ndarray | None:
+        """Of judged examples, which are good ones."""
+        return self._index[:, 2].astype(bool) if self.judged else None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -161,6 +171,7 @@ def tokenize_examples(
                     folder,
                     making.paired,
                     from_object(Counts, manifest.get("counts"), folder / MANIFEST, CheckpointError),
+                    making.judged,
                 )
                 examples.check()
                 return examples
@@ -175,7 +186,7 @@ def tokenize_examples(
                     file.write((np.asarray(one.ids, "<u4") | np.where(one.learned, LEARNED, np.uint32(0))).tobytes())
                     counts.num_tokens += len(one.ids)
                     counts.num_learned += sum(one.learned)
-                    index.append((counts.num_tokens, counts.num_records))
+                    index.append((counts.num_tokens, counts.num_records, *([int(one.good)] if making.judged else [])))
                 counts.num_records += 1
     counts.num_examples = len(index)
     if unused := [name for name in making.fill if name not in maker.filled]:
@@ -201,7 +212,7 @@ def tokenize_examples(
     with atomic_write(folder / INDEX) as file:
         np.save(file, np.asarray(index, np.int64), allow_pickle=False)
     write_json(folder / MANIFEST, made_of | {"counts": asdict(counts)})
-    return Examples(folder, making.paired, counts)
+    return Examples(folder, making.paired, counts, making.judged)
 
 
 class _Maker:
@@ -219,6 +230,9 @@ class _Maker:
         formats = self.counts.formats
         for read in read_examples(source, self.making.fill, self.filled, self.fields):
             formats[read.format] = formats.get(read.format, 0) + 1
+            if self.making.judged:
+                yield [one for judged, good in self._judged(read) for one in self._of_judged(judged, good, read)]
+                continue
             if read.example is None:
                 self.counts.add("num_marked_bad", read.where)
                 continue
@@ -232,6 +246,31 @@ class _Maker:
                     self.counts.add("num_empty_answers", read.where, 0 if example.keeps_empty else example.num_empty)
                     self.counts.add("num_unasked", read.where, example.num_unasked)
                 yield self._fitted(self._tokens(example, read), read.where)
+
+    def _judged(self, read: Read) -> list[tuple[Example, bool]]:
+        """The answers of a record, and whether each is a good one. Raises: DataError for one that does not say."""
+        if isinstance(read.example, Pair):
+            return [(read.example.chosen, True), (read.example.rejected, False)]
+        if not read.is_judged:
+            raise DataError(
+                "nothing says whether this answer is a good one",
+                where=read.where,
+                expected='"label": true or false, or a pair of chosen and rejected',
+                received=read.format,
+                remedy="--method lora, or full",
+            )
+        example = read.example or read.bad
+        assert example is not None
+        return [(example, read.example is not None)]
+
+    def _of_judged(self, example: Example, good: bool, read: Read) -> list[Masked]:
+        """An answer's sequence; of a conversation its last answer is what was judged."""
+        example = last_alone(self._as_wanted(example, read.where))
+        if is_empty(example) and not self.making.keep_empty:
+            self.counts.add("num_empty", read.where)
+            return []
+        made = self._fitted(self.masking.tokens(example, read.where), read.where)
+        return [replace(one, good=good) for one in made]
 
     def _as_wanted(self, example: Example, where: str) -> Example:
         """With the system message, the empty answers and the last answer as they were asked for."""

@@ -44,10 +44,11 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class Masked:
-    """Tokens, and for each whether the model learns to say it."""
+    """Tokens, and for each whether the model learns to say it; ``good``: whether it was judged a good one (KTO)."""
 
     ids: list[int]
     learned: list[bool]
+    good: bool = True
 
     def __iter__(self) -> Iterator[tuple[int, bool]]:
         return zip(self.ids, self.learned, strict=True)

@@ -47,13 +47,14 @@ _LABELS = ("label", "kto_tag")
 @dataclass(frozen=True)
 class Read:
     """An example, the name of its format, and its place for messages; ``None`` where the record says that it is a bad
-    one, which is then in ``bad``.
+    one, which is then in ``bad``. ``is_judged``: the record says what it is.
     """
 
     example: Example | None
     format: str
     where: str
     bad: Example | None = None
+    is_judged: bool = False
 
 
 def read_examples(
@@ -110,9 +111,9 @@ def _read(record: Any, where: str) -> Iterator[Read]:
     if not isinstance(record, Mapping):
         raise DataError("a record must be an object", where=where, expected=_FORMATS, received=type(record).__name__)
     record = {key: value for key, value in record.items() if value is not None}  # tables write None for what is absent
-    good = _is_good(record, where)
+    good, is_judged = _is_good(record, where), any(name in record for name in _LABELS)
     for example, name in _examples(record, where):
-        yield Read(example, name, where) if good else Read(None, name, where, example)
+        yield Read(example if good else None, name, where, None if good else example, is_judged)
 
 
 def _is_good(record: Mapping[str, Any], where: str) -> bool:

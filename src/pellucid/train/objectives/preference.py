@@ -1,8 +1,11 @@
 """Learning from preferences: of two answers to a prompt, the chosen one is made likelier, measured against a frozen
-reference.
+reference, or against the other answer alone.
 
 DPO: −log σ(β · margin), margin = (log π(y_w) − log π_ref(y_w)) − (log π(y_l) − log π_ref(y_l)).
-Source: Rafailov et al. 2023 eq. 7 (DPO); Mitchell 2023 (label smoothing, cDPO); Azar et al. 2023 eq. 17 (IPO).
+SimPO: −log σ(β · margin − γ), margin = log p(y_w) − log p(y_l), both means over an answer's tokens; no reference.
+ORPO: nll(chosen) − β · log σ(log odds(y_w) − log odds(y_l)), odds(y) = p / (1 − p) of the mean; no reference.
+Source: Rafailov et al. 2023 eq. 7 (DPO); Mitchell 2023 (label smoothing, cDPO); Azar et al. 2023 eq. 17 (IPO); Meng et
+al. 2024 eq. 6 (SimPO); Hong et al. 2024 eq. 6 and 7 (ORPO).
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.base.errors import ConfigError, RequestError
@@ -36,6 +39,8 @@ class PreferenceBatch(Batch):
     reference: Float[Tensor, "P 2"] | None = (
         None  # log π_ref of chosen and rejected, where they were computed beforehand
     )
+    # Pairs for each token of the chosen rows, in the whole batch that this is a part of: ORPO's nll is a mean of these.
+    pairs_per_token: float | None = None
 
     @classmethod
     def of_pairs(cls, chosen: Batch, rejected: Batch, reference: Float[Tensor, "P 2"] | None = None) -> PreferenceBatch:
@@ -65,21 +70,37 @@ class PreferenceBatch(Batch):
     def to(self, device: torch.device) -> PreferenceBatch:
         moved = super().to(device)
         reference = None if self.reference is None else self.reference.to(device)
-        return PreferenceBatch(moved.token_ids, moved.targets, moved.positions, None, reference)
+        return PreferenceBatch(moved.token_ids, moved.targets, moved.positions, None, reference, self.pairs_per_token)
 
     def split(self, rows: int) -> Sequence[PreferenceBatch]:
         """Micro-batches of at most ``rows`` pairs."""
         parts = super().split(2 * rows)
         references = [None] * len(parts) if self.reference is None else self.reference.split(rows)
+        share = self.pairs_per_chosen_token()
         return [
-            PreferenceBatch(*(part.token_ids, part.targets, part.positions, None), its)
+            PreferenceBatch(*(part.token_ids, part.targets, part.positions, None), its, share)
             for part, its in zip(parts, references, strict=True)
         ]
+
+    def chosen_labels(self) -> Int[Tensor, "R T"]:
+        """The targets; of the chosen rows those of the prompt as well, which ORPO's nll counts as TRL's does."""
+        following = torch.cat([self.token_ids[:, 1:], self.targets[:, -1:]], 1)
+        counted = self.targets != IGNORED
+        in_text = counted.flip(1).cumsum(1).flip(1) > 0  # up to the last target: behind it is padding
+        in_text[1::2] = False
+        return torch.where(in_text & ~counted, following, self.targets)
+
+    def pairs_per_chosen_token(self) -> float:
+        if self.pairs_per_token is not None:
+            return self.pairs_per_token
+        return self.num_targets / max(int((self.chosen_labels()[::2] != IGNORED).sum()), 1)
 
 
 @dataclass(frozen=True)
 class PreferenceLoss(Loss):
-    """Sums over pairs. A reward is β · (log π − log π_ref) of an answer: what DPO takes the answer to be worth."""
+    """Sums over pairs. A reward is β · (log π − log π_ref) of an answer: what DPO takes the answer to be worth; without
+    a reference β · log π of a token, on average.
+    """
 
     chosen_reward: Float[Tensor, ""]
     rejected_reward: Float[Tensor, ""]
@@ -97,14 +118,24 @@ class PreferenceSettings:
     wrong way round.
 
     ``kind``: ``sigmoid`` (DPO), or ``ipo``, (margin − 1 / 2β)², which does not push a margin beyond its mark and
-    compares mean log-probabilities. ``mean_log_probs``: of a token rather than of the answer, so that length plays no
-    part.
+    compares mean log-probabilities; ``simpo`` and ``orpo``, which need no reference, and of which ``gamma`` is SimPO's
+    mark. ``mean_log_probs``: of a token rather than of the answer, so that length plays no part.
     """
 
     beta: float = 0.1
     label_smoothing: float = 0.0
-    kind: Literal["sigmoid", "ipo"] = "sigmoid"
+    kind: Literal["sigmoid", "ipo", "simpo", "orpo"] = "sigmoid"
     mean_log_probs: bool = False
+    gamma: float = 0.0
+
+    @property
+    def has_reference(self) -> bool:
+        return self.kind in ("sigmoid", "ipo")
+
+    @property
+    def compares_means(self) -> bool:
+        """Log-probabilities of a token, on average, rather than of the answer."""
+        return self.mean_log_probs or self.kind != "sigmoid"
 
     def __post_init__(self) -> None:
         if not self.beta > 0:
@@ -113,8 +144,8 @@ class PreferenceSettings:
             raise ConfigError(
                 "label smoothing must be below a half", where="DPO", expected="0 to 0.5", received=self.label_smoothing
             )
-        if self.kind not in ("sigmoid", "ipo"):
-            raise ConfigError(f"there is no preference loss {self.kind!r}", expected="sigmoid or ipo")
+        if self.kind not in ("sigmoid", "ipo", "simpo", "orpo"):
+            raise ConfigError(f"there is no preference loss {self.kind!r}", expected="sigmoid, ipo, simpo or orpo")
 
 
 def preference_loss(
@@ -135,21 +166,31 @@ def preference_loss(
     Raises: ConfigError where there is none of these.
     """
     assert isinstance(batch, PreferenceBatch)
-    log_probs = pair_log_probs(
-        model, batch, settings, recorder=recorder, attention_dropout=attention_dropout, forward=forward
-    )  # (P, 2)
-    gain = log_probs - _of_reference(model, batch, settings, reference).to(log_probs)
+    log_probs, nll = _log_probs(model, batch, settings, recorder, attention_dropout, forward)  # (P, 2), (P,)
+    gain = log_probs
+    if settings.has_reference:
+        gain = log_probs - _of_reference(model, batch, settings, reference).to(log_probs)
     margin = gain[:, 0] - gain[:, 1]
     rewards = settings.beta * gain.detach()
     if settings.kind == "ipo":
         losses = (margin - 1 / (2 * settings.beta)).square()
+    elif settings.kind == "orpo":
+        log_odds = margin - (_log1mexp(gain[:, 0]) - _log1mexp(gain[:, 1]))
+        losses = nll * batch.pairs_per_chosen_token() - settings.beta * F.logsigmoid(log_odds)
     else:
-        logits, wrong = settings.beta * margin, settings.label_smoothing
+        logits, wrong = settings.beta * margin - settings.gamma, settings.label_smoothing
         losses = -(1 - wrong) * F.logsigmoid(logits) - wrong * F.logsigmoid(-logits)
     right = (rewards[:, 0] > rewards[:, 1]).sum()
     return PreferenceLoss(
         losses.sum(), losses.detach().sum(), batch.num_targets, rewards[:, 0].sum(), rewards[:, 1].sum(), right
     )
+
+
+def _log1mexp(x: Tensor) -> Tensor:
+    """log(1 − eˣ) of x < 0, exact at either end. Source: Mächler 2012."""
+    x = x.clamp(max=-1e-7)  # a probability of 1 would have infinite odds
+    near = x > -0.6931
+    return torch.where(near, (-torch.expm1(torch.where(near, x, -1.0))).log(), torch.log1p(-torch.exp(x)))
 
 
 def pair_log_probs(
@@ -162,15 +203,42 @@ def pair_log_probs(
     forward: Forward | None = None,
 ) -> Float[Tensor, "P 2"]:
     """log p(answer | prompt) of chosen and rejected: the sum over the answer's tokens, or their mean."""
+    return _log_probs(model, batch, settings, recorder, attention_dropout, forward)[0]
+
+
+def _log_probs(
+    model: Decoder,
+    batch: PreferenceBatch,
+    settings: PreferenceSettings,
+    recorder: Recorder | None,
+    attention_dropout: float,
+    forward: Forward | None,
+) -> tuple[Float[Tensor, "P 2"], Float[Tensor, "P"]]:
+    """(log p of the answers, −log p of each whole chosen row, which ORPO alone asks for)."""
+    labels = batch.chosen_labels() if settings.kind == "orpo" else batch.targets
+    each = row_nll(model, batch, labels, recorder=recorder, attention_dropout=attention_dropout, forward=forward)
+    counted = batch.targets != IGNORED
+    sums = -(each * counted).sum(1)
+    if settings.compares_means:
+        sums = sums / counted.sum(1).clamp(min=1)
+    return sums.view(-1, 2), each.sum(1)[::2]
+
+
+def row_nll(
+    model: Decoder,
+    batch: Batch,
+    labels: Int[Tensor, "R T"],
+    *,
+    recorder: Recorder | None = None,
+    attention_dropout: float = 0.0,
+    forward: Forward | None = None,
+) -> Float[Tensor, "R T"]:
+    """−log p of each label; 0 where it is IGNORED."""
     ctx = batch.context(recorder, attention_dropout)
     hidden = (forward or model.hidden)(batch.token_ids, ctx)  # (R, T, D)
-    counted = batch.targets != IGNORED
-    row = counted.nonzero()[:, 0]
-    nll, _ = token_nll(model, hidden[counted], batch.targets[counted], ctx)
-    sums = nll.new_zeros(len(batch.token_ids)).index_add(0, row, -nll)
-    if settings.mean_log_probs or settings.kind == "ipo":
-        sums = sums / counted.sum(1).clamp(min=1)
-    return sums.view(-1, 2)
+    places = labels != IGNORED
+    nll, _ = token_nll(model, hidden[places], labels[places], ctx)
+    return nll.new_zeros(labels.shape).masked_scatter(places, nll)
 
 
 @torch.no_grad()
