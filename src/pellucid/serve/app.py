@@ -15,11 +15,23 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from pellucid.base.errors import PellucidError
+from pellucid.base.version import __version__
 from pellucid.serve import chat, why
-from pellucid.serve.apis import openai_chat, openai_models, openai_text
+from pellucid.serve.apis import (
+    anthropic,
+    llama_server,
+    ollama,
+    openai_chat,
+    openai_embeddings,
+    openai_models,
+    openai_responses,
+    openai_text,
+)
 from pellucid.serve.chat import chat_routes
 from pellucid.serve.http.errors import ApiError, api_error, error_response
 from pellucid.serve.http.guard import Guard
+from pellucid.serve.http.operation import Operation, openapi
+from pellucid.serve.http.schema import record, text
 from pellucid.serve.settings import Settings
 from pellucid.serve.why import Explanations, why_routes
 from pellucid.serve.work.models import Models
@@ -58,15 +70,28 @@ def create_app(models: Models, settings: Settings | None = None) -> Starlette:
     return app
 
 
-def routes() -> list[BaseRoute]:
-    """Every path; what /openapi.json describes."""
+def operations() -> list[Operation]:
+    """Every path that is described."""
     return [
-        Route("/health", health, methods=["GET"]),
-        Route("/v1/models", openai_models.all_models, methods=["GET"]),
-        Route("/v1/models/{model:path}", openai_models.one_model, methods=["GET"]),
-        Route("/v1/chat/completions", openai_chat.complete, methods=["POST"]),
-        Route("/v1/completions", openai_text.complete, methods=["POST"]),
+        Operation("GET", "/health", health, "Whether the server answers.", record({"status": text()}, "status")),
+        *openai_models.OPERATIONS,
+        *openai_chat.OPERATIONS,
+        *openai_text.OPERATIONS,
+        *openai_responses.OPERATIONS,
+        *openai_embeddings.OPERATIONS,
+        *anthropic.OPERATIONS,
+        *ollama.OPERATIONS,
+        *llama_server.OPERATIONS,
     ]
+
+
+def routes() -> list[BaseRoute]:
+    return [*(one.route for one in operations()), Route("/openapi.json", described, methods=["GET"])]
+
+
+async def described(request: Request) -> JSONResponse:
+    """OpenAPI's description of all of it."""
+    return JSONResponse(openapi(operations(), __version__, bool(request.app.state.settings.api_keys)))
 
 
 async def health(request: Request) -> JSONResponse:

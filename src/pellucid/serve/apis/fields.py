@@ -83,6 +83,48 @@ def logit_bias(value: Mapping[str, float] | None) -> dict[int, float]:
     return biases
 
 
+# What an answer must be, beside OpenAI's response_format: vLLM's word for it, and llama-server's two.
+FORMS: dict[str, Schema] = {
+    "structured_outputs": nullable(
+        record(
+            {
+                "json": nullable(any_of(record({}), text())),
+                "regex": nullable(text()),
+                "choice": nullable(list_of(text(), minItems=1)),
+                "grammar": nullable(text()),
+            },
+            more=False,
+        )
+    ),
+    "json_schema": nullable(record({})),
+    "grammar": nullable(text()),
+}
+
+
+def form(body: Mapping[str, Any], response_format: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the answer must be, of whichever field says so. Raises: ApiError where several do."""
+    forms: dict[str, dict[str, Any]] = {}
+    kind = "text" if response_format is None else response_format["type"]
+    if response_format is not None and kind != "text":
+        schema = {"type": "object"} if kind == "json_object" else response_format["json_schema"].get("schema")
+        forms["response_format"] = {"json_schema": {} if schema is None else schema}
+    for name in ("json_schema", "grammar"):
+        if body.get(name) is not None:
+            forms[name] = {name: body[name]}
+    for name, value in (body.get("structured_outputs") or {}).items():
+        if value is not None:
+            choices = {"regex": "|".join(map(_quoted, value))} if name == "choice" else None
+            forms[f"structured_outputs.{name}"] = choices or {"json_schema" if name == "json" else name: value}
+    if len(forms) > 1:
+        raise invalid(f"{' and '.join(forms)}: an answer has one form; send one of them", list(forms)[1])
+    return next(iter(forms.values()), None)
+
+
+def _quoted(text: str) -> str:
+    """A text as a regular expression that matches it alone."""
+    return "".join(f"\\{sign}" if not (sign.isalnum() or sign.isspace() or ord(sign) > 127) else sign for sign in text)
+
+
 def either(body: Mapping[str, Any], *names: str) -> Any:
     """The value of a field that has several names. Raises: ApiError where two are used and differ."""
     values = {name: body[name] for name in names if body.get(name) is not None}

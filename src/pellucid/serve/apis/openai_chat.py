@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from pellucid.base.version import __version__
 from pellucid.serve.apis.fields import (
+    FORMS,
     HARMLESS,
     MOST_CHOICES,
     MOST_LOGPROBS,
@@ -19,10 +20,12 @@ from pellucid.serve.apis.fields import (
     choosing,
     described,
     either,
+    form,
 )
-from pellucid.serve.apis.openai_objects import ending, logprobs_json, timings_json, usage_json
+from pellucid.serve.apis.openai_objects import FINISH, TIMINGS, USAGE, ending, logprobs_json, timings_json, usage_json
 from pellucid.serve.http.body import read_json, unless_gone
 from pellucid.serve.http.errors import api_error, error_json, invalid
+from pellucid.serve.http.operation import Operation
 from pellucid.serve.http.schema import ANYTHING, any_of, flag, list_of, nullable, number, one_of, record, text, whole
 from pellucid.serve.http.stream import DONE, PING, Streamed, event
 from pellucid.serve.work.answer import Answering, Piece, ToolDelta, begin
@@ -97,6 +100,7 @@ BODY = described(
         "logprobs": nullable(flag()),
         "top_logprobs": nullable(whole(0, MOST_LOGPROBS)),
         "response_format": nullable(RESPONSE_FORMAT),
+        **FORMS,
         "tools": nullable(list_of(TOOL)),
         "tool_choice": nullable(TOOL_CHOICE),
         "parallel_tool_calls": nullable(flag()),
@@ -158,7 +162,7 @@ def ask_of(body: Mapping[str, Any]) -> Ask:
         tools=tools,
         tool_choice=tool_choice(body.get("tool_choice")),
         parallel_tool_calls=body.get("parallel_tool_calls") is not False,
-        form=form(body.get("response_format")),
+        form=form(body, body.get("response_format")),
         max_tokens=either(body, "max_completion_tokens", "max_tokens"),
         n=body.get("n") or 1,
         logprobs=(top or 0) if body.get("logprobs") else None,
@@ -174,14 +178,6 @@ def tool_choice(value: Any) -> Any:
     if value is None:
         return "auto"
     return value if isinstance(value, str) else {"name": value["function"]["name"]}
-
-
-def form(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if value is None or value["type"] == "text":
-        return None
-    if value["type"] == "json_object":
-        return {"json_schema": {"type": "object"}}
-    return {"json_schema": value["json_schema"].get("schema") or {}}
 
 
 async def complete(request: Request) -> Response:
@@ -294,3 +290,21 @@ def _call_delta(call: ToolDelta) -> dict[str, Any]:
         delta |= {"id": call.id, "type": "function"}
     function = {} if call.name is None else {"name": call.name}
     return {**delta, "function": {**function, "arguments": call.arguments}}
+
+
+CHOICE = record({"index": whole(0), "message": record({"role": text()}), "finish_reason": FINISH}, "index", "message")
+ANSWER = record(
+    {
+        "id": text(),
+        "object": {"const": "chat.completion"},
+        "created": whole(0),
+        "model": text(),
+        "choices": list_of(CHOICE, minItems=1),
+        "usage": USAGE,
+        "timings": nullable(TIMINGS),
+    },
+    *("id", "object", "created", "model", "choices", "usage"),
+)
+OPERATIONS = (
+    Operation("POST", "/v1/chat/completions", complete, "OpenAI: the next message.", ANSWER, BODY, "text/event-stream"),
+)

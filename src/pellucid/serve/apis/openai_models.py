@@ -7,6 +7,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from pellucid.serve.http.operation import Operation
+from pellucid.serve.http.schema import list_of, record, text, whole
 from pellucid.serve.work.models import Model
 
 
@@ -31,3 +33,14 @@ async def all_models(request: Request) -> JSONResponse:
 
 async def one_model(request: Request) -> JSONResponse:
     return JSONResponse(model_json(request.app.state.models.find(request.path_params["model"])))
+
+
+MODEL = record({"id": text(), "object": {"const": "model"}, "created": whole(0), "owned_by": text()}, "id", "object")
+OPERATIONS = (
+    Operation(
+        "GET", "/v1/models", all_models, "OpenAI: the models there are.", record({"data": list_of(MODEL)}, "data")
+    ),
+    Operation(
+        "GET", "/v1/models/{model:path}", one_model, "OpenAI: one of them.", MODEL, parameters=("model",), errors=(404,)
+    ),
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pellucid.serve.http.schema import ANYTHING, Schema, any_of, list_of, nullable, number, record, text, whole
+from pellucid.serve.http.schema import nullable, number, record, whole
 
 if TYPE_CHECKING:
     from pellucid.generate.result import Timings
@@ -26,16 +26,6 @@ USAGE = record(
 )
 TIMINGS = record({"prompt_n": whole(0), "prompt_ms": number(0), "predicted_n": whole(0), "predicted_ms": number(0)})
 FINISH = nullable({"enum": ["stop", "length", "tool_calls", "content_filter"]})
-ERROR = record(
-    {
-        "error": record(
-            {"message": text(), "type": text(), "param": nullable(text()), "code": nullable(text())}, "message", "type"
-        )
-    },
-    "error",
-)
-LOGPROBS: Schema = nullable(record({"content": nullable(list_of(ANYTHING))}))
-STREAM: Schema = any_of(text())
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from pellucid.serve.apis.fields import (
+    FORMS,
     HARMLESS,
     MOST_CHOICES,
     MOST_LOGPROBS,
@@ -17,18 +18,21 @@ from pellucid.serve.apis.fields import (
     STREAM_OPTIONS,
     choosing,
     described,
+    form,
 )
-from pellucid.serve.apis.openai_chat import FINGERPRINT, RESPONSE_FORMAT, form
-from pellucid.serve.apis.openai_objects import ending, timings_json, usage_json
+from pellucid.serve.apis.openai_chat import FINGERPRINT, RESPONSE_FORMAT
+from pellucid.serve.apis.openai_objects import FINISH, TIMINGS, USAGE, ending, timings_json, usage_json
 from pellucid.serve.http.body import read_json, unless_gone
 from pellucid.serve.http.errors import api_error, error_json, invalid
-from pellucid.serve.http.schema import ANYTHING, any_of, flag, list_of, nullable, number, text, whole
+from pellucid.serve.http.operation import Operation
+from pellucid.serve.http.schema import ANYTHING, any_of, flag, list_of, nullable, number, record, text, whole
 from pellucid.serve.http.stream import DONE, PING, Streamed, event
 from pellucid.serve.work.answer import Answering, Piece, begin
 from pellucid.serve.work.ask import Ask, refuse
 
 if TYPE_CHECKING:
     from pellucid.sampling import TokenLogprobs
+    from pellucid.text.tokenizer import Tokenizer
 
 MOST_PROMPTS = 256
 IDS = list_of(whole(0), minItems=1)
@@ -52,6 +56,7 @@ BODY = described(
         "echo": nullable(flag()),
         "suffix": nullable(text()),
         "response_format": nullable(RESPONSE_FORMAT),
+        **FORMS,
         "return_token_ids": nullable(flag()),
         "keep_alive": nullable(number()),
         "timeout": nullable(number(exclusiveMinimum=0)),
@@ -76,7 +81,7 @@ def ask_of(body: Mapping[str, Any]) -> Ask:
         model=body.get("model"),
         prompts=prompts,
         echo=echo,
-        form=form(body.get("response_format")),
+        form=form(body, body.get("response_format")),
         max_tokens=body.get("max_tokens"),
         n=n,
         logprobs=logprobs,
@@ -112,31 +117,42 @@ async def complete(request: Request) -> Response:
 def _choice(answering: Answering, piece: Piece, *, offset: int, first: bool) -> dict[str, Any]:
     """One choice, or what is new in it; ``offset``: characters of it before."""
     ask, which = answering.ask, piece.index // answering.ask.n
-    prompt = answering.prepared.prompts[which] if ask.echo and first else ""
+    echoed = ask.echo and first
     ids = {"token_ids": piece.token_ids} if ask.return_token_ids else {}
     if ask.return_token_ids and first:
         ids["prompt_token_ids"] = answering.prompt_ids[which]
+    logprobs = None
+    if ask.logprobs is not None:
+        told = [(one.token_id, one) for one in piece.logprobs]
+        if echoed:
+            told = [*zip(answering.prompt_ids[which], piece.prompt_logprobs, strict=True), *told]
+        logprobs = _logprobs(answering.loaded.tokenizer, told, offset)
     return {
         "index": piece.index,
-        "text": prompt + piece.content,
-        "logprobs": None if ask.logprobs is None else _logprobs(answering, piece.logprobs, offset + len(prompt)),
+        "text": (answering.prepared.prompts[which] if echoed else "") + piece.content,
+        "logprobs": logprobs,
         "finish_reason": piece.finish_reason,
         **ids,
     }
 
 
-def _logprobs(answering: Answering, tokens: list[TokenLogprobs], offset: int) -> dict[str, Any]:
-    """The legacy shape: four lists of a length. A token that is a part of a character reads as U+FFFD."""
-    decode = answering.loaded.tokenizer.decode
-    texts = [decode([one.token_id]) for one in tokens]
+def _logprobs(tokenizer: Tokenizer, told: Sequence[tuple[int, TokenLogprobs | None]], offset: int) -> dict[str, Any]:
+    """The legacy shape: four lists of a length. A token that is a part of a character reads as U+FFFD; the first of an
+    echoed prompt has no log-probability, for nothing came before it.
+    """
+    texts = [tokenizer.decode([token]) for token, _ in told]
     offsets = []
     for one in texts:
         offsets.append(offset)
         offset += len(one)
+    top = [
+        None if one is None else {tokenizer.decode([token]): max(value, -9999.0) for token, value in one.top}
+        for _, one in told
+    ]
     return {
         "tokens": texts,
-        "token_logprobs": [max(one.logprob, -9999.0) for one in tokens],
-        "top_logprobs": [{decode([token]): max(value, -9999.0) for token, value in one.top} for one in tokens],
+        "token_logprobs": [None if one is None else max(one.logprob, -9999.0) for _, one in told],
+        "top_logprobs": top,
         "text_offset": offsets,
     }
 
@@ -162,3 +178,21 @@ async def _chunks(answering: Answering, head: dict[str, Any], include_usage: boo
         except Exception as error:
             yield event(error_json("/v1/completions", api_error(error)))
         yield DONE
+
+
+CHOICE = record({"index": whole(0), "text": text(), "finish_reason": FINISH}, "index", "text")
+ANSWER = record(
+    {
+        "id": text(),
+        "object": {"const": "text_completion"},
+        "created": whole(0),
+        "model": text(),
+        "choices": list_of(CHOICE, minItems=1),
+        "usage": USAGE,
+        "timings": nullable(TIMINGS),
+    },
+    *("id", "object", "created", "model", "choices", "usage"),
+)
+OPERATIONS = (
+    Operation("POST", "/v1/completions", complete, "OpenAI: how a text goes on.", ANSWER, BODY, "text/event-stream"),
+)

@@ -8,9 +8,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pellucid.base.errors import RequestError
+from pellucid.web.connections import BoundedProtocol
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -18,22 +18,12 @@ if TYPE_CHECKING:
     from pellucid.serve.settings import Settings
 
 
-def bounded(settings: Settings) -> type[H11Protocol]:
-    """uvicorn's protocol with two clocks: a head must come, and what is sent must be taken, within so many seconds."""
+def bounded(settings: Settings) -> type[BoundedProtocol]:
+    """The protocol with these bounds, and one more clock: what is sent must be taken within ``write_timeout``."""
 
-    class Bounded(H11Protocol):
-        _head: asyncio.TimerHandle | None = None
+    class Bounded(BoundedProtocol):
+        max_connections, seconds = settings.max_connections, settings.read_timeout
         _stalled: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._head = self.loop.call_later(settings.read_timeout, self._no_head)
-
-        def handle_events(self) -> None:
-            super().handle_events()
-            if self._head is not None and self.cycle is not None:
-                self._head.cancel()
-                self._head = None
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -41,19 +31,16 @@ def bounded(settings: Settings) -> type[H11Protocol]:
 
         def resume_writing(self) -> None:
             super().resume_writing()
+            self._taken()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._taken()
+            super().connection_lost(exc)
+
+        def _taken(self) -> None:
             if self._stalled is not None:
                 self._stalled.cancel()
                 self._stalled = None
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            for timer in (self._head, self._stalled):
-                if timer is not None:
-                    timer.cancel()
-            super().connection_lost(exc)
-
-        def _no_head(self) -> None:
-            if self.cycle is None:
-                self.transport.abort()
 
     return Bounded
 
@@ -113,11 +100,12 @@ def serve(app: Starlette, settings: Settings) -> None:
         ws="none",
         loop="asyncio",
         lifespan="on",
-        log_level="warning",
+        log_config=None,
+        log_level="critical",
         access_log=False,
         server_header=False,
         h11_max_incomplete_event_size=settings.max_header,
-        limit_concurrency=settings.max_connections,
+        timeout_keep_alive=max(int(settings.read_timeout), 1),
         timeout_graceful_shutdown=int(settings.grace) + 5,
         **options,
     )

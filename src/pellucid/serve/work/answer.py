@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ class Piece:
     tool_calls: list[ToolDelta] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: Sequence[TokenLogprobs | None] = ()  # of a choice's first piece
     answer: Answer | None = None
     called: bool = False  # whether the choice has called a tool, by now
 
@@ -102,6 +103,8 @@ class Answering:
                     piece.token_ids.append(event.token_id)
                 if event.logprobs is not None:
                     piece.logprobs.append(event.logprobs)
+                if event.prompt_logprobs is not None:
+                    piece.prompt_logprobs = event.prompt_logprobs
                 if event.answer is not None:
                     piece.answer = self.answers[choice] = event.answer
                     if event.answer.error is not None:

@@ -11,7 +11,8 @@ from pellucid.base.errors import TokenizerError
 from pellucid.serve.http.errors import ApiError, invalid
 
 if TYPE_CHECKING:
-    from pellucid.generate.request import Request
+    from pellucid.generate.constraint import Constraint
+    from pellucid.generate.request import Pooling, Request
     from pellucid.sampling import SamplingParams
     from pellucid.serve.work.worker import Loaded
     from pellucid.text.tokenizer import Tokenizer
@@ -32,6 +33,7 @@ class Ask:
     template: str | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     reasoning_effort: str | None = None  # "none" to "high", for templates that know of it
+    plain_if_no_template: bool = False  # of a model that does not chat, the messages are a text to be continued
     continue_final: bool = False  # the last message is the answer's beginning
     begun: Sequence[int] = ()  # the answer's first tokens, after which the model goes on
     tools: Sequence[Mapping[str, Any]] = ()
@@ -46,6 +48,7 @@ class Ask:
     logprobs: int | None = None  # of each token, and of so many of the likeliest
     prompt_logprobs: int | None = None
     echo: bool = False
+    pooling: Pooling | None = None  # no answer: the texts' hidden states, "last" or "mean"
     sampling: Mapping[str, float] = field(default_factory=dict)  # fields of SamplingParams
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     ignore_eos: bool = False
@@ -72,19 +75,16 @@ def prepare(loaded: Loaded, ask: Ask, template: str | None) -> Prepared:
 
     if ask.tools and ask.tool_choice != "none":
         raise invalid("tools: this server does not call tools yet", "tools", "unsupported_parameter")
-    if ask.form is not None:
-        raise invalid(
-            "response_format: this server holds no answer to a form yet", "response_format", "unsupported_value"
-        )
-    if ask.prompt_logprobs is not None:
-        raise invalid("log-probabilities of a prompt are not told yet", "echo", "unsupported_value")
+    if ask.pooling is not None:
+        return Prepared([Request(prompt_ids=ids, pooling=ask.pooling) for ids in _prompts(loaded, ask, template)], [])
     sampling = _sampling(loaded, ask)
+    constraint = _constraint(loaded, ask)
     requests = []
     begun = ""
     for prompt in _prompts(loaded, ask, template):
         ids = [*prompt, *ask.begun]
         begun = _continued(loaded, prompt, ask.begun)
-        stops = {} if not ask.ignore_eos else {"stop_token_ids": ()}
+        stops: dict[str, Any] = {} if not ask.ignore_eos else {"stop_token_ids": ()}
         requests.append(
             Request(
                 prompt_ids=ids,
@@ -93,6 +93,8 @@ def prepare(loaded: Loaded, ask: Ask, template: str | None) -> Prepared:
                 stop=tuple(ask.stop) or None,
                 n=ask.n,
                 logprobs=ask.logprobs,
+                prompt_logprobs=ask.prompt_logprobs,
+                constraint=constraint,
                 **stops,
             )
         )
@@ -103,19 +105,61 @@ def prepare(loaded: Loaded, ask: Ask, template: str | None) -> Prepared:
     return Prepared(fitted, texts, begun)
 
 
+def _constraint(loaded: Loaded, ask: Ask) -> Constraint | None:
+    """What holds the answers to their form. Raises: RequestError for a form that no answer can be held to."""
+    if ask.form is None:
+        return None
+    from pellucid.grammar.matcher import constrain
+    from pellucid.grammar.source import grammar_of, regex_grammar, schema_grammar
+
+    kind, value = next(iter(ask.form.items()))
+    grammar = {"json_schema": schema_grammar, "regex": regex_grammar, "grammar": grammar_of}[kind](value)
+    engine = loaded.engine
+    ends = () if ask.ignore_eos else engine.defaults.stop_token_ids
+    return constrain(grammar, loaded.tokenizer, engine.executor.config.vocab_size, ends)
+
+
 def rendered(loaded: Loaded, ask: Ask, template: str | None, *, tokenize: bool = True) -> Any:
     """A conversation as the model reads it: ids, or the text. Raises: TemplateError."""
     assert ask.messages is not None
-    return loaded.tokenizer.apply_chat_template(
-        [readable(message, loaded.tokenizer) for message in ask.messages],
+    tokenizer, template = loaded.tokenizer, ask.template or template
+    if ask.plain_if_no_template and template is None and not tokenizer.chat_template:
+        plain = "\n".join(str(message.get("content") or "") for message in ask.messages)
+        return tokenizer.encode(plain) if tokenize else plain
+    return tokenizer.apply_chat_template(
+        [readable(message, tokenizer) for message in ask.messages],
         tools=list(ask.tools) or None,
-        chat_template=ask.template or template,
+        chat_template=template,
         add_generation_prompt=not ask.continue_final,
         continue_final_message=ask.continue_final,
         tokenize=tokenize,
         return_dict=False,
+        **thinking(ask.reasoning_effort, template or str(tokenizer.chat_template)),
         **ask.template_kwargs,
     )
+
+
+def thinking(effort: str | None, template: str) -> dict[str, Any]:
+    """What a template is told of how long to think: by the words that it has. Raises: ApiError where it has none, and
+    thoughts are asked for.
+    """
+    if effort is None:
+        return {}
+    told: dict[str, Any] = {}
+    if "reasoning_effort" in template:
+        told["reasoning_effort"] = {"none": "low", "minimal": "low", "xhigh": "high"}.get(effort, effort)
+    for word in ("enable_thinking", "thinking"):
+        if word in template and "reasoning_effort" not in told:
+            told[word] = effort not in ("none", "minimal")
+            break
+    if not told and effort not in ("none", "minimal"):
+        raise ApiError(
+            400,
+            "reasoning_effort: this model's template knows no thinking",
+            param="reasoning_effort",
+            code="unsupported_parameter",
+        )
+    return told
 
 
 def readable(message: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:

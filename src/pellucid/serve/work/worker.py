@@ -302,7 +302,7 @@ class Worker:
 
     def _in_thread_close(self, loaded: Loaded) -> None:
         with contextlib.suppress(Exception):
-            loaded.engine.forget()
+            loaded.engine.close()
         close = getattr(loaded.engine.executor, "close", None)
         if close is not None:
             with contextlib.suppress(Exception):
