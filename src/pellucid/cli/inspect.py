@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pellucid.checkpoint.open import Checkpoint
     from pellucid.cli.terminal.anatomy import LayerGroup, Weight
+    from pellucid.cli.terminal.memory import Peak
 
 
 @options.command("inspect")
@@ -70,15 +71,11 @@ class Facts:
             totals[getattr(weight, key)] = parameters + weight.num_parameters, nbytes + weight.nbytes
         return totals
 
-    def memory(self) -> dict[str, tuple[int, int]]:
-        """dtype to run in → (bytes of weights, bytes of the cache of one request of the context's length)."""
-        from pellucid.cli.terminal.anatomy import BYTES_OF, cache_bytes
+    def memory(self) -> list[Peak]:
+        """The most that answering takes, by executor and dtype."""
+        from pellucid.cli.terminal.memory import peaks
 
-        parameters = self.config.num_parameters()
-        return {
-            dtype: (parameters * BYTES_OF[dtype], cache_bytes(self.config, self.context_len, dtype))
-            for dtype in ("float32", "bfloat16")
-        }
+        return list(peaks(self.checkpoint, self.context_len, not self.native_lacks))
 
     # --- for a program
 
@@ -105,7 +102,10 @@ class Facts:
             "unread_keys": list(self.checkpoint.unread),
             "memory": {
                 "context_len": self.context_len,
-                **{dtype: {"weights": weights, "cache": cache} for dtype, (weights, cache) in self.memory().items()},
+                "peaks": [
+                    {"executor": one.executor, "dtype": one.dtype, "run": one.run, "load": one.load, "parts": one.parts}
+                    for one in self.memory()
+                ],
             },
             "weights": [
                 {"name": weight.name, "shape": weight.shape, "dtype": weight.dtype, "bytes": weight.nbytes}
@@ -196,12 +196,15 @@ class Facts:
         )
         if self.checkpoint.unread:
             yield "not read", ", ".join(self.checkpoint.unread) + " (keys that nothing here knows; they have no effect)"
-        for dtype, (weights, cache) in self.memory().items():
+        for one in self.memory():
+            parts = " + ".join(f"{part} {size(nbytes)}" for part, nbytes in one.parts.items())
+            when = "while it is packed, the first time" if one.executor == "native" else "while loading"
+            loading = f"; {size(one.load)} {when}" if one.load > one.run else ""
             yield (
                 "memory",
-                f"{dtype}: {size(weights + cache)} = weights {size(weights)} + cache {size(cache)}"
-                f" ({self.context_len:,} tokens)",
+                f"{one.executor}, {one.dtype}: {size(one.run)} = {parts}{loading}",
             )
+        yield "", f"(at the most, on a CPU, of one conversation of {self.context_len:,} tokens; -c says another length)"
 
 
 def _tree_rows(weights: list[Weight], groups: list[LayerGroup]) -> Iterator[tuple[str, ...]]:

@@ -8,6 +8,7 @@ from typing import IO
 import numpy as np
 
 from pellucid.base.array import Array
+from pellucid.checkpoint.files.release import release
 from pellucid.config import (
     AttentionConfig,
     DeltaNetConfig,
@@ -106,6 +107,9 @@ def write_parameters(file: IO[bytes], config: ModelConfig, layout: Layout, weigh
             if part.name in arrays and not is_finite(arrays[part.name]):  # bytes of activations would hide it
                 raise finite.in_weight(part.name, arrays[part.name])
         file.write(values.data if values.flags.c_contiguous else values.tobytes())
+        for array in arrays.values():
+            for source in array.sources:
+                release(source)  # it is in the new file: the old one's pages need not stay in memory beside it
         written |= {part.name for part in together}
         at = entry.offset + values.nbytes
     file.write(bytes(layout.size - at))

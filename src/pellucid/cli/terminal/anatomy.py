@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pellucid.checkpoint.open import Checkpoint
-from pellucid.config import ModelConfig, weight_shapes
+from pellucid.config import weight_shapes
 
 BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
 PARTS = ("embeddings", "attention", "other mixers", "MLP", "norms", "output head")
@@ -73,8 +73,3 @@ def layer_groups(weights: Iterable[Weight]) -> list[LayerGroup]:
     for number, group in by_layer.items():
         alike.setdefault(tuple(group), []).append(number)
     return [LayerGroup(tuple(numbers), group) for group, numbers in alike.items()]
-
-
-def cache_bytes(config: ModelConfig, context_len: int, dtype: str) -> int:
-    """What all layers keep of one request of ``context_len`` tokens: keys and values, or a state."""
-    return sum(mixer.state_bytes(context_len, BYTES_OF[dtype]) for mixer in config.mixers if mixer)
