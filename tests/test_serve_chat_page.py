@@ -130,6 +130,11 @@ def finished(page: Any) -> Any:
     return page.locator(".answer").last
 
 
+def token_of(answer: Any, index: int) -> Any:
+    """A token's letters; those of its leading space are an element before."""
+    return answer.locator(f'.t[data-i="{index}"]').last
+
+
 def shown_node(page: Any) -> dict[str, Any]:
     """The last message that is shown, as the page holds it."""
     return page.evaluate(
@@ -181,7 +186,7 @@ def test_a_token_shows_the_engines_own_probabilities(page: Any, session: Session
     node = shown_node(page)
     ids = [token["id"] for token in node["tokens"]]
     truth = log_probabilities(session, node["promptIds"] + ids)[len(node["promptIds"]) - 1 :]
-    answer.locator(".t").nth(5).click()
+    token_of(answer, 5).click()
     for index in range(5, 9):
         page.wait_for_function(f"() => pellucid.opened?.index === {index}")
         rows = page.locator("#panel .could button")
@@ -198,7 +203,7 @@ def test_going_on_with_another_token_is_what_the_model_writes_after_it(page: Any
     first = ask(page)
     before = first.locator(".body").text_content()
     node = shown_node(page)
-    first.locator(".t").nth(3).click()
+    token_of(first, 3).click()
     page.locator("#panel .could button").nth(1).click()
     answer = finished(page)
     branch = shown_node(page)
@@ -216,7 +221,7 @@ def test_going_on_with_another_token_is_what_the_model_writes_after_it(page: Any
 def test_why_opens_the_same_numbers(page: Any, session: Session) -> None:
     answer = ask(page)
     node = shown_node(page)
-    answer.locator(".t").nth(6).click()
+    token_of(answer, 6).click()
     page.click("#why")
     page.wait_for_selector("#all-pictures")
     token = node["tokens"][6]
@@ -290,7 +295,7 @@ def test_conversations_survive_a_reload(page: Any) -> None:
     page.reload()
     page.wait_for_selector(".answer .t")
     assert page.locator(".answer .body").text_content() == text
-    page.locator(".answer .t").nth(2).click()
+    token_of(page.locator(".answer"), 2).click()
     assert page.locator("#panel .could button").count() == 10
     page.click("#new")
     assert page.locator(".welcome").is_visible()
@@ -538,7 +543,7 @@ def test_nothing_is_wider_than_a_phone(browser: Any, url: str) -> None:
         page.click("#send")
         answer = finished(page)
         fits()
-        answer.locator(".t").nth(4).click()
+        token_of(answer, 4).click()
         page.wait_for_selector("#panel .could")
         fits()
         box = page.locator("#panel").bounding_box()
@@ -562,7 +567,7 @@ def test_chinese_and_dark_are_whole(browser: Any, url: str) -> None:
     with opened(browser, url, locale="zh-CN", color_scheme="dark") as page:
         assert page.evaluate("document.documentElement.lang") == "zh-CN"
         assert page.locator("#new").text_content() == "新对话"
-        ask(page).locator(".t").first.click()
+        token_of(ask(page), 0).click()
         assert "模型的首选" in page.locator("#panel .verdict").text_content()
         page.click("#lang")
         assert page.locator("#new").text_content() == "New conversation"

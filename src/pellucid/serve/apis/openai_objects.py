@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pellucid.serve.http.schema import nullable, number, record, whole
+from pellucid.serve.work.spelling import spelled
 
 if TYPE_CHECKING:
     from pellucid.generate.result import Timings
@@ -65,9 +66,10 @@ def ending(answering: Answering) -> dict[str, Any]:
 
 
 def token_json(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, Any]:
-    token = tokenizer.decode([token_id])
-    spelled = None if "\N{REPLACEMENT CHARACTER}" in token else list(token.encode())
-    return {"id": token_id, "token": token, "logprob": max(logprob, -9999.0), "bytes": spelled}
+    """A part of a character reads as U+FFFD, and its bytes are told: those of an answer's tokens make up its text."""
+    data = spelled(tokenizer, token_id)
+    text = data.decode("utf-8", "replace")
+    return {"id": token_id, "token": text, "logprob": max(logprob, -9999.0), "bytes": list(data)}
 
 
 def logprobs_json(tokenizer: Tokenizer, tokens: list[TokenLogprobs]) -> list[dict[str, Any]]:

@@ -265,13 +265,16 @@ function take(node, chunk, branch) {
   }
   for (const [i, token] of (choice.logprobs?.content ?? []).entries())
     node.tokens.push({
-      id: token.id ?? choice.token_ids?.[i],
-      text: token.token,
-      logprob: token.logprob,
-      top: token.top_logprobs.map(({ id, token: text, logprob }) => ({ id, text, logprob })),
+      ...named({ id: choice.token_ids?.[i], ...token }),
+      top: token.top_logprobs.map(named),
       at: null,
     });
   if (choice.finish_reason) node.finish = choice.finish_reason;
+}
+
+/** What is kept of a token; its bytes where its text does not say them. */
+function named({ id, token: text, logprob, bytes }) {
+  return text.includes("\ufffd") ? { id, text, logprob, bytes } : { id, text, logprob };
 }
 
 function read(name) {

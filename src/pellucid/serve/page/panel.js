@@ -1,9 +1,10 @@
 // One token of an answer: how sure the model was, what else could have stood there, how it would have gone on from
 // there, and why.
 
-import { count, h, percent, visible } from "./explain/dom.js";
+import { count, h } from "./explain/dom.js";
 import { tokenize } from "./api.js";
 import { button, sign } from "./buttons.js";
+import { face, share } from "./sure.js";
 import { Why } from "./why.js";
 
 export class Panel {
@@ -32,7 +33,7 @@ export class Panel {
         h("span", { class: "gap" }),
         button("close", app.t("close"), () => app.look(null)),
       ),
-      h("p", { class: "token-name" }, h("span", { class: "chip" }, visible(token.text)), h("small", {}, `id ${token.id}`)),
+      h("p", { class: "token-name" }, h("span", { class: "chip" }, face(token)), h("small", {}, `id ${token.id}`)),
       h("p", { class: "verdict" }, this.verdict(token)),
       token.top.length ? this.alternatives(node, index, token) : h("p", { class: "soft" }, app.t("no_alternatives")),
       token.top.length ? this.ownWords(node, index) : "",
@@ -51,7 +52,7 @@ export class Panel {
   verdict(token) {
     const { app } = this;
     if (token.logprob == null) return token.yours ? app.t("chosen_hand") : "";
-    const p = percent(Math.exp(token.logprob)),
+    const p = share(Math.exp(token.logprob)),
       rank = token.top.findIndex((one) => one.id === token.id) + 1;
     if (token.yours) return app.t("chosen_you", p);
     if (rank === 1) return app.t("chosen_first", p);
@@ -76,7 +77,7 @@ export class Panel {
           "li",
           { class: "rest" },
           h("span", {}, vocabulary ? app.t("others", count(vocabulary - all.length)) : app.t("all_others")),
-          h("span", { class: "p" }, percent(Math.max(0, rest))),
+          h("span", { class: "p" }, share(Math.max(0, rest))),
         ),
       ),
       h("p", { class: "soft" }, app.t("could_hint")),
@@ -87,7 +88,7 @@ export class Panel {
     const { app } = this,
       p = Math.exp(one.logprob ?? -Infinity),
       ends = (app.model?.meta?.stop_token_ids ?? []).includes(one.id);
-    const label = here ? app.t("is_here") : app.t("go_on_with", visible(one.text));
+    const label = here ? app.t("is_here") : app.t("go_on_with", face(one));
     const bar = h("span", { class: "bar", style: { width: `${(100 * p) / most}%` } });
     return h(
       "li",
@@ -103,9 +104,9 @@ export class Panel {
           on: { click: () => app.branch(node, index, one) },
         },
         bar,
-        h("span", { class: "word" }, visible(one.text)),
+        h("span", { class: "word" }, face(one)),
         ends ? h("small", {}, app.t("ends_here")) : null,
-        h("span", { class: "p" }, percent(p)),
+        h("span", { class: "p" }, share(p)),
         here ? sign("done") : sign("branch"),
       ),
     );

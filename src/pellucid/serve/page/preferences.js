@@ -3,6 +3,17 @@
 import { count, h } from "./explain/dom.js";
 import { button } from "./buttons.js";
 
+/** A choice of the server's models, where there are several. */
+export function modelSelect(app, props = {}) {
+  if (app.models.length < 2) return null;
+  const change = (event) => (app.set({ model: event.target.value }), app.draw());
+  return h(
+    "select",
+    { ...props, on: { change } },
+    app.models.map(({ id }) => h("option", { value: id, selected: id === app.model?.id }, id)),
+  );
+}
+
 // name → [least, largest, step]
 const NUMBERS = {
   temperature: [0, 2, 0.05],
@@ -27,6 +38,7 @@ export class Preferences {
 
   open() {
     this.fill();
+    this.app.findModels().then(() => this.draw()); // one that was loaded meanwhile says more of itself
     if (!this.dialog.open) this.dialog.showModal();
   }
 
@@ -41,9 +53,7 @@ export class Preferences {
         h("div", { class: "row" }, h("h2", {}, app.t("settings")), button("close", app.t("close"), () => this.dialog.close())),
         h("p", { class: "soft" }, app.t("settings_for")),
         this.field("system", h("textarea", { rows: 4, value: app.settings.system, placeholder: app.t("system_hint") })),
-        model
-          ? h("p", { class: "soft" }, model.id, model.max_model_len ? ` · ${app.t("context", count(model.max_model_len))}` : "")
-          : null,
+        this.models(model),
         h("div", { class: "grid" }, Object.entries(NUMBERS).map(([name, range]) => this.number(name, range))),
         h(
           "label",
@@ -60,6 +70,14 @@ export class Preferences {
         ),
       ),
     );
+  }
+
+  models(model) {
+    const { app } = this;
+    if (!model) return null;
+    const choose = modelSelect(app) ?? h("output", {}, model.id);
+    const about = model.max_model_len ? h("small", {}, app.t("context", count(model.max_model_len))) : null;
+    return h("label", { class: "field" }, h("span", {}, app.t("model")), choose, about);
   }
 
   number(name, [least, largest, step]) {

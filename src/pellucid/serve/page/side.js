@@ -73,7 +73,7 @@ export class Side {
           { type: "button", class: "icon", id: "theme", title: app.t("theme"), "aria-label": app.t("theme"), on: { click: () => app.shade() } },
           "◐",
         ),
-        button("out", app.t("import"), () => this.choose.click()),
+        button("save", app.t("import"), () => this.choose.click()),
         this.choose,
       ),
     );

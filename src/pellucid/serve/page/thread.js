@@ -1,11 +1,11 @@
 // The conversation as it reads: questions, answers drawn block by block as they grow, and every token of them in a span
 // of its own.
 
-import { eachFrame, h, visible } from "./explain/dom.js";
+import { eachFrame, h } from "./explain/dom.js";
 import { button, copyButton, sign } from "./buttons.js";
 import { draw as drawBlock } from "./draw.js";
 import { blocks } from "./markdown.js";
-import { sureness } from "./sure.js";
+import { face, share, sureness } from "./sure.js";
 import * as tree from "./tree.js";
 
 const NEAR = 80; // pixels from the end at which the page follows a growing answer
@@ -17,6 +17,7 @@ export class Thread {
     this.drawn = new Map(); // id of a message → its element and what it was drawn from
     this.update = eachFrameEach((node, done) => this.refresh(node, done));
     element.addEventListener("click", (event) => this.clicked(event));
+    element.addEventListener("mouseover", ({ target }) => this.tip(target));
     element.addEventListener("scroll", () => this.follow(), { passive: true });
     this.toEnd = button("down", app.t("to_end"), () => this.scrollToEnd(true), { class: "to-end", hidden: true });
     element.parentElement.append(this.toEnd);
@@ -196,7 +197,7 @@ export class Thread {
   raw(node, drawn) {
     drawn.thoughts.hidden = true;
     const tokens = node.tokens.map((token, i) =>
-      h("span", { class: `t chip ${sureness(token)}`, data: { i } }, visible(token.text)),
+      h("span", { class: `t chip ${kind(token)}`, data: { i } }, face(token)),
     );
     drawn.body.replaceChildren(h("div", { class: "raw" }, tokens));
     drawn.blocks = [];
@@ -268,6 +269,13 @@ export class Thread {
     this.app.look(node, Number(span.dataset.i));
   }
 
+  /** The probability of the token under the pointer, for who waits there. */
+  tip(span) {
+    if (!span.matches(".t") || span.title) return;
+    const { logprob } = this.app.talk.nodes[span.closest("article").dataset.id].tokens[span.dataset.i];
+    if (logprob !== null && logprob !== undefined) span.title = share(Math.exp(logprob));
+  }
+
   /** The token that is looked at stands out. */
   mark() {
     for (const span of this.element.querySelectorAll(".t.here")) span.classList.remove("here");
@@ -276,7 +284,7 @@ export class Thread {
     const place = this.element.querySelector(`article[data-id="${CSS.escape(opened.node.id)}"]`);
     const spans = place?.querySelectorAll(`.t[data-i="${opened.index}"]`) ?? [];
     for (const span of spans) span.classList.add("here");
-    spans[0]?.scrollIntoView({ block: "nearest" });
+    spans[spans.length - 1]?.scrollIntoView({ block: "nearest" });
   }
 
   // --- following -----------------------------------------------------------------------------------------------------
@@ -310,14 +318,18 @@ function placing(node, part) {
         start = Math.max(token.at, at),
         end = Math.min(token.end, to);
       if (start > at) made.push(text.slice(at - from, start - from));
-      const word = text.slice(start - from, end - from);
-      made.push(h("span", { class: `t ${sureness(token)}`, data: { i: laid[i] } }, word));
+      const word = text.slice(start - from, end - from),
+        gap = /^\s*(?=\S)/.exec(word)?.[0] ?? ""; // the space before a word keeps no colour, at a line's end least
+      if (gap) made.push(h("span", { class: "t gap", data: { i: laid[i] } }, gap));
+      made.push(h("span", { class: `t ${kind(token)}`, data: { i: laid[i] } }, word.slice(gap.length)));
       at = end;
     }
     if (at < to) made.push(text.slice(at - from));
     return made;
   };
 }
+
+const kind = (token) => (token.yours ? `yours ${sureness(token)}` : sureness(token));
 
 /** The first token that ends behind a place. */
 function first(tokens, laid, from) {

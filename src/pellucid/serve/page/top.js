@@ -2,6 +2,7 @@
 
 import { h } from "./explain/dom.js";
 import { button, sign } from "./buttons.js";
+import { modelSelect } from "./preferences.js";
 import { legend } from "./sure.js";
 
 export class Top {
@@ -21,7 +22,8 @@ export class Top {
         { class: "row" },
         button("menu", app.t("menu"), () => app.parts.side.toggle(), { class: "only-narrow", id: "menu" }),
         h("h1", { class: "title" }, talk.title),
-        app.models.length > 1 ? this.models() : h("span", { class: "model" }, app.model?.id ?? ""),
+        modelSelect(app, { class: "model", "aria-label": app.t("model") }) ??
+          h("span", { class: "model" }, app.model?.id ?? ""),
         h(
           "button",
           {
@@ -46,18 +48,5 @@ export class Top {
     app.set({ sure: !app.settings.sure });
     document.getElementById("thread").classList.toggle("sure", app.settings.sure);
     this.draw();
-  }
-
-  models() {
-    const { app } = this;
-    return h(
-      "select",
-      {
-        "aria-label": app.t("model"),
-        class: "model",
-        on: { change: (event) => (app.set({ model: event.target.value }), app.draw()) },
-      },
-      app.models.map(({ id }) => h("option", { value: id, selected: id === app.model?.id }, id)),
-    );
   }
 }

@@ -1,9 +1,10 @@
 // Why a token: the run up to it once more, every number recorded, and two pictures of it; the rest are on the explain
 // page, which opens on the same run.
 
-import { h, number, percent, visible } from "./explain/dom.js";
+import { h, number, visible } from "./explain/dom.js";
 import { explain, look } from "./api.js";
 import { sign } from "./buttons.js";
+import { face, share } from "./sure.js";
 
 const SHOWN = 8; // parts that are named
 
@@ -56,7 +57,7 @@ export class Why {
       h(
         "p",
         { class: "soft", data: { p: same?.p } },
-        same ? `${app.t("why_same", percent(same.p))} ` : "",
+        same ? `${app.t("why_same", share(same.p))} ` : "",
         app.t("why_numbers")[found.executor] ?? "",
       ),
       this.layers(token, found),
@@ -83,13 +84,13 @@ export class Why {
         h("span", { class: "n" }, i === 0 ? "" : String(i - 1)),
         h("span", { class: "word" }, visible(best.text)),
         h("span", { class: "track" }, h("span", { class: "bar", style: { width: `${100 * ours}%` } })),
-        h("span", { class: "p" }, percent(ours)),
+        h("span", { class: "p" }, ours < 0.001 ? "< 0.1 %" : share(ours)),
       );
     });
     return h(
       "figure",
       { class: "layers" },
-      h("figcaption", {}, h("h2", {}, app.t("why_layers")), h("p", { class: "soft" }, app.t("why_layers_hint", visible(token.text)))),
+      h("figcaption", {}, h("h2", {}, app.t("why_layers")), h("p", { class: "soft" }, app.t("why_layers_hint", face(token)))),
       h("ol", {}, rows.reverse()),
     );
   }
@@ -100,7 +101,8 @@ export class Why {
     const parts = [...told.parts].sort((a, b) => Math.abs(b.value) - Math.abs(a.value)),
       shown = parts.slice(0, SHOWN),
       rest = parts.slice(SHOWN),
-      most = Math.abs(shown[0]?.value ?? 1) || 1;
+      sum = rest.reduce((total, part) => total + part.value, 0),
+      most = Math.max(Math.abs(shown[0]?.value ?? 0), Math.abs(sum)) || 1;
     const name = (part) => {
       const entry = app.t(`why_${part.what}`, part.layer ?? "");
       return entry.startsWith("why_") ? `${part.what} ${part.layer ?? ""}` : entry;
@@ -113,17 +115,38 @@ export class Why {
         h(
           "span",
           { class: "track" },
-          h("span", { class: `bar ${value < 0 ? "minus" : "plus"}`, style: { width: `${(50 * Math.min(1, Math.abs(value) / most))}%` } }),
+          h("span", { class: `bar ${value < 0 ? "minus" : "plus"}`, style: { width: `${(50 * Math.abs(value)) / most}%` } }),
         ),
         h("span", { class: "p" }, `${value > 0 ? "+" : ""}${number(value, 3)}`),
       );
-    const sum = rest.reduce((total, part) => total + part.value, 0);
     const title = told.against === null ? app.t("why_part", visible(told.text)) : app.t("why_parts", visible(told.text), visible(told.against));
     return h(
       "figure",
       { class: "pushes" },
       h("figcaption", {}, h("h2", {}, title), h("p", { class: "soft" }, app.t("why_parts_hint"))),
-      h("ol", {}, shown.map((part) => row(name(part), part.value)), rest.length ? row(app.t("why_rest", rest.length), sum) : null),
+      h(
+        "ol",
+        {},
+        shown.map((part) => row(name(part), part.value)),
+        rest.length ? row(app.t("why_rest", rest.length), sum) : null,
+        h(
+          "li",
+          { class: "total" },
+          h("span", {}, app.t("why_total")),
+          h("span"),
+          h("span", { class: "p" }, number(told.total, 3)),
+        ),
+      ),
+      ratio(app, token, told),
     );
   }
+}
+
+/** What a difference of scores means: so many times as likely. Said only where it is so, with no cap behind the scores. */
+function ratio(app, token, told) {
+  const other = token.top.find((one) => told.against !== null && one.id !== token.id);
+  if (!other || Math.abs(token.logprob - other.logprob - told.total) > 0.02) return null;
+  const [first, second] = told.total >= 0 ? [told.text, told.against] : [told.against, told.text];
+  const times = number(Math.exp(Math.abs(told.total)), 2);
+  return h("p", { class: "soft" }, app.t("why_ratio", visible(first), visible(second), times));
 }

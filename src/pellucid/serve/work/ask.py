@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import TokenizerError
 from pellucid.serve.http.errors import ApiError, invalid
+from pellucid.serve.work.spelling import spell_ahead
 
 if TYPE_CHECKING:
     from pellucid.generate.constraint import Constraint
@@ -77,6 +78,8 @@ def prepare(loaded: Loaded, ask: Ask, template: str | None) -> Prepared:
         raise invalid("tools: this server does not call tools yet", "tools", "unsupported_parameter")
     if ask.pooling is not None:
         return Prepared([Request(prompt_ids=ids, pooling=ask.pooling) for ids in _prompts(loaded, ask, template)], [])
+    if ask.logprobs is not None:
+        spell_ahead(loaded.tokenizer)
     sampling = _sampling(loaded, ask)
     constraint = _constraint(loaded, ask)
     requests = []
