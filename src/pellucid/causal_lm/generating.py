@@ -51,6 +51,9 @@ def generate(
     stop: str | Sequence[str] | None = None,
     stop_token_ids: Collection[int] | None = None,
     seed: int | None = None,
+    schema: Any = None,
+    regex: str | None = None,
+    grammar: str | None = None,
     streamer: Streamer | None = None,
     tokenizer: Any = None,
     assistant_model: Decoder | None = None,
@@ -67,7 +70,8 @@ def generate(
     that give it; positions follow from the mask. ``seed``: each prompt's own, so equal prompts answer alike; None:
     drawn from torch's generator, so ``torch.manual_seed`` counts. ``prompt_lookup_num_tokens`` and ``assistant_model``
     guess tokens ahead (see ``generate/speculate.py``): in float32 on a CPU the answers are the same, elsewhere up to
-    rounding. ``return_dict_in_generate`` gives a ``GenerateOutput``.
+    rounding. ``return_dict_in_generate`` gives a ``GenerateOutput``. ``schema`` (a JSON schema or a pydantic model),
+    ``regex`` or ``grammar`` (Lark or GBNF), with the ``tokenizer``: what an answer is, if it ends by itself.
 
     Raises: RequestError for arguments out of range or padding on the right; ContextLengthError naming prompt and
     context lengths; TypeError for an argument that nobody knows.
@@ -103,8 +107,15 @@ def generate(
             n=asked.answers,
             streamer=streamer,
             speculate=_speculator(asked.settings, assistant_model),
+            schema=schema,
+            regex=regex,
+            grammar=grammar,
         )
         return torch.from_numpy(append_new_tokens(ids.cpu().numpy(), results, asked.pad)).to(ids.device)
+    if schema is not None or regex is not None or grammar is not None:
+        raise RequestError(
+            "a schema, regex or grammar goes with plain answers: no beams, processors, scores, embeddings"
+        )
     if assistant_model is not None or asked.settings.get("prompt_lookup_num_tokens"):
         raise RequestError("guessing ahead goes with plain answers: no beams, processors, scores or embeddings")
     return Stepwise(

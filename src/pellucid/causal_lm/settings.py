@@ -24,7 +24,7 @@ SETTINGS = (
     *("max_length", "max_new_tokens", "eos_token_id", "pad_token_id", "bos_token_id", "num_return_sequences"),
     *("stop_strings", "suppress_tokens", "prompt_lookup_num_tokens", "num_assistant_tokens"),
 )
-OURS = ("stop", "stop_token_ids", "seed")
+OURS = ("stop", "stop_token_ids", "seed", "schema", "regex", "grammar")
 WITHOUT_EFFECT = (
     *("use_cache", "synced_gpus", "use_model_defaults", "cache_implementation", "trust_remote_code", "disable_compile"),
     *("return_dict", "transformers_version", "_from_model_config", "token_type_ids", "cache_position"),

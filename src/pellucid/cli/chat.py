@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pellucid.base.errors import PellucidError
 from pellucid.cli.runs import options
 from pellucid.cli.runs.conversation import Conversation
+
+if TYPE_CHECKING:
+    from pellucid.grammar.source import Grammar
 
 # Small models loop when they always take the likeliest token; used where neither flags nor the model's files say
 # otherwise.
@@ -26,6 +29,7 @@ CONVERSATIONS = 2  # whose keys and values are in memory: this one, and the one 
 @options.system
 @options.chat_template
 @options.sampling
+@options.structure
 @options.speculation
 @options.quiet
 def command(
@@ -36,6 +40,9 @@ def command(
     chat_template: str | None,
     max_new_tokens: int | None,
     stop: tuple[str, ...],
+    json_schema: str | None,
+    grammar: str | None,
+    regex: str | None,
     quiet: bool,
     **flags: Any,
 ) -> None:
@@ -44,10 +51,11 @@ def command(
     /help lists what can be said to the program itself. Without sampling flags the model's own generation_config.json
     decides, else --temperature 0.7 --top-p 0.95.
     """
-    from pellucid.cli.terminal.prompts import read_template, typed_prompt
+    from pellucid.cli.terminal.prompts import read_grammar, read_template, typed_prompt
 
-    first = typed_prompt(prompt, words)
-    conversation = open_conversation(model, flags, read_template(chat_template), system, max_new_tokens, stop, quiet)
+    first, template = typed_prompt(prompt, words), read_template(chat_template)
+    structure = read_grammar(json_schema, grammar, regex)
+    conversation = open_conversation(model, flags, template, system, max_new_tokens, stop, quiet, structure)
     hold(conversation, first)
 
 
@@ -59,6 +67,7 @@ def open_conversation(
     max_new_tokens: int | None = None,
     stop: tuple[str, ...] = (),
     quiet: bool = False,
+    structure: Grammar | None = None,
 ) -> Conversation:
     """A model that is ready to talk."""
     from pellucid.cli.runs.session import open_session
@@ -70,7 +79,16 @@ def open_conversation(
 
     session = opened(model)
     return Conversation(
-        model, opened, session, session.sampling(flags, habit=DRAW), template, system, max_new_tokens, stop, quiet
+        model,
+        opened,
+        session,
+        session.sampling(flags, habit=DRAW),
+        template,
+        system,
+        max_new_tokens,
+        stop,
+        quiet,
+        structure,
     )
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @options.option(
     "--answers", type=click.IntRange(min=1), default=1, metavar="N", help="N answers to a prompt.", heading="Sampling"
 )
+@options.structure
 @options.speculation
 @options.as_json
 @options.option(
@@ -60,6 +61,9 @@ def command(
     max_new_tokens: int | None,
     stop: tuple[str, ...],
     answers: int,
+    json_schema: str | None,
+    grammar: str | None,
+    regex: str | None,
     as_json: bool,
     logprobs: int | None,
     quiet: bool,
@@ -73,7 +77,7 @@ def command(
     """
     from pellucid.cli.runs.session import open_session
     from pellucid.cli.terminal.console import status
-    from pellucid.cli.terminal.prompts import chat_messages, gathered, read_prompts, read_template
+    from pellucid.cli.terminal.prompts import chat_messages, gathered, read_grammar, read_prompts, read_template
 
     if prompts is not None and (prompt is not None or file is not None or words):
         raise RequestError("--prompt and --prompts exclude each other", remedy="put all prompts into the file")
@@ -81,7 +85,7 @@ def command(
     if not chat and (system is not None or chat_template is not None) and options.is_typed("chat"):
         raise RequestError("--raw continues a text, which has no system message and no template")
     asked = [gathered(prompt, words, file) or ""] if prompts is None else read_prompts(prompts)
-    template = read_template(chat_template)
+    template, structure = read_template(chat_template), read_grammar(json_schema, grammar, regex)
     chat = chat or system is not None or template is not None
     with status("" if quiet else f"loading {os.path.basename(model)} …"):
         session = open_session(model, flags)
@@ -94,7 +98,13 @@ def command(
             else session.encode(one)
         )
         return session.request(
-            ids, sampling, max_new_tokens=max_new_tokens, stop=stop, answers=answers, logprobs=logprobs
+            ids,
+            sampling,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            answers=answers,
+            logprobs=logprobs,
+            grammar=structure,
         )
 
     if prompts is None and not as_json and answers == 1:

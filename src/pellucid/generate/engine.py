@@ -480,7 +480,9 @@ class Engine:
         return request
 
     def _detokenizer(self, request: Request) -> IncrementalDetokenizer | None:
-        return None if self.tokenizer is None else IncrementalDetokenizer(self.tokenizer, prompt_ids=request.prompt_ids)
+        if self.tokenizer is None:
+            return None
+        return IncrementalDetokenizer(self.tokenizer, request.skip_special_tokens, request.prompt_ids)
 
 
 def _check(name: str, value: int, least: int, most: float = math.inf) -> None:

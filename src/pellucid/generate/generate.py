@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from pellucid.base.errors import RequestError
 from pellucid.executor import Executor
+from pellucid.generate.constraint import Constraint
 from pellucid.generate.engine import Engine
 from pellucid.generate.request import Request
 from pellucid.generate.result import Result
@@ -44,13 +45,22 @@ def generate(
     max_batch: int = 16,
     prefill_chunk: int | None = None,
     speculate: Speculator | None = None,
+    schema: Any = None,
+    regex: str | None = None,
+    grammar: str | None = None,
 ) -> list[Result]:
     """Answer every prompt, together. Arguments as in ``Request`` and ``Engine``, and what is left out is as the
     checkpoint asks for; a seed is each prompt's own, so equal prompts answer alike.
 
+    ``schema`` (a JSON schema or a pydantic model), ``regex`` or ``grammar`` (Lark or GBNF): what every answer is, if
+    it ends by itself; one that ``max_new_tokens`` cuts short is a beginning of it. They need the tokenizer.
+
     Raises: what ``Engine.add`` raises, before any work is done; and what made an answer fail.
     """
+    asked = _asked(schema, regex, grammar, tokenizer)
     engine = Engine(executor, tokenizer, max_batch=max(max_batch, n), prefill_chunk=prefill_chunk, speculate=speculate)
+    ends = engine.defaults.stop_token_ids if stop_token_ids is None else stop_token_ids
+    constraint = None if asked is None else asked(executor.config.vocab_size, ends)
     requests = [
         Request(
             prompt_ids=prompt,
@@ -60,6 +70,7 @@ def generate(
             stop_token_ids=stop_token_ids,
             n=n,
             logprobs=logprobs,
+            constraint=constraint,
         ).fit(executor.config, engine.context_len, engine.defaults)
         for prompt in prompts
     ]
@@ -71,6 +82,33 @@ def generate(
         if answer.error is not None:
             raise answer.error
     return results
+
+
+def _asked(
+    schema: Any, regex: str | None, grammar: str | None, tokenizer: Tokenizer | None
+) -> Callable[[int, Collection[int]], Constraint] | None:
+    """What makes the constraint, for a model's vocab_size and ends; None where none is asked for.
+
+    Raises: RequestError for a schema, expression or grammar that answers cannot be held to.
+    """
+    if schema is None and regex is None and grammar is None:
+        return None
+    from pellucid.grammar.answers import asked_grammar
+    from pellucid.grammar.matcher import constrain
+
+    if tokenizer is None:
+        raise RequestError(
+            "a schema, regex or grammar is about text", remedy="give the tokenizer, too: generate(…, tokenizer=…)"
+        )
+    if not hasattr(tokenizer, "token_bytes"):
+        raise RequestError(
+            "a schema, regex or grammar needs to know the bytes of tokens",
+            received=f"a tokenizer of {type(tokenizer).__module__}",
+            remedy="pellucid.AutoTokenizer opens the same tokenizer",
+        )
+    wanted = asked_grammar(schema, regex, grammar)
+    assert wanted is not None
+    return lambda vocab_size, ends: constrain(wanted, tokenizer, vocab_size, ends)
 
 
 def _streamed(engine: Engine, requests: list[Request], streamer: Streamer) -> Result:

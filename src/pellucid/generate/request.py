@@ -33,6 +33,7 @@ class Request:
     logprobs: int | None = None
     prompt_logprobs: int | None = None  # the same of each token of the prompt but the first; it is computed whole then
     constraint: Constraint | None = field(default=None, compare=False)  # what answers may be
+    skip_special_tokens: bool = True  # False: they stand in the answer's text, but for the one that ends it
     pooling: Pooling | None = None  # no answer: the prompt's hidden states after the last norm, pooled to one vector
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from pellucid.base.errors import PellucidError, RequestError, TemplateError
 
 if TYPE_CHECKING:
     from pellucid.cli.runs.session import Session
+    from pellucid.grammar.source import Grammar
     from pellucid.sampling import SamplingParams
 
 USUAL_ANSWER = 1024  # tokens, where -n is not given
@@ -44,10 +45,11 @@ class Conversation:
         max_new_tokens: int | None,
         stop: Sequence[str],
         quiet: bool,
+        structure: Grammar | None = None,
     ) -> None:
         self.model, self.opened = model, opened
         self.session, self.sampling, self.template, self.system = session, sampling, template, system
-        self.max_new_tokens, self.stop, self.quiet = max_new_tokens, stop, quiet
+        self.max_new_tokens, self.stop, self.quiet, self.structure = max_new_tokens, stop, quiet, structure
         self.messages: list[dict[str, Any]] = []
 
     def with_system(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -80,7 +82,12 @@ class Conversation:
 
         try:
             request = self.session.request(
-                ids, self.sampling, max_new_tokens=self.max_new_tokens, usual=USUAL_ANSWER, stop=self.stop
+                ids,
+                self.sampling,
+                max_new_tokens=self.max_new_tokens,
+                usual=USUAL_ANSWER,
+                stop=self.stop,
+                grammar=self.structure,
             )
         except PellucidError as error:
             raise RequestError(str(error), remedy="/reset begins anew") from None

@@ -278,6 +278,30 @@ sampling = together(
     ]
 )
 
+structure = together(
+    [
+        option(
+            "--json-schema",
+            metavar="FILE|TEXT",
+            help="Answer with JSON of this schema: a file, or the schema itself.",
+            heading="Structure; an answer that ends by itself has it",
+        ),
+        option(
+            "--grammar",
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            help="Answer as this grammar allows: Lark, or llama.cpp's GBNF.",
+            heading="Structure; an answer that ends by itself has it",
+        ),
+        option(
+            "--regex",
+            metavar="TEXT",
+            help="Answer with what this expression matches whole.",
+            heading="Structure; an answer that ends by itself has it",
+        ),
+    ]
+)
+
 speculation = together(
     [
         option(

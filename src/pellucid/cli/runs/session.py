@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from pellucid.checkpoint.open import Checkpoint
     from pellucid.executor import Executor
     from pellucid.generate import Speculator
+    from pellucid.generate.constraint import Constraint
     from pellucid.generate.engine import Engine
     from pellucid.generate.request import Request
+    from pellucid.grammar.source import Grammar
     from pellucid.sampling import SamplingParams
     from pellucid.text.tokenizer import Tokenizer
 
@@ -53,6 +55,7 @@ class Session:
         stop: Sequence[str] = (),
         answers: int = 1,
         logprobs: int | None = None,
+        grammar: Grammar | None = None,
     ) -> Request:
         """A request fitted to the model and its context. ``usual`` tokens where neither the flags nor the checkpoint
         bound an answer, or what there is room for, as with −1.
@@ -74,8 +77,18 @@ class Session:
             stop=stop or None,
             n=answers,
             logprobs=logprobs,
+            constraint=self.constraint(grammar),
         )
         return request.fit(engine.executor.config, engine.context_len, engine.defaults)
+
+    def constraint(self, grammar: Grammar | None) -> Constraint | None:
+        """What holds answers to a grammar. Raises: RequestError where the model's tokens cannot be."""
+        if grammar is None:
+            return None
+        from pellucid.grammar.matcher import constrain
+
+        engine = self.engine
+        return constrain(grammar, self.tokenizer, engine.executor.config.vocab_size, engine.defaults.stop_token_ids)
 
     def sampling(self, flags: Mapping[str, Any], *, habit: Mapping[str, Any] = MappingProxyType({})) -> SamplingParams:
         """How tokens are chosen: as the flags say, else as generation_config.json does, else by ``habit``, else

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import RequestError
 from pellucid.base.files import parse_json, read_text
+
+if TYPE_CHECKING:
+    from pellucid.grammar.source import Grammar
 
 
 def read_stdin() -> str:
@@ -78,11 +81,26 @@ def read_prompts(source: str) -> list[str | list[dict[str, Any]]]:
     return [_from_json(line, f"{where}, line {number}") for number, line in lines]
 
 
-def _read_file(source: str) -> str:
+def read_grammar(json_schema: str | None, grammar: str | None, regex: str | None) -> Grammar | None:
+    """What answers must be, from the flags; None for none of them. A schema is a file, or itself where it begins with
+    ``{``.
+
+    Raises: RequestError for two of them, a file that cannot be read, and what no answer can be held to.
+    """
+    if json_schema is None and grammar is None and regex is None:
+        return None
+    from pellucid.grammar.answers import asked_grammar
+
+    if json_schema is not None and not json_schema.lstrip().startswith("{"):
+        json_schema = _read_file(json_schema, "schema")
+    return asked_grammar(json_schema, regex, None if grammar is None else _read_file(grammar, "grammar"))
+
+
+def _read_file(source: str, what: str = "prompts") -> str:
     try:
         return read_text(source).removeprefix("\ufeff")
     except OSError as error:
-        raise RequestError(f"the prompts cannot be read: {error.strerror}", where=source) from None
+        raise RequestError(f"the {what} cannot be read: {error.strerror}", where=source) from None
 
 
 def _from_json(line: str, where: str) -> str | list[dict[str, Any]]:
