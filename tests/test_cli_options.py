@@ -38,7 +38,10 @@ def test_no_option_is_without_a_probe_and_no_probe_without_an_option() -> None:
 # --- what answers: generate and chat ------------------------------------------------------------------------------
 
 
-RUN_HAS_NOT = ("--model", "--prompt", "--chat-template", "--draft", "--prompt-lookup", "--offline", "words")
+RUN_HAS_NOT = (
+    *("--model", "--prompt", "--chat-template", "--draft", "--prompt-lookup", "--offline", "words"),
+    *("--json-schema", "--grammar", "--regex"),
+)
 
 
 class Answering:
@@ -91,6 +94,9 @@ class Answering:
             ),
             "--seed": lambda walk: same(self.sampled(walk, "--seed", "41").seed, 41),
             "--stop": self.stop,
+            "--json-schema": self.json_schema,
+            "--grammar": self.grammar,
+            "--regex": lambda walk: same(go(walk, "-q", "--regex", "(no){2}x").stdout.strip(), "nonox"),
             "--draft": lambda walk: has(go(walk, "--draft", walk.model, "-n", "12"), "guesses right"),
             "--prompt-lookup": self.prompt_lookup,
             "--quiet": lambda walk: (differ(go(walk).stderr, ""), same(go(walk, "-q").stderr, "")),
@@ -122,6 +128,21 @@ class Answering:
         whole = self(walk, "-q", "-n", "12").stdout.strip("\n")
         assert len(whole) > 4
         assert self(walk, "-q", "-n", "12", "--stop", whole[2:4]).stdout.strip("\n") == whole[: whole.index(whole[2:4])]
+
+    def json_schema(self, walk: Walk) -> None:
+        schema = '{"enum": [[1, 2]]}'
+        (walk.folder / "s.json").write_text(schema)
+        for given in (schema, walk.folder / "s.json"):
+            assert json.loads(self(walk, "-q", "-n", "20", "--json-schema", given).stdout) == [1, 2]
+        has(self(walk, "--json-schema", '{"not": {}}', fails=True), "cannot be held to: not")
+        has(self(walk, "--json-schema", "nowhere.json", fails=True), "the schema cannot be read")
+        has(self(walk, "--json-schema", schema, "--regex", "a", fails=True), "exclude each other")
+
+    def grammar(self, walk: Walk) -> None:
+        (walk.folder / "g.lark").write_text('start: "ya" end\nend: "!"')
+        (walk.folder / "g.gbnf").write_text('root ::= "ya" end\nend ::= "!"')
+        for name in ("g.lark", "g.gbnf"):
+            assert self(walk, "-q", "--grammar", walk.folder / name).stdout.strip() == "ya!"
 
     def prompt_lookup(self, walk: Walk) -> None:
         has(

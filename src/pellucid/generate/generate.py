@@ -100,12 +100,6 @@ def _asked(
         raise RequestError(
             "a schema, regex or grammar is about text", remedy="give the tokenizer, too: generate(…, tokenizer=…)"
         )
-    if not hasattr(tokenizer, "token_bytes"):
-        raise RequestError(
-            "a schema, regex or grammar needs to know the bytes of tokens",
-            received=f"a tokenizer of {type(tokenizer).__module__}",
-            remedy="pellucid.AutoTokenizer opens the same tokenizer",
-        )
     wanted = asked_grammar(schema, regex, grammar)
     assert wanted is not None
     return lambda vocab_size, ends: constrain(wanted, tokenizer, vocab_size, ends)
