@@ -27,7 +27,7 @@ FLOORS = (
     {"model", "native"},
     {"generate", "train"},
     {"auto"},
-    {"causal_lm", "explain", "harness"},
+    {"causal_lm", "explain", "harness", "llama_cpp"},
     {"serve"},
     {"cli"},
 )

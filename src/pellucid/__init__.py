@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pellucid.generate.generation_config import GenerationConfig
     from pellucid.generate.request import Request
     from pellucid.generate.streamers import TextIteratorStreamer, TextStreamer
+    from pellucid.llama_cpp import Llama, LlamaGrammar
     from pellucid.sampling import SamplingParams
 
 _WHERE = {
@@ -31,6 +32,8 @@ _WHERE = {
     "AutoTokenizer": "pellucid.auto",
     "Engine": "pellucid.generate.engine",
     "GenerationConfig": "pellucid.generate.generation_config",
+    "Llama": "pellucid.llama_cpp",
+    "LlamaGrammar": "pellucid.llama_cpp",
     "ModelConfig": "pellucid.config",
     "Request": "pellucid.generate.request",
     "SamplingParams": "pellucid.sampling",
@@ -49,6 +52,8 @@ __all__ = [
     "AutoTokenizer",
     "Engine",
     "GenerationConfig",
+    "Llama",
+    "LlamaGrammar",
     "ModelConfig",
     "Request",
     "SamplingParams",
@@ -66,7 +71,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
-        raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
+        from pellucid.base.elsewhere import pointer
+
+        raise AttributeError(f"module 'pellucid' has no attribute {name!r}{pointer(name)}")
     value = getattr(importlib.import_module(_WHERE[name]), name)
     globals()[name] = value
     return value

@@ -214,7 +214,9 @@ def _hugging_face_config(file: Path) -> tuple[ModuleType, ModelConfig, bool, Map
         raise ModelNotFoundError(
             "there is no config.json beside the weights",
             where=file.parent,
-            remedy="download it from where the weights come from",
+            remedy="transformers' Trainer saved the weights alone: trainer.model.save_pretrained(folder)"
+            if (file.parent / "training_args.bin").is_file()
+            else "download it from where the weights come from",
         )
     hf = read_json(file)
     quantization = _quantization(hf, file)
