@@ -268,8 +268,11 @@ def test_tensors_that_belong_nowhere_are_named(folder: Path, base: Path) -> None
     ("keys", "error", "message"),
     [
         ({"peft_type": "IA3"}, UnsupportedError, "peft_type 'IA3'"),
-        ({"use_dora": True}, UnsupportedError, "use_dora"),
-        ({"modules_to_save": ["lm_head"]}, UnsupportedError, "modules_to_save"),
+        ({"use_dora": True}, WeightsError, "lora_magnitude_vector.* is absent, though use_dora"),
+        ({"modules_to_save": ["lm_head"]}, UnsupportedError, "one table, one is changed alone"),
+        ({"modules_to_save": ["norm"]}, WeightsError, "norm.weight is absent, which modules_to_save names"),
+        ({"modules_to_save": ["nothing"]}, WeightsError, "no module 'nothing'"),
+        ({"modules_to_save": "lm_head"}, CheckpointError, "must be names"),
         ({"init_lora_weights": "pissa"}, UnsupportedError, "init_lora_weights = 'pissa'"),
         ({"bias": "all"}, UnsupportedError, "bias"),
         ({"rank_pattern": {"(a+)+b": 3}}, UnsupportedError, "regular expression"),
@@ -281,7 +284,7 @@ def test_tensors_that_belong_nowhere_are_named(folder: Path, base: Path) -> None
         ({"alpha_pattern": {"q_proj": -1}}, CheckpointError, "alpha_pattern"),
         ({"base_model_name_or_path": None}, ModelNotFoundError, "does not say which model"),
         ({"base_model_name_or_path": "nowhere/to/be/found"}, ModelNotFoundError, "not to be had"),
-        ({"base_model_name_or_path": "."}, CheckpointError, "an adapter as its base"),
+        ({"base_model_name_or_path": "."}, CheckpointError, "each other.s base"),
         ({"base_model_name_or_path": ["x"]}, CheckpointError, "named by a path"),
         ({"base_model_name_or_path": "x" * 5000}, CheckpointError, "named by a path"),
         ({"base_model_name_or_path": "a\0b"}, CheckpointError, "named by a path"),
@@ -340,9 +343,7 @@ def test_whatever_peft_writes_of_a_plain_adapter_is_understood(
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "key", ["use_tomorrows_dora", "b_scaling", "lora_b_bias", "tomorrow_config", "ensure_weight_tying"]
-)
+@pytest.mark.parametrize("key", ["use_tomorrows_dora", "b_scaling", "lora_b_bias", "tomorrow_config"])
 def test_a_key_of_a_later_peft_that_changes_the_result_is_refused(key: str, folder: Path, base: Path) -> None:
     rewrite(folder, **{key: True})
     with pytest.raises(UnsupportedError, match=f"{key} = 'True' is not implemented"):

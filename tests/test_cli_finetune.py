@@ -476,7 +476,7 @@ def test_preview_is_in_colour_on_a_terminal(base: Path, monkeypatch: pytest.Monk
         (["-d", "{facts}", "--method", "orpo-full", "--quantize", "q8"], RequestError, "--method orpo, or"),
         (["-d", "{facts}", "--fill", "name"], RequestError, "expected NAME=TEXT, received name"),
         (["-d", "{facts}", "--lora-targets", "x_proj"], PellucidError, "no linear map 'x_proj'"),
-        (["-m", "{adapter}", "-d", "{facts}"], RequestError, "pellucid convert"),
+        (["-d", "{facts}", "--modules-to-save", "x_norm"], PellucidError, "no module 'x_norm'"),
         (["-d", "{pairs}"], DataError, "--method dpo learns from such pairs"),
     ],
     ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else None,

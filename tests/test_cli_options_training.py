@@ -463,6 +463,9 @@ PROBES["finetune"] = _finetune.probes() | {
     "--lora-alpha": _adapter("--lora-alpha", "5", key="lora_alpha", expected=5),
     "--lora-targets": _finetune.weights_differ("--lora-targets", "q_proj"),
     "--lora-dropout": _finetune.weights_differ("--lora-dropout", "0.5"),
+    "--dora": _adapter("--dora", key="use_dora", expected=True),
+    "--rslora": _adapter("--rslora", key="use_rslora", expected=True),
+    "--modules-to-save": _adapter("--modules-to-save", "norm", key="modules_to_save", expected=["model.norm"]),
     "--merge": lambda walk: same(
         [(_finetune(walk, *more).folder / "adapter_config.json").is_file() for more in ((), ("--no-merge",))],
         [False, True],

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, TokenizerError
-from pellucid.checkpoint.adapters.adapted import base_of, is_adapter, open_adapted
+from pellucid.checkpoint.adapters.adapted import is_adapter, open_adapted, root_of
 from pellucid.checkpoint.files.gguf import read_metadata
 from pellucid.checkpoint.files.lazy import Lazy
 from pellucid.checkpoint.find import find
@@ -146,7 +146,7 @@ class AutoConfig:
         asked = Asked.of(name, revision, offline, more)
         path = _at(asked, weights=False)
         described = open_config(
-            base_of(path, offline=asked.offline, weights=False, access=asked.access) if is_adapter(path) else path
+            root_of(path, offline=asked.offline, weights=False, access=asked.access) if is_adapter(path) else path
         )
         return HFConfig.of(described, where=name).with_keys(more)
 

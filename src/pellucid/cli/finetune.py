@@ -118,6 +118,13 @@ method = options.together(
         _method(
             "--lora-dropout", type=FRACTION, default=0.0, metavar="P", help="Of what enters an update.  [default: 0]"
         ),
+        _method("--dora", is_flag=True, help="Learn the lengths of the weights' rows as well (DoRA)."),
+        _method("--rslora", is_flag=True, help="Updates count alpha / √rank instead."),
+        _method(
+            "--modules-to-save",
+            metavar="NAMES",
+            help="What learns all of its weights beside: embed_tokens, lm_head, norms; with commas between.",
+        ),
         _method("--merge/--no-merge", default=True, help="A whole model in the end, or an adapter.  [default: merge]"),
         _method(
             "--quantize",
@@ -183,6 +190,9 @@ def command(
         lora_alpha=of_lora,
         lora_targets=of_lora,
         lora_dropout=of_lora,
+        dora=of_lora,
+        rslora=of_lora,
+        modules_to_save=of_lora,
         merge=of_lora,
         out_dtype=(whole or flags["merge"], "goes with a whole model: an adapter is float32"),
         beta=(not by_words, "goes with --method dpo, orpo, simpo or kto"),

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError, WeightsError
 from pellucid.checkpoint.adapters.adapter import read_adapter, write_adapter
-from pellucid.checkpoint.adapters.lora import LoraSettings, Update, projections, targeted
+from pellucid.checkpoint.adapters.lora import LoraSettings, Update, projections, saved_matches, targeted
 from pellucid.model.decoder import Decoder
 from pellucid.model.linear import Linear, LoraLinear
 from pellucid.model.load import to_array, to_tensor
@@ -47,7 +47,7 @@ def attach_lora(model: Decoder, settings: LoraSettings, generator: torch.Generat
 
     B starts at zero, so nothing changes yet; A at U(−1/√in, 1/√in), as in Hu et al.'s code (kaiming, a = √5). Maps that
     Hugging Face's model keeps in one share their A, as they would there. A and B are float32 whatever the model's
-    dtype.
+    dtype. ``modules_to_save`` learn as they are.
 
     Raises: ConfigError for a target that the model does not have, or a model that has LoRA already; UnsupportedError
     for an embedding table, a head tied to it among them.
@@ -57,25 +57,59 @@ def attach_lora(model: Decoder, settings: LoraSettings, generator: torch.Generat
     chosen = list(targeted(model.config, settings.targets))
     model.requires_grad_(False)
     attached = []
-    for _, names in chosen:
+    for name in saved_weights(model, settings):
+        model.get_parameter(name).requires_grad_()
+    for projection, names in chosen:
+        if settings.dora and names != projection.ours:
+            raise ConfigError(
+                f"{', '.join(names)} is a part of {projection.theirs}, and DoRA takes a map whole", where="LoRA"
+            )
         base = model.get_submodule(names[0])
         assert isinstance(base, (Linear, QuantizedLinear))
         bound = base.in_features**-0.5
         a = torch.empty(settings.rank, base.in_features).uniform_(-bound, bound, generator=generator)
         shared = nn.Parameter(a.to(model.device))
         for name in names:
-            _attach(model, name, shared, None, settings.scale(), settings.dropout)
+            whole = model.get_submodule(name).weight
+            assert isinstance(whole, Tensor)
+            length = nn.Parameter(torch.linalg.norm(whole.detach().float(), dim=1)) if settings.dora else None
+            _attach(model, name, shared, None, settings.scale(), settings.dropout, length)
         attached += names
     return attached
 
 
-def _attach(model: Decoder, name: str, a: nn.Parameter, b: nn.Parameter | None, scale: float, dropout: float) -> None:
+def _attach(
+    model: Decoder,
+    name: str,
+    a: nn.Parameter,
+    b: nn.Parameter | None,
+    scale: float,
+    dropout: float,
+    magnitude: nn.Parameter | None,
+) -> None:
     base = model.get_submodule(name)
     assert isinstance(base, (Linear, QuantizedLinear))
     if b is None:
         b = nn.Parameter(torch.zeros(base.out_features, a.shape[0], device=a.device))
-    lora = LoraLinear(base, a, b, scale, dropout)
+    lora = LoraLinear(base, a, b, scale, dropout, magnitude)
     model.set_submodule(name, lora.train(model.training))
+
+
+def saved_weights(model: Decoder, settings: LoraSettings) -> list[str]:
+    """The weights that learn whole, by our names. Raises: ConfigError for a module that the model does not have, or one
+    whose maps would have an update as well.
+    """
+    if not settings.modules_to_save:
+        return []
+    names = [name for match in saved_matches(model.config, settings.modules_to_save) for name in match.ours]
+    maps = {f"{name}.weight" for _, ours in targeted(model.config, settings.targets) for name in ours}
+    if both := sorted(maps.intersection(names)):
+        raise ConfigError(
+            f"{both[0]} is to learn whole, and to have an update as well",
+            where="modules_to_save",
+            remedy="name it in one of the two",
+        )
+    return names
 
 
 @torch.no_grad()
@@ -116,7 +150,9 @@ def save_adapter(
     """Write the model's A and B as an adapter of PEFT's. ``base``: the name of the model that they adapt;
     ``base_sha256``: its fingerprint (``checkpoint.adapted.fingerprint``), so that another is noticed.
     """
-    weights = {name: to_array(parameter) for name, parameter in model.named_parameters() if "lora_" in name}
+    saved = {*saved_weights(model, settings)}
+    named = model.named_parameters()
+    weights = {name: to_array(parameter) for name, parameter in named if "lora_" in name or name in saved}
     write_lora(Path(folder), weights, model=model, settings=settings, base=base, base_sha256=base_sha256)
 
 
@@ -131,7 +167,9 @@ def write_lora(
     tokenizer: Tokenizer | None = None,
 ) -> None:
     """``Run``'s ``write_model`` for LoRA: the adapter, and no more, from the trained parameters by name."""
-    write_adapter(folder, model.config, settings, _updates(model, weights), base=base, base_sha256=base_sha256)
+    saved = {name: weights[name] for name in saved_weights(model, settings)}
+    updates = _updates(model, weights)
+    write_adapter(folder, model.config, settings, updates, saved=saved, base=base, base_sha256=base_sha256)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
@@ -143,7 +181,12 @@ def _updates(model: Decoder, weights: Mapping[str, Array]) -> dict[str, Update]:
     for name, lora in layers.items():
         first.setdefault(lora.lora_a, name)
     return {
-        name: Update(weights[f"{first[lora.lora_a]}.lora_a"], weights[f"{name}.lora_b"], lora.scale)
+        name: Update(
+            weights[f"{first[lora.lora_a]}.lora_a"],
+            weights[f"{name}.lora_b"],
+            lora.scale,
+            weights.get(f"{name}.lora_magnitude"),
+        )
         for name, lora in layers.items()
     }
 
@@ -168,10 +211,17 @@ def load_adapter(model: Decoder, folder: str | Path, *, trainable: bool = False)
         shared = None
         for name, update in its.items():
             shared = shared if shared is not None else _parameter(update.a, model.device)
-            _attach(model, name, shared, _parameter(update.b, model.device), update.scale, adapter.settings.dropout)
+            length = None if update.magnitude is None else _parameter(update.magnitude, model.device)
+            b = _parameter(update.b, model.device)
+            _attach(model, name, shared, b, update.scale, adapter.settings.dropout, length)
     for layer in lora_layers(model).values():
-        layer.lora_a.requires_grad_(trainable)
-        layer.lora_b.requires_grad_(trainable)
+        for parameter in layer.parameters(recurse=False):
+            parameter.requires_grad_(trainable)
+    with torch.no_grad():
+        for name, array in adapter.saved.items():
+            weight = model.get_parameter(name)
+            weight.copy_(to_tensor(array, weight.dtype))
+            weight.requires_grad_(trainable)
     return adapter.settings
 
 
@@ -195,7 +245,13 @@ def read_lora(path: Path, model: nn.Module) -> None:
             or lora is None
             or update.rank != lora.lora_a.shape[0]
             or not math.isclose(update.scale, lora.scale)
+            or (update.magnitude is None) != (lora.lora_magnitude is None)
         ):
             raise WeightsError(f"the adapter here is another than the one attached: they differ at {name}", where=path)
         lora.lora_a.copy_(placed_like(to_tensor(update.a, torch.float32), lora.lora_a))
         lora.lora_b.copy_(placed_like(to_tensor(update.b, torch.float32), lora.lora_b))
+        if update.magnitude is not None and lora.lora_magnitude is not None:
+            lora.lora_magnitude.copy_(placed_like(to_tensor(update.magnitude, torch.float32), lora.lora_magnitude))
+    for name, array in adapter.saved.items():
+        weight = model.get_parameter(name)
+        weight.copy_(placed_like(to_tensor(array, weight.dtype), weight))

@@ -13,8 +13,17 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.base.errors import CheckpointError, ModelNotFoundError
+from pellucid.base.files import file_sha256
 from pellucid.base.notice import notice
-from pellucid.checkpoint.adapters.adapter import CONFIG, Update, read_adapter, read_base_name, tensors_of
+from pellucid.checkpoint.adapters.adapter import (
+    CONFIG,
+    TENSORS,
+    TORCH_BIN,
+    Update,
+    read_adapter,
+    read_base_name,
+    tensors_of,
+)
 from pellucid.checkpoint.files.lazy import Lazy
 from pellucid.checkpoint.find import NAMES
 from pellucid.checkpoint.open import Checkpoint, open_checkpoint
@@ -38,7 +47,7 @@ def base_of(folder: Path, *, offline: bool = False, weights: bool = True, access
     adapter's folder, one from the current folder (PEFT's way), a catalogue alias or a hub id; ``access``: how to go
     to the hub for it.
 
-    Raises: ModelNotFoundError where it names none, or none that there is; CheckpointError for an adapter of an adapter.
+    Raises: ModelNotFoundError where it names none, or none that there is.
     """
     name, revision = read_base_name(folder)
     if name is None:
@@ -63,13 +72,19 @@ def base_of(folder: Path, *, offline: bool = False, weights: bool = True, access
         raise ModelNotFoundError(
             f"the model that the adapter adapts is not to be had: {error}", where=folder, remedy=remedy
         ) from None
-    if is_adapter(path):
-        raise CheckpointError(
-            "the adapter names an adapter as its base",
-            where=folder / CONFIG,
-            received=name,
-            remedy="merge that one first: pellucid convert",
-        )
+    return path
+
+
+def root_of(folder: Path, *, offline: bool = False, weights: bool = True, access: Access = USUAL) -> Path:
+    """The whole model beneath an adapter, or beneath adapters on each other. Raises: as ``base_of``; CheckpointError
+    where they go round in a circle.
+    """
+    path, seen = folder, [folder]
+    while is_adapter(path):
+        path = base_of(path, offline=offline, weights=weights, access=access)
+        if any(path.resolve() == one.resolve() for one in seen):
+            raise CheckpointError("adapters that are each other's base", where=folder / CONFIG, received=path)
+        seen.append(path)
     return path
 
 
@@ -79,9 +94,11 @@ def open_adapted(folder: Path, *, offline: bool = False, access: Access = USUAL)
     Raises: as ``open_checkpoint`` and ``read_adapter``; CheckpointError where the base is not the model that was
     adapted.
     """
-    base = open_checkpoint(base_of(folder, offline=offline, access=access))
+    root_of(folder, offline=offline, access=access)  # no circle
+    path = base_of(folder, offline=offline, access=access)
+    base = open_adapted(path, offline=offline, access=access) if is_adapter(path) else open_checkpoint(path)
     adapter = read_adapter(folder, base.config)
-    if adapter.base_sha256 is not None and adapter.base_sha256 != fingerprint(base.stored):
+    if adapter.base_sha256 is not None and adapter.base_sha256 != fingerprint_of(base):
         raise CheckpointError(
             "the base is not the model that was adapted: its weights are others",
             where=base.path,
@@ -94,7 +111,7 @@ def open_adapted(folder: Path, *, offline: bool = False, access: Access = USUAL)
     return replace(
         base,
         path=folder,
-        weights=MergedWeights(base.weights, adapter.updates),
+        weights=MergedWeights(base.weights, adapter.updates, adapter.saved),
         files={**base.files, tensors: tensors.stat().st_size},
         tokenizer_path=folder if own_tokenizer else base.tokenizer_path,
     )
@@ -112,14 +129,19 @@ def save_merged(merged: Checkpoint, folder: Path, dtype: str | None = None) -> N
 
 
 class MergedWeights(Weights):
-    """A model's weights with W + scale · B A in place of those that are adapted, each made when it is asked for."""
+    """A model's weights with W + scale · B A in place of those that are adapted, each made when it is asked for; and
+    with those that an adapter has whole.
+    """
 
-    def __init__(self, base: Weights, updates: Mapping[str, Update]) -> None:
-        self._base, self._updates = base, updates
+    def __init__(self, base: Weights, updates: Mapping[str, Update], saved: Mapping[str, Array]) -> None:
+        self._base, self._updates, self._saved = base, updates, saved
         self.config, self.stored_names = base.config, base.stored_names
         Lazy.__init__(self, {})
 
     def __getitem__(self, name: str) -> Array:
+        if name in self._saved:
+            before = self._base[name].dtype
+            return convert(self._saved[name], before if before in FLOATS else "float32")
         return merged(
             self._base[name], self._updates.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
         )
@@ -135,7 +157,8 @@ class MergedWeights(Weights):
 
 
 def merged(weight: Array, update: Update | None) -> Array:
-    """W + scale · B A, summed in float32; in W's dtype, or float32 for a W in blocks.
+    """W + scale · B A (its rows in the lengths of a DoRA), summed in float32; in W's dtype, or float32 for a W in
+    blocks.
 
     What is not adapted leaves its blocks as well: an executor may compute with those in fewer bits than the adapter was
     trained in, and the merged model, written as float32, would then say something else than the adapter does.
@@ -143,7 +166,18 @@ def merged(weight: Array, update: Update | None) -> Array:
     if update is None:
         return convert(weight, "float32") if weight.is_blocks else weight
     whole = dequantize(weight) + np.float32(update.scale) * (dequantize(update.b) @ dequantize(update.a))
+    if update.magnitude is not None:
+        whole *= (dequantize(update.magnitude) / np.linalg.norm(whole, axis=1))[:, None]
     return convert(Array.from_numpy(whole), weight.dtype if weight.dtype in FLOATS else "float32")
+
+
+def fingerprint_of(checkpoint: Checkpoint) -> str:
+    """Of a model in its files; of one that adapters make, of all of them together."""
+    own = fingerprint(checkpoint.stored)
+    if not isinstance(checkpoint.weights, MergedWeights):
+        return own
+    adapters = [path for path in checkpoint.files if path.name in (TENSORS, TORCH_BIN)]
+    return hashlib.sha256(" ".join([own, *map(file_sha256, adapters)]).encode()).hexdigest()
 
 
 def fingerprint(stored: Mapping[str, Array]) -> str:

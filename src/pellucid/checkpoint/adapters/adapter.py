@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,16 @@ from pellucid.base.errors import CheckpointError, ConfigError, UnsupportedError,
 from pellucid.base.files import read_json
 from pellucid.base.notice import notice
 from pellucid.base.typed import shown
-from pellucid.checkpoint.adapters.lora import ALL_LINEAR, HEAD, LoraSettings, Projection, Update, is_number, projections
+from pellucid.checkpoint.adapters.lora import (
+    ALL_LINEAR,
+    HEAD,
+    LoraSettings,
+    Projection,
+    Update,
+    is_number,
+    projections,
+    saved_matches,
+)
 from pellucid.checkpoint.files.safetensors import SafetensorsFile
 from pellucid.checkpoint.files.safetensors_write import MAX_SHARD_BYTES, stage_safetensors
 from pellucid.checkpoint.files.shards import inside
@@ -39,10 +48,13 @@ MERGE_WITH_PEFT = "merge the adapter with peft (merge_and_unload), and load the 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """An adapter as read: ``updates`` by the names of our linear maps (``layers.3.attention.q_proj``)."""
+    """An adapter as read: ``updates`` by the names of our linear maps (``layers.3.attention.q_proj``); ``saved``, whole
+    weights that take the place of the base's, by our names.
+    """
 
     settings: LoraSettings
     updates: Mapping[str, Update]
+    saved: Mapping[str, Array] = field(default_factory=dict)
     base_sha256: str | None = None  # the fingerprint of the model that was adapted; PEFT writes none
 
 
@@ -64,9 +76,11 @@ def read_adapter(folder: str | Path, config: ModelConfig) -> Adapter:
         stored, metadata = file, file.metadata
     else:
         stored, metadata = open_torch_bin(path), {}
+    saved, names = _saved(stored, config, settings, described, path)
     return Adapter(
         settings=settings,
-        updates=_updates(stored, config, settings, described, path),
+        updates=_updates({n: stored[n] for n in stored if n not in names}, config, settings, described, path),
+        saved=saved,
         base_sha256=metadata.get(BASE_SHA256),
     )
 
@@ -84,9 +98,7 @@ def tensors_of(folder: Path) -> Path:
 # Keys of adapter_config.json with which something else is computed, and the values with which it is not.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
-    "use_dora": (),
     "lora_bias": (),
-    "modules_to_save": (),
     "trainable_token_indices": (),
     "target_parameters": (),
     "layer_replication": (),
@@ -106,7 +118,7 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 # runs, and who wrote the file. Source: peft.LoraConfig, 0.4 to 0.21.
 _READ = (
     *("peft_type", "base_model_name_or_path", "revision", "target_modules", "r", "lora_alpha", "lora_dropout"),
-    *("use_rslora", "rank_pattern", "alpha_pattern"),
+    *("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "ensure_weight_tying"),
 )
 _HARMLESS = (
     *("task_type", "auto_mapping", "peft_version", "inference_mode", "fan_in_fan_out", "exclude_modules"),
@@ -173,11 +185,62 @@ def _settings(described: Mapping[str, Any], where: Path) -> LoraSettings:
             targets=targets if isinstance(targets, str) else tuple(targets),
             dropout=described.get("lora_dropout") or 0.0,
             rslora=described.get("use_rslora") is True,
+            dora=described.get("use_dora") is True,
+            modules_to_save=_modules_to_save(described, where),
         )
     except ConfigError as error:
         raise CheckpointError(
             error.what, where=where, expected=error.expected, received=error.received, remedy="the file is damaged"
         ) from None
+
+
+def _modules_to_save(described: Mapping[str, Any], where: Path) -> tuple[str, ...]:
+    modules = described.get("modules_to_save") or []
+    if not isinstance(modules, list) or not all(isinstance(module, str) and module for module in modules):
+        raise CheckpointError("modules_to_save must be names", where=where, received=shown(modules))
+    return tuple(modules)
+
+
+def _saved(
+    stored: Mapping[str, Array], config: ModelConfig, settings: LoraSettings, described: Mapping[str, Any], where: Path
+) -> tuple[dict[str, Array], set[str]]:
+    """Whole weights in the adapter's file, by our names, and the names of the tensors that they were made of.
+
+    Raises: WeightsError for one that is absent or does not fit; UnsupportedError for one of two tied tables.
+    """
+    if not settings.modules_to_save:
+        return {}, set()
+    try:
+        wanted = saved_matches(config, settings.modules_to_save, by_endings=True)
+    except ConfigError as error:
+        raise WeightsError(error.what, where=where, expected=error.expected) from None
+    saved: dict[str, Array] = {}
+    names: set[str] = set()
+    shapes = weight_shapes(config)
+    for match in wanted:
+        name = f"{PREFIX}{match.theirs}"
+        if "embed.weight" in match.ours and config.tie_embeddings:
+            if described.get("ensure_weight_tying") is not True:
+                raise UnsupportedError(
+                    "of embeddings and head, which are one table, one is changed alone",
+                    where=where,
+                    received="modules_to_save without ensure_weight_tying",
+                    remedy=MERGE_WITH_PEFT,
+                )
+            names |= {one for one in stored if one == f"{PREFIX}{HEAD}.weight"}
+        if name not in stored:
+            raise WeightsError(f"{name} is absent, which modules_to_save names", where=where)
+        names.add(name)
+        for ours, array in zip(match.ours, match.rule.forward(stored[name], match.place), strict=True):
+            if array.shape != shapes[ours] or array.dtype not in FLOATS:
+                raise WeightsError(
+                    f"{name} does not fit the model",
+                    where=where,
+                    expected=list(shapes[ours]),
+                    received=f"{array.dtype} {list(array.shape)}",
+                )
+            saved[ours] = array
+    return saved, names
 
 
 def _updates(
@@ -211,15 +274,36 @@ def _updates(
                 )
             if array.dtype not in FLOATS:
                 raise WeightsError(f"{name} is no floating-point tensor", where=where, received=array.dtype)
-        return Update(a, b, settings.scale(int(rank), _matching(alphas, module, settings.alpha)))
+        return Update(
+            a, b, settings.scale(int(rank), _matching(alphas, module, settings.alpha)), magnitude(module, out)
+        )
+
+    def magnitude(module: str, out: int) -> Array | None:
+        """The lengths of the rows, of an adapter that learned them; earlier PEFTs named them otherwise."""
+        if not settings.dora:
+            return None
+        name = f"{PREFIX}{module}.lora_magnitude_vector"
+        name = name if name in unread else f"{name}.weight"
+        if name not in unread:
+            raise WeightsError(f"{name} is absent, though use_dora is true", where=where)
+        unread.discard(name)
+        if stored[name].shape != (out,) or stored[name].dtype not in FLOATS:
+            raise WeightsError(
+                f"{name} has the wrong shape", where=where, expected=[out], received=list(stored[name].shape)
+            )
+        return stored[name]
 
     updates: dict[str, Update] = {}
     for projection in projections(config):
         outs = [shapes[f"{name}.weight"] for name in projection.ours]
         if whole := taken(projection.theirs, sum(out for out, _ in outs), outs[0][1]):
             rows = projection.rows.forward(whole.b, projection.match.place)
+            lengths: Sequence[Array | None] = [None] * len(rows)
+            if whole.magnitude is not None:
+                lengths = projection.parts(whole.magnitude)
             updates |= {
-                name: Update(whole.a, part, whole.scale) for name, part in zip(projection.ours, rows, strict=True)
+                name: Update(whole.a, part, whole.scale, length)
+                for name, part, length in zip(projection.ours, rows, lengths, strict=True)
             }
         for name, shape in zip(projection.ours, outs, strict=True):  # of PEFT on a model of ours
             if own := taken(name, *shape):
@@ -274,11 +358,12 @@ def write_adapter(
     settings: LoraSettings,
     updates: Mapping[str, Update],
     *,
+    saved: Mapping[str, Array] | None = None,
     base: str | None = None,
     base_sha256: str | None = None,
 ) -> None:
     """Write an adapter that ``peft.PeftModel.from_pretrained`` and we load. ``base`` is the name of the model that it
-    adapts.
+    adapts; ``saved``: whole weights that take the place of its own, by our names.
 
     A folder saved to before keeps its files until the new ones are whole.
 
@@ -295,6 +380,9 @@ def write_adapter(
         left -= set(projection.ours)
         a, b = _joined(projection, updates, config)
         arrays |= {f"{PREFIX}{projection.theirs}.lora_A.weight": a, f"{PREFIX}{projection.theirs}.lora_B.weight": b}
+        if parts[0].magnitude is not None:
+            lengths = [update.magnitude for update in parts if update.magnitude is not None]
+            arrays[f"{PREFIX}{projection.theirs}.lora_magnitude_vector"] = projection.joined(lengths)
         adapted.append(projection.theirs)
         transposed |= projection.is_transposed
         if parts[0].rank != settings.rank:
@@ -303,6 +391,13 @@ def write_adapter(
             alphas[projection.theirs] = _short(parts[0].scale / settings.scale(parts[0].rank, 1.0))
     if left or not adapted:
         raise WeightsError(f"{min(left, default='nothing')} is no linear map that can be adapted", where=folder)
+    modules, ties = [], False
+    for match in saved_matches(config, settings.modules_to_save) if saved else ():
+        whole = match.rule.inverse([(saved or {})[name] for name in match.ours], match.place)
+        arrays[f"{PREFIX}{match.theirs}"] = whole
+        modules.append(match.theirs.rpartition(".")[0])  # whole: PEFT goes by endings
+        if "embed.weight" in match.ours and config.tie_embeddings:  # PEFT keeps a copy for either of its two names
+            arrays[f"{PREFIX}{HEAD}.weight"], ties = whole, True
     described = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -311,6 +406,7 @@ def write_adapter(
         "lora_alpha": _short(settings.alpha),
         "lora_dropout": settings.dropout,
         "use_rslora": settings.rslora,
+        "use_dora": settings.dora,
         "target_modules": _target_modules(config, adapted),
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
@@ -318,7 +414,8 @@ def write_adapter(
         "fan_in_fan_out": transposed,
         "inference_mode": True,
         "init_lora_weights": True,
-        "modules_to_save": None,
+        "modules_to_save": sorted({*modules}) or None,
+        **({"ensure_weight_tying": True} if ties else {}),
     }
     metadata = {"format": "pt"} | ({BASE_SHA256: base_sha256} if base_sha256 else {})
     with Staging(folder) as staging:

@@ -30,6 +30,10 @@ class LoraSettings:
 
     ``targets`` name linear maps by our names or Hugging Face's (``q_proj``, ``c_attn``, ``layers.3.mlp.up_proj``): the
     whole name or its last parts. Source: Hu et al. 2021 §4.1; Kalajdzievski 2023 (rank-stabilized).
+
+    ``dora``: m · (W + scale · B A) / ‖W + scale · B A‖, row by row, with the magnitudes m (out,) learned as well; they
+    begin as W's own. Source: Liu et al. 2024 eq. 5. ``modules_to_save``: what learns all of its weights beside, by the
+    same names (``embed_tokens``, ``lm_head``, norms).
     """
 
     rank: int = 8
@@ -37,6 +41,8 @@ class LoraSettings:
     targets: str | tuple[str, ...] = ALL_LINEAR
     dropout: float = 0.0  # of the map's input, in training
     rslora: bool = False
+    dora: bool = False
+    modules_to_save: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or not 1 <= self.rank <= MAX_RANK:
@@ -65,11 +71,12 @@ class LoraSettings:
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """What one linear map gains: W + scale · B A."""
+    """What one linear map gains: W + scale · B A; with a magnitude, its rows in those lengths (DoRA)."""
 
     a: Array  # (rank, in)
     b: Array  # (out, rank)
     scale: float
+    magnitude: Array | None = None  # (out,)
 
     @property
     def rank(self) -> int:
@@ -90,6 +97,16 @@ class Projection:
         return replace(
             self.match.rule, transforms=tuple(t for t in self.match.rule.transforms if not isinstance(t, Transpose))
         )
+
+    def parts(self, magnitude: Array) -> list[Array]:
+        """A number for each of its rows, as those of our maps."""
+        rows = self.rows.forward(magnitude.with_data(magnitude.data[:, None]), self.match.place)
+        return [part.with_data(part.data[:, 0]) for part in rows]
+
+    def joined(self, magnitudes: Sequence[Array]) -> Array:
+        """``parts`` back."""
+        whole = self.rows.inverse([one.with_data(one.data[:, None]) for one in magnitudes], self.match.place)
+        return whole.with_data(whole.data[:, 0])
 
     @property
     def is_transposed(self) -> bool:
@@ -129,6 +146,31 @@ def targeted(config: ModelConfig, targets: str | Sequence[str]) -> Iterator[tupl
         ours = tuple(name for name in projection.ours if whole or any(_names(target, name) for target in wanted))
         if ours:
             yield projection, ours
+
+
+def saved_matches(config: ModelConfig, modules: Sequence[str], *, by_endings: bool = False) -> list[Match]:
+    """The weights, as Hugging Face's model names them, of modules that learn whole. ``by_endings``: of a file of
+    PEFT's, to which ``norm`` is every module whose name ends so, ``input_layernorm`` as well. Raises: ConfigError for a
+    module that the model does not have.
+    """
+    every = matches(config, family_of(config.model_type, "LoRA").WEIGHTS)
+    chosen: dict[str, Match] = {}
+    for module in modules:
+        found = [
+            match
+            for match in every
+            if (match.theirs.rpartition(".")[0].endswith(module) and by_endings)
+            or any(_names(module, name.rpartition(".")[0]) for name in (match.theirs, *match.ours))
+        ]
+        if not found and _names(module, HEAD) and config.tie_embeddings:  # one table under two names
+            found = [match for match in every if "embed.weight" in match.ours]
+        if not found:
+            leaves = sorted({match.theirs.split(".")[-2] for match in every if "." in match.theirs})
+            raise ConfigError(
+                f"the model has no module {module!r}", where="modules_to_save", expected=", ".join(leaves)
+            )
+        chosen |= {match.theirs: match for match in found}
+    return list(chosen.values())
 
 
 def _names(target: str, name: str) -> bool:

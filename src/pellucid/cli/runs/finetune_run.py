@@ -37,6 +37,7 @@ def finetune(
 ) -> None:
     """Begin a run, go on with one, or show what it would learn. Raises: PellucidError."""
     from pellucid.auto import open_model, tokenizer_of
+    from pellucid.checkpoint.adapters.adapted import is_adapter
     from pellucid.cli.terminal.preview import show_batch
     from pellucid.train.data.example_store import describe
     from pellucid.train.data.records import SUFFIXES
@@ -58,6 +59,11 @@ def finetune(
         tokenizer = tokenizer_of(checkpoint)
         if not preview:
             run.begin(_origins(sources, tokenizer, checkpoint, flags))
+        if is_adapter(checkpoint.path):
+            run.say(
+                f"{checkpoint.path} is an adapter: what it makes of its base is what learns"
+                + ("" if _whole(flags) else ", and the new one goes on top of it")
+            )
         if flags["quantize"] and (formats := block_formats(checkpoint)):
             run.say(f"the model's matrices are in blocks already ({', '.join(formats)}), and stay as they are")
         masking, examples = _tokenized(run, sources, tokenizer, checkpoint, flags)
@@ -142,13 +148,10 @@ def _paired(flags: Mapping[str, Any]) -> bool:
 
 def _check(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> None:
     """Raises: RequestError for flags that contradict each other, or the model."""
-    from pellucid.checkpoint.adapters.adapted import is_adapter
-
-    if is_adapter(checkpoint.path) and not _whole(flags):
+    if flags["modules_to_save"] and _kind(flags) == "kto":
         raise RequestError(
-            "the model is an adapter, and would get another one",
-            where=flags["model"],
-            remedy="pellucid convert writes it merged",
+            "KTO compares with the model without its adapter, and --modules-to-save changes what that is",
+            remedy="leave it out, or learn from pairs: --method dpo",
         )
     if flags["context_len"] > checkpoint.config.context_len:
         raise RequestError(
@@ -245,16 +248,24 @@ def _lora(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]
     """Low-rank updates learn; the weights stay as they are."""
     import torch
 
-    from pellucid.checkpoint.adapters.adapted import fingerprint
+    from pellucid.checkpoint.adapters.adapted import fingerprint_of
     from pellucid.model.load import load_decoder
     from pellucid.train.lora import LoraSettings, attach_lora, read_lora, write_lora
     from pellucid.train.measure.finite import check_weights
 
     model = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu", flags["quantize"])
     check_weights(model)
-    targets = tuple(flags["lora_targets"].replace(",", " ").split())
+    targets, saved = (
+        tuple((flags[name] or "").replace(",", " ").split()) for name in ("lora_targets", "modules_to_save")
+    )
     settings = LoraSettings(
-        flags["lora_rank"], flags["lora_alpha"] or 2 * flags["lora_rank"], targets, flags["lora_dropout"]
+        flags["lora_rank"],
+        flags["lora_alpha"] or 2 * flags["lora_rank"],
+        targets,
+        flags["lora_dropout"],
+        flags["rslora"],
+        flags["dora"],
+        saved,
     )
     attach_lora(model, settings, torch.Generator().manual_seed(flags["seed"]))
     base = checkpoint.path  # of a run that is not done, its newest step
@@ -263,7 +274,7 @@ def _lora(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]
         model=model,
         settings=settings,
         base=str(base.resolve()) if Path(flags["model"]).exists() else flags["model"],
-        base_sha256=fingerprint(checkpoint.stored),
+        base_sha256=fingerprint_of(checkpoint),
         tokenizer=tokenizer,
     )
     return Learning(model, write, read_lora)
