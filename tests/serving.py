@@ -29,7 +29,16 @@ CONTEXT = 2048
 WAIT = 60.0  # seconds for a server to come up: the program of a new model is compiled, on a busy machine
 
 
-def tiny_model(folder: Path, seed: int = 1) -> Path:
+TOOLS = (  # Hermes' way of calling, and thoughts
+    "{% for tool in tools or [] %}<tool>{{ tool | tojson }}</tool>{% endfor %}"
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
+)
+
+
+def tiny_model(folder: Path, seed: int = 1, template: str = TEMPLATE) -> Path:
     """A llama of two layers over bytes and a few special tokens, with a chat template. It writes gibberish."""
     from pellucid import AutoModelForCausalLM
 
@@ -57,7 +66,7 @@ def tiny_model(folder: Path, seed: int = 1) -> Path:
     )
     model.save_pretrained(folder)
     backend.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>", "chat_template": TEMPLATE}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>", "chat_template": template}))
     return folder
 
 

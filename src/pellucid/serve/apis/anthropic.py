@@ -27,9 +27,10 @@ from pellucid.serve.http.schema import (
     whole,
 )
 from pellucid.serve.http.stream import Streamed, event
-from pellucid.serve.work.answer import Answering, Piece, begin
-from pellucid.serve.work.ask import Ask, rendered
+from pellucid.serve.work.answer import Answering, Piece, arguments_of, begin
+from pellucid.serve.work.ask import Ask
 from pellucid.serve.work.blocks import Block, Blocks, blocks_of
+from pellucid.serve.work.conversation import conversation
 
 BLOCK = record({"type": text()}, "type")
 CONTENT = any_of(text(), list_of(BLOCK))
@@ -203,7 +204,8 @@ async def messages(request: Request) -> Response:
         return Streamed(_events(answering, head), ping=(state.settings.ping, event({"type": "ping"}, "ping")))
     async with answering:
         piece = (await unless_gone(request, answering.whole()))[0]
-    content = [_block_json(block) for block in blocks_of(piece)]
+    whole = [block for block in blocks_of(piece) if block.kind != "call" or arguments_of(block.text) is not None]
+    content = [_block_json(block) for block in whole]
     return JSONResponse({**head, "content": content, **_stopped(answering, piece), "usage": _usage(answering)})
 
 
@@ -211,7 +213,7 @@ def _block_json(block: Block) -> dict[str, Any]:
     if block.kind == "reasoning":
         return {"type": "thinking", "thinking": block.text, "signature": ""}
     if block.kind == "call":
-        return {"type": "tool_use", "id": block.id, "name": block.name, "input": json.loads(block.text or "{}")}
+        return {"type": "tool_use", "id": block.id, "name": block.name, "input": arguments_of(block.text)}
     return {"type": "text", "text": block.text}
 
 
@@ -281,7 +283,9 @@ def _block_event(kind: str, block: Block, new: str) -> bytes:
 async def count_tokens(request: Request) -> Response:
     body = await read_json(request, COUNT)
     ask, template = ask_of(body), request.app.state.settings.template
-    ids = await with_model(request, body["model"], lambda loaded: rendered(loaded, ask, template))
+    ids = await with_model(
+        request, body["model"], lambda loaded: conversation(loaded.tokenizer, ask, template).token_ids
+    )
     return JSONResponse({"input_tokens": len(ids)})
 
 

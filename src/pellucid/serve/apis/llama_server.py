@@ -24,7 +24,8 @@ from pellucid.serve.http.schema import (
     text,
     whole,
 )
-from pellucid.serve.work.ask import Ask, rendered
+from pellucid.serve.work.ask import Ask
+from pellucid.serve.work.conversation import conversation
 from pellucid.serve.work.metrics import exposition
 from pellucid.serve.work.worker import Loaded
 
@@ -59,7 +60,7 @@ TOKENS = record(
 )
 
 
-def conversation(body: dict[str, Any]) -> Ask:
+def asked_of(body: dict[str, Any]) -> Ask:
     """The ask of a body that holds ``CONVERSATION``."""
     return Ask(
         messages=body["messages"],
@@ -93,7 +94,7 @@ async def tokenize(request: Request) -> Response:
 def _tokenize(loaded: Loaded, body: dict[str, Any], template: str | None) -> dict[str, Any]:
     tokenizer = loaded.tokenizer
     if "messages" in body:
-        ids = rendered(loaded, conversation(body), template)
+        ids = conversation(tokenizer, asked_of(body), template).token_ids
     else:  # llama-server adds nothing unless asked, vLLM does unless asked not to
         special = body.get("add_special_tokens", True) if "prompt" in body else body.get("add_special", False)
         ids = tokenizer.encode(str(body.get("content", body.get("prompt"))), add_special_tokens=bool(special))
@@ -117,7 +118,7 @@ async def apply_template(request: Request) -> Response:
     prompt = await with_model(
         request,
         body.get("model"),
-        lambda loaded: rendered(loaded, conversation(body), template, tokenize=False),
+        lambda loaded: conversation(loaded.tokenizer, asked_of(body), template).text,
     )
     return JSONResponse({"prompt": prompt})
 

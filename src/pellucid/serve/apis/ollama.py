@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -137,8 +136,9 @@ def _message(answering: Answering, piece: Piece, whole: bool) -> dict[str, Any]:
         message["thinking"] = piece.reasoning
     if piece.tool_calls:
         message["tool_calls"] = [
-            {"id": call.id, "function": {"name": call.name, "arguments": json.loads(call.arguments or "{}")}}
+            {"id": call.id, "function": {"name": call.name, "arguments": call.values}}
             for call in piece.tool_calls
+            if call.values is not None
         ]
     return {"message": message}
 

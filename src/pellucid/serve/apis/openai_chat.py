@@ -73,6 +73,7 @@ TOOL = record(
 TOOL_CHOICE = any_of(
     one_of("auto", "none", "required"),
     record({"type": one_of("function"), "function": record({"name": text()}, "name")}, "type", "function"),
+    record({"type": one_of("allowed_tools"), "allowed_tools": record({})}, "type", "allowed_tools"),
 )
 RESPONSE_FORMAT = any_of(
     record({"type": one_of("text", "json_object")}, "type", more=False),
@@ -174,10 +175,8 @@ def ask_of(body: Mapping[str, Any]) -> Ask:
 
 
 def tool_choice(value: Any) -> Any:
-    """``auto``, ``none``, ``required``, or ``{"name": …}``."""
-    if value is None:
-        return "auto"
-    return value if isinstance(value, str) else {"name": value["function"]["name"]}
+    """``auto``, ``none``, ``required``, a tool by its name, or OpenAI's ``allowed_tools``."""
+    return "auto" if value is None else value
 
 
 async def complete(request: Request) -> Response:

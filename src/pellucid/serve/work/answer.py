@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pellucid.serve.http.errors import ApiError
-from pellucid.serve.work.ask import Ask, Prepared, prepare
+from pellucid.serve.work.ask import Ask
+from pellucid.serve.work.prepare import Prepared, prepare
 from pellucid.serve.work.worker import Loaded, Stream
 
 if TYPE_CHECKING:
-    from pellucid.generate.result import Answer, Timings
+    from pellucid.generate.result import Answer, Event, Timings
     from pellucid.sampling import TokenLogprobs
     from pellucid.serve.settings import Settings
     from pellucid.serve.work.models import Model, Models
+    from pellucid.serve.work.reader import Reader
+    from pellucid.text.tools.deltas import Delta
 
 
 @dataclass
@@ -28,6 +32,11 @@ class ToolDelta:
     id: str | None = None
     name: str | None = None
     arguments: str = ""
+
+    @property
+    def values(self) -> dict[str, Any] | None:
+        """The arguments of a whole call; None where the answer was cut off in them."""
+        return arguments_of(self.arguments)
 
 
 @dataclass
@@ -85,6 +94,7 @@ class Answering:
             usage.completion += answer.timings.new_tokens
             if choice % self.ask.n == 0:
                 usage.cached += answer.timings.reused_tokens
+            usage.reasoning += self.prepared.readers[choice].reasoning_tokens
         return usage
 
     @property
@@ -94,33 +104,32 @@ class Answering:
 
     async def pieces(self) -> AsyncGenerator[list[Piece]]:
         """Raises: ApiError, and what ended an answer before its time."""
-        async for batch in self._batches():
+        readers = self.prepared.readers
+        begun = [_read(Piece(choice), reader.begin(self.ask.begun)) for choice, reader in enumerate(readers)]
+        if self.ask.begun:
+            yield begun
+        async for batch in self._stream.batches():
             pieces: dict[int, Piece] = {}
             for choice, event in batch:
                 piece = pieces.setdefault(choice, Piece(choice))
-                piece.content += event.text
-                if event.token_id is not None:
-                    piece.token_ids.append(event.token_id)
-                if event.logprobs is not None:
-                    piece.logprobs.append(event.logprobs)
-                if event.prompt_logprobs is not None:
-                    piece.prompt_logprobs = event.prompt_logprobs
-                if event.answer is not None:
-                    piece.answer = self.answers[choice] = event.answer
-                    if event.answer.error is not None:
-                        raise event.answer.error
-                    if event.answer.finish_reason == "cancelled":
-                        raise ApiError(503, "the answer was cancelled", code="cancelled")
+                self._take(piece, event, readers[choice])
             yield list(pieces.values())
 
-    async def _batches(self) -> AsyncGenerator[list[tuple[int, Any]]]:
-        """The stream's events, after those that tell what an answer begins with."""
-        from pellucid.generate.result import Event
-
-        if self.prepared.begun:
-            yield [(choice, Event(request_id=-1, text=self.prepared.begun)) for choice in range(self.ask.n)]
-        async for batch in self._stream.batches():
-            yield batch
+    def _take(self, piece: Piece, event: Event, reader: Reader) -> None:
+        if event.token_id is not None:
+            piece.token_ids.append(event.token_id)
+        if event.logprobs is not None:
+            piece.logprobs.append(event.logprobs)
+        if event.prompt_logprobs is not None:
+            piece.prompt_logprobs = event.prompt_logprobs
+        if event.answer is not None:
+            piece.answer = self.answers[piece.index] = event.answer
+            if event.answer.error is not None:
+                raise event.answer.error
+            if event.answer.finish_reason == "cancelled":
+                raise ApiError(503, "the answer was cancelled", code="cancelled")
+        _read(piece, reader.push(event))
+        piece.called = reader.called
 
     async def whole(self) -> list[Piece]:
         """All choices, finished, in order."""
@@ -144,6 +153,20 @@ class Answering:
         await self._closing.aclose()
 
 
+def _read(piece: Piece, deltas: Sequence[Delta]) -> Piece:
+    """The piece, with what its reader tells."""
+    for delta in deltas:
+        piece.content += delta.content
+        piece.reasoning += delta.reasoning
+        if (call := delta.call) is not None:
+            known = piece.tool_calls[-1] if piece.tool_calls else None
+            if known is not None and known.index == call.index:
+                known.arguments += call.arguments
+            else:
+                piece.tool_calls.append(ToolDelta(call.index, call.id, call.name, call.arguments))
+    return piece
+
+
 def _append(whole: Piece, piece: Piece) -> None:
     whole.content += piece.content
     whole.reasoning += piece.reasoning
@@ -156,6 +179,15 @@ def _append(whole: Piece, piece: Piece) -> None:
             known.arguments += delta.arguments
         else:
             whole.tool_calls.append(ToolDelta(delta.index, delta.id, delta.name, delta.arguments))
+
+
+def arguments_of(text: str) -> dict[str, Any] | None:
+    """A call's arguments as an object; None where they are not whole."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
 
 
 async def begin(models: Models, settings: Settings, ask: Ask) -> Answering:
