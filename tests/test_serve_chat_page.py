@@ -55,12 +55,12 @@ def another(session: Session) -> Session:
 
 
 @contextmanager
-def serving(session: Session, **settings: Any) -> Iterator[tuple[str, list[Models]]]:
+def serving(session: Session, load: Any = None, **settings: Any) -> Iterator[tuple[str, list[Models]]]:
     """The address of a server that answers with this model, and its models."""
     models: list[Models] = []
 
     async def serve() -> None:
-        models.append(Models([Model("stories", lambda: another(session))]))
+        models.append(Models([Model("stories", load or (lambda: another(session)))]))
         app = create_app(models[0], Settings(template=TEMPLATE, **settings))
         server = quiet_server(app, max_connections=64, seconds=30, timeout_graceful_shutdown=1)
         servers.append(server)
@@ -218,6 +218,24 @@ def test_going_on_with_another_token_is_what_the_model_writes_after_it(page: Any
     assert page.locator(".answer .body").text_content() == before
 
 
+def test_going_on_with_words_of_ones_own(page: Any, session: Session) -> None:
+    first = ask(page)
+    node = shown_node(page)
+    token_of(first, 3).click()
+    page.fill("#panel .own input", " dog ran")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".branches")
+    answer = finished(page)
+    branch = shown_node(page)
+    begun = [token["id"] for token in branch["tokens"] if token.get("yours")]
+    assert session.tokenizer.decode(begun).strip() == "dog ran"
+    assert branch["content"].startswith(node["content"][: node["tokens"][3]["at"]] + " dog ran")
+    ids = [token["id"] for token in node["tokens"][:3]] + begun
+    assert [token["id"] for token in branch["tokens"]] == ids + greedy(session, node["promptIds"] + ids, 24)
+    token_of(answer, 4).click()
+    assert page.locator("#panel .verdict").text_content() == "Put here by you."
+
+
 def test_why_opens_the_same_numbers(page: Any, session: Session) -> None:
     answer = ask(page)
     node = shown_node(page)
@@ -263,6 +281,18 @@ def test_stopping_keeps_what_is_there_and_frees_the_server(page: Any, served: tu
             break
         page.wait_for_timeout(20)
     assert served[1][0].models[0].worker.in_line == 0
+
+
+def test_an_answer_that_was_cut_goes_on_as_if_it_had_not_been(page: Any, session: Session) -> None:
+    answer = ask(page)
+    node = shown_node(page)
+    answer.get_by_role("button", name="Go on").click()
+    page.wait_for_function("() => pellucid.running.size === 0 && document.querySelectorAll('.answer .t').length > 30")
+    answer = finished(page)
+    whole = shown_node(page)
+    assert [token["id"] for token in whole["tokens"]] == greedy(session, node["promptIds"], 48)
+    assert whole["content"].startswith(node["content"])
+    assert "".join(answer.locator(".body .t").all_text_contents()) == answer.locator(".body").text_content()
 
 
 def test_editing_and_answering_again_are_branches(page: Any) -> None:
@@ -327,10 +357,17 @@ def test_a_conversation_is_renamed_exported_and_deleted(page: Any) -> None:
     page.get_by_role("menuitem", name="Delete").click()
     page.wait_for_selector(".welcome")
     assert page.locator(".talks li").count() == 0
-    files = [{"name": "a.json", "mimeType": "application/json", "buffer": json.dumps(told).encode()}]
-    page.set_input_files("#side input[type=file]", files)
-    page.wait_for_selector(".answer .t")
-    assert page.locator(".answer .body").text_content().strip() == content
+    damaged = {**told, "conversation": {**told["conversation"], "nodes": {"a": {"role": "assistant", "tokens": 3}}}}
+    for value in (told, damaged, {"format": "other"}, []):
+        files = [{"name": "a.json", "mimeType": "application/json", "buffer": json.dumps(value).encode()}]
+        page.set_input_files("#side input[type=file]", files)
+        page.wait_for_function("() => document.querySelector('#said').textContent")
+        page.evaluate("pellucid.say('')")
+        if value is told:
+            page.wait_for_selector(".answer .t")
+            assert page.locator(".answer .body").text_content().strip() == content
+            page.locator(".answer .t").last.click()
+            assert page.locator("#panel .could button").count() == 10
 
 
 def test_enter_that_ends_a_composition_sends_nothing(page: Any) -> None:
@@ -594,6 +631,9 @@ def test_settings_reach_the_request(page: Any) -> None:
     assert sent[0]["messages"][0] == {"role": "system", "content": "Be brief."}
     assert (sent[0]["top_k"], sent[0]["seed"], sent[0]["temperature"]) == (5, 7, 0)
     assert "min_p" not in sent[0]
+    page.get_by_role("button", name="Answer again").click()
+    finished(page)
+    assert sent[-1]["seed"] == 8  # a branch is another answer, and repeatable as well
 
 
 # --- the server's side -----------------------------------------------------------------------------------------------
@@ -653,3 +693,31 @@ def test_an_answer_that_begins_with_tokens_goes_on_after_them(url: str, session:
     assert again["choices"][0]["token_ids"] == ids[3:]
     assert again["choices"][0]["message"]["content"] == alone["choices"][0]["message"]["content"]
     assert again["prompt_token_ids"] == alone["prompt_token_ids"]
+
+
+@pytest.mark.slow  # compiles the program, with its taps and without
+def test_why_of_the_native_executor_has_the_programs_own_numbers(stories: Path) -> None:
+    from pellucid.native.executor import NativeExecutor
+
+    checkpoint = open_model(stories / "stories260K.bin")
+    tokenizer = tokenizer_of(checkpoint)
+    session = Session(
+        checkpoint, tokenizer, Engine(NativeExecutor(checkpoint.config, checkpoint.weights, threads=1), tokenizer)
+    )
+    with serving(session, lambda: session) as (url, _):
+        body = {
+            "messages": [{"role": "user", "content": QUESTION}],
+            "temperature": 0,
+            "max_tokens": 9,
+            "logprobs": True,
+        }
+        told = httpx.post(
+            f"{url}v1/chat/completions", json={**body, "top_logprobs": 10, "return_token_ids": True}, timeout=60
+        ).json()
+        ids = [*told["prompt_token_ids"], *told["choices"][0]["token_ids"][:8]]
+        why = httpx.post(f"{url}why", json={"token_ids": ids}, timeout=300).json()
+        assert why["executor"] == "native"
+        output = httpx.get(f"{url}{why['url']}api/output?pos={why['position']}", timeout=60).json()
+        explained = {one["id"]: one["p"] for one in output["top"]}
+        for one in told["choices"][0]["logprobs"]["content"][8]["top_logprobs"]:
+            assert explained[one["id"]] == pytest.approx(math.exp(one["logprob"]), rel=1e-5)

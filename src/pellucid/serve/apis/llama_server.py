@@ -27,6 +27,7 @@ from pellucid.serve.http.schema import (
 from pellucid.serve.work.ask import Ask
 from pellucid.serve.work.conversation import conversation
 from pellucid.serve.work.metrics import exposition
+from pellucid.serve.work.spelling import spelled
 from pellucid.serve.work.worker import Loaded
 
 CONVERSATION = {
@@ -100,10 +101,18 @@ def _tokenize(loaded: Loaded, body: dict[str, Any], template: str | None) -> dic
         ids = tokenizer.encode(str(body.get("content", body.get("prompt"))), add_special_tokens=bool(special))
     answer: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": loaded.engine.context_len}
     if body.get("with_pieces"):
-        answer["tokens"] = [{"id": token, "piece": tokenizer.decode([token])} for token in ids]
+        answer["tokens"] = [{"id": token, "piece": _piece(spelled(tokenizer, token))} for token in ids]
     if body.get("return_token_strs"):
         answer["token_strs"] = tokenizer.convert_ids_to_tokens(ids)
     return answer
+
+
+def _piece(data: bytes) -> str | list[int]:
+    """A text, or where the bytes are none, these; as llama-server has it."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return list(data)
 
 
 async def detokenize(request: Request) -> Response:

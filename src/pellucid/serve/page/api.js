@@ -50,10 +50,16 @@ export async function* events(body) {
   }
 }
 
-/** The text as the model's tokens. */
+/** A text that stands within another as the model's tokens: [{id, text, bytes}]. */
 export async function tokenize(model, text, key) {
-  const said = await (await ask("tokenize", { model, content: text, add_special: false, with_pieces: true }, { key })).json();
-  return said.tokens.map((token) => (typeof token === "object" ? token : { id: token, piece: "" }));
+  const order = { model, content: text, add_special: false, with_pieces: true };
+  const { tokens } = await (await ask("tokenize", order, { key })).json();
+  const read = tokens.map(({ id, piece }) =>
+    typeof piece === "string" ? { id, text: piece } : { id, text: "\ufffd", bytes: piece },
+  );
+  // a tokenizer that begins each text with a space has put one before ours
+  const doubled = text.startsWith(" ") && read.map((token) => token.text).join("") === ` ${text}`;
+  return doubled ? tokenize(model, text.slice(1), key) : read;
 }
 
 /** Opens an explanation of the token after ``token_ids``; answers {url, position, …}. Raises: ApiError. */

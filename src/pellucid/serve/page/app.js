@@ -50,8 +50,14 @@ export class App {
     if (!lasting) this.saying = setTimeout(() => (place.textContent = ""), 3500);
   }
 
+  /** What new conversations are made with: as it was last set. */
   choices() {
     return Object.fromEntries(Object.keys(CHOICES).map((key) => [key, this.settings[key]]));
+  }
+
+  /** A setting as it is for this conversation. */
+  value(key) {
+    return (key in CHOICES ? this.talk.settings[key] : this.settings[key]) ?? "";
   }
 
   set(changes) {
@@ -102,7 +108,6 @@ export class App {
   show(talk) {
     this.talk = talk;
     this.opened = null;
-    Object.assign(this.settings, { ...CHOICES, ...talk.settings });
     const address = Object.keys(talk.nodes).length ? `#c=${talk.id}` : "#";
     if (location.hash !== address) history.pushState(null, "", address);
     this.draw();
@@ -164,19 +169,33 @@ export class App {
     return this.answer(this.talk.nodes[node.parent], begun, node);
   }
 
+  /** Lets the model go on where an answer ended. */
+  async goOn(node) {
+    const { talk } = this,
+      begun = node.tokens.map((one) => ({ ...one, part: undefined, at: null, end: null }));
+    Object.assign(node, { tokens: begun, laid: null, finish: null, error: null, again: true });
+    await this.write(talk, node, () => this.grow(talk, node, [...begun], this.running.get(node.id).controller.signal));
+  }
+
   /** Lets the model write below ``parent``; ``begun`` are the answer's first tokens, where it does not begin anew. */
   async answer(parent, begun = [], from = null) {
     const { talk } = this,
       node = tree.add(talk, parent?.id, { role: "assistant", content: "", reasoning: "", calls: [], tokens: begun });
     Object.assign(node, { model: this.model?.id ?? "", promptIds: from?.promptIds ?? [], finish: null, error: null });
     if (from) node.from = { id: from.id, index: begun.length - 1 };
-    const controller = new AbortController();
-    this.running.set(node.id, { talk, controller });
+    await this.write(talk, node, async () => {
+      if (this.ends(begun)) this.end(node, from, begun.length - 1);
+      else await this.grow(talk, node, begun, this.running.get(node.id).controller.signal);
+    });
+  }
+
+  /** An answer grows by ``work``: it is shown meanwhile, and kept at the end. */
+  async write(talk, node, work) {
+    this.running.set(node.id, { talk, controller: new AbortController() });
     this.opened = null;
     this.draw();
     await this.keep(talk);
-    if (this.ends(begun)) this.end(node, from, begun.length - 1);
-    else await this.grow(talk, node, begun, controller.signal);
+    await work();
     lay(node, true);
     this.running.delete(node.id);
     await this.keep(talk);
@@ -208,7 +227,7 @@ export class App {
           this.keep(talk);
         }
       }
-      node.finish ??= "stopped"; // the server went away
+      if (!node.finish) throw new Error(this.t("no_end"));
     } catch (error) {
       node.finish = error.name === "AbortError" ? "stopped" : "error";
       node.error = node.finish === "error" ? this.told(error) : null;
@@ -221,8 +240,10 @@ export class App {
     const { system, model, seed, ...numbers } = talk.settings;
     const messages = tree.before(talk, node).map((one) => ({ role: one.role, content: tree.content(one) }));
     const body = { model: this.model?.id ?? model, stream: true, stream_options: { include_usage: true } };
+    const which = tree.siblings(talk, node).indexOf(node); // a seed repeats an answer, not that of its branches
     body.messages = system ? [{ role: "system", content: system }, ...messages] : messages;
-    for (const [name, value] of Object.entries({ ...numbers, seed })) if (value !== "") body[name] = Number(value);
+    for (const [name, value] of Object.entries(numbers)) if (value !== "") body[name] = Number(value);
+    if (seed !== "") body.seed = Number(seed) + which;
     if (this.settings.alternatives)
       Object.assign(body, { logprobs: true, top_logprobs: ALTERNATIVES, return_token_ids: true });
     if (begun.length) body.answer_token_ids = begun.map((token) => token.id);
@@ -256,6 +277,7 @@ function take(node, chunk, branch) {
   const choice = chunk.choices?.[0];
   if (!choice) return;
   const { content, reasoning_content, tool_calls } = choice.delta ?? {};
+  if (node.again && (content || reasoning_content)) Object.assign(node, { content: "", reasoning: "", calls: [], again: false });
   node.content += content ?? "";
   node.reasoning += reasoning_content ?? "";
   for (const { index, function: called } of tool_calls ?? []) {
@@ -288,5 +310,5 @@ function read(name) {
 function remembered() {
   const { lang, theme } = read("pellucid"),
     kept = read(SETTINGS);
-  return { ...(lang ? { lang } : {}), ...(theme ? { theme } : {}), ...kept, system: "" };
+  return { ...(lang ? { lang } : {}), ...(theme ? { theme } : {}), ...kept };
 }

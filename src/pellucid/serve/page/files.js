@@ -29,16 +29,47 @@ export function save(name, text, type) {
 
 /**
  * A conversation from a file that this page saved, made anew from what it understands: what else stands in it is left
- * out. Raises: Error.
+ * out, and nothing in it can be of another kind than the page expects. Raises: Error.
  */
 export function readConversation(text, fresh) {
   const { format, conversation: told } = JSON.parse(text);
-  if (format !== "pellucid-chat" || typeof told?.nodes !== "object") throw new Error("not_ours");
-  const nodes = {};
-  for (const node of Object.values(told.nodes)) {
-    if (!["user", "assistant"].includes(node.role) || typeof node.content !== "string") continue;
-    nodes[String(node.id)] = { ...node, id: String(node.id), parent: String(node.parent ?? "") };
-  }
-  const kept = { title: String(told.title ?? ""), settings: { ...told.settings }, chosen: { ...told.chosen } };
-  return { ...kept, id: fresh(), created: Date.now(), updated: Date.now(), nodes };
+  if (format !== "pellucid-chat" || !Object.keys(told.nodes).length) throw new Error("not_ours");
+  const nodes = Object.fromEntries(Object.values(told.nodes).map((node) => [word(node.id), message(node)]));
+  const settings = Object.fromEntries(Object.entries(told.settings ?? {}).map(([key, value]) => [key, word(value)]));
+  const chosen = Object.fromEntries(Object.entries(told.chosen ?? {}).map(([key, value]) => [key, word(value)]));
+  const now = Date.now();
+  return { id: fresh(), title: word(told.title), created: now, updated: now, settings, chosen, nodes };
 }
+
+function message(node) {
+  if (!word(node.id)) throw new Error("not_ours"); // it would be its own parent
+  const common = { id: word(node.id), parent: word(node.parent), created: Number(node.created) || 0, content: word(node.content) };
+  if (node.role === "user")
+    return { ...common, role: "user", files: list(node.files).map((file) => ({ name: word(file.name), text: word(file.text) })) };
+  if (node.role !== "assistant") throw new Error("not_ours");
+  return {
+    ...common,
+    role: "assistant",
+    reasoning: word(node.reasoning),
+    model: word(node.model),
+    finish: node.finish ? word(node.finish) : "stopped",
+    error: node.error ? word(node.error) : null,
+    calls: list(node.calls).map((call) => ({ name: word(call.name), arguments: word(call.arguments) })),
+    tokens: list(node.tokens).map((one) => ({ ...token(one), ...letters(one), top: list(one.top).map(token) })),
+    promptIds: list(node.promptIds).map(Number).filter(Number.isInteger),
+  };
+}
+
+function token(told) {
+  const logprob = typeof told.logprob === "number" ? told.logprob : null,
+    read = { id: Number(told.id) || 0, text: word(told.text), logprob };
+  return told.bytes ? { ...read, bytes: list(told.bytes).map(Number) } : read;
+}
+
+function letters({ part, at, end, yours }) {
+  const laid = ["content", "reasoning"].includes(part) && Number.isInteger(at) && Number.isInteger(end);
+  return { ...(laid ? { part, at, end } : { at: null }), ...(yours ? { yours: true } : {}) };
+}
+
+const word = (value) => (typeof value === "string" ? value : value === undefined || value === null ? "" : String(value));
+const list = (value) => (Array.isArray(value) ? value : []);

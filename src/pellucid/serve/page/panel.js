@@ -115,22 +115,23 @@ export class Panel {
   /** Words that the model did not think of: they become tokens, of which the first stands here. */
   ownWords(node, index) {
     const { app } = this;
-    const field = h("input", { type: "text", "aria-label": app.t("own_words"), placeholder: app.t("own_words") });
+    const space = /^ /.test(node.tokens[index].text) ? " " : ""; // a word begins with its space
+    const field = h("input", { type: "text", "aria-label": app.t("own_words"), value: space });
     const go = async (event) => {
       event.preventDefault();
-      if (!field.value || app.growing) return;
+      if (!field.value.trim() || app.growing) return;
       try {
         const tokens = await tokenize(app.model.id, field.value, app.settings.key);
-        app.branch(node, index, ...tokens.map(({ id, piece }) => ({ id, text: typeof piece === "string" ? piece : "", logprob: null })));
+        app.branch(node, index, ...tokens.map((token) => ({ ...token, logprob: null })));
       } catch (error) {
         app.say(app.told(error));
       }
     };
     return h(
       "form",
-      { class: "own row", on: { submit: go } },
-      field,
-      h("button", { type: "submit" }, app.t("go_on")),
+      { class: "own", on: { submit: go } },
+      h("p", {}, app.t("own_words")),
+      h("div", { class: "row" }, field, h("button", { type: "submit" }, app.t("go_on"))),
     );
   }
 }

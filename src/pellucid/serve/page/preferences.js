@@ -52,7 +52,7 @@ export class Preferences {
         { class: "inside" },
         h("div", { class: "row" }, h("h2", {}, app.t("settings")), button("close", app.t("close"), () => this.dialog.close())),
         h("p", { class: "soft" }, app.t("settings_for")),
-        this.field("system", h("textarea", { rows: 4, value: app.settings.system, placeholder: app.t("system_hint") })),
+        this.field("system", h("textarea", { rows: 4, value: app.value("system"), placeholder: app.t("system_hint") })),
         this.models(model),
         h("div", { class: "grid" }, Object.entries(NUMBERS).map(([name, range]) => this.number(name, range))),
         h(
@@ -88,7 +88,7 @@ export class Preferences {
       min: least,
       max: largest,
       step,
-      value: app.settings[name],
+      value: app.value(name),
       placeholder: app.t("own"),
     });
     return this.field(name, input, null, app.t(`${name}_hint`));

@@ -220,18 +220,24 @@ export class Thread {
   ending(node, drawn, growing) {
     const { app } = this,
       empty = !node.content && !node.reasoning && !node.calls.length;
-    const key = JSON.stringify([growing, node.finish, node.error, empty, node.raw, app.settings.lang, this.siblingsOf(node)]);
+    const finish = node.finish ?? (growing ? null : "stopped"); // the page was left while it grew
+    const key = JSON.stringify([growing, finish, node.error, empty, node.raw, app.settings.lang, this.siblingsOf(node)]);
     if (drawn.ended === key) return;
     drawn.ended = key;
     drawn.ending.replaceChildren(
       ...[
         growing && empty ? h("p", { class: "waiting" }, app.t("waiting")) : null,
         node.error ? h("p", { class: "bad" }, `${app.t("ended_error")} ${node.error}`) : null,
-        node.finish === "length" ? h("p", { class: "soft" }, app.t("ended_length")) : null,
-        node.finish === "stopped" ? h("p", { class: "soft" }, app.t("ended_stopped")) : null,
+        ["length", "stopped"].includes(finish) ? h("p", { class: "soft" }, `${app.t(`ended_${finish}`)} `, this.more(node)) : null,
       ].filter(Boolean),
     );
     drawn.actions.replaceChildren(...(growing ? [] : this.actions(node)));
+  }
+
+  more(node) {
+    const { app } = this;
+    if (!node.tokens.length) return null;
+    return h("button", { type: "button", class: "go-on", on: { click: () => app.goOn(node) } }, app.t("go_on"));
   }
 
   siblingsOf(node) {
@@ -246,12 +252,13 @@ export class Thread {
       this.refresh(node, true);
     };
     const speed = node.timings?.predicted_per_second;
-    const count = node.usage?.completion_tokens;
+    const count = node.tokens.length || node.usage?.completion_tokens;
     const facts = [node.model, count ? app.t("tokens_count", count) : "", speed ? app.t("speed", Math.round(speed)) : ""];
     return [
       this.branches(node),
       copyButton(app, () => node.content),
       button("again", app.t("again"), () => app.again(node)),
+      node.tokens.length ? button("open", app.t("open_tokens"), () => app.look(node, 0)) : null,
       node.tokens.length
         ? button("tokens", app.t(node.raw ? "as_text" : "as_tokens"), flip, { "aria-pressed": String(!!node.raw) })
         : null,
