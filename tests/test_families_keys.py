@@ -1170,3 +1170,29 @@ def test_deepseek_v2_scales_its_experts_by_one_where_nothing_is_said() -> None:
     experts = module.config(keys).layers[-1].experts
     assert experts
     assert experts.scale == 1.0
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [
+        ("falcon", "multi_query"), ("falcon", "parallel_attn"), ("deepseek_v3", "norm_topk_prob"),
+        ("deepseek_v3", "rope_interleave"), ("falcon_h1", "mamba_norm_before_gate"), ("bamba", "mamba_conv_bias"),
+    ],
+)  # fmt: skip
+def test_a_switch_that_is_null_is_off_as_transformers_code_takes_it(family: str, key: str) -> None:
+    """Though the switch is on where the file is silent."""
+    module = FAMILIES[family]
+    hf = {name: value for name, value in module.TINY.items() if name != key}
+    theirs = transformers.AutoConfig.for_model(**{**hf, key: None})
+    assert not getattr(theirs, key)
+    assert module.config({**hf, key: None}).layers == module.config({**hf, key: False}).layers
+    assert module.config({**hf, key: None}).layers != module.config({**hf, key: True}).layers
+
+
+def test_apertus_theta_without_its_scaling_means_nothing_as_in_transformers(capsys: pytest.CaptureFixture[str]) -> None:
+    hf = FAMILIES["apertus"].TINY | {"rope_theta": 500.0, "rope_scaling": None}
+    theirs = transformers.AutoConfig.for_model(**hf).rope_parameters
+    ours = FAMILIES["apertus"].config(hf).ropes[0]
+    assert ours.scaling is not None
+    assert (ours.theta, ours.scaling.kind) == (theirs["rope_theta"], theirs["rope_type"])
+    assert "rope_theta has no effect" in capsys.readouterr().err

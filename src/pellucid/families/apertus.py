@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.notice import notice
 from pellucid.config import ModelConfig, NormConfig
 from pellucid.families import llama
 from pellucid.families.translation.hf import Keys, rope
@@ -24,9 +25,11 @@ ROPE = {
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
-    said = any(hf.get(name) for name in ("rope_parameters", "rope_scaling", "rope_theta"))
+    said = any(hf.get(name) for name in ("rope_parameters", "rope_scaling"))
     keys = Keys(hf if said else {**hf, "rope_parameters": ROPE})
-    bias, heads = bool(keys.get("attention_bias", False)), keys.size("num_attention_heads", 32)
+    if not said and hf.get("rope_theta") not in (None, ROPE["rope_theta"]):
+        notice(f"{keys.where}: rope_theta has no effect without rope_parameters, as in transformers")
+    bias, heads = keys.switch("attention_bias", False), keys.size("num_attention_heads", 32)
     head_dim = max(keys.size("hidden_size", 4096) // heads, 1)
     return llama.build(
         keys,

@@ -15,13 +15,13 @@ from pellucid.families.translation.hf import Keys
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
-    attention_bias = bool(keys.get("attention_bias", False))
+    attention_bias = keys.switch("attention_bias", False)
     return llama.build(
         keys,
         eps=1e-5,
         qkv_bias=attention_bias,
         o_bias=attention_bias,
-        mlp_bias=bool(keys.get("mlp_bias", False)),
+        mlp_bias=keys.switch("mlp_bias", False),
         gated=False,
         activation=keys.activation("hidden_act", "relu2"),
     )

@@ -27,13 +27,13 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     norm = NormConfig(eps=keys.get("rms_norm_eps", 1e-5))
     num_layers, attends = keys.num_layers("num_hidden_layers"), keys.get("attn_layer_indices", [])
     head_dim = max(keys.size("hidden_size") // keys.size("num_attention_heads"), 1)
-    bias, mamba2 = bool(keys.get("attention_bias", False)), prefixed_mamba2(keys, norm.eps)
+    bias, mamba2 = keys.switch("attention_bias", False), prefixed_mamba2(keys, norm.eps)
     return llama.build(
         keys,
         norm=norm,
         qkv_bias=bias,
         o_bias=bias,
-        mlp_bias=bool(keys.get("mlp_bias", False)),
+        mlp_bias=keys.switch("mlp_bias", False),
         rotary=rope(keys, head_dim, keys.size("max_position_embeddings", 262144), partial=0.5),
         mixers=[None if i in attends else mamba2 for i in range(num_layers)],
     )

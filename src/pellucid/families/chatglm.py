@@ -45,13 +45,13 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys.only("pre_seq_len", None)
     d_model, num_heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     head_dim = keys.size("kv_channels", max(d_model // num_heads, 1))
-    bias = bool(keys.get("add_bias_linear", False))
+    bias = keys.switch("add_bias_linear", False)
     groups = keys.size("multi_query_group_num", 1)
     attention = AttentionConfig(
         num_heads=num_heads,
         num_kv_heads=groups if keys.get("multi_query_attention", False) else num_heads,
         head_dim=head_dim,
-        qkv_bias=bool(keys.get("add_qkv_bias", False)) or bias,
+        qkv_bias=keys.switch("add_qkv_bias", False) or bias,
         o_bias=bias,
         rope=_rope(keys, head_dim),
     )

@@ -29,7 +29,7 @@ def build(keys: Keys, kinds: Sequence[str] | None = None, window: int | None = N
     context_len, num_layers = keys.size("max_position_embeddings", 8192), keys.num_layers("num_hidden_layers")
     rotary = rope(keys, head_dim, context_len, default_theta=theta, layout="interleaved")
     norm = NormConfig(kind="layer", eps=keys.get("layer_norm_eps", 1e-5))
-    bias, near = bool(keys.get("attention_bias", False)), "sliding_attention"
+    bias, near = keys.switch("attention_bias", False), "sliding_attention"
     return llama.build(
         keys,
         qkv_bias=bias,

@@ -30,7 +30,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     return llama.build(
         keys,
         eps=1e-5,
-        mlp_bias=bool(keys.get("mlp_bias", False)),
+        mlp_bias=keys.switch("mlp_bias", False),
         rotary=rope(keys, head_dim, keys.size("max_position_embeddings", 131072), default_theta=1e6),
         windows=[window if kind == "sliding_attention" else None for kind in kinds],
     )

@@ -43,7 +43,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
 
 def build(keys: Keys, *, wide: bool = False, **changed: Any) -> ModelConfig:
     """Llama's shape with latent attention in every layer; ``wide``: as ``RopeConfig`` has it."""
-    rotary = replace(latent_rope(keys, interleaved=bool(keys.get("rope_interleave", True))), wide=wide)
+    rotary = replace(latent_rope(keys, interleaved=keys.switch("rope_interleave", True)), wide=wide)
     attention = latent(keys, rotary)
     return llama.build(keys, mixers=(attention,) * keys.num_layers("num_hidden_layers"), **changed)
 

@@ -28,7 +28,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     types = hf.get("layer_types") or ()
     above = hf.get("sliding_window", 4096) is not None and hf.get("max_window_layers", 62) < hf["num_hidden_layers"]
     keys = Keys({**hf, "use_sliding_window": "sliding_attention" in types if types else above}, HARMLESS)
-    bias = bool(keys.get("attention_bias", False))
+    bias = keys.switch("attention_bias", False)
     mlps = mlps_of(keys, *deepseek_experts(keys, width=1408, normalize=False), sparse_after(keys, 0))
     keys.only("moe_layer_freq", 1)
     return llama.build(keys, qkv_bias=bias, o_bias=bias, qk_norm=True, windows=qwen2.windows(keys), mlps=mlps)

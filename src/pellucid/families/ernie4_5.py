@@ -19,7 +19,7 @@ from pellucid.families.translation.hf import Keys, rope
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
     keys.only("compression_ratio", 1)  # of positions
-    bias = bool(keys.get("use_bias", False))
+    bias = keys.switch("use_bias", False)
     head_dim, context_len = keys.size("head_dim", 128), keys.size("max_position_embeddings", 131072)
     return llama.build(
         keys,

@@ -44,7 +44,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys.only("compression_ratio", 1)
     if (least := keys.get("moe_norm_min", 1e-12)) > 1e-9:
         raise UnsupportedError(f"moe_norm_min = {least!r} is not implemented", where=keys.where)
-    bias, d_ff = bool(keys.get("use_bias", False)), keys.size("moe_intermediate_size", 1536)
+    bias, d_ff = keys.switch("use_bias", False), keys.size("moe_intermediate_size", 1536)
     expert, together = (
         MLPConfig(d_ff=d_ff, activation=keys.activation("hidden_act", "silu")),
         keys.get("moe_num_shared_experts", 2),

@@ -23,18 +23,18 @@ HARMLESS = ("apply_residual_connection_post_layernorm", "rotary")  # never read 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf, HARMLESS)
     keys.only("alibi", False)
-    new, parallel = bool(keys.get("new_decoder_architecture", False)), bool(keys.get("parallel_attn", True))
+    new, parallel = keys.switch("new_decoder_architecture", False), keys.switch("parallel_attn", True)
     d_model = keys.size("n_embed", keys.size("hidden_size", 4544))
     num_heads = keys.size("num_attention_heads", keys.size("n_head", 71))
     one, num_kv_heads = (
-        bool(keys.get("multi_query", True)),
+        keys.switch("multi_query", True),
         keys.size("num_kv_heads", keys.size("n_head_kv", num_heads)),
     )
     norms_in_parallel = keys.get("num_ln_in_parallel_attn", 2 if new else 1)
     if (new and not parallel) or norms_in_parallel not in (1, 2) or (norms_in_parallel == 2 and not new):
         raise UnsupportedError("this order of norms is none that Falcon's code computes", where=keys.where)
     norm = NormConfig(kind="layer", eps=keys.get("layer_norm_epsilon", 1e-5), bias=True)
-    bias, context_len = bool(keys.get("bias", False)), keys.size("max_position_embeddings", 2048)
+    bias, context_len = keys.switch("bias", False), keys.size("max_position_embeddings", 2048)
     attention = AttentionConfig(
         num_heads=num_heads,
         num_kv_heads=num_kv_heads if new else 1 if one else num_heads,

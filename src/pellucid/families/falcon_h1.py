@@ -20,12 +20,12 @@ HARMLESS = (*PREFIXED_HARMLESS, "mlp_expansion_factor", "attn_layer_indices", "n
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf, HARMLESS)
-    norm, bias = NormConfig(eps=keys.get("rms_norm_eps", 1e-5)), bool(keys.get("attention_bias", False))
+    norm, bias = NormConfig(eps=keys.get("rms_norm_eps", 1e-5)), keys.switch("attention_bias", False)
     gate, down = _numbers(keys, "mlp_multipliers", 2)
     mlp = MLPConfig(
         d_ff=keys.size("intermediate_size"),
         activation=keys.activation("hidden_act", "silu"),
-        bias=bool(keys.get("mlp_bias", False)),
+        bias=keys.switch("mlp_bias", False),
         gate_scale=gate,
         down_scale=down,
     )
@@ -47,12 +47,12 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
 
 
 def _mamba2(keys: Keys, eps: float) -> Mamba2Config:
-    before = bool(keys.get("mamba_norm_before_gate", True))
+    before = keys.switch("mamba_norm_before_gate", True)
     mamba2 = prefixed_mamba2(
         keys,
         eps,
         keys.get("mamba_d_ssm"),
-        o_bias=bool(keys.get("projectors_bias", False)),
+        o_bias=keys.switch("projectors_bias", False),
         norm_at="before" if before else "after",
         in_scale=float(keys.get("ssm_in_multiplier", 1.0)),
         scales=_numbers(keys, "ssm_multipliers", 5),

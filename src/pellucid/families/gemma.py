@@ -24,7 +24,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf, HARMLESS)
     keys.only("use_bidirectional_attention", False)
     keys.only("hidden_act", "gelu_pytorch_tanh", "gelu")  # the first files say gelu and mean this one
-    bias = bool(keys.get("attention_bias", False))
+    bias = keys.switch("attention_bias", False)
     return llama.build(
         keys,
         qkv_bias=bias,

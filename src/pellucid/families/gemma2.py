@@ -25,7 +25,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys.only("use_bidirectional_attention", False)
     keys.only("hidden_act", "gelu_pytorch_tanh")  # some files have it beside hidden_activation
     norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6), offset=keys.get("norm_weight_offset", 1.0))
-    bias, queries = bool(keys.get("attention_bias", False)), keys.get("query_pre_attn_scalar", 256)
+    bias, queries = keys.switch("attention_bias", False), keys.get("query_pre_attn_scalar", 256)
     window = keys.size("sliding_window", 4096)
     caps = (
         keys.get(name, None if name in hf else default)

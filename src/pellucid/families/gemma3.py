@@ -31,7 +31,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     context_len, window = keys.size("max_position_embeddings", 131072), keys.size("sliding_window", 4096)
     norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6), offset=keys.get("norm_weight_offset", 1.0))
     norms = PartNorms(before=norm, after=norm)
-    bias, queries = bool(keys.get("attention_bias", False)), keys.get("query_pre_attn_scalar", 256)
+    bias, queries = keys.switch("attention_bias", False), keys.get("query_pre_attn_scalar", 256)
     activation = keys.activation("hidden_activation", "gelu_pytorch_tanh")
     mlp = MLPConfig(d_ff=keys.size("intermediate_size", 9216), activation=activation)
     near, far = ropes(keys, head_dim, context_len)

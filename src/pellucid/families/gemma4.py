@@ -46,12 +46,12 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     kinds = [*gemma3.layer_types(keys, every=6)[:-1], FULL]  # the last sees all, whatever the file says
     norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6), wide=True)
     activation, d_ff = keys.activation("hidden_activation", "gelu_pytorch_tanh"), keys.size("intermediate_size", 9216)
-    width, bias = keys.get("hidden_size_per_layer_input", 256), bool(keys.get("attention_bias", False))
+    width, bias = keys.get("hidden_size_per_layer_input", 256), keys.switch("attention_bias", False)
     keys.only("vocab_size_per_layer_input", *((vocab_size,) if width else (keys.get("vocab_size_per_layer_input"),)))
     side = SideConfig(width=width, activation=activation, norm=norm) if width else None
     shared, window = keys.get("num_kv_shared_layers", 0), keys.size("sliding_window", 512)
     wider = 2 if keys.get("use_double_wide_mlp", False) else 1
-    equal, ropes = bool(keys.get("attention_k_eq_v", False)), keys.get("rope_parameters", ROPES)
+    equal, ropes = keys.switch("attention_k_eq_v", False), keys.get("rope_parameters", ROPES)
     shapes = _shapes(keys, kinds, equal)
     if not isinstance(shared, int) or not isinstance(ropes, Mapping) or not 0 <= shared < num_layers:
         raise ConfigError("num_kv_shared_layers or rope_parameters is not what it must be", where=keys.where)

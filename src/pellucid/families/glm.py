@@ -21,7 +21,7 @@ def build(keys: Keys, norms: PartNorms | None = None, **fields: Any) -> ModelCon
     return llama.build(
         keys,
         eps=1.5625e-07,
-        qkv_bias=bool(keys.get("attention_bias", True)),
+        qkv_bias=keys.switch("attention_bias", True),
         head_dim=head_dim,
         rotary=rope(keys, head_dim, context_len, partial=0.5, layout="interleaved"),
         norms=norms,

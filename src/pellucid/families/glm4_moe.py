@@ -39,9 +39,9 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     head_dim = keys.size("head_dim", max(keys.size("hidden_size") // keys.size("num_attention_heads"), 1))
     return llama.build(
         keys,
-        qkv_bias=bool(keys.get("attention_bias", False)),
+        qkv_bias=keys.switch("attention_bias", False),
         norm=NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-5)),
-        qk_norm=bool(keys.get("use_qk_norm", False)),
+        qk_norm=keys.switch("use_qk_norm", False),
         rotary=rope(keys, head_dim, keys.size("max_position_embeddings", 131072), partial=0.5),
         mlps=mlps_of(keys, *deepseek_experts(keys, num_experts=128, width=1408), sparse_after(keys, 1)),
     )

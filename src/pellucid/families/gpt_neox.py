@@ -22,7 +22,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys.get("rotary_pct")
     keys.get("rotary_emb_base")
     head_dim = max(keys.size("hidden_size") // keys.size("num_attention_heads"), 1)
-    bias = bool(keys.get("attention_bias", True))
+    bias = keys.switch("attention_bias", True)
     return llama.build(
         keys,
         qkv_bias=bias,
@@ -32,7 +32,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         activation=keys.activation("hidden_act", "gelu"),
         norm=NormConfig(kind="layer", eps=keys.get("layer_norm_eps", 1e-5), bias=True),
         rotary=rope(keys, head_dim, keys.size("max_position_embeddings", 2048), partial=0.25),
-        layer={"parallel": bool(keys.get("use_parallel_residual", True))},
+        layer={"parallel": keys.switch("use_parallel_residual", True)},
     )
 
 

@@ -34,7 +34,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     said = hf.get("rope_parameters") or hf.get("rope_scaling")
     keys = Keys(hf if said else {**hf, "rope_scaling": YARN | {"original_max_position_embeddings": 4096}}, HARMLESS)
     keys.only("hidden_act", "silu")
-    bias, window = bool(keys.get("attention_bias", True)), keys.get("sliding_window", 128)
+    bias, window = keys.switch("attention_bias", True), keys.get("sliding_window", 128)
     expert = MLPConfig(
         d_ff=keys.size("intermediate_size", 2880),
         bias=True,

@@ -22,13 +22,13 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
 
 def build(keys: Keys, *, sinks: bool = False, eps: float = 1e-6, **more: Any) -> ModelConfig:
     """Granite's shape; ``more`` is for ``llama.build``."""
-    attention_bias = bool(keys.get("attention_bias", False))
+    attention_bias = keys.switch("attention_bias", False)
     return llama.build(
         keys,
         norm=NormConfig(kind="rms", eps=keys.get("rms_norm_eps", eps)),
         qkv_bias=attention_bias,
         o_bias=attention_bias,
-        mlp_bias=bool(keys.get("mlp_bias", False)),
+        mlp_bias=keys.switch("mlp_bias", False),
         attention={"scale": keys.get("attention_multiplier", 1.0), "sinks": sinks},
         layer={"residual_scale": keys.get("residual_multiplier", 1.0)},
         embedding_scale=keys.get("embedding_multiplier", 1.0),

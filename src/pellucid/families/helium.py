@@ -15,8 +15,8 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     head_dim, context_len = keys.size("head_dim", 128), keys.size("max_position_embeddings", 4096)
     return llama.build(
         keys,
-        qkv_bias=bool(keys.get("attention_bias", False)),
-        mlp_bias=bool(keys.get("mlp_bias", False)),
+        qkv_bias=keys.switch("attention_bias", False),
+        mlp_bias=keys.switch("mlp_bias", False),
         norm=NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-8), wide=True),
         head_dim=head_dim,
         rotary=rope(keys, head_dim, context_len, default_theta=1e5, layout="interleaved"),

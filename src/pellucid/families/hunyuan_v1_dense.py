@@ -46,13 +46,13 @@ def read(hf: Mapping[str, Any], harmless: tuple[str, ...]) -> Keys:
 
 def build(keys: Keys, **more: Any) -> ModelConfig:
     """Hunyuan's attention; ``more`` is for ``llama.build``."""
-    bias = bool(keys.get("attention_bias", False))
+    bias = keys.switch("attention_bias", False)
     return llama.build(
         keys,
         eps=1e-5,
         qkv_bias=bias,
         o_bias=bias,
-        mlp_bias=bool(keys.get("mlp_bias", False)),
+        mlp_bias=keys.switch("mlp_bias", False),
         qk_norm=True,
         attention={"qk_norm_at": "after"},
         **more,

@@ -29,7 +29,7 @@ HARMLESS = (*OF_MIXTURES, "enable_moe_fp32_combine")  # where the two parts of a
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf, HARMLESS)
-    bias = bool(keys.get("attention_bias", False))
+    bias = keys.switch("attention_bias", False)
     keys.only("mlp_bias", False)
     head_dim, context_len = keys.size("head_dim", 128), keys.size("max_position_embeddings", 131072)
     d_ff, together = keys.size("moe_intermediate_size", 1536), keys.get("num_shared_experts", 1)

@@ -14,12 +14,12 @@ from pellucid.families.translation.rules import both
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
     norm, post = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6)), keys.get("use_post_norm", True)
-    attention_bias = bool(keys.get("attention_bias", False))
+    attention_bias = keys.switch("attention_bias", False)
     return llama.build(
         keys,
         qkv_bias=attention_bias,
         o_bias=attention_bias,
-        mlp_bias=bool(keys.get("mlp_bias", False)),
+        mlp_bias=keys.switch("mlp_bias", False),
         norm=norm,
         norms=PartNorms(before=norm, after=norm if post else None),
         attention={"scale": keys.get("attention_multiplier")},

@@ -14,9 +14,9 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
     keys.only("clip_qkv", None)
     keys.only("use_sliding_window", False)
-    bias = bool(keys.get("attention_bias", False))
+    bias = keys.switch("attention_bias", False)
     return llama.build(
-        keys, eps=1e-5, qkv_bias=bias, o_bias=bias, mlp_bias=bool(keys.get("mlp_bias", False)), head_dim=128
+        keys, eps=1e-5, qkv_bias=bias, o_bias=bias, mlp_bias=keys.switch("mlp_bias", False), head_dim=128
     )
 
 

@@ -12,12 +12,12 @@ from pellucid.families.translation.hf import Keys
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
-    attention_bias = bool(keys.get("attention_bias", True))
+    attention_bias = keys.switch("attention_bias", True)
     return llama.build(
         keys,
         qkv_bias=attention_bias,
         o_bias=attention_bias,
-        mlp_bias=bool(keys.get("mlp_bias", True)),
+        mlp_bias=keys.switch("mlp_bias", True),
         gated=False,
         activation=keys.activation("hidden_act", "relu2"),
         norm=NormConfig(kind="layer", eps=keys.get("layer_norm_eps", 1e-5), bias=True),

@@ -65,8 +65,8 @@ def _mamba(keys: Keys, norm: NormConfig) -> MambaConfig:
         state_size=keys.size("mamba_d_state", 16),
         dt_rank=math.ceil(d_model / 16) if rank == "auto" else keys.size("mamba_dt_rank"),
         width=keys.size("mamba_d_conv", 4),
-        conv_bias=bool(keys.get("mamba_conv_bias", True)),
-        bias=bool(keys.get("mamba_proj_bias", False)),
+        conv_bias=keys.switch("mamba_conv_bias", True),
+        bias=keys.switch("mamba_proj_bias", False),
         activation=keys.activation("hidden_act", "silu"),
         inner_norm=norm,
     )

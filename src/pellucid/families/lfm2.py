@@ -42,9 +42,7 @@ def build(keys: Keys, mlps: tuple[tuple[MLPConfig, ExpertsConfig | None], ...] |
     keys.only("block_use_swiglu", True)
     keys.only("use_pos_enc", True)
     d_model, num_layers = keys.size("hidden_size"), keys.num_layers("num_hidden_layers")
-    conv = ShortConvConfig(
-        channels=d_model, width=keys.size("conv_L_cache", 3), bias=bool(keys.get("conv_bias", False))
-    )
+    conv = ShortConvConfig(channels=d_model, width=keys.size("conv_L_cache", 3), bias=keys.switch("conv_bias", False))
     head_dim = keys.size("head_dim", max(d_model // keys.size("num_attention_heads"), 1))
     eps = keys.get("norm_eps", 1e-5)
     keys.only("block_norm_eps", eps)

@@ -19,12 +19,12 @@ HARMLESS = (*lfm2.HARMLESS, "intermediate_size")
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys({**hf, "tie_word_embeddings": lfm2.tied(hf)}, HARMLESS)
     expert = MLPConfig(d_ff=keys.size("moe_intermediate_size", 1792))
-    normalize = bool(keys.get("norm_topk_prob", True))
+    normalize = keys.switch("norm_topk_prob", True)
     experts = ExpertsConfig(
         num_experts=keys.size("num_experts", keys.size("num_local_experts", 32)),
         experts_per_token=keys.size("num_experts_per_tok", 4),
         scores="sigmoid",
-        correction_bias=bool(keys.get("use_expert_bias", True)),
+        correction_bias=keys.switch("use_expert_bias", True),
         normalize=normalize,
         normalize_eps=1e-6 if normalize else 0.0,
         scale=float(keys.get("routed_scaling_factor", 1.0)),

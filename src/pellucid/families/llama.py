@@ -29,8 +29,8 @@ from pellucid.families.translation.rules import PermuteRope, Rule, both
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
-    attention_bias = bool(keys.get("attention_bias", False))
-    return build(keys, qkv_bias=attention_bias, o_bias=attention_bias, mlp_bias=bool(keys.get("mlp_bias", False)))
+    attention_bias = keys.switch("attention_bias", False)
+    return build(keys, qkv_bias=attention_bias, o_bias=attention_bias, mlp_bias=keys.switch("mlp_bias", False))
 
 
 def build(

@@ -54,7 +54,7 @@ def _mixers(keys: Keys, eps: float) -> list[AttentionConfig]:
     grows = QueryScale(beta=keys.get("attn_scale", 0.1), every=keys.size("floor_scale", 8192), offset=1)
     grows = grows if keys.get("attn_temperature_tuning", True) else None
     length = NormConfig(kind="rms", eps=eps, weight=False) if keys.get("use_qk_norm", True) else None
-    chunk, bias = keys.get("attention_chunk_size", 8192), bool(keys.get("attention_bias", False))
+    chunk, bias = keys.get("attention_chunk_size", 8192), keys.switch("attention_bias", False)
     num_heads = keys.size("num_attention_heads")
     return [
         AttentionConfig(

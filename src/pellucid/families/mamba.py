@@ -41,8 +41,8 @@ def build(keys: Keys, inner_eps: float | None = None) -> ModelConfig:
         state_size=keys.size("state_size", 16),
         dt_rank=math.ceil(d_model / 16) if rank == "auto" else keys.size("time_step_rank"),
         width=keys.size("conv_kernel", 4),
-        conv_bias=bool(keys.get("use_conv_bias", True)),
-        bias=bool(keys.get("use_bias", False)),
+        conv_bias=keys.switch("use_conv_bias", True),
+        bias=keys.switch("use_bias", False),
         activation=keys.activation("hidden_act", "silu"),
         inner_norm=None if inner_eps is None else NormConfig(eps=inner_eps, weight=False),
     )
@@ -55,7 +55,7 @@ def build(keys: Keys, inner_eps: float | None = None) -> ModelConfig:
         context_len=keys.size("max_position_embeddings", CONTEXT),
         layers=(layer,) * keys.num_layers("num_hidden_layers"),
         final_norm=norm,
-        wide_stream=bool(keys.get("residual_in_fp32", True)),
+        wide_stream=keys.switch("residual_in_fp32", True),
         **keys.common(tied=True),
     )
 

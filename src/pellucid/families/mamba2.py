@@ -34,14 +34,14 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     num_heads, head_dim, groups = keys.size("num_heads", 128), keys.size("head_dim", 64), keys.size("n_groups", 8)
     keys.only("expand", expansion(num_heads * head_dim, d_model))
     keys.only("intermediate_size", num_heads * head_dim)
-    bias, eps = bool(keys.get("use_bias", False)), keys.get("layer_norm_epsilon", 1e-5)
+    bias, eps = keys.switch("use_bias", False), keys.get("layer_norm_epsilon", 1e-5)
     mixer = Mamba2Config(
         num_heads=num_heads,
         head_dim=head_dim,
         state_size=keys.size("state_size", 128),
         num_groups=groups,
         width=keys.size("conv_kernel", 4),
-        conv_bias=bool(keys.get("use_conv_bias", True)),
+        conv_bias=keys.switch("use_conv_bias", True),
         bias=bias,
         o_bias=bias,
         activation=keys.activation("hidden_act", "silu"),
@@ -57,7 +57,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         context_len=keys.size("max_position_embeddings", CONTEXT),
         layers=(layer,) * keys.num_layers("num_hidden_layers"),
         final_norm=norm,
-        wide_stream=bool(keys.get("residual_in_fp32", True)),
+        wide_stream=keys.switch("residual_in_fp32", True),
         **keys.common(tied=False),
     )
 

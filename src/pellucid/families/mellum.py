@@ -22,7 +22,7 @@ DEFAULT = {
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf, (*HARMLESS, "mtp_*"))
-    bias, num_layers = bool(keys.get("attention_bias", False)), keys.num_layers("num_hidden_layers")
+    bias, num_layers = keys.switch("attention_bias", False), keys.num_layers("num_hidden_layers")
     kinds, window = _kinds(keys, num_layers), keys.size("sliding_window", 1024)
     head_dim, context_len = keys.size("head_dim", 128), keys.size("max_position_embeddings", 131072)
     said = keys.get("rope_parameters", DEFAULT)
@@ -36,7 +36,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     experts = ExpertsConfig(
         num_experts=keys.size("num_experts", keys.size("num_local_experts", 64)),
         experts_per_token=keys.size("num_experts_per_tok", 8),
-        normalize=bool(keys.get("norm_topk_prob", True)),
+        normalize=keys.switch("norm_topk_prob", True),
     )
     return llama.build(
         keys,

@@ -67,7 +67,7 @@ def _mixers(keys: Keys, num_layers: int) -> list[AttentionConfig]:
         )
         for kind, theta in thetas.items()
     }
-    num_heads, bias = keys.size("num_attention_heads", 64), bool(keys.get("attention_bias", False))
+    num_heads, bias = keys.size("num_attention_heads", 64), keys.switch("attention_bias", False)
     num_kv_heads, scale = keys.size("num_key_value_heads", 4), keys.get("attention_value_scale", 0.707)
     keys.only("swa_num_attention_heads", num_heads)
     keys.only("swa_num_key_value_heads", 2 * num_kv_heads)

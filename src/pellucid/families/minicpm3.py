@@ -31,7 +31,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         keys,
         eps=1e-5,
         mixers=(attention,) * num_layers,
-        mlp_bias=bool(keys.get("mlp_bias", False)),
+        mlp_bias=keys.switch("mlp_bias", False),
         layer={"residual_scale": depth / math.sqrt(num_layers)},
         embedding_scale=keys.get("scale_emb", 12),
         logit_scale=base / d_model,

@@ -18,7 +18,7 @@ from pellucid.families.translation.rules import Rule, SwapHalves, both, without
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
     norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6), weight=False)
-    bias = bool(keys.get("attention_bias", False))
+    bias = keys.switch("attention_bias", False)
     return llama.build(
         keys,
         qkv_bias=bias,

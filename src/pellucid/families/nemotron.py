@@ -22,12 +22,12 @@ HARMLESS = ("rope_percent",)  # partial_rotary_factor again, under an older name
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf, HARMLESS)
     head_dim = keys.size("head_dim", max(keys.size("hidden_size") // keys.size("num_attention_heads"), 1))
-    attention_bias, offset = bool(keys.get("attention_bias", False)), keys.get("norm_weight_offset", 1.0)
+    attention_bias, offset = keys.switch("attention_bias", False), keys.get("norm_weight_offset", 1.0)
     return llama.build(
         keys,
         qkv_bias=attention_bias,
         o_bias=attention_bias,
-        mlp_bias=bool(keys.get("mlp_bias", False)),
+        mlp_bias=keys.switch("mlp_bias", False),
         gated=False,
         activation=keys.activation("hidden_act", "relu2"),
         norm=NormConfig(kind="layer", eps=keys.get("norm_eps", 1e-5), bias=True, offset=offset),

@@ -100,7 +100,7 @@ def _kinds(keys: Keys) -> list[str]:
 
 
 def _mamba2(keys: Keys, eps: float) -> Mamba2Config:
-    groups, bias = keys.size("n_groups", keys.size("mamba_n_groups", 8)), bool(keys.get("use_bias", False))
+    groups, bias = keys.size("n_groups", keys.size("mamba_n_groups", 8)), keys.switch("use_bias", False)
     keys.only("mamba_proj_bias", False, bias)
     return Mamba2Config(
         num_heads=keys.size("mamba_num_heads", 128),
@@ -128,7 +128,7 @@ def _attention(keys: Keys) -> AttentionConfig:
 
 
 def _mlp(keys: Keys, width: str) -> MLPConfig:
-    activation, bias = keys.activation("mlp_hidden_act", "relu2"), bool(keys.get("mlp_bias", False))
+    activation, bias = keys.activation("mlp_hidden_act", "relu2"), keys.switch("mlp_bias", False)
     default = {"intermediate_size": 21504}.get(width, 7688)
     return MLPConfig(d_ff=keys.size(width, default), activation=activation, gated=False, bias=bias)
 
@@ -137,7 +137,7 @@ def _experts(keys: Keys) -> ExpertsConfig:
     """Routed as DeepSeek-V3's, and one that every token goes through."""
     keys.only("moe_latent_size", None)
     keys.only("mlp_bias", False)
-    normalize = bool(keys.get("norm_topk_prob", True))
+    normalize = keys.switch("norm_topk_prob", True)
     keys.get("n_shared_experts")  # one, of the width that is said
     return ExpertsConfig(
         num_experts=keys.size("n_routed_experts", 8),

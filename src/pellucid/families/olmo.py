@@ -21,7 +21,7 @@ from pellucid.families.translation.rules import without
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
-    bias = bool(keys.get("attention_bias", False))
+    bias = keys.switch("attention_bias", False)
     norm, clip = NormConfig(kind="layer", eps=1e-5, weight=False), keys.get("clip_qkv")
     return llama.build(keys, qkv_bias=bias, o_bias=bias, norm=norm, attention={"clip": clip})
 

@@ -24,7 +24,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
 def build(keys: Keys, eps: float = 1e-5, **by_layer: Any) -> ModelConfig:
     """OLMo 2's shape; 3's layers have windows and rotations of their own."""
     norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", eps), wide=True)
-    bias = bool(keys.get("attention_bias", False))
+    bias = keys.switch("attention_bias", False)
     return llama.build(
         keys,
         qkv_bias=bias,

@@ -21,7 +21,7 @@ from pellucid.families.translation.rules import both
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
     keys.only("clip_qkv", None)
-    bias = bool(keys.get("attention_bias", False))
+    bias = keys.switch("attention_bias", False)
     return llama.build(
         keys,
         qkv_bias=bias,
@@ -38,7 +38,7 @@ def mlps(keys: Keys, *, num_experts: int, per_token: int) -> ByLayer:
     experts = ExpertsConfig(
         num_experts=keys.size("num_experts", keys.size("num_local_experts", num_experts)),
         experts_per_token=keys.size("num_experts_per_tok", per_token),
-        normalize=bool(keys.get("norm_topk_prob", False)),
+        normalize=keys.switch("norm_topk_prob", False),
     )
     return ((expert, experts),) * keys.num_layers("num_hidden_layers")
 

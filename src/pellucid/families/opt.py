@@ -20,7 +20,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys.only("word_embed_proj_dim", d_model)
     keys.only("layer_norm_elementwise_affine", True)
     keys.only("_remove_final_layer_norm", False)
-    bias, before = bool(keys.get("enable_bias", True)), bool(keys.get("do_layer_norm_before", True))
+    bias, before = keys.switch("enable_bias", True), keys.switch("do_layer_norm_before", True)
     norm = NormConfig(kind="layer", bias=True)
     norms = PartNorms(before=norm) if before else PartNorms(sum=norm)
     activation = keys.activation("activation_function", "relu")

@@ -25,7 +25,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         gated=False,
         activation=keys.activation("hidden_act", "relu2"),
         norm=NormConfig(kind="layer", eps=keys.get("layer_norm_eps", 1e-5), bias=True),
-        qk_norm=bool(keys.get("qk_layernorm", True)),
+        qk_norm=keys.switch("qk_layernorm", True),
         rotary=rope(keys, head_dim, keys.size("max_position_embeddings", 16384), partial=0.5),
     )
 

@@ -30,7 +30,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         activation=keys.activation("hidden_act", "gelu_new"),
         norm=norm,
         norms=(PartNorms(before=norm), PartNorms()),
-        qk_norm=bool(keys.get("qk_layernorm", False)),
+        qk_norm=keys.switch("qk_layernorm", False),
         rotary=rope(keys, head_dim, keys.size("max_position_embeddings", 2048), partial=0.5),
         layer={"parallel": True},
         head_bias=not keys.get("tie_word_embeddings", False),

@@ -35,7 +35,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys.only("num_experts_per_tok", 2)
     num_layers, context_len = keys.num_layers("num_hidden_layers"), keys.size("max_position_embeddings", 131072)
     bias, head_dim = (
-        bool(keys.get("attention_bias", False)),
+        keys.switch("attention_bias", False),
         keys.size("hidden_size") // keys.size("num_attention_heads"),
     )
     expert = MLPConfig(d_ff=keys.size("intermediate_size", 6400), activation=keys.activation("hidden_act", "silu"))
@@ -54,7 +54,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         rotary=rope(keys, keys.size("head_dim", head_dim), context_len, default_theta=1e6),
         windows=(keys.get("sliding_window"),) * num_layers,
         mlps=((expert, experts),) * num_layers,
-        head_bias=bool(keys.get("lm_head_bias", False)),
+        head_bias=keys.switch("lm_head_bias", False),
     )
 
 

@@ -21,18 +21,20 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     return llama.build(keys, qkv_bias=True, windows=windows(keys))
 
 
-def windows(keys: Keys) -> tuple[int | None, ...]:
-    """Each layer's window: ``layer_types`` says which, or all from ``max_window_layers`` on; none unless
-    ``use_sliding_window``.
+def windows(keys: Keys, otherwise: list[str] | None = None) -> tuple[int | None, ...]:
+    """Each layer's window: ``layer_types`` says which, or ``otherwise`` does, or it is all from ``max_window_layers``
+    on; none unless ``use_sliding_window``.
     """
     num_layers = keys.num_layers("num_hidden_layers")
     window = keys.get("sliding_window", 4096)
     if not keys.get("use_sliding_window", False):
         window = None
     first = keys.get("max_window_layers", 28)
-    types = keys.get("layer_types") or [
-        "sliding_attention" if i >= first else "full_attention" for i in range(num_layers)
-    ]
+    types = (
+        keys.get("layer_types")
+        or otherwise
+        or ["sliding_attention" if i >= first else "full_attention" for i in range(num_layers)]
+    )
     if len(types) != num_layers or set(types) - {"sliding_attention", "full_attention"}:
         raise ConfigError(
             "layer_types must name each layer's attention",

@@ -11,7 +11,7 @@ from typing import Any
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError
 from pellucid.config import MLPConfig, ModelConfig
-from pellucid.families import llama, qwen3_moe
+from pellucid.families import llama, qwen2, qwen3_moe
 from pellucid.families.translation.experts import in_memory
 from pellucid.families.translation.gguf import (
     EXPERT_RULES,
@@ -26,18 +26,25 @@ from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
 from pellucid.families.translation.rules import Rule
 
-# Without effect while use_sliding_window is false; the dense width where no layer is dense.
-HARMLESS = ("sliding_window", "max_window_layers", "intermediate_size")
+HARMLESS = ("intermediate_size",)  # the dense width, where no layer is dense
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf, HARMLESS)
-    keys.only("use_sliding_window", False)
+    # Of the first max_window_layers every second one, from the first; in Qwen2 it is those after them.
+    first = keys.get("max_window_layers", 28)
+    windowed = ["sliding_attention" if i % 2 == 0 and i < first else "full_attention"
+                for i in range(keys.num_layers("num_hidden_layers"))]  # fmt: skip
     shared = MLPConfig(
         d_ff=keys.size("shared_expert_intermediate_size", 5632), activation=keys.activation("hidden_act", "silu")
     )
     experts = replace(qwen3_moe.experts(keys), shared=shared, shared_gated=True)
-    return llama.build(keys, qkv_bias=bool(keys.get("qkv_bias", True)), mlps=qwen3_moe.mlps(keys, experts))
+    return llama.build(
+        keys,
+        qkv_bias=keys.switch("qkv_bias", True),
+        windows=qwen2.windows(keys, windowed),
+        mlps=qwen3_moe.mlps(keys, experts),
+    )
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
@@ -46,12 +53,12 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         raise ConfigError("a model of this family has a shared expert", where=config.model_type)
     return (
         llama.base_to_hf(config)
+        | qwen2.windows_to_hf(config)
         | qwen3_moe.mlps_to_hf(config)
         | {
             "architectures": ["Qwen2MoeForCausalLM"],
             "qkv_bias": config.layers[0].mixer.qkv_bias,
             "shared_expert_intermediate_size": shared.d_ff,
-            "use_sliding_window": False,
         }
     )
 
@@ -105,4 +112,5 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "normalized": {"norm_topk_prob": True},
     "every_second": {"decoder_sparse_step": 2},
     "tied": {"tie_word_embeddings": True},
+    "window": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
 }

@@ -17,7 +17,7 @@ from pellucid.families.translation.rules import Rule
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
-    bias = bool(keys.get("attention_bias", False))
+    bias = keys.switch("attention_bias", False)
     return llama.build(keys, qkv_bias=bias, o_bias=bias, qk_norm=True, head_dim=128, windows=windows(keys))
 
 

@@ -22,7 +22,7 @@ HARMLESS = ("max_window_layers", "intermediate_size")
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf, HARMLESS)
-    bias = bool(keys.get("attention_bias", False))
+    bias = keys.switch("attention_bias", False)
     window = keys.get("sliding_window", 4096)
     windows = (window if keys.get("use_sliding_window", False) else None,) * keys.num_layers("num_hidden_layers")
     return llama.build(keys, qkv_bias=bias, o_bias=bias, qk_norm=True, windows=windows, mlps=mlps(keys, experts(keys)))
@@ -35,7 +35,7 @@ def experts(keys: Keys) -> ExpertsConfig:
     return ExpertsConfig(
         num_experts=keys.size("num_experts", keys.size("num_local_experts", 128)),
         experts_per_token=keys.size("num_experts_per_tok", 8),
-        normalize=bool(keys.get("norm_topk_prob", False)),
+        normalize=keys.switch("norm_topk_prob", False),
     )
 
 

@@ -37,7 +37,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     experts = ExpertsConfig(
         num_experts=keys.size("num_experts", keys.size("num_local_experts", 512)),
         experts_per_token=keys.size("num_experts_per_tok", 10),
-        normalize=bool(keys.get("norm_topk_prob", True)),
+        normalize=keys.switch("norm_topk_prob", True),
         shared=shared,
         shared_gated=True,
     )
@@ -49,7 +49,7 @@ def build(keys: Keys, mlps: Sequence[tuple[MLPConfig, ExpertsConfig | None]], **
     num_layers, head_dim = keys.num_layers("num_hidden_layers"), keys.size("head_dim", 256)
     norm = NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-6), offset=keys.get("norm_weight_offset", 1.0))
     mixer = delta_net(keys, norm=replace(norm, offset=0.0))
-    bias = bool(keys.get("attention_bias", False))
+    bias = keys.switch("attention_bias", False)
     return llama.build(
         keys,
         norm=norm,

@@ -18,9 +18,9 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
     return llama.build(
         keys,
-        qkv_bias=bool(keys.get("attention_bias", True)),
-        o_bias=bool(keys.get("attention_out_bias", False)),
-        mlp_bias=bool(keys.get("mlp_bias", False)),
+        qkv_bias=keys.switch("attention_bias", True),
+        o_bias=keys.switch("attention_out_bias", False),
+        mlp_bias=keys.switch("mlp_bias", False),
         head_dim=128,
     )
 

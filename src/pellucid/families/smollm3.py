@@ -27,12 +27,12 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     kinds = keys.get("layer_types") or ["full_attention" if turn else "sliding_attention" for turn in turns]
     head_dim = keys.size("head_dim", max(keys.size("hidden_size") // keys.size("num_attention_heads"), 1))
     rotary = rope(keys, head_dim, keys.size("max_position_embeddings", 32768), default_theta=2e6)
-    attention_bias = bool(keys.get("attention_bias", False))
+    attention_bias = keys.switch("attention_bias", False)
     return llama.build(
         keys,
         qkv_bias=attention_bias,
         o_bias=attention_bias,
-        mlp_bias=bool(keys.get("mlp_bias", False)),
+        mlp_bias=keys.switch("mlp_bias", False),
         ropes=[rotary if turn else None for turn in turns],
         windows=[window if windowed and kind == "sliding_attention" else None for kind in kinds],
         tied=True,

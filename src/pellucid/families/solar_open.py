@@ -19,7 +19,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     context_len = keys.size("max_position_embeddings", 131072)
     return llama.build(
         keys,
-        qkv_bias=bool(keys.get("attention_bias", False)),
+        qkv_bias=keys.switch("attention_bias", False),
         norm=NormConfig(kind="rms", eps=keys.get("rms_norm_eps", 1e-5)),
         head_dim=128,
         rotary=rope(keys, keys.size("head_dim", 128), context_len, default_theta=1e6, partial=1.0),

@@ -21,10 +21,10 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys.only("qk_layernorm", False)
     head_dim = max(keys.size("hidden_size") // keys.size("num_attention_heads"), 1)
     norm = NormConfig(kind="layer", eps=keys.get("layer_norm_eps", 1e-5), bias=True)
-    parallel = bool(keys.get("use_parallel_residual", False))
+    parallel = keys.switch("use_parallel_residual", False)
     return llama.build(
         keys,
-        qkv_bias=bool(keys.get("use_qkv_bias", False)),
+        qkv_bias=keys.switch("use_qkv_bias", False),
         norm=norm,
         norms=(PartNorms(before=norm), PartNorms() if parallel else PartNorms(before=norm)),
         rotary=rope(keys, head_dim, keys.size("max_position_embeddings", 4096), partial=0.25),

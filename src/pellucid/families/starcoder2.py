@@ -23,7 +23,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf, HARMLESS)
     keys.only("mlp_type", "default")
     keys.only("norm_type", "layer_norm")
-    bias = bool(keys.get("use_bias", True))
+    bias = keys.switch("use_bias", True)
     return llama.build(
         keys,
         qkv_bias=bias,

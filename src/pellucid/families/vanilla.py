@@ -21,7 +21,7 @@ from pellucid.families.translation.rules import Rule
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     keys = Keys(hf)
     d_model, num_heads = keys.size("d_model", 512), keys.size("num_heads", 8)
-    bias = bool(keys.get("bias", True))
+    bias = keys.switch("bias", True)
     norm = NormConfig(kind="layer", eps=keys.get("norm_eps", 1e-5), bias=bias)
     attention = AttentionConfig(
         num_heads=num_heads, num_kv_heads=num_heads, head_dim=max(d_model // num_heads, 1), qkv_bias=bias, o_bias=bias

@@ -49,7 +49,7 @@ def deepseek_experts(
     keys.only("scoring_func", "sigmoid", "noaux_tc")  # the latter is what some call sigmoids with a correction
     keys.only("topk_method", "noaux_tc")
     d_ff, activation = keys.size("moe_intermediate_size", width), keys.activation("hidden_act", "silu")
-    normalize = bool(keys.get("norm_topk_prob", normalize))
+    normalize = keys.switch("norm_topk_prob", normalize)
     together = keys.get(shared, num_shared) if shared else 0
     if not isinstance(together, int) or together < 0:
         raise ConfigError(f"{shared} must be a whole number", where=keys.where, received=repr(together))

@@ -53,6 +53,13 @@ class Keys:
         value = self._hf[name] if name in self._hf else self._silence.get(name)
         return default if value is None else value
 
+    def switch(self, name: str, default: bool) -> bool:
+        """Whether it is on. A switch that is null is off, whatever it is where the config is silent: so transformers'
+        code takes it, ``if config.name``.
+        """
+        self._read.add(name)
+        return bool(self._hf[name]) if name in self._hf else bool(self.get(name, default))
+
     def has(self, name: str) -> bool:
         """Whether the config has the key, be it null."""
         return name in self._hf
@@ -125,7 +132,7 @@ class Keys:
         last: it takes the rest.
         """
         return {
-            "tie_embeddings": bool(self.get("tie_word_embeddings", tied)),
+            "tie_embeddings": self.switch("tie_word_embeddings", tied),
             "bos_token_id": self.get("bos_token_id"),
             "eos_token_ids": self.token_ids("eos_token_id"),
             "pad_token_id": self.get("pad_token_id"),

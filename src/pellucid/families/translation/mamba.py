@@ -197,14 +197,14 @@ def prefixed_mamba2(keys: Keys, eps: float, channels: int | None = None, **field
             expected=f"mamba_n_heads · mamba_d_head = {channels}",
             received=f"{num_heads} · {head_dim}",
         )
-    bias = bool(keys.get("mamba_proj_bias", False))
+    bias = keys.switch("mamba_proj_bias", False)
     described = {
         "num_heads": num_heads,
         "head_dim": head_dim,
         "state_size": keys.size("mamba_d_state", 256),
         "num_groups": groups,
         "width": keys.size("mamba_d_conv", 4),
-        "conv_bias": bool(keys.get("mamba_conv_bias", True)),
+        "conv_bias": keys.switch("mamba_conv_bias", True),
         "bias": bias,
         "o_bias": bias,
         "activation": keys.activation("hidden_act", "silu"),
