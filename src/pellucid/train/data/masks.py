@@ -7,6 +7,10 @@ that stops it.
 
 Some templates write an answer differently once another follows (thinking is left out, an end-of-text comes once). Then
 no single text holds all answers as the model will have to give them, and each answer becomes an example of its own.
+
+Some leave thinking out of every answer, and open it themselves where they ask (DeepSeek-R1's distills: ``<think>``).
+What they write of an answer is then not what the model will have to say: that is the thinking, its end, and the answer,
+after the text that asks (``train.data.thinking``).
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from typing import Any
 from pellucid.base.errors import PellucidError
 from pellucid.text.chat import ChatOptions, NativeChat, RenderedChat, choose_template, encode_chat, render_chats
 from pellucid.text.tokenizer import Tokenizer, check_text
+from pellucid.train.data import thinking
 from pellucid.train.data.errors import DataError
 from pellucid.train.data.examples import (
     Completion,
@@ -265,6 +270,8 @@ class Masking:
         if start is None:
             return None
         answered = whole if place == len(chat.messages) - 1 else self._write(chat.messages[: place + 1], chat.tools)
+        if thinking.is_left_out(chat.messages[place], asked.chat.text, answered.chat.text):
+            return None
         stop = self._stop_in(answered.ids, start)
         if stop is not None:
             return (start, stop) if whole.ids[:stop] == answered.ids[:stop] else None
@@ -281,6 +288,14 @@ class Masking:
             self._write(chat.messages[: place + 1], chat.tools),
         )
         start = answered.after(asked)
+        message = chat.messages[place]
+        if asked.chat.encoded is None and (
+            start is None or thinking.is_left_out(message, asked.chat.text, answered.chat.text)
+        ):
+            said = thinking.said(message, asked.chat.text, answered.chat.text)
+            if said is not None:
+                answered = self._written_as(asked, said, message)
+                start = answered.after(asked)
         if start is None:
             raise DataError(
                 "the chat template writes this conversation differently when it asks for an answer and when it has it,"
@@ -291,6 +306,11 @@ class Masking:
             )
         stop = self._stop_in(answered.ids, start) or len(answered.ids)
         return self._stopped(Masked(answered.ids[:stop], [start <= index for index in range(stop)]))
+
+    def _written_as(self, asked: Written, said: str, message: Message) -> Written:
+        """The text that asks, and after it what is said; a stop token's text that the answer quotes is cut as ever."""
+        chat, cuts = uncut(replace(asked.chat, text=asked.chat.text + said))
+        return Written(self.tokenizer, chat, [*asked.cuts, *(cut for cut in cuts if cut not in asked.cuts)])
 
     def _stop_in(self, ids: Sequence[int], start: int) -> int | None:
         """One past the first stop token at or after ``start``."""
