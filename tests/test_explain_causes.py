@@ -84,7 +84,7 @@ def test_edits_side_by_side_are_each_as_if_alone(where: list[tuple[int, str]]) -
     edits = [
         Edit(f"layers.{layer}.{name}", lambda value, _, n=n: value * (0.5 + n)) for n, (layer, name) in enumerate(where)
     ]
-    run = branches(plain.model, plain.prompt, edits)
+    run = branches(plain, edits)
     torch.testing.assert_close(run.plain, plain["logits"][0, -1], rtol=1e-4, atol=1e-4)
     for logits, edit in zip(run.edited, edits, strict=True):
         alone = trace(plain.model, None, IDS, edits=[edit], steps=["logits"])["logits"][0, -1]
@@ -94,9 +94,9 @@ def test_edits_side_by_side_are_each_as_if_alone(where: list[tuple[int, str]]) -
 def test_an_edit_outside_the_layers_is_refused() -> None:
     plain = trace(tiny("llama"), None, IDS)
     with pytest.raises(RequestError, match="only steps of layers"):
-        branches(plain.model, plain.prompt, [Ablate("embed")])
+        branches(plain, [Ablate("embed")])
     with pytest.raises(RequestError, match="no step"):
-        branches(plain.model, plain.prompt, [Ablate("layers.9.z")])
+        branches(plain, [Ablate("layers.9.z")])
 
 
 def test_a_dose_goes_from_the_run_as_it_is_to_the_part_silenced() -> None:
@@ -179,3 +179,12 @@ def tiny_model():
     from pellucid import AutoModelForCausalLM, AutoTokenizer
 
     return AutoModelForCausalLM.from_pretrained("tiny"), AutoTokenizer.from_pretrained("tiny")
+
+
+def test_an_edited_runs_causes_keep_its_edits() -> None:
+    """The pattern as well, which the fused kernel never shows."""
+    edit = Ablate("layers.0.pattern", head=1)
+    edited = trace(tiny("llama"), None, IDS, edits=[edit])
+    for effect in causal_map(edited, 3, 7).effects:
+        alone = trace(edited.model, None, IDS, edits=[edit, effect.part.scaled(0.0)], steps=["logits"])
+        assert effect.change == pytest.approx(gap(alone, 3, 7) - gap(edited, 3, 7), abs=1e-3)

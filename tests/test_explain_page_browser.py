@@ -26,6 +26,7 @@ from pellucid.operations.norm import Norm
 
 TEXT = "Once upon a time, there was a little girl named Lily."
 SECTIONS = (
+    "fact",
     "files",
     "text",
     "embed",
@@ -34,6 +35,7 @@ SECTIONS = (
     "attention",
     "mlp",
     "residual",
+    "causes",
     "output",
     "decode",
     "whatif",
@@ -596,7 +598,6 @@ def test_hostile_text_never_runs(browser: Any, tmp_path: Path, live: bool) -> No
     if live:
         server.shutdown()
         thread.join()
-        server.server_close()
     assert [complaint for complaint in complaints if "status of 4" not in complaint] == []
 
 

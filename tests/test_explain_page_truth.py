@@ -128,10 +128,11 @@ def test_pressed_quickly_in_a_wild_order_every_number_is_the_states(page: Any, v
 
 def test_a_layer_and_back_leaves_the_first_ones_numbers(page: Any, view: View) -> None:
     """The answer for the other layer comes last."""
+    page.set_viewport_size({"width": 1280, "height": 6000})  # all of the section is in sight
     section(page, "attention")
-    page.locator(".stages").scroll_into_view_if_needed()
-    page.wait_for_timeout(200)
+    page.locator(".stages [data-p]").first.wait_for()
     page.evaluate("pellucid.set({ layer: 1, head: 0 })")
+    page.wait_for_timeout(200)
     page.wait_for_function(QUIET)
     page.evaluate(LATE.replace("[120, 0, 60, 10][turn++ % 4]", "String(what).includes('layers.2.') ? 250 : 0"))
     page.evaluate("pellucid.set({ layer: 2 })")

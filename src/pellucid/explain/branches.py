@@ -8,18 +8,16 @@ differs from layer 26 on costs four layers of thirty.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from pellucid.base.errors import RequestError
 from pellucid.explain.edits import Edit
-from pellucid.explain.prompt import Prompt
-from pellucid.explain.record import UnknownStepError
+from pellucid.explain.record import Record, UnknownStepError
+from pellucid.model.attend import explicit
 from pellucid.model.context import Context
-from pellucid.model.decoder import Decoder
-from pellucid.operations import taps_of
 
 TOKENS = 8192  # in the batch at a time, where nothing else is said
 
@@ -33,14 +31,16 @@ class Branches:
 
 
 @torch.no_grad()
-def branches(model: Decoder, prompt: Prompt, edits: Sequence[Edit], *, position: int = -1) -> Branches:
-    """The logits at one position of the first text, run plainly and once more for each edit alone.
+def branches(record: Record, edits: Sequence[Edit], *, position: int = -1) -> Branches:
+    """The logits at one position of a run's first text, as it was run and once more for each edit alone.
 
-    Tokens after the position are left out: nothing before them sees them. Every edit must be of a step in a layer.
+    Edits that the run itself was made with are in all of them. Tokens after the position are left out: nothing before
+    them sees them. Every edit must be of a step in a layer.
 
     Raises: RequestError for an edit elsewhere; UnknownStepError.
     """
-    growing = _Growing(model, prompt, edits, position)
+    model = record.model
+    growing = _Growing(record, edits, position)
     was_training = model.training
     model.eval()
     try:
@@ -71,8 +71,8 @@ def groups(sizes: Sequence[int], length: int, most: int = TOKENS, least: int = 1
 class _Growing:
     """The recorder of such a pass: it makes the batch grow where a layer begins, and edits rows of their own."""
 
-    def __init__(self, model: Decoder, prompt: Prompt, edits: Sequence[Edit], position: int) -> None:
-        taps = taps_of(model.config)
+    def __init__(self, record: Record, edits: Sequence[Edit], position: int) -> None:
+        model, prompt, taps = record.model, record.prompt, record.taps
         for edit in edits:
             if edit.path not in taps:
                 raise UnknownStepError(edit.path, model.config)
@@ -87,6 +87,14 @@ class _Growing:
         self.order = sorted(range(len(edits)), key=lambda i: taps[edits[i].path].layer or 0)
         self._layers: dict[nn.Module, int] = {layer: i for i, layer in enumerate(model.layers)}
         self._prefixes = {module: f"layers.{i}." for i, layer in enumerate(model.layers) for module in layer.modules()}
+        self._common: dict[str, list[Edit]] = {}
+        for edit in record.edits:
+            if isinstance(edit, Edit):
+                if taps[edit.path].inside_the_kernel:
+                    self.ctx.attend = explicit
+                self._common.setdefault(edit.path, []).append(edit)
+        if any(taps[edit.path].inside_the_kernel for edit in edits):
+            self.ctx.attend = explicit
         self._new: dict[int, int] = {}
         self._rows: dict[str, list[tuple[int, Edit]]] = {}
         for row, i in enumerate(self.order, 1):
@@ -97,10 +105,14 @@ class _Growing:
 
     def record(self, module: nn.Module, name: str, value: Tensor) -> Tensor:
         if module not in self._prefixes:
+            for edit in self._common.get(name, ()):
+                value = edit.apply(value, name)
             return value
         if name == "resid_pre" and module in self._layers:
             value = self._grown(value, self._new.get(self._layers[module], 0))
         path = self._prefixes[module] + name
+        for edit in self._common.get(path, ()):
+            value = edit.apply(value, path)
         if path in self._rows:
             value = value.clone()
             for row, edit in self._rows[path]:
@@ -118,15 +130,3 @@ class _Growing:
         for lender, (k, v, first) in self.ctx.lent.items():
             self.ctx.lent[lender] = with_copies(k), with_copies(v), first
         return with_copies(value)
-
-
-def cut(prompt: Prompt, position: int) -> Prompt:
-    """The first text up to a position, as a prompt of its own."""
-    seen = prompt.mask[0].nonzero()[: position + 1, 0]
-    return replace(
-        prompt,
-        token_ids=prompt.token_ids[:1, seen],
-        mask=prompt.mask[:1, seen],
-        position_ids=prompt.position_ids[:1, seen],
-        texts=None,
-    )

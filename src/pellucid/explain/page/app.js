@@ -9,7 +9,7 @@ import { zh } from "./words.zh.js";
 
 const WORDS = { en, zh };
 const NUMBERS = ["layer", "head", "pos"];
-const KEYS = ["at", "layer", "head", "pos", "step", "cell", "text", "lang", "view", "theme"];
+const KEYS = ["at", "layer", "head", "pos", "step", "cell", "text", "a", "b", "other", "part", "lang", "view", "theme"];
 
 export class App {
   constructor(source) {
@@ -28,6 +28,10 @@ export class App {
       step: "",
       cell: "",
       text: "",
+      a: "", // the two answers that causes are asked about; empty: the likeliest
+      b: "",
+      other: "", // the sentence beside the reader's own
+      part: "", // of the model: layers.26.z:0
       lang: "",
       view: "story",
       theme: "",
@@ -64,7 +68,8 @@ export class App {
    *
    * A picture that waits for numbers is drawn in two parts: ``tell`` gets the state as it was when it was told, and
    * answers (a promise of) a function that puts the picture in place. That one is called only if nothing was told
-   * since: a late answer for another layer, token or run is thrown away. What goes wrong is said in ``owner``.
+   * since: a late answer for another layer, token or run is thrown away. What goes wrong is said in ``owner``. What
+   * comes bit by bit asks ``current``, its second argument, before each.
    */
   watch(owner, keys, tell) {
     const watcher = { owner, keys, tell, near: this.eager, stale: true, seen: false, turn: 0 };
@@ -84,7 +89,7 @@ export class App {
   async draw(watcher, turn, run) {
     const current = () => watcher.turn === turn && this.run === run;
     try {
-      const told = watcher.tell(Object.freeze({ ...this.state }));
+      const told = watcher.tell(Object.freeze({ ...this.state }), current);
       if (told instanceof Promise) watcher.owner.setAttribute("aria-busy", "true"); // fades, if it takes long
       const place = await told;
       if (!current()) return;

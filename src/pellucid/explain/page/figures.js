@@ -13,7 +13,7 @@ export function frame(app, id, no) {
   const element = h(
     "section",
     { id, "aria-labelledby": `${id}-title` },
-    h("h2", { id: `${id}-title` }, h("span", { class: "no" }, String(no)), app.t(`${id}_title`)),
+    h("h2", { id: `${id}-title` }, no === "" ? "" : h("span", { class: "no" }, String(no)), app.t(`${id}_title`)),
   );
   return element;
 }

@@ -5,6 +5,7 @@ import { bytes, h, number, percent, prose, visible } from "./dom.js";
 import { story, trouble } from "./figures.js";
 import { Embedded, Live } from "./source.js";
 import { Why } from "./why.js";
+import { render as fact } from "./sections/fact.js";
 import { render as files } from "./sections/files.js";
 import { render as text } from "./sections/text.js";
 import { render as embed } from "./sections/embed.js";
@@ -13,13 +14,29 @@ import { render as cell } from "./sections/cell.js";
 import { render as attention } from "./sections/attention.js";
 import { render as mlp } from "./sections/mlp.js";
 import { render as residual } from "./sections/residual.js";
+import { render as causes } from "./sections/causes.js";
 import { render as output } from "./sections/output.js";
 import { render as decode } from "./sections/decode.js";
 import { render as whatif } from "./sections/whatif.js";
 import { render as training } from "./sections/training.js";
 import { render as precision } from "./sections/precision.js";
 
-const ALL = { files, text, embed, model, cell, attention, mlp, residual, output, decode, whatif, training };
+const ALL = {
+  fact,
+  files,
+  text,
+  embed,
+  model,
+  cell,
+  attention,
+  mlp,
+  residual,
+  causes,
+  output,
+  decode,
+  whatif,
+  training,
+};
 let SECTIONS = ALL;
 const byId = (id) => document.getElementById(id);
 
@@ -82,7 +99,7 @@ function start(app, run, again = false) {
     head: Math.max(0, Math.min(given.head ?? 0, app.model.layers[layer].num_heads - 1)),
     text: run.text === app.model.text ? "" : run.text,
   });
-  if (again) Object.assign(app.state, { step: "", cell: "" });
+  if (again) Object.assign(app.state, { step: "", cell: "", a: "", b: "", other: "", part: "" });
   if (again) app.keep();
   render(app);
 }

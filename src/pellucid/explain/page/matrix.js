@@ -195,13 +195,8 @@ export class Matrix {
     if (options.colLabel && at.cell >= 11) {
       context.textAlign = "left";
       for (let j = 0; j < tile.cols; j++) {
-        const label = options.colLabel(j * tile.colStep);
-        context.fillText(
-          [...label][0] === "␣" && [...label].length > 1 ? [...label][1] : ([...label][0] ?? ""),
-          at.left + j * at.cell + at.cell / 2 - 4,
-          at.top - 4,
-          at.cell,
-        );
+        const label = fitted(context, options.colLabel(j * tile.colStep).replace(/^␣(?=.)/, ""), at.cell - 4);
+        context.fillText(label, at.left + j * at.cell + Math.max(2, (at.cell - context.measureText(label).width) / 2), at.top - 4);
       }
       return;
     }
@@ -309,6 +304,13 @@ function pooled(tile, down, across) {
       if (Number.isFinite(value) && Math.abs(value) > Math.abs(data[at])) data[at] = value;
     }
   return { data, rows, cols };
+}
+
+/** As much of a word as there is room for; its first letter at least. */
+function fitted(context, word, room) {
+  const letters = [...word];
+  while (letters.length > 1 && context.measureText(letters.join("")).width > room) letters.pop();
+  return letters.join("");
 }
 
 function niceStep(least) {

@@ -52,6 +52,8 @@ export const en = {
   off: "off",
   numbers_only: "numbers",
   nav: {
+    fact: "A fact travels",
+    causes: "Who decided it",
     precision: "Precision",
     files: "Files",
     text: "Text → ids",
@@ -147,6 +149,87 @@ export const en = {
   precision_shown: (names, n) =>
     `${n} steps. The program never has these as a whole: ${names}. They were looked up, or computed here from its ` +
     `own queries and keys.`,
+
+  // the opening
+  fact_title: "A fact on its way to the answer",
+  fact_story: () => [
+    `Change one word of your sentence and the model answers otherwise. So something in that word decides the answer, ` +
+    `and it has to come from where the word stands to the end of the sentence, where the answer is made. Here you ` +
+    `see it travel.`,
+    `For every layer and every token, the model read the second sentence, but in that one place it was given the ` +
+    `numbers that the first sentence had there. Orange is where that alone brings the first answer back: there the ` +
+    `fact is, at that depth. Read from the bottom up.`,
+  ],
+  fact_other: "The other sentence",
+  fact_placeholder: "as long in tokens as yours; left empty, one is proposed",
+  fact_short: "A fact needs somewhere to travel: type a sentence of at least two tokens.",
+  fact_none: "No second sentence suggests itself here. Type one that has as many tokens as yours.",
+  compare: "Compare",
+  contrast_why: "Why",
+  contrast_not: "and not",
+  ask: "Ask",
+  answer_a: "The answer that is asked about",
+  answer_b: "The other answer",
+  answer_likeliest: "the likeliest",
+  answer_said: (text, p, rank) => `“${text}” (${p}, place ${rank})`,
+  fact_gaps: (f) =>
+    `logit(“${f.a}”) − logit(“${f.b}”) is ${f.ours} for the first sentence and ${f.theirs} for the second.` +
+    `${f.proposed ? " The second was proposed: of some dozens that were run, the one whose answer differs most clearly." : ""}`,
+  fact_map: "Where it is, layer by layer",
+  fact_map_says: (a, before) =>
+    `The share of the way back to “${a}” that one place's numbers bring: 100 % is all of it, 0 % nothing.` +
+    (before ? ` Tokens up to “${before}” are the same in both sentences and left out.` : ""),
+  fact_cell: (layer, token) => (layer === null ? `after the last layer, “${token}”` : `before layer ${layer}, “${token}”`),
+  at_the_end: "end",
+  fact_running: (layer) => `Running the model … at layer ${layer}`,
+  fact_done: (n) => `${n} runs of the model, each with one place exchanged. Press a cell to see what moved it there.`,
+  journey: (stops, layers) =>
+    stops
+      .map(({ token, from, to, share }, i) =>
+        i === 0
+          ? `At first it all sits on “${token}”${to < layers ? `, and mostly stays there up to layer ${to}` : " and stays there"}.`
+          : from === to
+            ? ` Before layer ${from} most of it is on “${token}” (${share}).`
+            : ` From layer ${from} on most of it is on “${token}” (${share}).`,
+      )
+      .join(""),
+  mover_title: (layer, token) => `What layer ${layer} brought to “${token}”`,
+  mover_brought: (p) => `by itself brings ${p} back`,
+  mover_looks: (m) => `Head ${m.head} looks from “${m.from}” at ${m.at}.`,
+  run_for: (s) => `Run it: about ${s < 90 ? `${s} seconds` : `${Math.round(s / 60)} minutes`} on this machine`,
+
+  // causes
+  causes_title: "Who decided it",
+  causes_story: () => [
+    `To know what a part did, take it away and run the model again. Here that was done with every head and every ` +
+    `MLP, one at a time. Name two answers: any word, not only likely ones. Blue parts spoke for the first (without ` +
+    `them it loses), orange ones for the second.`,
+    `Nothing is estimated: each cell is a run, in which all other parts answered to what was missing. That is also ` +
+    `why the numbers do not add up: parts can stand in for each other, or undo each other.`,
+  ],
+  causes_native:
+    "The compiled program has no place for an edit: these runs are torch's, in float32, on the same weights.",
+  contrast_said: (c) =>
+    `After “${c.token}”: ${c.a} against ${c.b}. The logit of the first is ${c.gap} beyond that of the second.`,
+  effect_title: "Without it",
+  effect_says: (a, b) => `The change of logit(“${a}”) − logit(“${b}”) when the part is silenced.`,
+  looks_title: "Where it looks",
+  looks_says: (from) => `How much each head looks from “${from}” at`,
+  column_mixer: "mixer",
+  column_mlp: "MLP",
+  column_side: "side",
+  no_such_part: "this layer has no such part, or it is still running",
+  causes_running: (layer, n) => `Running the model without each part … layer ${layer} of ${n}, from the top down`,
+  causes_done: (n) => `${n} parts, ${n} runs. Press a cell, or a name below.`,
+  causes_list: "The parts that mattered most",
+  effect_then: (change, then) => `${change} → “${then}”`,
+  head_looks: (from, at) => `From “${from}” it looks at ${at}.`,
+  without_it: (w) =>
+    `Without ${w.part} the difference goes from ${w.before} to ${w.after}, and the likeliest token is “${w.then}” ` +
+    `(the whole distribution moves by ${w.kl} nats).`,
+  dose: "How much of it is left",
+  dose_curve: "The difference of the two logits, over how much of the part is left",
+  dose_said: (d) => `With ${d.factor} of ${d.part}: ${d.gap}, “${d.winner}” is ahead.`,
 
   // 1
   files_title: "A description and a heap of numbers",
@@ -391,7 +474,7 @@ export const en = {
   lookers_title: "Which heads make this connection?",
   lookers_to: "looks at",
   lookers_of: (n) =>
-    `The strongest of all ${n} heads of the model. Press one to go to it; section 11 shows what happens without it.`,
+    `The strongest of all ${n} heads of the model. Press one to go to it; “What if?” shows what happens without it.`,
   qkv_title: "Query, key, value",
   qkv_story: (l) => [
     `How is it decided who looks where? Each token's row is multiplied by three tables. The first gives its *query* ` +
@@ -526,8 +609,8 @@ export const en = {
           : p.neuron !== undefined
             ? `layer ${p.layer}, neuron ${p.neuron}`
             : p.head !== undefined
-              ? `layer ${p.layer}, head ${p.head}`
-              : `layer ${p.layer}, ${p.what === "mlp" ? "MLP" : "attention"}`,
+              ? `layer ${p.layer}, head ${p.head}${p.path?.endsWith("ssm_y") ? " (state space)" : ""}`
+              : `layer ${p.layer}, ${{ mlp: "MLP", mixer: "mixer", side: "side input" }[p.what] ?? "attention"}`,
 
   // 9
   output_title: "From scores to a token",

@@ -51,6 +51,8 @@ export const zh = {
   off: "不用",
   numbers_only: "数字",
   nav: {
+    fact: "事实的路",
+    causes: "谁定的答案",
     precision: "精度",
     files: "文件",
     text: "文本 → 编号",
@@ -128,6 +130,77 @@ export const zh = {
   precision_table: "三层的数值",
   precision_shown: (names, n) =>
     `共 ${n} 步。程序从不完整地持有这些：${names}。它们是查表得来的，或者在这里由程序自己的查询和键算出。`,
+
+  // 开头
+  fact_title: "一个事实怎样走到答案",
+  fact_story: () => [
+    `把句子换掉一个词，模型的答案就变了。可见那个词里有东西决定了答案；它得从那个词的位置，走到句子末尾作答的地方。这里看得见它怎么走。`,
+    `对每一层、每一个词元，都让模型读第二句，只在那一处换上第一句在那里的数。橙色就是只靠这一处便能把第一个答案找回来的地方：在那个深度，事实就在那里。从下往上看。`,
+  ],
+  fact_other: "另一句",
+  fact_placeholder: "词元数要与你的句子一样；留空则替你找一句",
+  fact_short: "事实要有路可走：请打一句至少两个词元的话。",
+  fact_none: "这里想不出合适的第二句。请自己打一句，词元数与你的句子一样。",
+  compare: "比较",
+  contrast_why: "为什么是",
+  contrast_not: "而不是",
+  ask: "问",
+  answer_a: "要问的答案",
+  answer_b: "另一个答案",
+  answer_likeliest: "最可能的",
+  answer_said: (text, p, rank) => `“${text}”（${p}，第 ${rank} 位）`,
+  fact_gaps: (f) =>
+    `logit(“${f.a}”) − logit(“${f.b}”) 在第一句是 ${f.ours}，在第二句是 ${f.theirs}。` +
+    `${f.proposed ? "第二句是替你找的：试跑了几十句，取答案变得最分明的一句。" : ""}`,
+  fact_map: "它在哪里，一层一层看",
+  fact_map_says: (a, before) =>
+    `只换一处的数，能把多少“${a}”找回来：100% 是全部，0% 是没有。` +
+    (before ? `到“${before}”为止两句相同，略去不画。` : ""),
+  fact_cell: (layer, token) => (layer === null ? `最后一层之后，“${token}”` : `第 ${layer} 层之前，“${token}”`),
+  at_the_end: "末",
+  fact_running: (layer) => `正在运行模型……第 ${layer} 层`,
+  fact_done: (count) => `模型跑了 ${count} 次，每次换一处。点一格，看是什么把它搬到那里。`,
+  journey: (stops, layers) =>
+    stops
+      .map(({ token, from, to, share }, i) =>
+        i === 0
+          ? `起初全在“${token}”上${to < layers ? `，到第 ${to} 层大半还在那里` : "，一直没有离开"}。`
+          : from === to
+            ? `第 ${from} 层之前，大半在“${token}”上（${share}）。`
+            : `从第 ${from} 层起，大半在“${token}”上（${share}）。`,
+      )
+      .join(""),
+  mover_title: (layer, token) => `第 ${layer} 层给“${token}”带来了什么`,
+  mover_brought: (p) => `单凭它就找回 ${p}`,
+  mover_looks: (m) => `第 ${m.head} 个头从“${m.from}”看向 ${m.at}。`,
+  run_for: (s) => `运行：在这台机器上大约 ${s < 90 ? `${s} 秒` : `${Math.round(s / 60)} 分钟`}`,
+
+  // 原因
+  causes_title: "谁定的答案",
+  causes_story: () => [
+    `要知道一个部件做了什么，就拿掉它，再跑一遍模型。这里对每个头、每个 MLP 都这样做了，一次拿掉一个。说出两个答案：任何词都行，不必是可能的词。蓝色的部件替第一个答案说话（没有它，第一个就吃亏），橙色的替第二个说话。`,
+    `这里没有估算：每一格都是一次真实的运行，其余部件都对缺掉的东西作出了反应。所以这些数加起来也不等于总数：部件之间可以互相顶替，也可以互相抵消。`,
+  ],
+  causes_native: "编译好的程序里没有改动的地方：这些运行是 torch 用 float32 在同样的权重上做的。",
+  contrast_said: (c) => `在“${c.token}”之后：${c.a} 对 ${c.b}。第一个的 logit 比第二个多 ${c.gap}。`,
+  effect_title: "没有它会怎样",
+  effect_says: (a, b) => `静音这个部件后，logit(“${a}”) − logit(“${b}”) 变了多少。`,
+  looks_title: "它看哪里",
+  looks_says: (from) => `每个头从“${from}”有多少看向`,
+  column_mixer: "混合器",
+  column_mlp: "MLP",
+  column_side: "旁路",
+  no_such_part: "这一层没有这个部件，或者还在运行",
+  causes_running: (layer, count) => `正在逐个拿掉部件运行模型……共 ${count} 层，从上往下，到第 ${layer} 层`,
+  causes_done: (count) => `${count} 个部件，跑了 ${count} 次。点一格，或点下面的名字。`,
+  causes_list: "最要紧的部件",
+  effect_then: (change, then) => `${change} → “${then}”`,
+  head_looks: (from, at) => `它从“${from}”看向 ${at}。`,
+  without_it: (w) =>
+    `没有${w.part}，差从 ${w.before} 变成 ${w.after}，最可能的词元成了“${w.then}”（整个分布移动了 ${w.kl} 奈特）。`,
+  dose: "还剩多少",
+  dose_curve: "两个 logit 之差，随部件剩下多少而变",
+  dose_said: (d) => `${d.part}剩 ${d.factor} 时：${d.gap}，“${d.winner}”领先。`,
 
   // 1
   files_title: "一份说明，一堆数",
@@ -447,7 +520,7 @@ export const zh = {
             ? `${p.layer} 层，神经元 ${p.neuron}`
             : p.head !== undefined
               ? `${p.layer} 层，头 ${p.head}`
-              : `${p.layer} 层，${p.what === "mlp" ? "MLP" : "注意力"}`,
+              : `${p.layer} 层，${{ mlp: "MLP", mixer: "混合器", side: "旁路" }[p.what] ?? "注意力"}`,
 
   // 9
   output_title: "从分数到词元",

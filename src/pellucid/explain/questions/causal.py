@@ -146,7 +146,7 @@ def causal_maps(
 @torch.no_grad()
 def silenced(record: Record, chosen: Contrast, parts: Sequence[Part]) -> tuple[float, list[Effect]]:
     """The gap of the plain run, and each part's effect; all in one batch."""
-    run = branches(record.model, record.prompt, [part.scaled(0.0) for part in parts], position=chosen.position)
+    run = branches(record, [part.scaled(0.0) for part in parts], position=chosen.position)
     gap = float(chosen.of(run.plain))
     changes = (chosen.of(run.edited) - gap).tolist()
     then = run.edited.argmax(-1).tolist()
@@ -159,4 +159,4 @@ def silenced(record: Record, chosen: Contrast, parts: Sequence[Part]) -> tuple[f
 def dose(record: Record, chosen: Contrast, part: Part, factors: Sequence[float]) -> list[float]:
     """logit(A) − logit(B) with the part's output times each factor: 1 is the run as it is, 0 without the part."""
     edits = [part.scaled(factor) for factor in factors]
-    return chosen.of(branches(record.model, record.prompt, edits, position=chosen.position).edited).tolist()
+    return chosen.of(branches(record, edits, position=chosen.position).edited).tolist()

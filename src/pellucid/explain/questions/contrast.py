@@ -35,7 +35,13 @@ class Contrast:
             rank = int((logits > logits[i]).sum()) + 1
             return {"id": i, "text": record.piece(i), "logit": float(logits[i]), "p": float(p[i]), "rank": rank}
 
-        return {"position": self.position, "a": answer(self.a), "b": answer(self.b), "gap": float(self.of(logits))}
+        return {
+            "position": self.position,
+            "a": answer(self.a),
+            "b": answer(self.b),
+            "gap": float(self.of(logits)),
+            "likeliest": record.piece(int(logits.argmax())),
+        }
 
 
 @torch.no_grad()

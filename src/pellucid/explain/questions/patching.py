@@ -116,7 +116,7 @@ def patched(
 def _shares(
     source: Record, target: Record, chosen: Contrast, edits: Sequence[Edit]
 ) -> tuple[tuple[float, float], list[float]]:
-    run = branches(target.model, target.prompt, edits, position=chosen.position)
+    run = branches(target, edits, position=chosen.position)
     column = source.column("logits", chosen.position)
     gaps = float(chosen.of(source["logits"][0, column])), float(chosen.of(run.plain))
     whole = gaps[0] - gaps[1]

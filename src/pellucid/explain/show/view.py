@@ -20,8 +20,10 @@ from torch import Tensor
 
 from pellucid.base.errors import RequestError
 from pellucid.explain.edits import Edit, SwapToken
+from pellucid.explain.prompt import raw_bytes
+from pellucid.explain.questions.pairs import proposed_pair
 from pellucid.explain.record import Record
-from pellucid.explain.show import orders, questions
+from pellucid.explain.show import causes, orders, questions
 from pellucid.explain.show.answers import NoSuchQuestionError, Params, Tile, plain
 from pellucid.explain.show.runs import Run
 from pellucid.explain.show.tiles import tile_of
@@ -70,6 +72,14 @@ class View:
             "lens": lambda run, params: self._locked(questions.lens_at, run, params),
             "attribution": lambda run, params: self._locked(questions.attribution_at, run, params),
             "lookers": questions.lookers,
+            "looks": causes.looks,
+            "contrast": causes.contrast_at,
+            "causes": lambda run, params: self._locked(causes.causes, run, params),
+            "dose": lambda run, params: self._locked(causes.dose_of, run, params),
+            "patch": lambda run, params: self._locked(causes.patch, run, self._run({"run": params["target"]}), params),
+            "movers": lambda run, params: self._locked(
+                causes.movers_of, run, self._run({"run": params["target"]}), params
+            ),
             "output": questions.output,
             "compare": lambda run, params: self._locked(orders.beside, run, self._other(params.get("other", ""))),
         }
@@ -84,6 +94,7 @@ class View:
             "trace": lambda body: self.summary(self._trace(orders.text_in(body, "text"))),
             "generate": lambda body: orders.next_token(self.subject, self._run(body), body),
             "whatif": self._whatif,
+            "pair": self._pair,
             "surprise": lambda body: orders.surprise_of_continuation(
                 self.subject, self._run(body), orders.text_in(body, "target")
             ),
@@ -200,6 +211,20 @@ class View:
         if name not in self.others:
             raise RequestError("there is no such model to compare", expected=", ".join(self.others), received=name)
         return self.others[name]
+
+    def _pair(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The run beside another: of a text that the reader gives, or of one that is proposed; None where none is."""
+        run, text = self._run(body), str(body.get("text") or "")
+        if text:
+            target = self._trace(orders.text_in(body, "text"))
+            return causes.pair_json(run, target, body.get("a"), body.get("b"), proposed=False)
+        pair = proposed_pair(run.record)
+        if pair is None:
+            return None
+        text = b"".join(raw_bytes(run.record.piece(i)) for i in pair.token_ids).decode(errors="replace")
+        target = self._trace(text, ids=pair.token_ids)
+        a, b = (f"#{i}" for i in (pair.contrast.a, pair.contrast.b))
+        return causes.pair_json(run, target, body.get("a") or a, body.get("b") or b, proposed=True)
 
     def _whatif(self, body: Mapping[str, Any]) -> dict[str, Any]:
         run = self._run(body)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pellucid.config import LayerConfig, Mixer, weight_shapes
+from pellucid.explain.questions.causal import parts_of
 from pellucid.explain.subject import Subject
 from pellucid.families import FAMILIES
 from pellucid.model.position import inverse_frequencies
@@ -56,6 +57,7 @@ def describe(subject: Subject) -> dict[str, Any]:
             for name, size in subject.files.items()
         ],
         "parts": parts,
+        "parts_of": list(dict.fromkeys(part.kind for part in parts_of(decoder))),
         "total_parameters": config.num_parameters(),
         "total_bytes": total,
     }

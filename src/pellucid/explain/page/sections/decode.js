@@ -5,7 +5,7 @@ import { bytes, count, h, number, percent, visible } from "../dom.js";
 import { bars, choice, frame, story, tokenBars, trouble } from "../figures.js";
 
 export function render(app) {
-  const section = frame(app, "decode", 10),
+  const section = frame(app, "decode", 11),
     text = h("p", { class: "answer" }),
     cache = h("figure", { class: "kv-cache" }),
     times = h("figure", { class: "times" }),

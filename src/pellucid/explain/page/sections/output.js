@@ -8,7 +8,7 @@ import { bars, frame, posStepper, slider, stepFigure, story, tokenBars, thread, 
 const SHOWN = 14;
 
 export function render(app) {
-  const section = frame(app, "output", 9);
+  const section = frame(app, "output", 10);
   section.append(
     story(app, "output_story", app.model),
     thread(app, app.t("thread_final"), { name: "final" }),

@@ -17,7 +17,7 @@ export function render(app) {
       h(
         "h2",
         { id: "training-title" },
-        app.model.layers.length ? h("span", { class: "no" }, "12") : "",
+        app.model.layers.length ? h("span", { class: "no" }, "13") : "",
         app.t("training_title"),
       ),
       story(app, "training_story"),

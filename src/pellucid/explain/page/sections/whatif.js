@@ -17,7 +17,7 @@ import {
 import { Matrix } from "../matrix.js";
 
 export function render(app) {
-  const section = frame(app, "whatif", 11),
+  const section = frame(app, "whatif", 12),
     form = h("div", {}),
     result = h("div", { class: "whatif-result" });
   let kind = "ablate_head",
