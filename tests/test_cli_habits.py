@@ -8,12 +8,17 @@ import pty
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from option_walk import make_model
 
-from pellucid.cli.app import ELSEWHERE
+from pellucid.cli.app import ELSEWHERE, app
+from pellucid.cli.runs import conversation, options
+from pellucid.cli.terminal import spellings
 
 FAST = ["--executor", "torch", "--temp", "0"]
 
@@ -38,22 +43,28 @@ def prompt(*words: object, stdin: bytes | None = b"") -> str:
 # --- where a prompt comes from ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.habit("shell", "echo TEXT | pellucid generate", "works")
+@pytest.mark.habit("shell", "generate -p - < FILE", "works")
 def test_what_is_piped_in_is_the_prompt(model: Path) -> None:
     assert prompt("-m", model, stdin=b"abc\n") == "abc"
     assert prompt("-m", model, "-p", "-", stdin=b"abc\ndef\n") == "abc\ndef"
 
 
+@pytest.mark.habit("shell", 'generate -p "Summarise:" < FILE', "works", "appended, as Ollama does")
+@pytest.mark.habit("shell", 'run NAME "Summarise:" < FILE', "works")
 def test_what_is_piped_in_comes_after_what_is_typed(model: Path) -> None:
     assert prompt("-m", model, "-p", "sum up:", stdin=b"abc\n") == "sum up:\nabc"
     assert prompt("-m", model, "sum", "up:", stdin=b"abc\n") == "sum up:\nabc"
 
 
+@pytest.mark.habit("shell", "generate -f FILE", "works")
 def test_a_file_is_a_prompt_or_comes_after_one(model: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("abc\n")
     assert prompt("-m", model, "-f", tmp_path / "text") == "abc"
     assert prompt("-m", model, "-p", "x", "-f", tmp_path / "text") == "x\nabc"
 
 
+@pytest.mark.habit("shell", "a byte-order mark before a prompt", "works", "it is no part of it")
 def test_a_byte_order_mark_is_no_part_of_the_prompt(model: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"\xef\xbb\xbfabc")
     assert prompt("-m", model, stdin=b"\xef\xbb\xbfabc\n") == "abc"
@@ -64,6 +75,7 @@ def test_nothing_piped_in_changes_nothing(model: Path) -> None:
     assert prompt("-m", model, "abc", stdin=b"") == "abc"
 
 
+@pytest.mark.habit("shell", "generate -p TEXT TEXT", "pointer", "one of them")
 def test_a_prompt_that_is_given_twice_is_refused(model: Path) -> None:
     assert b"given twice" in pellucid("generate", "-m", model, "-p", "a", "b", status=2).stderr
 
@@ -71,6 +83,7 @@ def test_a_prompt_that_is_given_twice_is_refused(model: Path) -> None:
 # --- other spellings --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.habit("shell", "-n -1", "works", "to the end of the context")
 def test_minus_one_is_as_many_as_fit(model: Path) -> None:
     words = ("generate", "-m", model, "-p", "abc", *FAST, "-c", "20", "-n", "-1", "--json")
     answer = json.loads(pellucid(*words, stdin=b"").stdout)
@@ -78,6 +91,8 @@ def test_minus_one_is_as_many_as_fit(model: Path) -> None:
     assert b"1 or more, or -1" in pellucid("generate", "-m", model, "-n", "0", status=2).stderr
 
 
+@pytest.mark.habit("shell", "--stop '\\n'", "works", "a new line")
+@pytest.mark.habit("shell", "--max-tokens 3", "works")
 def test_a_stop_text_understands_escapes(model: Path) -> None:
     words = ("generate", "-m", model, "-p", "abc", *FAST, "-n", "40", "-q")
     whole = pellucid(*words, stdin=b"").stdout.decode()
@@ -85,11 +100,15 @@ def test_a_stop_text_understands_escapes(model: Path) -> None:
     assert pellucid(*words, "--max-tokens", "3", stdin=b"").stdout.decode().strip("\n") in whole
 
 
+@pytest.mark.habits("shell", "pellucid {}", "pointer", table="src/pellucid/cli/app.py:ELSEWHERE")
 @pytest.mark.parametrize("command", ELSEWHERE)
 def test_a_command_of_another_program_says_where_the_idea_lives(command: str) -> None:
     assert ELSEWHERE[command][:40].encode() in pellucid(command, "x", status=2).stderr.replace(b"\n", b" ")
 
 
+@pytest.mark.habit("shell", 'run NAME "prompt"', "works")
+@pytest.mark.habit("shell", "run NAME < FILE", "works")
+@pytest.mark.habit("shell", "run NAME", "works", "a conversation")
 def test_run_answers_a_prompt_or_goes_on_with_a_text(model: Path) -> None:
     words = (model, "abc", *FAST, "-n", "4", "-q")
     chat = pellucid("run", *words, stdin=b"").stdout
@@ -111,11 +130,15 @@ def said(path: Path) -> list[str]:
     return [message["content"] for message in json.loads(path.read_text())["messages"]]
 
 
+@pytest.mark.habit("conversation", '""" … """', "works", "a message of many lines")
 def test_a_message_of_many_lines(model: Path, tmp_path: Path) -> None:
     talk(model, '"""', "one", "two", '"""', '"""three"""', f"/save {tmp_path / 's'}")
     assert said(tmp_path / "s")[::2] == ["one\ntwo", "three"]
 
 
+@pytest.mark.habit("conversation", "/undo", "works")
+@pytest.mark.habit("conversation", "/regenerate", "works")
+@pytest.mark.habit("conversation", "/clear", "works")
 def test_undo_regenerate_and_clear(model: Path, tmp_path: Path) -> None:
     talk(model, "one", "two", "/undo", f"/save {tmp_path / 'a'}", "/regenerate", f"/save {tmp_path / 'b'}")
     assert said(tmp_path / "a") == said(tmp_path / "b")
@@ -126,6 +149,9 @@ def test_undo_regenerate_and_clear(model: Path, tmp_path: Path) -> None:
     assert b"nothing has been said yet" in talk(model, "/regenerate").stderr
 
 
+@pytest.mark.habit("conversation", "/set temperature 0.25", "works")
+@pytest.mark.habit("conversation", "/set", "works")
+@pytest.mark.habit("conversation", "/set warmth 3", "pointer", "the settings there are")
 def test_settings_are_shown_and_set(model: Path) -> None:
     told = talk(model, "/set", "/set temperature 0.25", "/set parameter num_predict 1", "hello").stderr.decode()
     assert "temperature 0.0" in told
@@ -135,6 +161,8 @@ def test_settings_are_shown_and_set(model: Path) -> None:
     assert "temperature is a number" in talk(model, "/set temperature hot").stderr.decode()
 
 
+@pytest.mark.habit("conversation", "/save FILE, /load FILE", "works")
+@pytest.mark.habit("conversation", "/model NAME", "works")
 def test_a_conversation_is_loaded_and_goes_on_with_another_model(model: Path, tmp_path: Path) -> None:
     other = make_model(tmp_path / "other", seed=1)
     talk(model, "one", f"/save {tmp_path / 's'}")
@@ -146,6 +174,8 @@ def test_a_conversation_is_loaded_and_goes_on_with_another_model(model: Path, tm
     assert b"no/such/folder/at/all" in talk(model, "/model no/such/folder/at/all", f"/save {tmp_path / 'u'}").stderr
 
 
+@pytest.mark.habit("conversation", "/save of a file that is there", "works", "asks first")
+@pytest.mark.habit("conversation", "the arrow up key", "works", "history across conversations")
 @pytest.mark.skipif(sys.platform == "win32", reason="a pty is Unix's")
 def test_a_saved_conversation_is_asked_about_and_the_history_is_kept(model: Path, tmp_path: Path) -> None:
     (tmp_path / "s").write_text("mine")
@@ -173,3 +203,93 @@ def test_a_saved_conversation_is_asked_about_and_the_history_is_kept(model: Path
     assert process.wait(60) == 0
     assert (tmp_path / "s").read_text() == "mine"
     assert "/exit" in (tmp_path / "state" / "pellucid" / "history").read_text()
+
+
+@pytest.mark.habit("conversation", "/show, /show system, /show template, /show parameters", "works")
+@pytest.mark.habit("conversation", "/show modelfile", "pointer", "`pellucid inspect -m NAME`")
+@pytest.mark.habit("conversation", "/set system TEXT", "works")
+@pytest.mark.habit("conversation", "/set verbose, /set quiet", "works")
+@pytest.mark.habit("conversation", "/read FILE", "works")
+@pytest.mark.habit("conversation", "/regen, /retry", "works")
+def test_ollamas_and_llama_cpps_commands_of_a_conversation(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("\ufeffone\ntwo\n")
+    lines = ("/set system Be brief.", "/show", "/show system", "/show parameters", "/show modelfile", "/set quiet")
+    told = talk(model, *lines, f"/read {tmp_path / 'text'}", "/regen", f"/save {tmp_path / 's'}").stderr.decode()
+    assert told.count("system: Be brief.") == 3
+    assert "temperature 0.0" in told
+    assert "pellucid inspect" in told
+    assert "No figures are written." in told
+    assert "tokens/s" not in told
+    assert said(tmp_path / "s")[:2] == ["Be brief.", "one\ntwo"]
+
+
+@pytest.mark.habits("conversation", "/set {}", "pointer", table="src/pellucid/cli/runs/conversation.py:SET_ELSEWHERE")
+@pytest.mark.habits("conversation", "{}", "pointer", table="src/pellucid/cli/runs/conversation.py:ELSEWHERE")
+@pytest.mark.habits(
+    "conversation", "/set parameter {} 3", "works", table="src/pellucid/cli/runs/conversation.py:SET_AS"
+)
+def test_what_a_conversation_has_not_says_what_to_write(model: Path) -> None:
+    lines = [*(f"/set {name} 3" for name in conversation.SET_ELSEWHERE), *conversation.ELSEWHERE]
+    told = talk(model, *lines).stderr.decode()
+    for where in (*conversation.SET_ELSEWHERE.values(), *conversation.ELSEWHERE.values()):
+        assert where in told
+    told = talk(model, *(f"/set parameter {name} 3" for name in conversation.SET_AS)).stderr.decode()
+    assert "temperature 3.0" in told
+    assert "repetition_penalty 3.0" in told
+    assert "max_new_tokens 3" in told
+
+
+# --- options of other programs ----------------------------------------------------------------------------------------
+
+
+def own_options(name: str) -> dict[str, bool]:
+    command = import_module(f"pellucid.cli.{name}").command
+    return {
+        flag: not one.is_flag
+        for one in command.params
+        if isinstance(one, click.Option)
+        for flag in one.opts + one.secondary_opts
+    }
+
+
+@pytest.mark.habits("shell", "{} of another program", "works", table="src/pellucid/cli/terminal/spellings.py:SAME")
+@pytest.mark.parametrize("theirs", spellings.SAME)
+def test_another_programs_spelling_of_an_option_is_ours(theirs: str) -> None:
+    ours = spellings.SAME[theirs]
+    known = own_options("generate")
+    assert ours in known, theirs
+
+    def refuse(option: str, where: str) -> None:
+        raise AssertionError(option)
+
+    assert spellings.respelled([theirs, "x", "-p", theirs], known, refuse) == [ours, "x", "-p", theirs]
+    assert spellings.respelled(["--", theirs], known, refuse) == ["--", theirs]
+
+
+@pytest.mark.habits("shell", "{}", "pointer", table="src/pellucid/cli/terminal/spellings.py:ELSEWHERE")
+@pytest.mark.parametrize("theirs", spellings.ELSEWHERE)
+def test_an_option_that_is_not_here_says_what_to_write(theirs: str) -> None:
+    done = CliRunner().invoke(app, ["generate", "-m", "no-model-of-that-name", theirs, "1"])
+    assert done.exit_code == 2
+    assert f"There is no option {theirs} here → {spellings.ELSEWHERE[theirs]}" in done.output
+
+
+@pytest.mark.habit("shell", "generate --max_tokens 3 --top_p 0.9", "works", "_ for - in any option")
+@pytest.mark.habit("shell", "generate -hf NAME -cnv -p TEXT --n-predict 3", "works")
+def test_whole_lines_of_other_programs(model: Path) -> None:
+    plain = pellucid("generate", "-m", model, "-p", "abc", *FAST, "-n", "3", "-q", "--chat", stdin=b"").stdout
+    line = ("generate", "-hf", model, "-cnv", "-p", "abc", *FAST, "--n-predict=3", "--log-disable")
+    assert pellucid(*line, stdin=b"").stdout == plain
+    line = ("generate", "--model_path", model, "-cnv", "-p", "abc", *FAST, "--max_tokens", "3", "-q", "--top_k", "1")
+    assert pellucid(*line, stdin=b"").stdout == plain
+
+
+@pytest.mark.habit("shell", "chat NAME", "differs", "NAME is what is said, and it says so: chat -m NAME, or run NAME")
+@pytest.mark.habit("shell", "--chat-template chatml", "pointer", "templates are files here; the model's own is used")
+def test_words_that_mean_something_else_here(model: Path) -> None:
+    assert options.names_a_model("llama3.2:1b")
+    assert options.names_a_model("org/name")
+    assert options.names_a_model(str(model))
+    assert not options.names_a_model("tell me of llamas")
+    told = pellucid("generate", "-m", model, "-p", "x", "--chat-template", "chatml", stdin=b"", status=2).stderr
+    assert b"templates are files here" in told

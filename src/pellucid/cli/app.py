@@ -46,7 +46,21 @@ ELSEWHERE = {
     "download": "`pellucid pull NAME`",
     "train": "`pellucid pretrain`, or `pellucid finetune`",
     "lora": "`pellucid finetune`",
+    "fuse": "`pellucid convert ADAPTER OUT`",
     "bench": "`make bench` in the source tree",
+    "perplexity": "`pellucid evaluate -d FILE`",
+    "eval": "`pellucid evaluate -d FILE`",
+    "complete": "`pellucid generate -p TEXT`",
+    "embed": "`pellucid serve` has /v1/embeddings; in Python, Engine.embed",
+    "server": "`pellucid serve`",
+    "cli": "`pellucid chat`",
+    "help": "`pellucid --help`, `pellucid COMMAND --help`",
+    "version": "`pellucid --version`",
+    "ls": "`pellucid list`",
+    "search": "`pellucid list`, and the hub's own pages",
+    "cache": "`pellucid list` and `pellucid rm`",
+    "env": "`pellucid --version`, and `python -m torch.utils.collect_env`",
+    "login": "HF_TOKEN in the environment, or `hf auth login`",
 }
 
 

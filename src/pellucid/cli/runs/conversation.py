@@ -21,7 +21,9 @@ HELP = """\
 /regenerate       answer the last message once more
 /undo             take the last message and its answer back
 /set NAME VALUE   temperature, top_p, top_k, min_p, repetition_penalty, seed,
-                  max_new_tokens; alone, show them
+                  max_new_tokens; alone, show them; /set quiet, /set verbose
+/show             the model, the system message, the chat template
+/read FILE        say what a file says
 /model NAME       go on with another model; alone, show which this is
 /save FILE        write the conversation as JSON
 /load FILE        go on with one that was saved
@@ -29,6 +31,36 @@ HELP = """\
 /exit             leave (Ctrl-D does, too)
 Ctrl-C stops an answer. A line that ends in \\ goes on in the next; \"\"\" begins
 and ends a message of many lines."""
+
+
+# Settings as Ollama has them, by name.
+SET_AS = {
+    "temp": "temperature",
+    "num_predict": "max_new_tokens",
+    "max_tokens": "max_new_tokens",
+    "repeat_penalty": "repetition_penalty",
+}
+# Settings and commands of Ollama's and llama.cpp's chats, and where the idea lives here.
+SET_ELSEWHERE = {
+    "num_ctx": "-c N, when the program is started",
+    "num_gpu": "--device, when the program is started",
+    "num_thread": "-t N, when the program is started",
+    "stop": "--stop TEXT, when the program is started",
+    "format": "--json-schema, when the program is started",
+    "history": "nothing: the history is kept",
+    "nohistory": "XDG_STATE_HOME=/tmp keeps it elsewhere",
+    "wordwrap": "nothing: a terminal is wrapped, a pipe is not",
+    "nowordwrap": "nothing: a terminal is wrapped, a pipe is not",
+    "think": "the chat template decides",
+    "nothink": "the chat template decides",
+}
+ELSEWHERE = {
+    "/image": "images are not read here",
+    "/audio": "sounds are not read here",
+    "/stop": "Ctrl-C stops an answer",
+    "/new": "/clear",
+    "/history": "/save FILE writes the conversation",
+}
 
 
 class Conversation:
@@ -117,12 +149,16 @@ class Conversation:
         elif word in ("/reset", "/clear"):
             self.messages = []
             notice("The conversation is forgotten.")
-        elif word == "/regenerate":
+        elif word in ("/regenerate", "/regen", "/retry"):
             self.regenerate()
         elif word == "/undo":
             self.undo()
         elif word == "/set":
             self.set(rest)
+        elif word == "/show":
+            self.show(rest)
+        elif word == "/read":
+            self.read(rest)
         elif word == "/model":
             self.go_on_with(rest)
         elif word == "/load":
@@ -138,7 +174,7 @@ class Conversation:
         elif word == "/save":
             self.save(rest)
         else:
-            raise RequestError(f"there is no command {word}", remedy="/help lists those there are")
+            raise RequestError(f"there is no command {word}", remedy=ELSEWHERE.get(word, "/help lists those there are"))
 
     def regenerate(self) -> None:
         """Answer the last message once more. Raises: RequestError where there is none."""
@@ -161,12 +197,21 @@ class Conversation:
         """How answers are drawn. Raises: RequestError for a name or value that there is not."""
         from pellucid.cli.terminal.console import notice
 
+        rest = rest.removeprefix("parameter").strip()
+        first, _, more = rest.partition(" ")
+        if first in ("quiet", "verbose"):
+            self.quiet = first == "quiet"
+            notice("Figures are written after an answer." if not self.quiet else "No figures are written.")
+            return
+        if first == "system":
+            self.obey(f"/system {more}")
+            return
+        if first in SET_ELSEWHERE:
+            raise RequestError(f"there is no setting {first!r}", remedy=SET_ELSEWHERE[first])
         names = [one.name for one in fields(self.sampling) if one.name not in ("do_sample", "logit_bias")]
         if rest:
-            name, _, text = rest.replace("parameter ", "", 1).partition(" ")
-            name = {"temp": "temperature", "num_predict": "max_new_tokens", "repeat_penalty": "repetition_penalty"}.get(
-                name, name
-            )
+            name, _, text = rest.partition(" ")
+            name = SET_AS.get(name, name)
             if name not in (*names, "max_new_tokens"):
                 raise RequestError(f"there is no setting {name!r}", expected=", ".join((*names, "max_new_tokens")))
             try:
@@ -181,6 +226,42 @@ class Conversation:
             ", ".join(f"{name} {getattr(self.sampling, name)}" for name in names)
             + f", max_new_tokens {self.max_new_tokens or USUAL_ANSWER}"
         )
+
+    def show(self, what: str) -> None:
+        """What answers, and how. Raises: RequestError for what there is not."""
+        from pellucid.cli.terminal.console import notice
+
+        tokenizer = self.session.tokenizer
+        shown = {
+            "info": f"{self.model}, up to {self.session.engine.context_len:,} tokens; more: pellucid inspect",
+            "system": "no system message" if self.system is None else f"system: {self.system}",
+            "template": str(self.template or tokenizer.chat_template or "no chat template"),
+        }
+        if what == "parameters":
+            self.set("")
+        elif what in shown:
+            notice(shown[what])
+        elif what in ("", "all"):
+            for text in shown.values():
+                notice(text)
+        else:
+            raise RequestError(
+                f"there is no {what!r} to show",
+                expected="info, system, template or parameters",
+                remedy="`pellucid inspect -m NAME` shows the rest",
+            )
+
+    def read(self, name: str) -> None:
+        """Say what a file says. Raises: RequestError where it cannot be read."""
+        from pellucid.base.files import read_text
+
+        if not name:
+            raise RequestError("no file is named", remedy="/read FILE")
+        try:
+            text = read_text(name)
+        except OSError as error:
+            raise RequestError(f"the file cannot be read: {error.strerror}", where=name) from None
+        self.answer(text.removeprefix("\ufeff").strip("\n"))
 
     def go_on_with(self, name: str) -> None:
         """Another model answers from now on. Raises: what opening it raises; then nothing has changed."""

@@ -36,7 +36,22 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command whose help lists its options by heading."""
+    """A command whose help lists its options by heading, and that knows other programs' names of them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from pellucid.cli.terminal.spellings import respelled
+
+        known = {
+            name: isinstance(one, click.Option) and not one.is_flag and not one.count
+            for one in self.get_params(ctx)
+            if isinstance(one, click.Option)
+            for name in (*one.opts, *one.secondary_opts)
+        }
+
+        def refuse(option: str, where: str) -> None:
+            ctx.fail(f"There is no option {option} here → {where}")
+
+        return super().parse_args(ctx, respelled(args, known, refuse))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         headings: dict[str, list[tuple[str, str]]] = {}
@@ -68,6 +83,18 @@ def refuse_idle(**effective: tuple[bool, str]) -> None:
         does, when = effective.get(parameter.name or "", (True, ""))
         if not does and is_typed(parameter.name or ""):
             raise RequestError(f"{_typed(parameter)} has no effect here", expected=f"it {when}")
+
+
+def names_a_model(text: str) -> bool:
+    """Whether the text is the name of a model: of the list, of the hub, or of a file."""
+    from pathlib import Path
+
+    from pellucid.checkpoint.sources.catalogue import find_entry
+    from pellucid.checkpoint.sources.hub import HubName
+
+    if " " in text.strip() or len(text) > 200:
+        return False
+    return find_entry(text) is not None or HubName.parse(text) is not None or Path(text).exists()
 
 
 def is_typed(name: str) -> bool:

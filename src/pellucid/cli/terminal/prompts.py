@@ -121,4 +121,9 @@ def chat_messages(prompt: str | list[dict[str, Any]], system: str | None) -> lis
 
 def read_template(path: str | None) -> str | None:
     """The chat template in a file; None for None. Raises: RequestError where it cannot be read."""
-    return None if path is None else _read_file(path)
+    try:
+        return None if path is None else _read_file(path, "chat template")
+    except RequestError as error:
+        raise RequestError(
+            error.what, where=path, remedy="templates are files here; without this, the model's own is used"
+        ) from None
