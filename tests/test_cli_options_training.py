@@ -172,6 +172,8 @@ class Training:
             "--tensorboard": lambda walk: same(
                 any("events" in path.name for path in go(walk, "--tensorboard").folder.rglob("*")), True
             ),
+            "--wandb": self.tracker("WandbRun", "--wandb"),
+            "--mlflow": self.tracker("MlflowRun", "--mlflow"),
             "--prompt": lambda walk: same(
                 go(walk, "--sample-every", "3", "-p", "the hen").samples[-1]["text"].startswith("the hen"), True
             ),
@@ -250,6 +252,32 @@ class Training:
         walk.patch.setattr(view, "watch_run", watch_run)
         has(self(walk, "--watch", "4321", "--record-every", "1").outcome, "http://here")
         assert ports == [4321]
+
+    def tracker(self, name: str, option: str) -> Probe:
+        """What it tells: test_train_trackers."""
+
+        def probe(walk: Walk) -> None:
+            from pellucid.train.runs import trackers
+
+            told: list[Any] = []
+
+            class Told:
+                where = "there"
+
+                def __init__(self, folder: Path, title: str, settings: Any) -> None:
+                    told.append(title)
+
+                def write(self, step: Any) -> None:
+                    told.append(step.step)
+
+                def close(self) -> None:
+                    told.append("end")
+
+            walk.patch.setattr(trackers, name, Told)
+            self(walk, option, "books")
+            assert told == ["books", 1, 2, 3, "end"]
+
+        return probe
 
     def threads(self, walk: Walk) -> None:
         counts: list[int] = []

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pellucid.train.runs.origins import Origins
     from pellucid.train.runs.parallel import Processes
     from pellucid.train.runs.run import Judge, RunSettings, Samples, Step
-    from pellucid.train.runs.tensorboard import EventFiles
+    from pellucid.train.runs.trackers import Tracker
 
 RUN_FILE, SAMPLES_FILE = "run.yaml", "samples.jsonl"
 # Flags that may differ when a run goes on: they change nothing that is computed.
@@ -55,7 +55,7 @@ FREE = {
     "max_minutes",
     "on_trouble",
 }
-FREE |= {"watch", "tensorboard", "record_every", "keep_best", "patience", "out_dtype", "merge"}
+FREE |= {"watch", "tensorboard", "wandb", "mlflow", "record_every", "keep_best", "patience", "out_dtype", "merge"}
 # Flags that change how it goes on learning: those that are typed count from here on, and are told; those that are not
 # stay as the run has them.
 CHANGEABLE = (
@@ -268,7 +268,7 @@ class FolderRun:
         )
         flops, peak = flags["batch_size"] * task.row_flops, 0.0 if self.quiet else self.matrix_peak(settings)
         with (
-            self.watched(flags, run.num_done) as events,
+            self.watched(flags, run.num_done) as trackers,
             TrainingProgress(steps, run.num_done, flops, peak=peak, quiet=self.quiet) as progress,
         ):
 
@@ -278,13 +278,13 @@ class FolderRun:
                     with open(self.folder / SAMPLES_FILE, "a", encoding="utf-8") as file:
                         file.write(json.dumps({"step": step, "text": text}, ensure_ascii=False) + "\n")
                     progress.say(f"--- step {step} ---\n{text}\n---")
-                    if events:
-                        events.write_text(step, text)
+                    for tracker in trackers:
+                        tracker.write_text(step, text)
 
             def show(step: Step) -> None:
                 progress.show(step)
-                if events:
-                    events.write(step)
+                for tracker in trackers:
+                    tracker.write(step)
 
             run.run(show, sample)
         if not run.is_done:
@@ -311,23 +311,35 @@ class FolderRun:
         return self.processes.count * matrix_peak(self.processes.device, settings.autocast or torch.float32)
 
     @contextmanager
-    def watched(self, flags: Mapping[str, Any], num_done: int) -> Iterator[EventFiles | None]:
-        """Whatever else shows the run while it goes: the page, TensorBoard's files."""
+    def watched(self, flags: Mapping[str, Any], num_done: int) -> Iterator[list[Tracker]]:
+        """Whatever else shows the run while it goes: the page, TensorBoard's files, W&B, MLflow."""
         if not self.processes.first:
-            yield None
+            yield []
             return
         with ExitStack() as stack:
             if flags.get("watch") is not None:
                 from pellucid.explain.training.view import watch_run
 
                 self.say(f"watch it learn: {stack.enter_context(watch_run(self.folder, flags['watch']))}")
-            events = None
-            if flags.get("tensorboard"):
-                from pellucid.train.runs.tensorboard import EventFiles
+            trackers = self._trackers(flags, num_done)
+            for tracker in trackers:
+                stack.callback(tracker.close)
+            yield trackers
 
-                events = EventFiles(self.folder, num_done)
-                stack.callback(events.close)
-            yield events
+    def _trackers(self, flags: Mapping[str, Any], num_done: int) -> list[Tracker]:
+        trackers: list[Tracker] = []
+        if flags.get("tensorboard"):
+            from pellucid.train.runs.tensorboard import EventFiles
+
+            trackers.append(EventFiles(self.folder, num_done))
+        for name in ("wandb", "mlflow"):
+            if flags.get(name) is not None:
+                from pellucid.train.runs.trackers import MlflowRun, WandbRun
+
+                tracker = (WandbRun if name == "wandb" else MlflowRun)(self.folder, flags[name], flags)
+                self.say(tracker.where)
+                trackers.append(tracker)
+        return trackers
 
 
 def _is_given(name: str) -> bool:

@@ -34,19 +34,26 @@ class EventFiles:
         )
 
     def write(self, step: Step) -> None:
-        its = {
-            "loss/train": step.loss,
-            "loss/validation": step.val_loss,
-            "loss/balance": step.balance,
-            "lr": step.lr,
-            "grad_norm": step.grad_norm,
-        }
-        for name, value in {**its, "tokens_per_second": step.tokens / step.seconds}.items():
-            if value is not None:
-                self._writer.add_scalar(name, value, step.step)
+        for name, value in figures(step).items():
+            self._writer.add_scalar(name, value, step.step)
 
     def write_text(self, step: int, text: str) -> None:
         self._writer.add_text("sample", text, step)
 
     def close(self) -> None:
         self._writer.close()
+
+
+def figures(step: Step) -> dict[str, float]:
+    """What a step came to, by the names under which it is shown."""
+    all_of_them = {
+        "loss/train": step.loss,
+        "loss/validation": step.val_loss,
+        "loss/balance": step.balance,
+        "preference/margin": step.val_margin,
+        "preference/accuracy": step.val_accuracy,
+        "lr": step.lr,
+        "grad_norm": step.grad_norm,
+        "tokens_per_second": step.tokens / step.seconds,
+    }
+    return {name: value for name, value in all_of_them.items() if value is not None}
