@@ -51,8 +51,12 @@ def allowed(logits: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """
     if mask is None:
         return logits
-    whole = np.zeros(len(logits), bool)
-    whole[: len(mask)] = mask[: len(logits)]
+    whole = mask[: len(logits)]
+    if len(mask) < len(logits):
+        whole = np.zeros(len(logits), bool)
+        whole[: len(mask)] = mask
     if not whole.any():
         raise RequestError("no token is left to choose", remedy="the constraint allows none, and not the end either")
-    return np.where(whole | np.isnan(logits), logits, np.float32(-np.inf))
+    if np.isnan(logits.max()):  # of all numbers, the largest, or a NaN
+        whole = whole | np.isnan(logits)
+    return np.where(whole, logits, np.float32(-np.inf))

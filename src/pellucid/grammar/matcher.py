@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -15,12 +16,15 @@ from pellucid.grammar.source import Grammar, refuse
 from pellucid.grammar.vocabulary import Vocabulary, library, vocabulary_of
 from pellucid.text.backend import Backend
 
+WORTH_A_THREAD = 1e-3  # seconds
+
 
 class GrammarMatcher:
     """One answer's way through a grammar.
 
-    The next mask is computed in a thread from ``accept`` on, while the model computes the next logits; ``mask`` waits
-    for it.
+    The next mask is computed in a thread from ``accept`` on, while the model computes the next logits, and ``mask``
+    waits for it; where the last one took less than ``WORTH_A_THREAD``, when it is asked for: there a thread would cost
+    the model, whose own threads have all cores, more than it saves.
     """
 
     def __init__(self, matcher: Any, vocabulary: Vocabulary, size: int, ends: Collection[int]) -> None:
@@ -28,29 +32,34 @@ class GrammarMatcher:
         self._ends = np.array(sorted(end for end in ends if 0 <= end < size), np.int64)
         self._end_ids = frozenset(self._ends.tolist())
         self._ended = False
-        self._next: Future[np.ndarray] = _threads().submit(self._compute)
+        self._seconds = 0.0  # that the last mask took
+        self._next: Future[np.ndarray] | None = _threads().submit(self._compute)
+        self._mask: np.ndarray | None = None
 
     def mask(self) -> np.ndarray:
         """Which tokens may come next, bool, (V,); end tokens exactly where the grammar is complete.
 
         Raises: RequestError where the grammar is too complex to go on, or the vocabulary has no token that could.
         """
-        return self._next.result()
+        if self._mask is None:
+            self._mask = self._compute() if self._next is None else self._next.result()
+        return self._mask
 
     def accept(self, token_id: int) -> None:
         """The answer continues with it. Raises: RequestError where the grammar does not allow it."""
-        self._next.exception()  # the matcher is one thread's at a time
+        self._wait()
         if token_id in self._end_ids:
             self._ended = True
             return
         if self._ended or not self._matcher.consume_token(token_id):
             why = "the answer has ended" if self._ended else self._matcher.get_error()
             raise RequestError("the grammar does not allow this token", received=f"{token_id}: {why}"[:300])
-        self._next = _threads().submit(self._compute)
+        self._mask = None
+        self._next = _threads().submit(self._compute) if self._seconds > WORTH_A_THREAD else None
 
     def valid_prefix(self, token_ids: Sequence[int]) -> int:
         """How many of these the grammar would allow, one after the other, up to an end token."""
-        self._next.exception()
+        self._wait()
         if self._ended:
             return 0
         text = next((place for place, token in enumerate(token_ids) if token in self._end_ids), len(token_ids))
@@ -61,10 +70,22 @@ class GrammarMatcher:
     @property
     def finished(self) -> bool:
         """Whether only an end token may follow."""
-        self._next.exception()
+        self._wait()
         return self._ended or (self._matcher.is_stopped() and not self._matcher.is_error())
 
+    def _wait(self) -> None:
+        """The matcher is one thread's at a time."""
+        if self._next is not None:
+            self._next.exception()
+
     def _compute(self) -> np.ndarray:
+        begun = time.perf_counter()
+        try:
+            return self._allowed()
+        finally:
+            self._seconds = time.perf_counter() - begun
+
+    def _allowed(self) -> np.ndarray:
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         if self._matcher.is_error():
             said = self._matcher.get_error()

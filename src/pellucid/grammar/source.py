@@ -13,6 +13,7 @@ from pellucid.grammar.vocabulary import library
 from pellucid.text.tools.lark import json_value
 
 ANY_OBJECT = {"type": "object"}
+COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 # Keywords of JSON Schema by which values are judged and to which no token mask can be held, or not yet.
 REMEDIES = {
     "oneOf": "anyOf, or alternatives that a constant property tells apart",
@@ -60,10 +61,20 @@ def schema_grammar(schema: Any, *, what: str = "schema") -> Grammar:
     if not isinstance(schema, Mapping):
         raise RequestError(f"the {what} is no JSON schema", expected="an object", received=type(schema).__name__)
     try:
-        text = f"start: {json_value(schema)}"
+        text = f"start: {json_value(_with_whole_counts(schema))}"
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(f"the {what} is no JSON: {error}") from None
     return checked(Grammar(text, what))
+
+
+def _with_whole_counts(value: Any) -> Any:
+    """2.0 items are 2, which JSON Schema allows to be written so and llguidance does not."""
+    if isinstance(value, Mapping):
+        return {
+            key: int(one) if key in COUNTS and isinstance(one, float) and one.is_integer() else _with_whole_counts(one)
+            for key, one in value.items()
+        }
+    return [_with_whole_counts(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def regex_grammar(regex: str) -> Grammar:

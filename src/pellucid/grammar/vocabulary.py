@@ -97,6 +97,7 @@ class Vocabulary:
 
 def _library_tokenizer(vocabulary: Vocabulary) -> llguidance.LLTokenizer:
     llguidance = library()
+    alive = weakref.ref(vocabulary)  # the library's object is the vocabulary's own; a circle would never be freed
 
     class Wrapped:
         """What ``TokenizerWrapper`` asks of a tokenizer."""
@@ -106,7 +107,8 @@ def _library_tokenizer(vocabulary: Vocabulary) -> llguidance.LLTokenizer:
         special_token_ids = sorted(vocabulary.special_ids)
 
         def __call__(self, text: bytes | str) -> list[int]:
-            return vocabulary.cut(text if isinstance(text, bytes) else text.encode("utf-8"))
+            owner = alive()
+            return [] if owner is None else owner.cut(text if isinstance(text, bytes) else text.encode("utf-8"))
 
     return llguidance.LLTokenizer(llguidance.TokenizerWrapper(Wrapped()), n_vocab=len(vocabulary.tokens))
 
