@@ -81,6 +81,11 @@ class HashExecutor:
     def why_not_finite(self, token_ids: Sequence[int]) -> NotFiniteError:
         return NotFiniteError("hashes are finite")
 
+    free_bytes = 2**20  # a byte a token
+
+    def bytes_of(self, capacity: int) -> int:
+        return capacity
+
     def allocate(self, capacity: int) -> int:
         if len(self.slots) >= self.max_slots:
             raise MemoryError("no memory for another slot")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pellucid.base.errors import ContextLengthError, RequestError, TokenizerError
 from pellucid.executor import StepInput
 from pellucid.generate import Answer, Engine, Event, PromptLookup, Request
-from pellucid.generate.engine import GUESSING_ROWS
+from pellucid.generate.core import GUESSING_ROWS
 from pellucid.sampling import GREEDY, SamplingParams, SamplingState, logprobs, sample
 
 TOKENIZER: object = LetterTokenizer()
@@ -140,9 +140,12 @@ def test_every_answer_equals_the_answer_alone_whoever_comes_and_goes(data: st.Da
     if speculate is not None:
         max_tokens += GUESSING_ROWS
 
+    memory = data.draw(st.sampled_from([64, 100, 200, 2000]), "memory")
+
     def watch(inputs: Sequence[StepInput]) -> None:
         assert sum(len(given.token_ids) for given in inputs) <= max_tokens
-        assert len(executor.slots) <= max_batch
+        assert len(inputs) <= max_batch
+        assert sum(executor.capacity.values()) <= memory, "a byte a token"
 
     executor.before_step = watch
     engine = engine_of(
@@ -152,6 +155,7 @@ def test_every_answer_equals_the_answer_alone_whoever_comes_and_goes(data: st.Da
         max_tokens_per_step=max_tokens,
         reuse=data.draw(st.booleans(), "reuse"),
         speculate=speculate,
+        memory=memory,
     )
     line = data.draw(
         st.lists(st.tuples(requests, st.integers(0, 6), st.none() | st.integers(0, 10)), min_size=1, max_size=7),
@@ -173,7 +177,6 @@ def test_every_answer_equals_the_answer_alone_whoever_comes_and_goes(data: st.Da
             break
         events += engine.step()
 
-    assert len(executor.slots) <= max_batch
     assert all_given_back(engine)
     for request_id, request in by_id.items():
         mine = [event for event in events if event.request_id == request_id]
@@ -358,16 +361,16 @@ def test_an_executor_that_fails_gives_its_slots_back_and_its_error_to_whoever_ca
     assert engine.run([greedy([3])])[0].token_ids == alone(greedy([3]))[0].token_ids
 
 
-def test_a_request_that_gets_no_memory_fails_alone() -> None:
+def test_what_finds_no_memory_waits_and_fails_only_where_there_is_none_even_alone() -> None:
     executor = HashExecutor(max_slots=1)
     engine = engine_of(executor)
-    results = engine.run([greedy([3], 9), greedy([4], 9)])
-    assert told(results[0].answers[0]) == told(alone(greedy([3], 9))[0])
-    assert results[1].answers[0].finish_reason == "error"
-    assert isinstance(results[1].answers[0].error, MemoryError)
-    (forked,) = engine.run([greedy([3], 9, n=2)])
-    assert [answer.finish_reason for answer in forked.answers][1] == "error"
-    assert told(forked.answers[0]) == told(alone(greedy([3], 9))[0])
+    requests = [greedy([3], 9), greedy([4], 9), greedy([3], 9, n=2)]
+    for request, result in zip(requests, engine.run(requests), strict=True):
+        assert [told(answer) for answer in result.answers] == [told(answer) for answer in alone(request)]
+    executor.max_slots = 0
+    engine.forget()
+    (result,) = engine.run([greedy([3], 9)])
+    assert isinstance(result.answers[0].error, MemoryError)
     assert not executor.slots
 
 

@@ -85,6 +85,7 @@ def test_conversations_beside_each_other_say_what_they_would_say_without_reuse(d
         executor,
         prefill_chunk=chunk,
         max_batch=data.draw(st.integers(1, 4)),
+        memory=2000,
         speculate=data.draw(st.sampled_from([None, guessing])),
     )
     sampling = data.draw(st.sampled_from([GREEDY, SamplingParams(seed=3, temperature=2.0, repetition_penalty=1.2)]))
@@ -98,7 +99,7 @@ def test_conversations_beside_each_other_say_what_they_would_say_without_reuse(d
         answer = answer_of(engine, request)
         assert answer.token_ids == fresh(request, splits_matter=splits_matter, prefill_chunk=chunk).token_ids
         said.append([*prompt, *answer.token_ids])
-        assert len(executor.slots) <= engine._scheduler.max_batch
+        assert sum(executor.capacity.values()) <= 2000
     engine.forget()
     assert not executor.slots
 
@@ -124,14 +125,16 @@ def test_two_conversations_in_turns_do_not_cost_each_other_their_past() -> None:
 
 def test_kept_slots_give_way_to_running_requests_and_the_oldest_goes_first() -> None:
     executor = HashExecutor(splits_matter=False)
-    engine = Engine(executor, max_batch=3)
-    executor.before_step = lambda inputs: assert_at_most(len(executor.slots), 3)
+    engine = Engine(executor, memory=66, kept_memory=33)  # room for six such requests, and for three that have ended
+    executor.before_step = lambda inputs: assert_at_most(sum(executor.capacity.values()), 66)
     prompts = [[token] * 6 for token in range(1, 9)]
     engine.run([ask(prompt) for prompt in prompts])
     assert len(executor.slots) == 3
     for prompt in prompts[-3:]:
         assert answer_of(engine, ask(prompt)).timings.reused_tokens == 5
     assert answer_of(engine, ask(prompts[0])).timings.reused_tokens == 0
+    engine.forget(idle=60)
+    assert len(executor.slots) == 3, "they were used a moment ago"
     del engine
     gc.collect()
     assert not executor.slots, "with the engine goes what it kept"
@@ -202,13 +205,15 @@ def test_a_cache_that_cannot_go_back_is_begun_anew() -> None:
             raise UnsupportedError("the window has moved on")
 
     executor.truncate = refuse  # type: ignore[method-assign]
+    executor.fork = lambda slot, capacity, length=None: refuse(slot, length or 0)  # type: ignore[method-assign, assignment]
     engine = Engine(executor)
     answer_of(engine, ask([1, 2, 3, 4, 5, 6, 7, 8]))
     other = ask([1, 2, 3, 4, 5, 6, 7, 9])
     answer = answer_of(engine, other)
     assert answer.timings.reused_tokens == 0
     assert answer.token_ids == fresh(other, splits_matter=False).token_ids
-    assert len(executor.slots) == 1, "what cannot be used is not kept"
+    engine.forget()
+    assert not executor.slots
 
 
 def test_a_wrong_guess_where_an_answer_stops_is_not_taken_for_its_stop_id() -> None:

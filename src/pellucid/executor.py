@@ -133,6 +133,15 @@ class Executor(Protocol):
         """
         ...
 
+    def bytes_of(self, capacity: int) -> int:
+        """What a slot with room for ``capacity`` tokens takes when it is full."""
+        ...
+
+    @property
+    def free_bytes(self) -> int:
+        """What slots might take together, as far as the device can tell now."""
+        ...
+
     @property
     def slots(self) -> Collection[int]:
         """The numbers of all slots that have not been freed."""

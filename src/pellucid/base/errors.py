@@ -65,5 +65,9 @@ class RequestError(PellucidError, ValueError):
     """A generation request with arguments out of range."""
 
 
+class DeadlineError(PellucidError, TimeoutError):
+    """A request that was not answered in the time that it was given."""
+
+
 class NotFiniteError(PellucidError, ArithmeticError):
     """A weight or a computed value that is NaN or infinite; names layer and tensor."""

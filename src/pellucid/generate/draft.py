@@ -45,7 +45,7 @@ class DraftModel:
                 where=executor.config.model_type,
             )
         self.context_len, self.vocab_size = executor.config.longest_context, executor.config.vocab_size
-        self._slots = Slots(executor, self.context_len, chunk=None)
+        self._slots = Slots(executor, self.context_len, chunk=None, most_kept=max_slots)
         self._drafts: dict[Sequence, _Draft] = {}
 
     def check(self, config: ModelConfig) -> None:
@@ -83,17 +83,19 @@ class DraftModel:
     def release(self, sequence: Sequence) -> None:
         if draft := self._drafts.pop(sequence, None):
             self._slots.keep(draft.slot, draft.ids, len(draft.ids))
-            self._slots.shrink(self.max_slots - len(self._drafts))
 
     def forget(self) -> None:
-        self._slots.shrink(0)
+        self._slots.reclaim({draft.slot for draft in self._drafts.values()})
+        self._slots.shrink()
 
     def _catch_up(self, sequence: Sequence) -> list[int]:
         """Take back wrong guesses; compute the sequence's tokens but for the last few, which are returned."""
         ids = sequence.all_ids
         draft = self._drafts.get(sequence)
         if draft is None:
-            slot, held = self._slots.take(ids, min(sequence.capacity, self.context_len))
+            taken = self._slots.take(ids, min(sequence.capacity, self.context_len))
+            assert taken is not None
+            slot, held = taken
             draft = self._drafts[sequence] = _Draft(slot, ids[:held].tolist())
         else:
             right = draft.sure

@@ -9,46 +9,32 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pellucid.base.errors import ConfigError, NotFiniteError, RequestError
+from pellucid.base.errors import ConfigError, RequestError
 from pellucid.base.notice import notice
+from pellucid.base.typed import is_real
 from pellucid.defaults import AnswerDefaults
-from pellucid.executor import Executor, Logits, StepInput
+from pellucid.executor import Executor
+from pellucid.generate.core import GUESSING_ROWS, Core
 from pellucid.generate.request import Pooling, Request
-from pellucid.generate.result import Event, FinishReason, Result
+from pellucid.generate.result import Event, Result
 from pellucid.generate.scheduler import Scheduler
 from pellucid.generate.sequence import Sequence
 from pellucid.generate.slots import Slots
 from pellucid.generate.speculate import Speculator
 from pellucid.generate.stream import Stream
+from pellucid.generate.tempo import Tempo
 from pellucid.sampling import fresh_seed
 from pellucid.text.detokenizer import IncrementalDetokenizer
 
 if TYPE_CHECKING:
     from pellucid.text.tokenizer import Tokenizer
 
-# Rows beyond which a step computes no guesses. On a CPU, a row costs nearly as much beside sixteen others as it would
-# by itself.
-GUESSING_ROWS = 16
 MAX_CONTEXT = 2**30
-
-
-@dataclass(frozen=True)
-class Best:
-    """The largest logit of each row."""
-
-    token_ids: np.ndarray
-    values: np.ndarray
-
-    def token(self, row: int) -> int:
-        """Raises: NotFiniteError, where the row holds a NaN or an infinity (or nothing but −∞)."""
-        if not math.isfinite(self.values[row]):
-            raise NotFiniteError("the model's logits are not finite", received=float(self.values[row]))
-        return int(self.token_ids[row])
+SHARE = 0.8  # of the memory that is free at first, for slots; half of it may stay with answers that have ended
 
 
 class Engine:
@@ -71,6 +57,11 @@ class Engine:
     together; None: as many as the model was made for (``ModelConfig.longest_context``). ``speculate``: guesses tokens
     ahead (``PromptLookup``, ``DraftModel``). With a tokenizer, events carry text. ``defaults`` is what the checkpoint
     asks for where a request says nothing.
+
+    ``memory``: bytes of all slots together, by default most of what is free now; who finds no room waits, and where an
+    answer grows beyond it the youngest request gives its slot up and is computed again later, with the same tokens.
+    ``kept_memory``: of these, for what ended answers have computed; ``most_kept``: of how many. ``step_seconds``: that
+    prompts may add to a step in which answers are written (``Tempo``).
     """
 
     def __init__(
@@ -84,6 +75,10 @@ class Engine:
         context_len: int | None = None,
         reuse: bool = True,
         speculate: Speculator | None = None,
+        memory: int | None = None,
+        kept_memory: int | None = None,
+        most_kept: int = 1024,
+        step_seconds: float | None = None,
     ) -> None:
         config = executor.config
         made_for, by_length = config.longest_context, config.rotates_by_length
@@ -108,12 +103,32 @@ class Engine:
         least = (max_batch if speculate is None else max(max_batch, GUESSING_ROWS)) + prefill_chunk
         _check("max_batch", max_batch, 1)
         _check("prefill_chunk", prefill_chunk, 1)
+        for name, value in (("memory", memory), ("kept_memory", kept_memory), ("most_kept", most_kept)):
+            _check(name, 0 if value is None else value, 0)
+        if step_seconds is not None and not (is_real(step_seconds) and step_seconds > 0):
+            raise RequestError("step_seconds is out of range", expected="more than 0", received=repr(step_seconds))
         _check("max_tokens_per_step", least if max_tokens_per_step is None else max_tokens_per_step, least)
         self.executor, self.tokenizer = executor, tokenizer
         self.defaults = AnswerDefaults.of(config, executor.generation_config, tokenizer)
-        self._speculate, self._reuse = speculate, reuse
-        self._scheduler = Scheduler(max_batch, prefill_chunk, max_tokens_per_step or least)
-        self._slots = Slots(executor, self.context_len, prefill_chunk if by_length or executor.splits_matter else None)
+        whole = by_length or executor.splits_matter
+        slots = Slots(executor, self.context_len, prefill_chunk if whole else None, most_kept=most_kept)
+        slots.memory = memory = int(SHARE * max(executor.free_bytes, 0)) if memory is None else memory
+        slots.kept_memory = memory // 2 if kept_memory is None else kept_memory
+        if (fits := slots.longest(self.context_len)) < self.context_len:
+            self.context_len = slots.context_len = self._what_fits(fits, context_len, memory)
+        scheduler = Scheduler(
+            max_batch, prefill_chunk, max_tokens_per_step or least, Tempo(step_seconds), whole_chunks=whole
+        )
+        self._core = Core(
+            executor,
+            scheduler,
+            slots,
+            speculate,
+            reuse=reuse,
+            tell=self._tell,
+            told=self._told,
+            gone=self._gone,
+        )
         self._ids = itertools.count()
         self._inbox: deque[Sequence | int] = deque()  # what to add, and ids to cancel
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # rung for whoever waits for that
@@ -165,18 +180,20 @@ class Engine:
             self._closed = True
         with self._lock, self._working(closed=True):
             self._settle()
-            for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
-                self._drop(sequence, "cancelled")
+            for sequence in [*self._core.scheduler.waiting, *self._core.scheduler.running]:
+                self._core.drop(sequence, "cancelled")
             self.forget()
             self._bell.put(None)
             events, self._events = self._events, deque()
             return list(events)
 
-    def forget(self) -> None:
-        """Free what is kept of answers that have ended."""
-        self._slots.shrink(0)
-        if self._speculate is not None:
-            self._speculate.forget()
+    def forget(self, *, idle: float = 0) -> None:
+        """Free what is kept of answers that have ended; only what nobody has used for so many seconds. By the thread
+        that steps.
+        """
+        self._core.slots.shrink(idle=idle)
+        if self._core.speculate is not None and not idle:
+            self._core.speculate.forget()
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # the executor may be closed, or the engine not have come to be
@@ -185,7 +202,8 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a step would have something to do or to tell."""
-        return bool(self._inbox or self._scheduler.waiting or self._scheduler.running or self._events)
+        scheduler = self._core.scheduler
+        return bool(self._inbox or scheduler.waiting or scheduler.running or self._events)
 
     def stream(self, request: Request) -> Stream:
         """Add a request and iterate over its events. Other requests advance along with it; their events wait for
@@ -286,189 +304,49 @@ class Engine:
         if mail is not None:
             mail.append(event)
 
-    # --- the parts of a step ---
+    def _told(self, event: Event) -> bool:
+        mail = self._mail.get(event.request_id, self._events)
+        return mail is None or any(one is event for one in mail)
+
+    def _gone(self, sequence: Sequence) -> None:
+        if sequence.request_id in self._mail and sequence.request_id not in self._core.scheduler.requests:
+            del self._mail[sequence.request_id]
 
     def _step(self) -> None:
-        try:
-            self._settle()
-            self._admit()
-            self._guess()
-            if batch := self._scheduler.next_batch():
-                self._run(batch)
-        except BaseException as error:
-            for sequence in list(self._scheduler.running):
-                self._drop(sequence, "error" if isinstance(error, Exception) else "cancelled", error)
-            raise
+        self._settle()
+        self._core.step()
 
     def _settle(self) -> None:
         """What was added and cancelled since the last step, in that order."""
         while self._inbox:  # its head goes when it has taken effect, whatever interrupts this
-            message = self._inbox[0]
-            if not isinstance(message, Sequence):
-                for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
+            message, scheduler = self._inbox[0], self._core.scheduler
+            if isinstance(message, Sequence):
+                scheduler.wait(message)
+            else:
+                for sequence in [*scheduler.waiting, *scheduler.running]:
                     if sequence.request_id == message:
-                        self._drop(sequence, "cancelled")
-            elif message not in self._scheduler.waiting:
-                self._scheduler.waiting.append(message)
+                        self._core.drop(sequence, "cancelled")
             self._inbox.popleft()
 
-    def _run(self, batch: list[tuple[Sequence, StepInput]]) -> None:
-        """Logits for answers, and hidden states for prompts that get none."""
-        pooled = [(sequence, inputs) for sequence, inputs in batch if sequence.request.pooling is not None]
-        written = [(sequence, inputs) for sequence, inputs in batch if sequence.request.pooling is None]
-        if written:
-            self._choose(written, self.executor.step([inputs for _, inputs in written]))
-        if pooled:
-            states = self.executor.hidden([inputs for _, inputs in pooled])
-            row = 0
-            for sequence, inputs in pooled:
-                sequence.computed += len(inputs.token_ids)
-                self._pool(sequence, states[row : row + len(inputs.wanted)])
-                row += len(inputs.wanted)
-
-    def _admit(self) -> None:
-        """Give waiting requests their places and slots; one that gets no slot (no memory) fails alone."""
-        while (sequence := self._scheduler.admit()) is not None:
-            try:
-                sequence.start(*self._slots.take(sequence.request.prompt_ids, sequence.capacity, whole=sequence.whole))
-            except Exception as error:
-                self._drop(sequence, "error", error)
-            self._make_room()
-
-    def _make_room(self) -> None:
-        """Slots that are kept give way to those that are needed, so that there are never more than ``max_batch``."""
-        self._slots.shrink(self._scheduler.max_batch - self._scheduler.places_taken)
-
-    def _guess(self) -> None:
-        """Guess on for every answer that is being written, as far as its pace and the step's rows allow."""
-        if self._speculate is None:
-            return
-        decoding = [sequence for sequence in self._scheduler.running if not sequence.in_prefill]
-        share = min(GUESSING_ROWS // max(len(decoding), 1) - 1, self._speculate.most)
-        if self.executor.rollback is not None:
-            share = min(share, self.executor.rollback)
-        wanted = {sequence: min(sequence.pace.next(), share, sequence.room_for_guesses) for sequence in decoding}
-        guesses = self._speculate.guess({sequence: most for sequence, most in wanted.items() if most > 0})
-        for sequence in decoding:
-            sequence.guess_ahead(guesses.get(sequence, []))
-
-    def _choose(self, batch: list[tuple[Sequence, StepInput]], logits: Logits) -> None:
-        """The next tokens of every sequence whose prompt is complete."""
-        choosing = [sequence for sequence, inputs in batch if inputs.wanted]  # in the order of their rows
-        rows = logits.numpy() if any(sequence.needs_logits for sequence in choosing) else None
-        best = None if all(sequence.needs_logits for sequence in choosing) else Best(logits.argmax(), logits.peaks())
-        row = 0
-        for sequence, inputs in batch:
-            if sequence.in_prefill:
-                sequence.computed += len(inputs.token_ids)
-                if sequence.whole and rows is not None:
-                    sequence.score(rows[row : row + len(inputs.wanted)])
-                for member in () if sequence.in_prefill else (sequence, *self._part(sequence)):
-                    self._choose_one(member, row + len(inputs.wanted) - 1, rows, best)
-            else:
-                self._follow(sequence, row, rows, best)
-            row += len(inputs.wanted)
-
-    def _follow(self, sequence: Sequence, row: int, rows: np.ndarray | None, best: Best | None) -> None:
-        """The token after the last, and those after the guesses as long as these are right; what was computed for wrong
-        ones is taken back.
-        """
-        right, guess = 0, sequence.guess
-        sequence.pace.guessed += len(guess)
-        while True:
-            sequence.computed += 1
-            token = self._choose_one(sequence, row + right, rows, best)
-            if sequence.answer is not None or right == len(guess) or token != guess[right]:
-                break
-            right += 1
-            sequence.pace.accepted += 1
-        if guess:
-            sequence.pace.adapt(len(guess), right)
-        if right < len(guess) and sequence.slot is not None:
-            try:
-                self.executor.truncate(sequence.slot, sequence.computed)
-            except Exception as error:  # an executor that cannot keep its word (``rollback``) costs this answer alone
-                self._drop(sequence, "error", error)
-
-    def _pool(self, sequence: Sequence, states: np.ndarray) -> None:
-        """Hidden states of a prompt's next places; a prompt that fails fails alone."""
-        try:
-            if not np.isfinite(states).all():
-                raise self.executor.why_not_finite(sequence.all_ids[: sequence.computed].tolist())
-            event = sequence.pool(states)
-        except Exception as error:
-            event = sequence.abandon("error", error)
-        if event is not None:
-            self._tell(event)
-            self._release(sequence)
-
-    def _choose_one(self, sequence: Sequence, row: int, rows: np.ndarray | None, best: Best | None) -> int | None:
-        """Choose a token by its row of logits, or their argmax. A sequence that fails (say, in its detokenizer) fails
-        alone.
-        """
-        try:
-            if rows is not None and sequence.needs_logits:
-                event = sequence.choose(rows[row])
-            else:
-                assert best is not None
-                event = sequence.accept(best.token(row))
-        except NotFiniteError:
-            ids = sequence.all_ids[: sequence.computed].tolist()
-            event = sequence.abandon("error", self.executor.why_not_finite(ids))
-        except Exception as error:
-            event = sequence.abandon("error", error)
-        self._tell(event)
-        if sequence.answer is not None:
-            self._release(sequence)
-        return event.token_id
-
-    def _part(self, sequence: Sequence) -> list[Sequence]:
-        """The prompt is computed once: its other answers go on from copies of the slot."""
-        parted = []
-        while sequence.siblings:
-            sibling = sequence.siblings[0]
-            assert sequence.slot is not None
-            try:
-                sibling.branch(sequence, self._slots.fork(sequence.slot, sibling.capacity))
-                self._scheduler.running.append(sibling)
-                parted.append(sibling)
-            except Exception as error:
-                self._tell(sibling.abandon("error", error))
-            sequence.siblings.pop(0)
-        return parted
-
-    def _drop(self, sequence: Sequence, reason: FinishReason, error: BaseException | None = None) -> None:
-        """End a sequence, and siblings that have not parted from it, before their time."""
-        every = (sequence, *sequence.siblings)
-        for one in every:
-            self._tell(one.abandon(reason, error if isinstance(error, Exception) else None))
-        sequence.siblings = []
-        for one in every:
-            self._release(one)
-
-    def _release(self, sequence: Sequence) -> None:
-        self._scheduler.remove(sequence)
-        if sequence.slot is not None:
-            slot, sequence.slot = sequence.slot, None
-            answer = sequence.answer
-            if self._reuse and answer is not None and answer.error is None:
-                prompt = len(sequence.request.prompt_ids)
-                self._slots.keep(slot, sequence.all_ids[: sequence.computed], min(prompt, sequence.computed))
-                self._make_room()
-            else:
-                self._slots.free(slot)
-        if self._speculate is not None:
-            self._speculate.release(sequence)
-        if sequence.request_id in self._mail and sequence.request_id not in self._scheduler.requests:
-            del self._mail[sequence.request_id]
+    def _what_fits(self, fits: int, asked: int | None, memory: int) -> int:
+        """The context that the memory has room for. Raises: ConfigError where that is none, or less than was asked."""
+        if fits < 2 or asked is not None:
+            raise ConfigError(
+                "there is no memory for such a context",
+                expected=f"at most {fits:,} tokens in {memory / 2**30:.2f} GiB",
+                received=f"{self.context_len:,}",
+                remedy="a smaller context, or more memory (--memory)",
+            )
+        notice(f"the context is {fits:,} tokens: there is no memory for {self.context_len:,} (see --memory)")
+        return fits
 
     def _fit(self, request: Request) -> Request:
         """The request as this engine will run it. Raises: see ``add``."""
         request = request.fit(self.executor.config, self.context_len, self.defaults)
-        if request.n > self._scheduler.max_batch:
+        if request.n > self._core.scheduler.max_batch:
             raise RequestError(
                 "a request's answers are written together",
-                expected=f"n of at most max_batch = {self._scheduler.max_batch}",
+                expected=f"n of at most max_batch = {self._core.scheduler.max_batch}",
                 received=request.n,
             )
         if request.stop and self.tokenizer is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from pellucid.base.errors import ContextLengthError, RequestError
+from pellucid.base.typed import is_real
 from pellucid.config import ModelConfig
 from pellucid.defaults import AnswerDefaults
 from pellucid.generate.constraint import Constraint
@@ -34,6 +35,8 @@ class Request:
     prompt_logprobs: int | None = None  # the same of each token of the prompt but the first; it is computed whole then
     constraint: Constraint | None = field(default=None, compare=False)  # what answers may be
     skip_special_tokens: bool = True  # False: they stand in the answer's text, but for the one that ends it
+    priority: int = 0  # the lower, the sooner, and the later it has to give way; among equals the first come
+    deadline: float | None = None  # seconds, after which it ends with a DeadlineError, whatever it has by then
     pooling: Pooling | None = None  # no answer: the prompt's hidden states after the last norm, pooled to one vector
 
     def __post_init__(self) -> None:
@@ -43,6 +46,10 @@ class Request:
                 raise RequestError(
                     f"{name} is out of range", expected=f"a whole number of at least {least}", received=repr(value)
                 )
+        if isinstance(self.priority, bool) or not isinstance(self.priority, int):
+            raise RequestError("priority is out of range", expected="a whole number", received=repr(self.priority))
+        if self.deadline is not None and not (is_real(self.deadline) and self.deadline > 0):
+            raise RequestError("deadline is out of range", expected="seconds, above 0", received=repr(self.deadline))
         self._check_pooling()
         object.__setattr__(self, "prompt_ids", _ids("prompt_ids", self.prompt_ids))
         if self.stop_token_ids is not None:

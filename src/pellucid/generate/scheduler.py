@@ -2,45 +2,64 @@
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
+from collections.abc import Iterator
 
 from pellucid.executor import StepInput
 from pellucid.generate.sequence import Sequence
+from pellucid.generate.tempo import Tempo
+
+PATIENCE = 16  # times that one who waits for room is passed by others who need less
+LOOKED_AT = 32  # of those that wait, in a step
 
 
 class Scheduler:
-    """First come, first served: every answer that is being written gets its next token, then prompts advance by whole
-    chunks.
+    """Every answer that is being written gets its next token, then prompts advance.
 
-    A step runs at most ``max_batch`` sequences and ``max_tokens_per_step`` tokens. A chunk is never made smaller to
-    fit: it waits, because where a prompt is cut must not depend on who else is here. ``max_tokens_per_step`` holds a
-    decode of every sequence, with its guesses, and one chunk, so the first prompt in line always advances.
+    A step runs at most ``max_batch`` sequences and ``max_tokens_per_step`` tokens; beside answers, prompts get no more
+    time than ``tempo`` allows. Where ``whole_chunks``, a prompt advances to the next multiple of ``prefill_chunk`` or
+    not at all, because where it is cut must not depend on who else is here; a chunk that takes longer than allowed
+    comes so much more seldom. Else the one that came first gets half of the tokens at least, and the rest goes to those
+    who need least. ``max_tokens_per_step`` holds a decode of every sequence, with its guesses, and one chunk, so the
+    first prompt in line always advances.
     """
 
-    def __init__(self, max_batch: int, prefill_chunk: int, max_tokens_per_step: int) -> None:
+    def __init__(
+        self, max_batch: int, prefill_chunk: int, max_tokens_per_step: int, tempo: Tempo, *, whole_chunks: bool
+    ) -> None:
         self.max_batch, self.prefill_chunk, self.max_tokens_per_step = max_batch, prefill_chunk, max_tokens_per_step
-        self.waiting: deque[Sequence] = deque()  # each with the siblings of its request
-        self.running: list[Sequence] = []  # in order of admission
+        self.tempo, self.whole_chunks = tempo, whole_chunks
+        self.waiting: list[Sequence] = []  # each with the siblings of its request; in their ``order``
+        self.running: list[Sequence] = []  # likewise
+        self._saved = 0  # tokens that prompts were allowed and did not use: what a whole chunk waits for
 
-    def admit(self) -> Sequence | None:
-        """The next waiting sequence, now running, if it and its siblings have places."""
-        if not self.waiting or 1 + len(self.waiting[0].siblings) > self.max_batch - self.places_taken:
-            return None
-        self.running.append(self.waiting.popleft())
-        return self.running[-1]
+    # --- who has a place ---
 
-    def next_batch(self) -> list[tuple[Sequence, StepInput]]:
-        """The sequences of the next step, and what each has computed."""
-        batch = [(sequence, sequence.next_input(1)) for sequence in self.running if not sequence.in_prefill]
-        budget = self.max_tokens_per_step - sum(len(inputs.token_ids) for _, inputs in batch)
-        for sequence in self.running:
-            if sequence.in_prefill:
-                inputs = sequence.next_input(self.prefill_chunk)
-                if len(inputs.token_ids) > budget:
-                    break
-                batch.append((sequence, inputs))
-                budget -= len(inputs.token_ids)
-        return batch
+    def wait(self, sequence: Sequence) -> None:
+        """It has no place, or none any more."""
+        if sequence not in self.waiting:
+            insort(self.waiting, sequence, key=lambda one: one.order)
+        if sequence in self.running:
+            self.running.remove(sequence)
+
+    def begin(self, sequence: Sequence) -> None:
+        """It has a place and a slot; who came before it and has none was passed."""
+        insort(self.running, sequence, key=lambda one: one.order)
+        if sequence in self.waiting:
+            for other in self.waiting[: self.waiting.index(sequence)]:
+                other.passed += 1
+            self.waiting.remove(sequence)
+
+    def candidates(self) -> Iterator[Sequence]:
+        """Those that wait, in their order. Nobody comes after one who has been passed too often."""
+        for sequence in self.waiting[:LOOKED_AT]:
+            yield sequence
+            if sequence in self.waiting and sequence.passed >= PATIENCE:
+                return
+
+    def has_place(self, sequence: Sequence) -> bool:
+        """Whether it and its siblings may run beside the others."""
+        return 1 + len(sequence.siblings) <= self.max_batch - self.places_taken
 
     @property
     def places_taken(self) -> int:
@@ -56,3 +75,39 @@ class Scheduler:
         for line in (self.waiting, self.running):
             if sequence in line:
                 line.remove(sequence)
+
+    # --- who does what ---
+
+    def next_batch(self) -> list[tuple[Sequence, StepInput]]:
+        """The sequences of the next step, and what each has computed."""
+        batch = [(sequence, sequence.next_input(1)) for sequence in self.running if not sequence.in_prefill]
+        reading = [sequence for sequence in self.running if sequence.in_prefill]
+        room = self.max_tokens_per_step - sum(len(inputs.token_ids) for _, inputs in batch)
+        if not reading:
+            self._saved = 0
+        elif self.whole_chunks:
+            batch += self._whole_chunks(reading, room, self.tempo.tokens() if batch else room)
+        else:
+            batch += self._slices(reading, min(room, self.tempo.tokens()) if batch else room)
+        return batch
+
+    def _whole_chunks(self, reading: list[Sequence], room: int, allowed: int) -> list[tuple[Sequence, StepInput]]:
+        self._saved = min(self._saved + allowed, max(allowed, self.prefill_chunk))
+        batch = []
+        for sequence in reading:
+            inputs = sequence.next_input(self.prefill_chunk)
+            if len(inputs.token_ids) > min(room, self._saved):
+                break
+            batch.append((sequence, inputs))
+            room -= len(inputs.token_ids)
+            self._saved -= len(inputs.token_ids)
+        return batch
+
+    def _slices(self, reading: list[Sequence], room: int) -> list[tuple[Sequence, StepInput]]:
+        share = {reading[0]: min(reading[0].ahead, self.prefill_chunk, -(-room // 2))}
+        room -= share[reading[0]]
+        for sequence in sorted(reading, key=lambda one: one.ahead):  # as they are in order where they are equal
+            before = share.get(sequence, 0)
+            share[sequence] = min(sequence.ahead, self.prefill_chunk, before + room)
+            room -= share[sequence] - before
+        return [(sequence, sequence.next_input(share[sequence])) for sequence in reading if share[sequence]]

@@ -32,17 +32,30 @@ class Sequence:
         self.reused = 0  # of these, what the slot held before
         self.token_ids: list[int] = []
         self._ids = np.array(request.prompt_ids, np.int64)  # and room for the answer's, which grows
+        self.restarts = 0
+        self.passed = 0  # times that a later one found a place, while this one waited for its own
+        self.roomy = False  # its slot shall have room for all that may come, from the first
+        self.last: Event | None = None  # that ends it
         self.guess: list[int] = []  # the next tokens, perhaps: computed along with the last, and checked
         self.pace = Pace()
         self.state = SamplingState(request.sampling or GREEDY, request.prompt_ids, index, seed)
         self.matcher = None if request.constraint is None else request.constraint.start()
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None if request.prompt_logprobs is None else [None]
         self._pooled: np.ndarray | None = None
-        self.answer: Answer | None = None
         self._detokenizer, self._stops = detokenizer, StopStrings(request.stop or ())
         self._text: list[str] = []
         self._logprobs: list[TokenLogprobs] = []
         self._added = self._started = self._first = self._last = time.perf_counter()
+
+    @property
+    def answer(self) -> Answer | None:
+        """The whole of it, once it has ended."""
+        return None if self.last is None else self.last.answer
+
+    @property
+    def waited(self) -> float:
+        """Seconds since it was added."""
+        return time.perf_counter() - self._added
 
     @property
     def capacity(self) -> int:
@@ -55,8 +68,21 @@ class Sequence:
         return self._ids[: len(self.request.prompt_ids) + len(self.token_ids)]
 
     @property
+    def order(self) -> tuple[int, int, int]:
+        """Who comes first: by priority, then as they were added."""
+        return self.request.priority, self.request_id, self.index
+
+    @property
     def in_prefill(self) -> bool:
-        return self.computed < len(self.request.prompt_ids)
+        """Whether tokens are to be computed whose successors are known: the prompt's, and after ``restart`` all but the
+        last.
+        """
+        return self.computed < max(len(self.request.prompt_ids), len(self.all_ids) - 1)
+
+    @property
+    def ahead(self) -> int:
+        """Tokens of the prefill that are left."""
+        return max(len(self.request.prompt_ids), len(self.all_ids) - 1) - self.computed
 
     @property
     def room_for_guesses(self) -> int:
@@ -72,36 +98,48 @@ class Sequence:
     @property
     def whole(self) -> bool:
         """Whether every place of the prompt is wanted, so that none can be reused."""
-        return self.prompt_logprobs is not None or self.request.pooling == "mean"
+        scores = self.prompt_logprobs
+        unscored = scores is not None and len(scores) < len(self.request.prompt_ids)
+        return unscored or self.request.pooling == "mean"
 
     def guess_ahead(self, token_ids: list[int]) -> None:
         """Guesses at the next tokens, as far as they may follow one another."""
         self.guess = token_ids if self.matcher is None else token_ids[: self.matcher.valid_prefix(token_ids)]
 
-    def next_input(self, chunk: int) -> StepInput:
-        """What to compute next: ``chunk`` tokens of the prompt, or its rest, or the last new token and a guess at those
-        after it.
+    def next_input(self, most: int) -> StepInput:
+        """What to compute next: up to ``most`` tokens of the prompt, or of the answer as far as it is known, or the
+        last new token and a guess at those after it.
 
-        Prompts are cut at multiples of ``chunk`` whatever else the step holds: a sequence's numbers depend on where it
-        is cut.
+        After ``restart`` the answer's tokens are computed as they were before, each as in a step of its own.
         """
         assert self.slot is not None
-        if not self.in_prefill:
-            return StepInput(
-                self.slot, [self.token_ids[-1], *self.guess], range(1 + len(self.guess)), one_by_one=bool(self.guess)
-            )
-        prompt, stop = self.request.prompt_ids, self.computed + chunk
-        tokens = prompt[self.computed : stop]
-        last = (len(tokens) - 1,) if stop >= len(prompt) else ()
-        return StepInput(self.slot, tokens, range(len(tokens)) if self.whole else last)
+        prompt = self.request.prompt_ids
+        if self.computed < len(prompt):
+            tokens = prompt[self.computed : self.computed + most]
+            first_time = not self.token_ids and self.computed + len(tokens) == len(prompt)
+            last = (len(tokens) - 1,) if first_time else ()
+            return StepInput(self.slot, tokens, range(len(tokens)) if self.whole else last)
+        if self.in_prefill:
+            known = self.all_ids[self.computed : min(self.computed + most, len(self.all_ids) - 1)]
+            return StepInput(self.slot, known.tolist(), (), one_by_one=True)
+        ids = [self.token_ids[-1], *self.guess]
+        return StepInput(self.slot, ids, range(len(ids)), one_by_one=bool(self.guess))
+
+    def restart(self) -> None:
+        """Nothing is computed any more; what has been chosen and told stays."""
+        self.slot, self.computed, self.guess, self._pooled = None, 0, [], None
+        if self.whole and self.prompt_logprobs is not None:
+            self.prompt_logprobs = [None]
+        self.restarts += 1
 
     def start(self, slot: int, reused: int) -> None:
         """Begin in a slot that holds the prompt's first ``reused`` tokens."""
-        self.slot, self.computed, self.reused, self._started = slot, reused, reused, time.perf_counter()
+        self.slot, self.computed = slot, reused
+        if not self.restarts:
+            self.reused, self._started = reused, time.perf_counter()
 
     def branch(self, prefilled: Sequence, slot: int) -> None:
         """Go on from a sibling's prompt, copied to ``slot``."""
-        self.prompt_logprobs = prefilled.prompt_logprobs
         self.slot, self.computed, self.reused, self._started = (
             slot,
             prefilled.computed,
@@ -193,8 +231,9 @@ class Sequence:
     ) -> Event:
         self._text.append(text)
         scores = None if self.prompt_logprobs is None else tuple(self.prompt_logprobs)
+        answer = None
         if reason is not None:
-            self.answer = Answer(
+            answer = Answer(
                 index=self.index,
                 token_ids=tuple(self.token_ids),
                 text="".join(self._text),
@@ -207,15 +246,18 @@ class Sequence:
                 prompt_logprobs=scores,
                 embedding=self._embedding() if reason == "stop" else None,
             )
-        return Event(
+        event = Event(
             request_id=self.request_id,
             index=self.index,
             token_id=token,
             text=text,
             logprobs=token_logprobs,
-            prompt_logprobs=scores if len(self.token_ids) == 1 else None,
-            answer=self.answer,
+            prompt_logprobs=scores if token is not None and len(self.token_ids) == 1 else None,
+            answer=answer,
         )
+        if answer is not None:
+            self.last = event
+        return event
 
     def _embedding(self) -> np.ndarray | None:
         if self._pooled is None:

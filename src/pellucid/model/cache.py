@@ -18,7 +18,7 @@ from pellucid.config import (
     ModelConfig,
     ShortConvConfig,
 )
-from pellucid.model.keys_values import ROLLBACK, FullCache, KeepsKeys, WindowCache
+from pellucid.model.keys_values import ROLLBACK, FullCache, KeepsKeys, WindowCache, window_size
 from pellucid.model.recurrent_state import RecurrentState
 from pellucid.model.state import State, Stateless
 
@@ -43,6 +43,19 @@ STATES: dict[type, Callable[[Any, int, int, torch.dtype, torch.device], State]] 
     Mamba2Config: RecurrentState,
     NoneType: lambda *_: Stateless(),
 }
+
+
+def bytes_of(config: ModelConfig, capacity: int, dtype: torch.dtype) -> int:
+    """What the states of one sequence with room for ``capacity`` tokens take."""
+    total = 0
+    for mixer in config.mixers:
+        if isinstance(mixer, AttentionConfig | LatentAttentionConfig) and mixer.window is not None:
+            if getattr(mixer, "kv_from", None) is None:
+                heads, key, value = mixer.kept
+                total += heads * (key + value) * min(window_size(mixer.window), capacity) * dtype.itemsize
+        elif mixer is not None:
+            total += mixer.state_bytes(capacity, dtype.itemsize)
+    return total
 
 
 class Cache:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from pellucid.base.errors import ContextLengthError, NotFiniteError, RequestError
+from pellucid.base.memory import available_memory
 from pellucid.config import ModelConfig
 from pellucid.executor import OneAtATime, StepInput, check_step
-from pellucid.model.cache import Cache
+from pellucid.model.cache import Cache, bytes_of
 from pellucid.model.context import Context, Part
 from pellucid.model.decoder import Decoder
 from pellucid.model.finite import first_not_finite
@@ -92,6 +93,20 @@ class TorchExecutor:
         ctx = Context(positions, self._caches[slot], rows_invariant=self.rows_invariant)
         hidden = self.decoder.hidden(embeds[None].to(self.decoder.dtype), ctx)
         return self.decoder.logits(hidden[0, -1:], ctx)
+
+    def bytes_of(self, capacity: int) -> int:
+        return bytes_of(self.config, capacity, self.decoder.dtype)
+
+    @property
+    def free_bytes(self) -> int:
+        """Of the device; the weights are there already."""
+        device = self.decoder.device
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            return torch.cuda.mem_get_info(device)[0]
+        if device.type == "mps":
+            return max(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory(), 0)
+        return available_memory()
 
     def length(self, slot: int) -> int:
         return self._caches[slot].length

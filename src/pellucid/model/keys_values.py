@@ -41,6 +41,11 @@ class FullCache:
         self.append(other.k[:, :, :length], other.v[:, :, :length])
 
 
+def window_size(window: int) -> int:
+    """Positions that the buffer of such a window holds."""
+    return 2 * window + ROLLBACK
+
+
 class WindowCache:
     """The last ``window`` keys and values, and some more. The buffer holds twice the window, so that moving them to its
     front is rare.
@@ -57,7 +62,7 @@ class WindowCache:
     ) -> None:
         assert config.window is not None
         self.kept = config.window - 1
-        size = 2 * config.window + ROLLBACK
+        size = window_size(config.window)
         (heads, *widths), held = config.kept, size if capacity is None else min(size, capacity)
         self.k, self.v = (torch.empty(batch, heads, held, n, dtype=dtype, device=device) for n in widths)
         self.first = self.stop = 0  # place in the sequence of the buffer's first entry; entries in use

@@ -18,6 +18,7 @@ from pellucid.base.errors import (
     NotFiniteError,
     UnsupportedError,
 )
+from pellucid.base.memory import available_memory
 from pellucid.config import ModelConfig
 from pellucid.executor import OneAtATime, StepInput, check_step
 from pellucid.native import build, finite, store, taps
@@ -113,6 +114,7 @@ class NativeExecutor:
         }
         formats, parameters = store.parameters(config, weights, quantize, source_id)
         layout = plan(config, formats)
+        self._parameters_size = layout.size
         self.kv_cache = kv_cache or kept_as(formats)
         self._library = _load(build.library(source(config, layout, kv_cache=self.kv_cache), flags=flags))
         with parameters as path:
@@ -154,6 +156,14 @@ class NativeExecutor:
         """In this order, so that Ctrl-C in between costs nothing: what has been dropped can be dropped again."""
         self._library.pellucid_drop_slot(ctypes.byref(self._slots[number].handle))
         del self._slots[number]
+
+    def bytes_of(self, capacity: int) -> int:
+        return self._library.pellucid_bytes(min(capacity, 2**31 - 16))
+
+    @property
+    def free_bytes(self) -> int:
+        """Beside the parameters, which are mapped: what has been read of them counts as memory that could be had."""
+        return available_memory() - self._parameters_size
 
     @property
     def splits_matter(self) -> bool:
@@ -366,6 +376,7 @@ def _load(path: Path) -> ctypes.CDLL:
         ("make_slot", None, (number, pointer)),
         ("drop_slot", None, (pointer,)),
         ("slot_bytes", ctypes.c_size_t, (pointer,)),
+        ("bytes", ctypes.c_size_t, (number,)),
         ("copy_slot", None, (pointer, pointer, number)),
         ("step", number, (pointer, number, pointer, pointer, pointer, pointer, number, pointer, pointer)),
         ("final", None, (pointer, pointer)),

@@ -144,14 +144,18 @@ EXPORT void pellucid_free_slot(Slot *slot) {
 //[end]
     free(slot->memory), free(slot->shared), free(slot);
 }
-// Room for `capacity` tokens; NULL where there is no memory.
-EXPORT Slot *pellucid_slot(int capacity) {
-    Slot *slot = calloc(1, sizeof *slot);
-    if (!slot) return NULL;
+// How a slot for `capacity` tokens is laid out.
+static void measure(Slot *slot, int capacity) {
     const int longest = MAX_VECTORS * LANES, room = capacity < CHUNK ? (capacity + longest - 1) / longest * longest : CHUNK;
     slot->capacity = capacity > 0 ? capacity : 1;
     slot->tiles = room / TILE;
     slot->bytes = place_layers(slot);
+}
+// Room for `capacity` tokens; NULL where there is no memory.
+EXPORT Slot *pellucid_slot(int capacity) {
+    Slot *slot = calloc(1, sizeof *slot);
+    if (!slot) return NULL;
+    measure(slot, capacity);
     slot->memory = calloc(slot->bytes + 63, 1); // pages are given when first written
     slot->shared = calloc((size_t)MAX_HEADS * chunks_of(slot), sizeof(Gathered));
     slot->start = (uint8_t *)(((uintptr_t)slot->memory + 63) / 64 * 64);
@@ -182,6 +186,12 @@ EXPORT size_t pellucid_slot_bytes(const Slot *slot) {
 //[else]
     return slot->bytes;
 //[end]
+}
+// The same of one that is not there yet, all that it takes counted.
+EXPORT size_t pellucid_bytes(int capacity) {
+    Slot slot = {0};
+    measure(&slot, capacity);
+    return pellucid_slot_bytes(&slot) + (size_t)MAX_HEADS * chunks_of(&slot) * sizeof(Gathered) + sizeof slot;
 }
 // The first `length` tokens of one slot, into another that has room for them; of windows, what both have room for.
 EXPORT void pellucid_copy_slot(Slot *to, const Slot *from, int length) {
