@@ -66,6 +66,7 @@ class Answering:
         return {
             "--model": lambda walk: differ(go(walk), go(walk, "-m", walk.other)),
             "--ctx-size": lambda walk: same(go(walk, "-c", "50").seen["context_len"], [50]),
+            "--memory": lambda walk: self.memory(walk),
             "--dtype": lambda walk: same(go(walk, "--dtype", "float16").seen["executor"][0]["dtype"], "torch.float16"),
             "--device": lambda walk: has(go(walk, "--device", "cuda:99", fails=True), "the device 'cuda:99' cannot"),
             "--threads": self.threads,
@@ -108,6 +109,12 @@ class Answering:
             assert outcome.seen["executor"][0]["threads"] == 1
         outcome = self(walk, "-t", "2")
         assert outcome.seen["executor"][0]["threads"] == 2
+
+    def memory(self, walk: Walk) -> None:
+        (whole,) = self(walk).seen["context_len"]
+        (small,) = self(walk, "--memory", "20K").seen["context_len"]
+        assert small < whole
+        has(self(walk, "--memory", "many", fails=True), "no amount of memory")
 
     def kv_cache(self, walk: Walk) -> None:
         outcome = self(walk, "--executor", "native", "--kv-cache", "int8")

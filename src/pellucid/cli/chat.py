@@ -78,7 +78,7 @@ def open_conversation(
 
     def opened(name: str) -> Any:
         with status(f"loading {os.path.basename(name)} …"):
-            return open_session(name, flags, max_batch=CONVERSATIONS)
+            return open_session(name, flags, max_batch=CONVERSATIONS, most_kept=CONVERSATIONS)
 
     session = opened(model)
     return Conversation(

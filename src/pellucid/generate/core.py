@@ -75,15 +75,19 @@ class Core:
             if not self.scheduler.has_place(sequence) and not self._make_place(sequence):
                 if self.scheduler.places_taken >= self.scheduler.max_batch:
                     return
+                sequence.lacks_room = True
                 continue
             alone = not self.scheduler.running
             ids = sequence.request.prompt_ids if self.slots.chunk is not None else sequence.all_ids
-            options = {"whole": sequence.whole, "roomy": sequence.roomy, "may_wait": self.reuse and not alone}
+            least = None if sequence.roomy else len(sequence.all_ids)
+            wait = self.reuse and not alone
             try:
-                if (taken := self.slots.take(ids, sequence.capacity, **options)) is not None:
+                taken = self.slots.take(ids, sequence.capacity, least=least, whole=sequence.whole, may_wait=wait)
+                if taken is not None:
                     sequence.start(*taken)
                     self.scheduler.begin(sequence)
             except MemoryError as error:
+                sequence.lacks_room = True
                 if alone:
                     self.drop(sequence, "error", error)
             except Exception as error:

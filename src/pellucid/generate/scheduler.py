@@ -9,7 +9,7 @@ from pellucid.executor import StepInput
 from pellucid.generate.sequence import Sequence
 from pellucid.generate.tempo import Tempo
 
-PATIENCE = 16  # times that one who waits for room is passed by others who need less
+PATIENCE = 8  # times that one who waits for room is passed by others who need less
 LOOKED_AT = 32  # of those that wait, in a step
 
 
@@ -47,15 +47,18 @@ class Scheduler:
         insort(self.running, sequence, key=lambda one: one.order)
         if sequence in self.waiting:
             for other in self.waiting[: self.waiting.index(sequence)]:
-                other.passed += 1
+                other.passed += other.lacks_room
             self.waiting.remove(sequence)
+        sequence.lacks_room, sequence.passed = False, 0
 
     def candidates(self) -> Iterator[Sequence]:
         """Those that wait, in their order. Nobody comes after one who has been passed too often."""
+        most = 0
         for sequence in self.waiting[:LOOKED_AT]:
-            yield sequence
-            if sequence in self.waiting and sequence.passed >= PATIENCE:
+            if most >= PATIENCE:
                 return
+            yield sequence
+            most = max((one.passed for one in self.waiting[:LOOKED_AT]), default=0)
 
     def has_place(self, sequence: Sequence) -> bool:
         """Whether it and its siblings may run beside the others."""

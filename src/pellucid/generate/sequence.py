@@ -33,7 +33,8 @@ class Sequence:
         self.token_ids: list[int] = []
         self._ids = np.array(request.prompt_ids, np.int64)  # and room for the answer's, which grows
         self.restarts = 0
-        self.passed = 0  # times that a later one found a place, while this one waited for its own
+        self.lacks_room = False  # it waits for memory or for places
+        self.passed = 0  # times that a later one found room meanwhile
         self.roomy = False  # its slot shall have room for all that may come, from the first
         self.last: Event | None = None  # that ends it
         self.guess: list[int] = []  # the next tokens, perhaps: computed along with the last, and checked

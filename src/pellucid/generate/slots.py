@@ -69,13 +69,13 @@ class Slots:
         prompt: Sequence[int] | np.ndarray,
         capacity: int,
         *,
+        least: int | None = None,
         whole: bool = False,
-        roomy: bool = True,
         may_wait: bool = False,
     ) -> tuple[int, int] | None:
-        """A slot with room for ``capacity`` tokens (or fewer, unless ``roomy``: see ``grow``), and how many of the
-        prompt's it holds: never all, for the last one's logits are wanted; none where the ``whole`` prompt is. None
-        where the prompt ``may_wait`` and another that is being computed begins alike.
+        """A slot with room for ``capacity`` tokens (or fewer, for ``least`` and some more: see ``grow``), and how many
+        of the prompt's it holds: never all, for the last one's logits are wanted; none where the ``whole`` prompt is.
+        None where the prompt ``may_wait`` and another that is being computed begins alike.
 
         The slot that has most of it is copied, or taken over where little is lost by that. Raises: NoRoom; MemoryError
         where the executor has none.
@@ -84,7 +84,7 @@ class Slots:
         source, length, promised = (None, 0, 0) if whole else self._nearest(ids)
         if may_wait and promised - length >= WORTH_WAITING:
             return None
-        first = capacity if roomy else min(capacity, self._round(len(ids) + SPARE))
+        first = capacity if least is None else min(capacity, self._round(least + SPARE))
         if source is not None:
             try:
                 slot = self._go_on(source, length, first)

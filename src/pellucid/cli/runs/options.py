@@ -150,10 +150,33 @@ kv_cache = option(
     help="How native keeps keys and values: f32, f16 or int8; default: f16, or as the weights are.",
     heading="Model",
 )
+
+
+class Bytes(click.ParamType):
+    """``6G``, ``512M``, ``1.5g`` or plain bytes."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from pellucid.base.memory import bytes_of
+
+        try:
+            return value if isinstance(value, int) else bytes_of(value)
+        except ValueError:
+            self.fail(f"{value!r} is no amount of memory; say 6G, 512M or a number of bytes", param, ctx)
+
+
 # What open_session takes, beside the model.
 running = together(
     [
         context_size,
+        option(
+            "--memory",
+            type=Bytes(),
+            metavar="SIZE",
+            help="For keys and values, such as 6G; default: most of what is free.",
+            heading="Model",
+        ),
         option(
             "--dtype",
             type=click.Choice(DTYPES),

@@ -127,9 +127,11 @@ def stop_token_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> set[int]:
     return set(AnswerDefaults.of(checkpoint.config, checkpoint.generation_config, tokenizer).stop_token_ids)
 
 
-def open_session(model: str, flags: Mapping[str, Any] = MappingProxyType({}), *, max_batch: int = 16) -> Session:
-    """Load a model by name; ``flags`` are those of ``options.running`` and ``options.speculation``, ``max_batch`` is
-    the engine's.
+def open_session(
+    model: str, flags: Mapping[str, Any] = MappingProxyType({}), *, max_batch: int = 16, most_kept: int = 1024
+) -> Session:
+    """Load a model by name; ``flags`` are those of ``options.running`` and ``options.speculation``, ``max_batch`` and
+    ``most_kept`` are the engine's.
 
     Raises: PellucidError.
     """
@@ -149,6 +151,8 @@ def open_session(model: str, flags: Mapping[str, Any] = MappingProxyType({}), *,
         tokenizer,
         context_len=flags.get("context_len"),
         max_batch=max_batch,
+        most_kept=most_kept,
+        memory=flags.get("memory"),
         speculate=speculate,
     )
     return Session(checkpoint, tokenizer, engine)

@@ -60,6 +60,10 @@ class BatchedExecutor(TorchExecutor):
     def rows_invariant(self) -> bool:
         return False
 
+    def bytes_of(self, capacity: int) -> int:
+        """A row of a pool."""
+        return super().bytes_of(max(power_of_two(capacity), LEAST))
+
     def allocate(self, capacity: int) -> int:
         with self._busy:
             return self._keep(self._take(capacity))
