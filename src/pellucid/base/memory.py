@@ -48,9 +48,13 @@ def _in_cgroups() -> list[int]:
 
 def bytes_of(text: str) -> int:
     """``"6G"``, ``"512M"``, ``"1.5g"``, ``"100000"`` as bytes. Raises: ValueError."""
+    said = text
     text = text.strip().lower().removesuffix("ib").removesuffix("b")
     unit = text[-1:] if text[-1:] in "kmgt" else ""
-    number = float(text.removesuffix(unit)) * _UNITS[unit]
+    try:
+        number = float(text.removesuffix(unit)) * _UNITS[unit]
+    except ValueError:
+        number = 0.0
     if not 0 < number < 2**63:
-        raise ValueError(text)
+        raise ValueError(f"no amount of memory: {said!r}")
     return int(number)

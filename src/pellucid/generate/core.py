@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 
 from pellucid.base.errors import DeadlineError
 from pellucid.base.notice import notice
 from pellucid.executor import Executor
 from pellucid.generate.choosing import Batch, Choosing
-from pellucid.generate.result import Event, FinishReason
+from pellucid.generate.mail import Mail
+from pellucid.generate.result import FinishReason
 from pellucid.generate.scheduler import Scheduler
 from pellucid.generate.sequence import Sequence
 from pellucid.generate.slots import NoRoom, Slots
@@ -22,9 +22,7 @@ GUESSING_ROWS = 16
 
 
 class Core:
-    """One thread's at a time. ``tell`` takes what happens; ``told`` says whether it has it; ``gone`` hears of each
-    sequence that is no more.
-    """
+    """One thread's at a time. What happens goes into the mail."""
 
     def __init__(
         self,
@@ -32,16 +30,14 @@ class Core:
         scheduler: Scheduler,
         slots: Slots,
         speculate: Speculator | None,
+        mail: Mail,
         *,
         reuse: bool,
-        tell: Callable[[Event], None],
-        told: Callable[[Event], bool],
-        gone: Callable[[Sequence], None],
     ) -> None:
         self.executor, self.scheduler, self.slots, self.speculate = executor, scheduler, slots, speculate
-        self.tell, self.told, self.gone, self.reuse = tell, told, gone, reuse
+        self.mail, self.reuse = mail, reuse
         self.preempted = 0  # times that a request gave its slot up to an older one
-        self._choosing = Choosing(executor, tell, self.release, self._part)
+        self._choosing = Choosing(executor, mail.tell, self.release, self._part)
 
     def step(self) -> None:
         """What interrupts it is raised on and ends those that were running; no slot is lost, and each is told of."""
@@ -220,8 +216,7 @@ class Core:
             except MemoryError:
                 self.scheduler.wait(sibling)
             except Exception as error:
-                self.tell(sibling.abandon("error", error))
-                self.gone(sibling)
+                self.mail.tell(sibling.abandon("error", error))
             sequence.siblings.pop(0)
         return parted
 
@@ -234,9 +229,9 @@ class Core:
         every = (sequence, *sequence.siblings)
         for one in every:
             if one.last is None:
-                self.tell(one.abandon(reason, error if isinstance(error, Exception) else None))
-            elif not self.told(one.last):
-                self.tell(one.last)
+                self.mail.tell(one.abandon(reason, error if isinstance(error, Exception) else None))
+            elif not self.mail.told(one.last):
+                self.mail.tell(one.last)
         sequence.siblings = []
         for one in every:
             self.release(one)
@@ -255,4 +250,5 @@ class Core:
         if self.speculate is not None:
             with contextlib.suppress(Exception):  # what it has lost is its own
                 self.speculate.release(sequence)
-        self.gone(sequence)
+        if sequence.request_id not in self.scheduler.requests:
+            self.mail.over(sequence.request_id)

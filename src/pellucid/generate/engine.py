@@ -19,6 +19,7 @@ from pellucid.base.typed import is_real
 from pellucid.defaults import AnswerDefaults
 from pellucid.executor import Executor
 from pellucid.generate.core import GUESSING_ROWS, Core
+from pellucid.generate.mail import Mail
 from pellucid.generate.request import Pooling, Request
 from pellucid.generate.result import Event, Result
 from pellucid.generate.scheduler import Scheduler
@@ -119,21 +120,18 @@ class Engine:
         scheduler = Scheduler(
             max_batch, prefill_chunk, max_tokens_per_step or least, Tempo(step_seconds), whole_chunks=whole
         )
+        self._mail = Mail()
         self._core = Core(
             executor,
             scheduler,
             slots,
             speculate,
+            self._mail,
             reuse=reuse,
-            tell=self._tell,
-            told=self._told,
-            gone=self._gone,
         )
         self._ids = itertools.count()
         self._inbox: deque[Sequence | int] = deque()  # what to add, and ids to cancel
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # rung for whoever waits for that
-        self._events: deque[Event] = deque()  # that happened and that nobody has been told yet
-        self._mail: dict[int, deque[Event] | None] = {}  # request → its reader's events; None: the reader is gone
         self._lock, self._door = threading.RLock(), threading.Lock()  # held by who steps; by who adds or closes
         self._at_work = self._closed = False
 
@@ -162,8 +160,7 @@ class Engine:
         """
         with self._lock, self._working():
             self._step()
-            events, self._events = self._events, deque()
-            return list(events)
+            return self._mail.take()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until there is something to do, in the thread that steps. Returns whether there is."""
@@ -184,8 +181,7 @@ class Engine:
                 self._core.drop(sequence, "cancelled")
             self.forget()
             self._bell.put(None)
-            events, self._events = self._events, deque()
-            return list(events)
+            return self._mail.take()
 
     def forget(self, *, idle: float = 0) -> None:
         """Free what is kept of answers that have ended; only what nobody has used for so many seconds. By the thread
@@ -203,7 +199,7 @@ class Engine:
     def has_work(self) -> bool:
         """Whether a step would have something to do or to tell."""
         scheduler = self._core.scheduler
-        return bool(self._inbox or scheduler.waiting or scheduler.running or self._events)
+        return bool(self._inbox or scheduler.waiting or scheduler.running or self._mail.events)
 
     def stream(self, request: Request) -> Stream:
         """Add a request and iterate over its events. Other requests advance along with it; their events wait for
@@ -252,7 +248,7 @@ class Engine:
             if self._closed:
                 raise RequestError("this engine is closed", remedy="make another")
             if mail is not None:
-                self._mail[request_id] = mail
+                self._mail.read(request_id, mail)
             self._inbox.append(first)
         self._bell.put(None)
         return request_id
@@ -277,7 +273,7 @@ class Engine:
     def leave(self, request_ids: Collection[int]) -> None:
         """A stream's reader is gone: its requests end, at once where nobody steps, and nobody is told."""
         for request_id in request_ids:
-            self._mail[request_id] = None
+            self._mail.read(request_id, None)
             self.cancel(request_id)
         if self._lock.acquire(blocking=False):
             try:
@@ -298,19 +294,6 @@ class Engine:
             yield
         finally:
             self._at_work = False
-
-    def _tell(self, event: Event) -> None:
-        mail = self._mail.get(event.request_id, self._events)
-        if mail is not None:
-            mail.append(event)
-
-    def _told(self, event: Event) -> bool:
-        mail = self._mail.get(event.request_id, self._events)
-        return mail is None or any(one is event for one in mail)
-
-    def _gone(self, sequence: Sequence) -> None:
-        if sequence.request_id in self._mail and sequence.request_id not in self._core.scheduler.requests:
-            del self._mail[sequence.request_id]
 
     def _step(self) -> None:
         self._settle()
