@@ -536,10 +536,18 @@ def _tasks(walk: Walk) -> None:
 
     walk.patch.setattr(harness, "run_tasks", run_tasks)
     (walk.folder / "tasks").mkdir()
-    _evaluate(walk, "--tasks", "arc_easy,piqa", "--task-folder", walk.folder / "tasks", "--limit", "5")
+    more = ("--num-fewshot", "3", "--apply-chat-template", "--fewshot-in-one-turn", "-sys", "Hm.", "--batch-size", "2")
+    _evaluate(walk, "--tasks", "arc_easy,piqa", "--task-folder", walk.folder / "tasks", "--limit", "5", *more)
     (call,) = calls
     assert call["tasks"] == ["arc_easy", "piqa"]
     assert (str(call["folder"]), call["limit"]) == (str(walk.folder / "tasks"), 5)
+    asking = harness.Asking(
+        num_fewshot=3, apply_chat_template=True, fewshot_as_multiturn=False, system="Hm.", batch_size=2
+    )
+    assert call["asking"] == asking
+    for idle in (more[:2], more[2:3], more[4:6], more[6:]):
+        has(_evaluate(walk, *idle, fails=True), "has no effect on -d TEXT")
+    has(_evaluate(walk, "--tasks", "piqa", "--fewshot-in-one-turn", fails=True), "has no effect without turns")
 
 
 def _fields(walk: Walk) -> None:
@@ -567,6 +575,11 @@ PROBES["evaluate"] = {
     "--tasks": _tasks,
     "--task-folder": _tasks,
     "--limit": _tasks,
+    "--num-fewshot": _tasks,
+    "--apply-chat-template": _tasks,
+    "--fewshot-as-multiturn": _tasks,
+    "--system": _tasks,
+    "--batch-size": _tasks,
     "--text-field": _fields,
     "--separator": lambda walk: differ(
         _measured(walk)["num_scored"], _measured(walk, "--separator", "---")["num_scored"]

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -255,6 +256,93 @@ def test_the_harness_runs_over_a_model_of_ours(learned: Path, monkeypatch: pytes
     ids = tokenizer.encode("<|endoftext|>The sky is blue.", add_special_tokens=False)
     assert rolling == pytest.approx(-evaluate(model, ids, 1).nll)
     assert its.loglikelihood_rolling([Asked("")]) == [0.0]
+
+
+FEWSHOT = (
+    TASK.replace("{test: DATA}", "{test: DATA, train: DATA}")
+    + "training_split: train\nfewshot_split: train\nfewshot_config: {sampler: first_n}\n"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_fewshot": 0},
+        {"num_fewshot": 2, "apply_chat_template": True},
+        {"num_fewshot": 2, "apply_chat_template": True, "fewshot_as_multiturn": False, "system": "简短地回答。"},
+        {"num_fewshot": 1, "system": "Be brief."},
+    ],
+    ids=str,
+)
+def test_with_chat_template_and_examples_it_is_asked_and_scored_as_the_harness_own_model(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same prompts reach both, and their log-likelihoods agree."""
+    huggingface = pytest.importorskip("lm_eval.models.huggingface", reason="make setup-long installs what this needs")
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
+    from option_walk import make_model
+
+    from pellucid import harness
+
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    lines = [
+        {"question": f"{name} is", "choices": ["green", "蓝色"], "gold": 1} for name in ("Sky", "Sea", "草", "Ink")
+    ]
+    (tmp_path / "colours.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/colours.yaml").write_text(FEWSHOT.replace("DATA", str(tmp_path / "colours.jsonl")))
+    folder = make_model(tmp_path / "model", 0)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    theirs = huggingface.HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=1)
+    told: dict[str, list[Any]] = {"ours": [], "theirs": []}
+
+    def keeping(name: str, lm: Any) -> Any:
+        answer = lm.loglikelihood
+
+        def loglikelihood(requests: Any, **more: Any) -> Any:
+            scores = answer(requests, **more)
+            told[name] += [(request.args, score) for request, score in zip(requests, scores, strict=True)]
+            return scores
+
+        lm.loglikelihood = loglikelihood
+        return lm
+
+    as_model = harness.as_harness_model
+    monkeypatch.setattr(harness, "as_harness_model", lambda *a, **s: keeping("ours", as_model(*a, **s)))
+    model, tokenizer = load_model(str(folder), device="cpu")
+    figures = run_tasks(
+        model, tokenizer, ["colours"], folder=str(tmp_path / "tasks"), asking=harness.Asking(batch_size=3, **settings)
+    )
+    words = {"system_instruction" if key == "system" else key: value for key, value in settings.items()}
+    expected = simple_evaluate(
+        model=keeping("theirs", theirs),
+        tasks=["colours"],
+        task_manager=TaskManager(include_path=str(tmp_path / "tasks")),
+        bootstrap_iters=0,
+        **words,
+    )
+    assert expected is not None
+    ours, reference = (sorted(told[name], key=lambda one: one[0]) for name in ("ours", "theirs"))
+    assert [args for args, _ in ours] == [args for args, _ in reference]
+    assert len(ours) == 8
+    assert ("<|user|>" in ours[0][0][0]) == settings.get("apply_chat_template", False)
+    for (_, mine), (_, their) in zip(ours, reference, strict=True):
+        assert mine == (pytest.approx(their[0], abs=1e-3), their[1])
+    assert figures["colours"]["acc,none"] == expected["results"]["colours"]["acc,none"]
+
+
+def test_a_model_without_a_chat_format_cannot_be_asked_with_one(learned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pellucid.harness import Asking
+
+    model, tokenizer = load_model(str(learned / "run"), device="cpu")
+    assert tokenizer.chat_template is None
+    with pytest.raises(RequestError, match="no chat template to ask with"):
+        run_tasks(model, tokenizer, ["colours"], asking=Asking(apply_chat_template=True))
 
 
 def test_a_question_may_hold_unicodes_line_separators(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pellucid.text.tokenizer import Tokenizer
 
 
+USUAL_BATCH = 8
+
+
 class HarnessError(PellucidError, ImportError):
     """lm-eval is not installed."""
 
@@ -35,8 +38,9 @@ def harness_model(name: str, *, dtype: str = "auto", device: str = "auto") -> An
     return as_harness_model(*load_model(name, dtype=dtype, device=device))
 
 
-def as_harness_model(model: Decoder, tokenizer: Tokenizer) -> Any:
-    """An ``lm_eval.api.model.LM`` that answers with this model, as the harness's own ``HFLM`` would.
+def as_harness_model(model: Decoder, tokenizer: Tokenizer, *, batch_size: int = USUAL_BATCH) -> Any:
+    """An ``lm_eval.api.model.LM`` that answers with this model, as the harness's own ``HFLM`` would. ``batch_size``:
+    rows that are scored, or answered, at a time.
 
     Source: lm-evaluation-harness 0.4.13, ``models/huggingface.py`` (which tokens are scored after which).
     """
@@ -53,7 +57,7 @@ def as_harness_model(model: Decoder, tokenizer: Tokenizer) -> Any:
         """The three questions that the harness asks."""
 
         def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-            scores = score(model, [encode_pair(tokenizer, *request.args) for request in requests])
+            scores = score(model, [encode_pair(tokenizer, *request.args) for request in requests], rows=batch_size)
             return [(one.log_p, one.is_greedy) for one in scores]
 
         def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
@@ -63,11 +67,13 @@ def as_harness_model(model: Decoder, tokenizer: Tokenizer) -> Any:
                 ids = [*prefix_ids(tokenizer, text), *tokenizer.encode(text, add_special_tokens=False)]
                 # As HFLM does: before all that the tokenizer makes of the text, its own BOS included.
                 ids = [first_id(tokenizer), *ids]
-                totals.append(-evaluate(model, ids, max(len(text.encode()), 1)).nll if len(ids) > 1 else 0.0)
+                scored = len(ids) > 1
+                size = max(len(text.encode()), 1)
+                totals.append(-evaluate(model, ids, size, rows=batch_size).nll if scored else 0.0)
             return totals
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-            engine = Engine(TorchExecutor(model), tokenizer)
+            engine = Engine(TorchExecutor(model), tokenizer, max_batch=batch_size)
             stops = set(engine.defaults.stop_token_ids)
             places, num_cut = {}, 0
             for place, request in enumerate(requests):
@@ -89,6 +95,27 @@ def as_harness_model(model: Decoder, tokenizer: Tokenizer) -> Any:
                             raise event.answer.error
                         answers[places[event.request_id]] = event.answer.text
             return answers
+
+        def apply_chat_template(
+            self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+        ) -> str:
+            """The messages as the model is asked them; without a prompt for an answer the last one is continued."""
+            messages = [dict(message) for message in chat_history]
+            continues = not add_generation_prompt
+            return tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, continue_final_message=continues
+            )
+
+        @property
+        def tokenizer_name(self) -> str:
+            return type(tokenizer).__name__
+
+        def chat_template(self, chat_template: bool | str = False) -> str | None:
+            if not chat_template:
+                return None
+            if not isinstance(chat_template, bool):
+                raise RequestError("a tokenizer here has one chat template", received=chat_template)
+            return str(tokenizer.chat_template or "")
 
     return PellucidLM()
 
@@ -168,19 +195,49 @@ def generation(settings: Mapping[str, Any], context_len: int, *, seed: int = 0) 
     return Generation(tuple(stop for stop in until if stop), length, sampling)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How the harness's tasks are asked, in its own words."""
+
+    num_fewshot: int | None = None  # None: as the task says
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool | None = None  # None: as the harness has it
+    system: str | None = None
+    batch_size: int | None = None
+
+
 def run_tasks(
-    model: Decoder, tokenizer: Tokenizer, tasks: Sequence[str], *, folder: str | None = None, limit: int | None = None
+    model: Decoder,
+    tokenizer: Tokenizer,
+    tasks: Sequence[str],
+    *,
+    folder: str | None = None,
+    limit: int | None = None,
+    asking: Asking = Asking(),
 ) -> dict[str, dict[str, float]]:
     """The figures of each task: ``{"arc_easy": {"acc,none": 0.41, …}}``. ``folder`` holds further tasks as YAML.
 
-    Raises: HarnessError without lm-eval.
+    Raises: HarnessError without lm-eval; RequestError where a chat template is asked for and the tokenizer has none.
     """
-    harness = as_harness_model(model, tokenizer)
+    from pellucid.text.chat import NativeChat
+
+    if asking.apply_chat_template and tokenizer.chat_template is None and not isinstance(tokenizer, NativeChat):
+        raise RequestError("the model has no chat template to ask with", remedy="leave out --apply-chat-template")
+    harness = as_harness_model(model, tokenizer, batch_size=asking.batch_size or USUAL_BATCH)
     from lm_eval.evaluator import simple_evaluate  # type: ignore[import-not-found]
     from lm_eval.tasks import TaskManager  # type: ignore[import-not-found]
 
+    multiturn = {} if asking.fewshot_as_multiturn is None else {"fewshot_as_multiturn": asking.fewshot_as_multiturn}
     results: Any = simple_evaluate(
-        model=harness, tasks=list(tasks), task_manager=TaskManager(include_path=folder), limit=limit, bootstrap_iters=0
+        model=harness,
+        tasks=list(tasks),
+        task_manager=TaskManager(include_path=folder),
+        num_fewshot=asking.num_fewshot,
+        apply_chat_template=asking.apply_chat_template,
+        system_instruction=asking.system,
+        limit=limit,
+        bootstrap_iters=0,
+        **multiturn,
     )
     return {
         task: {name: value for name, value in figures.items() if isinstance(value, float)}

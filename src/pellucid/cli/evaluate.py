@@ -39,6 +39,20 @@ FILE = click.Path(dir_okay=False)
 @_data(
     "--task-folder", type=click.Path(file_okay=False), metavar="FOLDER", help="Further lm-eval tasks, as YAML files."
 )
+@_data(
+    "--num-fewshot",
+    type=click.IntRange(0, 1000),
+    metavar="N",
+    help="Examples before each question of a task.  [default: the task's]",
+)
+@_data("--apply-chat-template", is_flag=True, help="Ask tasks as a conversation, in the model's chat format.")
+@_data(
+    "--fewshot-as-multiturn/--fewshot-in-one-turn",
+    default=None,
+    help="Whether examples are turns of the conversation.  [default: the harness's]",
+)
+@_data("-sys", "--system", metavar="TEXT", help="A system message before each question of a task.")
+@_data("--batch-size", type=click.IntRange(1, 4096), metavar="N", help="Rows of a task at a time.  [default: 8]")
 @_data("--text-field", multiple=True, metavar="NAME", help="Field of a JSON object.  [default: text]")
 @_data("--separator", metavar="LINE", help="A line between the documents of a plain text.")
 @_data("--max-bytes", type=COUNT, metavar="N", help="Stop after so much text.")

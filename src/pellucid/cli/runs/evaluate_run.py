@@ -23,9 +23,11 @@ Say = Callable[[str], None]
 _OPTIONS_OF = {
     "-d TEXT": ("against", "text_field", "separator", "max_bytes", "stride", "context_len"),
     "--choices FILE": ("limit",),
-    "--tasks NAMES": ("limit", "task_folder"),
+    "--tasks NAMES": (
+        *("limit", "task_folder", "num_fewshot", "apply_chat_template", "fewshot_as_multiturn", "system", "batch_size"),
+    ),
 }
-_SPELLED = {"context_len": "-c"}
+_SPELLED = {"context_len": "-c", "system": "-sys"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,11 @@ class Measuring:
     choices: str | None = None
     tasks: str | None = None
     task_folder: str | None = None
+    num_fewshot: int | None = None
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool | None = None
+    system: str | None = None
+    batch_size: int | None = None
     text_field: Sequence[str] = ()
     separator: str | None = None
     max_bytes: int | None = None
@@ -62,8 +69,12 @@ class Measuring:
             )
         if self.against and not self.data:
             raise RequestError("there is no text to compare the models on", remedy="-d FILE_OR_FOLDER")
+        if self.fewshot_as_multiturn is not None and not self.apply_chat_template:
+            raise RequestError(
+                "--fewshot-as-multiturn has no effect without turns", expected="--apply-chat-template with it"
+            )
         for name in sorted({name for names in _OPTIONS_OF.values() for name in names} - {*_OPTIONS_OF[asked[0]]}):
-            if getattr(self, name):
+            if getattr(self, name) not in (None, False, (), ""):
                 flag = _SPELLED.get(name, "--" + name.replace("_", "-"))
                 kinds_with_it = " or ".join(kind for kind, names in _OPTIONS_OF.items() if name in names)
                 raise RequestError(f"{flag} has no effect on {asked[0]}", expected=kinds_with_it)
@@ -95,10 +106,12 @@ def measure(measuring: Measuring, say: Say) -> dict[str, Any]:
     if measuring.choices:
         return choose(decoder, tokenizer, Path(measuring.choices), say, limit=measuring.limit)
     if measuring.tasks:
-        from pellucid.harness import run_tasks
+        from pellucid.harness import Asking, run_tasks
 
-        tasks = measuring.tasks.split(",")
-        return run_tasks(decoder, tokenizer, tasks, folder=measuring.task_folder, limit=measuring.limit)
+        names = ("num_fewshot", "apply_chat_template", "fewshot_as_multiturn", "system", "batch_size")
+        asking = Asking(**{name: getattr(measuring, name) for name in names})
+        tasks, folder = measuring.tasks.split(","), measuring.task_folder
+        return run_tasks(decoder, tokenizer, tasks, folder=folder, limit=measuring.limit, asking=asking)
     longest = min(one.config.context_len for one in (decoder, reference) if one is not None)
     context_len = measuring.context_len or longest
     if context_len > longest:
