@@ -20,6 +20,7 @@ from chromium import chromium
 
 from pellucid.auto import open_model, tokenizer_of
 from pellucid.cli.runs.session import Session
+from pellucid.explain.questions.hiding import hiding
 from pellucid.generate.engine import Engine
 from pellucid.generate.request import Request
 from pellucid.model.executor import TorchExecutor
@@ -248,6 +249,18 @@ def test_why_opens_the_same_numbers(page: Any, session: Session) -> None:
     )
     last = float(page.locator(".layers li").first.locator(".p").text_content().rstrip(" %"))
     assert last == pytest.approx(100 * math.exp(token["logprob"]), rel=5e-3)
+    page.click("#hung-on")
+    page.wait_for_selector("#panel .flow span")
+    ids = [*node["promptIds"], *(one["id"] for one in node["tokens"][:6])]
+    decoder = session.engine.executor.decoder  # type: ignore[attr-defined]
+    told = hiding(decoder, ids, token["id"], positions=range(len(ids)))
+    titles = page.locator("#panel .flow span").evaluate_all("all => all.map(span => span.title)")
+    assert len(titles) == len(ids)
+    for title, value in zip(titles, told.without, strict=True):
+        if "<" not in title and ">" not in title:
+            assert float(title.removeprefix("without it: ").rstrip(" %")) == pytest.approx(
+                100 * math.exp(value), rel=1e-2
+            )
     with page.context.expect_page() as opening:
         page.click("#all-pictures")
     explained = opening.value

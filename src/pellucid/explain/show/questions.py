@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pellucid.base.errors import RequestError
 from pellucid.explain.questions.attribution import attribution
+from pellucid.explain.questions.hiding import hiding
 from pellucid.explain.questions.lens import lens
 from pellucid.explain.questions.operands import operands
 from pellucid.explain.questions.surprise import surprise
@@ -24,6 +25,7 @@ from pellucid.explain.step import make_step
 
 TOP = 256  # tokens of a distribution that are named; the rest come as numbers
 TERMS = 40
+HIDDEN = 64  # of the last tokens, each hidden in a run of its own
 
 
 def checks(run: Run) -> dict[str, Any]:
@@ -140,6 +142,24 @@ def lookers(run: Run, params: Params) -> dict[str, Any]:
         for head, p in enumerate(record[name][0, :, record.column(name, query), key].tolist())
     ]
     return {"heads": sorted(heads, key=lambda head: -head["p"])[:8], "of": len(heads)}
+
+
+def hung_on(run: Run, params: Params) -> dict[str, Any]:
+    """How likely a token would have been with each of the last tokens before it hidden, one at a time."""
+    record, position = run.record, int(params.get("pos", -1)) % run.length
+    ids, token = record.tokens[0][: position + 1], int(params.get("token", -1))
+    if not 0 <= token < record.config.vocab_size:
+        raise RequestError("there is no such token", expected=f"0 to {record.config.vocab_size - 1}", received=token)
+    first = max(0, len(ids) - HIDDEN)
+    told = hiding(record.model, ids, token, positions=range(first, len(ids)))
+    rows = zip(told.positions, told.without, strict=True)
+    return {
+        "token": token,
+        "text": record.piece(token),
+        "logprob": told.plain,
+        "first": first,
+        "tokens": [{"pos": i, "id": ids[i], "text": record.piece(ids[i]), "logprob": value} for i, value in rows],
+    }
 
 
 def output(run: Run, params: Params) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class View:
             "movers": lambda run, params: self._locked(
                 causes.movers_of, run, self._run({"run": params["target"]}), params
             ),
+            "hung_on": lambda run, params: self._locked(questions.hung_on, run, params),
             "output": questions.output,
             "compare": lambda run, params: self._locked(orders.beside, run, self._other(params.get("other", ""))),
         }

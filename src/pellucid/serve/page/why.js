@@ -62,6 +62,7 @@ export class Why {
       ),
       this.layers(token, found),
       this.pushes(token, found.parts),
+      this.hungOn(token, found),
       h(
         "a",
         { class: "button", id: "all-pictures", href: `${found.url}#at=output&pos=${found.position}`, target: "_blank", rel: "noopener" },
@@ -93,6 +94,40 @@ export class Why {
       h("figcaption", {}, h("h2", {}, app.t("why_layers")), h("p", { class: "soft" }, app.t("why_layers_hint", face(token)))),
       h("ol", {}, rows.reverse()),
     );
+  }
+
+  /** Which tokens before it the prediction hung on: asked for by a press, since it runs the model once for each. */
+  hungOn(token, found) {
+    const { app } = this,
+      figure = h("figure", { class: "hung" });
+    const fill = (told) =>
+      figure.replaceChildren(
+        h("figcaption", {}, h("h2", {}, app.t("why_hung")), h("p", { class: "soft" }, app.t("why_hung_hint", face(token)))),
+        h("p", { class: "flow" }, told.tokens.map((one) => this.hidden(one, told))),
+        told.first ? h("p", { class: "soft" }, app.t("why_hung_first", told.tokens.length)) : "",
+        found.executor === "native" ? h("p", { class: "soft" }, app.t("why_hung_torch", share(Math.exp(told.logprob)))) : "",
+        hangings(app, told),
+      );
+    const run = async () => {
+      figure.replaceChildren(h("p", { class: "waiting" }, app.t("why_hung_busy")));
+      try {
+        fill((found.hung ??= await look(found.url, `hung_on?pos=${found.position}&token=${token.id}`)));
+      } catch (error) {
+        figure.replaceChildren(h("p", { class: "bad" }, app.told(error)));
+      }
+    };
+    if (found.hung) fill(found.hung);
+    else figure.append(h("button", { type: "button", id: "hung-on", on: { click: run } }, app.t("why_hung_ask")));
+    return figure;
+  }
+
+  /** One token before, as strongly coloured as the prediction hung on it. */
+  hidden(one, told) {
+    const without = share(Math.exp(one.logprob)),
+      step = Math.min(4, Math.round(1.6 * Math.abs(told.logprob - one.logprob)));
+    const side = told.logprob >= one.logprob ? "plus" : "minus";
+    const shown = one.text.includes("\n") ? [visible(one.text), h("br")] : one.text;
+    return h("span", { class: `${side}${step}`, title: this.app.t("why_without", without), data: { pos: one.pos } }, shown);
   }
 
   /** The parts of the score, largest first. */
@@ -149,4 +184,21 @@ function ratio(app, token, told) {
   const [first, second] = told.total >= 0 ? [told.text, told.against] : [told.against, told.text];
   const times = number(Math.exp(Math.abs(told.total)), 2);
   return h("p", { class: "soft" }, app.t("why_ratio", visible(first), visible(second), times));
+}
+
+/** The tokens that mattered most, in words. */
+function hangings(app, told) {
+  const most = [...told.tokens].sort((a, b) => Math.abs(b.logprob - told.logprob) - Math.abs(a.logprob - told.logprob));
+  return h(
+    "ul",
+    { class: "hangings" },
+    most.slice(0, 4).map((one) =>
+      h(
+        "li",
+        {},
+        h("span", { class: "word" }, visible(one.text)),
+        h("span", {}, `${share(Math.exp(told.logprob))} → ${share(Math.exp(one.logprob))}`),
+      ),
+    ),
+  );
 }
