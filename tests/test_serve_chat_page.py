@@ -62,7 +62,7 @@ def serving(session: Session, load: Any = None, **settings: Any) -> Iterator[tup
 
     async def serve() -> None:
         models.append(Models([Model("stories", load or (lambda: another(session)))]))
-        app = create_app(models[0], Settings(template=TEMPLATE, **settings))
+        app = create_app(models[0], Settings(**{"template": TEMPLATE, **settings}))
         server = quiet_server(app, max_connections=64, seconds=30, timeout_graceful_shutdown=1)
         servers.append(server)
         await server.serve([taken])
@@ -676,6 +676,15 @@ def test_the_last_explanations_are_kept_and_others_are_gone(url: str) -> None:
     assert status == [404, 200, 200, 200]
     assert httpx.get(f"{url}{told[-1]['url']}").headers["content-type"].startswith("text/html")
     assert httpx.get(f"{url}why/{'x' * 22}/").status_code == 404
+
+
+def test_a_model_that_does_not_chat_goes_on_with_the_text(browser: Any, session: Session) -> None:
+    with serving(session, template=None) as (url, _), opened(browser, url) as page:
+        page.wait_for_function("() => document.querySelector('.welcome .plain')")
+        ask(page)
+        node = shown_node(page)
+        assert node["promptIds"] == session.tokenizer.encode(QUESTION)
+        assert [token["id"] for token in node["tokens"]] == greedy(session, node["promptIds"], 24)
 
 
 def test_a_key_guards_what_runs_the_model_and_not_the_page(session: Session) -> None:

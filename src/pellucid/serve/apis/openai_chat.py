@@ -111,6 +111,7 @@ BODY = described(
         "add_generation_prompt": nullable(flag()),
         "continue_final_message": nullable(flag()),
         "return_token_ids": nullable(flag()),
+        "plain_if_no_template": nullable(flag()),  # ours: of a model that does not chat, a text to be continued
         "answer_token_ids": nullable(list_of(whole(0))),  # ours: what the answer begins with; it is streamed first
         "keep_alive": nullable(number()),
         "timeout": nullable(number(exclusiveMinimum=0)),
@@ -160,6 +161,7 @@ def ask_of(body: Mapping[str, Any]) -> Ask:
         reasoning_effort=body.get("reasoning_effort"),
         continue_final=continues,
         begun=begun,
+        plain_if_no_template=bool(body.get("plain_if_no_template")),
         tools=tools,
         tool_choice=tool_choice(body.get("tool_choice")),
         parallel_tool_calls=body.get("parallel_tool_calls") is not False,

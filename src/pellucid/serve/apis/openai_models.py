@@ -12,7 +12,7 @@ from pellucid.serve.http.schema import list_of, record, text, whole
 from pellucid.serve.work.models import Model
 
 
-def model_json(model: Model) -> dict[str, Any]:
+def model_json(model: Model, template: str | None) -> dict[str, Any]:
     """OpenAI's object; ``meta`` holds what is known of a model that is loaded."""
     described: dict[str, Any] = {"id": model.name, "object": "model", "created": model.created, "owned_by": "pellucid"}
     if (loaded := model.loaded) is not None:
@@ -22,17 +22,21 @@ def model_json(model: Model) -> dict[str, Any]:
             "n_ctx_train": loaded.checkpoint.config.longest_context,
             "n_vocab": loaded.checkpoint.config.vocab_size,
             "n_embd": loaded.checkpoint.config.d_model,
+            "has_chat_template": template is not None or bool(loaded.tokenizer.chat_template),
             "stop_token_ids": sorted(loaded.engine.defaults.stop_token_ids or ()),
         }
     return described
 
 
 async def all_models(request: Request) -> JSONResponse:
-    return JSONResponse({"object": "list", "data": [model_json(one) for one in request.app.state.models.models]})
+    state = request.app.state
+    all_of_them = [model_json(one, state.settings.template) for one in state.models.models]
+    return JSONResponse({"object": "list", "data": all_of_them})
 
 
 async def one_model(request: Request) -> JSONResponse:
-    return JSONResponse(model_json(request.app.state.models.find(request.path_params["model"])))
+    state = request.app.state
+    return JSONResponse(model_json(state.models.find(request.path_params["model"]), state.settings.template))
 
 
 MODEL = record({"id": text(), "object": {"const": "model"}, "created": whole(0), "owned_by": text()}, "id", "object")

@@ -78,11 +78,17 @@ export class App {
     return this.models.find((model) => model.id === this.talk.settings.model) ?? this.models[0];
   }
 
+  /** Whether the model was made to chat; one that was not goes on with the text. */
+  get chats() {
+    return this.model?.meta?.has_chat_template !== false;
+  }
+
   async findModels() {
     try {
       this.models = await api.models(this.settings.key);
     } catch (error) {
       this.say(this.told(error), true);
+      if (error.status === 401) this.parts.preferences.open("key");
     }
   }
 
@@ -217,6 +223,7 @@ export class App {
 
   async grow(talk, node, begun, signal) {
     let kept = performance.now();
+    if (this.model && !this.model.meta) await this.findModels(); // it was not loaded yet when they were asked for
     try {
       for await (const chunk of api.stream(this.order(talk, node, begun), { key: this.settings.key, signal })) {
         take(node, chunk, begun.length > 0);
@@ -231,7 +238,7 @@ export class App {
     } catch (error) {
       node.finish = error.name === "AbortError" ? "stopped" : "error";
       node.error = node.finish === "error" ? this.told(error) : null;
-      if (error.status === 401) this.parts.preferences.open();
+      if (error.status === 401) this.parts.preferences.open("key");
     }
   }
 
@@ -246,6 +253,7 @@ export class App {
     if (seed !== "") body.seed = Number(seed) + which;
     if (this.settings.alternatives)
       Object.assign(body, { logprobs: true, top_logprobs: ALTERNATIVES, return_token_ids: true });
+    if (!this.chats) body.plain_if_no_template = true;
     if (begun.length) body.answer_token_ids = begun.map((token) => token.id);
     return body;
   }

@@ -55,8 +55,8 @@ export class Composer {
 
   draw() {
     const { app, area } = this;
-    area.placeholder = app.t("ask");
-    area.setAttribute("aria-label", app.t("ask"));
+    area.placeholder = app.t(app.chats ? "ask" : "begin");
+    area.setAttribute("aria-label", area.placeholder);
     this.form.dataset.drop = app.t("drop");
     this.chips.replaceChildren(
       ...this.files.map((file, i) =>

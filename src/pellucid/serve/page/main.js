@@ -29,7 +29,7 @@ async function start() {
   addEventListener("popstate", () => arrive(app));
   app.draw();
   const [asked] = await Promise.all([app.findModels(), arrive(app)]);
-  app.parts.top.draw();
+  app.draw();
   if (!matchMedia("(pointer: coarse)").matches) app.parts.composer.area.focus();
   return asked;
 }

@@ -36,10 +36,12 @@ export class Preferences {
     if (this.dialog.open) this.fill();
   }
 
-  open() {
+  /** ``wanted``: the field that something is missing in. */
+  open(wanted = "") {
     this.fill();
-    this.app.findModels().then(() => this.draw()); // one that was loaded meanwhile says more of itself
+    if (!wanted) this.app.findModels().then(() => this.draw()); // one that was loaded meanwhile says more of itself
     if (!this.dialog.open) this.dialog.showModal();
+    if (wanted) this.dialog.querySelector(`[name="${wanted}"]`).focus();
   }
 
   fill() {
@@ -65,11 +67,15 @@ export class Preferences {
           }),
           h("span", {}, app.t("alternatives"), h("small", {}, app.t("alternatives_hint"))),
         ),
-        this.field("key", h("input", { type: "password", value: app.settings.key, autocomplete: "off", placeholder: app.t("key_hint") }), () =>
-          app.findModels().then(() => app.draw()),
-        ),
+        this.key(),
       ),
     );
+  }
+
+  key() {
+    const { app } = this;
+    const input = h("input", { type: "password", value: app.settings.key, autocomplete: "off", placeholder: app.t("key_hint") });
+    return this.field("key", input, () => app.findModels().then(() => app.models.length && (app.say(""), app.draw())));
   }
 
   models(model) {

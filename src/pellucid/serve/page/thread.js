@@ -45,12 +45,13 @@ export class Thread {
     return h(
       "div",
       { class: "welcome" },
-      h("h1", {}, app.t("hello")),
+      h("h1", {}, app.t(app.chats ? "hello" : "hello_text")),
       h("p", {}, app.t("hello_more")),
+      app.chats ? null : h("p", { class: "plain" }, app.t("hello_plain")),
       h(
         "div",
         { class: "examples" },
-        app.t("examples").map((text) =>
+        app.t(app.chats ? "examples" : "beginnings").map((text) =>
           h("button", { type: "button", on: { click: () => app.send(text) } }, text),
         ),
       ),

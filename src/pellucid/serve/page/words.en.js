@@ -30,6 +30,10 @@ export const en = {
   hello: "What would you like to know?",
   hello_more:
     "Ask, then click any word of the answer: what else could have stood there and how likely it was, why, and how it would have gone on from there.",
+  hello_text: "Begin a text",
+  hello_plain: "This model was not made to chat: it goes on with what you write.",
+  beginnings: ["Once upon a time, there was a little girl named", "The capital of France is", "def fibonacci(n):"],
+  begin: "Begin a text",
   examples: [
     "Why is the sky blue? Answer in two sentences.",
     "Write a haiku about a river that freezes.",
