@@ -662,3 +662,15 @@ def test_a_model_that_is_no_repository_has_no_cache_of_the_hub(whole: Hub, tmp_p
     with pytest.raises(ModelNotFoundError, match="PELLUCID_CACHE"):
         AutoConfig.from_pretrained("tiny", cache_dir=tmp_path)
     assert AutoConfig.from_pretrained("tiny", token="hf_x").vocab_size == 4096
+
+
+@pytest.mark.habit("shell", "LANG=zh_CN.UTF-8 with HF_ENDPOINT set to a mirror", "works")
+def test_a_chinese_locale_fetches_its_model_from_the_mirror(whole: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pellucid.cli.terminal.at_hand import BILINGUAL, first_model
+
+    whole.repos["Qwen/Qwen2.5-0.5B-Instruct"] = whole.repos["org/model"]
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert first_model(resolve) == BILINGUAL
+    assert "model.safetensors" in whole.asked_for()
+    assert first_model(resolve) == BILINGUAL
+    assert whole.asked_for() == []

@@ -16,9 +16,12 @@ import pytest
 from click.testing import CliRunner
 from option_walk import make_model
 
+from pellucid import AutoTokenizer
+from pellucid.base import notice
+from pellucid.base.errors import ModelNotFoundError
 from pellucid.cli.app import ELSEWHERE, app
 from pellucid.cli.runs import conversation, options
-from pellucid.cli.terminal import spellings
+from pellucid.cli.terminal import at_hand, scripts, spellings
 
 FAST = ["--executor", "torch", "--temp", "0"]
 
@@ -293,3 +296,80 @@ def test_words_that_mean_something_else_here(model: Path) -> None:
     assert not options.names_a_model("tell me of llamas")
     told = pellucid("generate", "-m", model, "-p", "x", "--chat-template", "chatml", stdin=b"", status=2).stderr
     assert b"templates are files here" in told
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pty is Unix's")
+@pytest.mark.habit("conversation", "pasting several lines", "works", "they stay one message (bracketed paste)")
+def test_what_is_pasted_stays_one_message(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("readline")
+    parent, child = pty.openpty()
+    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state"), "TERM": "xterm-256color"}
+    command = [sys.executable, "-m", "pellucid", "chat", "-m", str(model), *FAST, "-n", "1"]
+    process = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, env=environment, close_fds=True)
+    os.close(child)
+    seen = b""
+
+    def wait_for(text: bytes) -> None:
+        nonlocal seen
+        deadline = time.monotonic() + 60
+        while text not in seen:
+            assert time.monotonic() < deadline, seen
+            seen += os.read(parent, 4096)
+        seen = b""
+
+    wait_for(b"> ")
+    os.write(parent, b"\x1b[200~one\ntwo\nthree\x1b[201~\n")
+    wait_for(b"tokens")
+    wait_for(b"> ")
+    os.write(parent, f"/save {tmp_path / 's'}\n".encode())
+    wait_for(b"messages in")
+    os.write(parent, b"/exit\n")
+    assert process.wait(60) == 0
+    assert said(tmp_path / "s")[0] == "one\ntwo\nthree"
+    assert len(said(tmp_path / "s")) == 2
+
+
+# --- languages --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.habit(
+    "shell",
+    "LANG=zh_CN.UTF-8 pellucid chat, make demo",
+    "differs",
+    "a bilingual model of the hub, and it is said; where it is out of reach, SmolLM2, and what that cannot do",
+)
+def test_a_chinese_locale_begins_with_a_model_that_reads_chinese(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched: list[str] = []
+    for name in ("LC_ALL", "LC_MESSAGES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", "en_US.UTF-8")
+    assert at_hand.first_model(fetched.append) == options.DEFAULT_MODEL
+    assert fetched == []
+    monkeypatch.setenv("LANG", "zh_CN.UTF-8")
+    assert at_hand.first_model(fetched.append) == at_hand.BILINGUAL == fetched[0]
+
+    def out_of_reach(name: str) -> None:
+        raise ModelNotFoundError("out of reach")
+
+    assert at_hand.first_model(out_of_reach) == options.DEFAULT_MODEL
+    assert "只会英文，不会读写中文" in capsys.readouterr().err
+    monkeypatch.setenv("LC_ALL", "C")
+    assert not at_hand.reads_chinese()
+
+
+@pytest.mark.habit("shell", "a prompt in a script that the model lacks", "works", "answered, and said once")
+def test_a_script_that_the_model_lacks_is_told_once(
+    smollm2: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notice, "_told", set())
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    for text in ("Why?", "Qué será", "你好，请介绍一下自己", "天空为什么是蓝色的？"):
+        scripts.tell_of_script(text, tokenizer)
+    assert capsys.readouterr().err.count("几乎没有汉字") == 1
+    scripts.tell_of_script("なぜ空は青いのですか", tokenizer)
+    assert "hardly a Hiragana character" in capsys.readouterr().err
+    for text in ("春天", "天空为什么是蓝色的"):
+        scripts.tell_of_script(text, AutoTokenizer.from_pretrained("tiny"))
+    assert not capsys.readouterr().err

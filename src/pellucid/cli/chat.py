@@ -51,12 +51,18 @@ def command(
     /help lists what can be said to the program itself. Without sampling flags the model's own generation_config.json
     decides, else --temperature 0.7 --top-p 0.95.
     """
+    from functools import partial
+
+    from pellucid.checkpoint.sources.resolve import resolve
+    from pellucid.cli.terminal.at_hand import first_model
     from pellucid.cli.terminal.console import notice
     from pellucid.cli.terminal.prompts import read_grammar, read_template, typed_prompt
 
     first, template = typed_prompt(prompt, words), read_template(chat_template)
     if first is not None and options.names_a_model(first) and not options.is_typed("model"):
         notice(f"{first!r} is taken as what is said; to talk with that model: pellucid chat -m {first}")
+    if not options.is_typed("model"):
+        model = first_model(partial(resolve, offline=flags["offline"]), model)
     structure = read_grammar(json_schema, grammar, regex)
     conversation = open_conversation(model, flags, template, system, max_new_tokens, stop, quiet, structure)
     hold(conversation, first)

@@ -14,6 +14,7 @@ from pellucid.base.errors import ModelNotFoundError, PellucidError, TemplateErro
 from pellucid.cli.runs.options import DEFAULT_MODEL
 
 PROMPT = "Why is the sky blue?"
+CHINESE_PROMPT = "天空为什么是蓝色的？"
 SHIPPED_PROMPT = "KING HENRY:\n"  # what the model that came with Pellucid can go on with; it was never taught to answer
 NEW_TOKENS = 200
 
@@ -23,14 +24,14 @@ def demo(model: str, prompt: str | None = None) -> None:
     from pellucid.cli.generate import write_one
     from pellucid.cli.pull import pull
     from pellucid.cli.runs.session import open_session
-    from pellucid.cli.terminal.at_hand import SHIPPED, at_hand
+    from pellucid.cli.terminal.at_hand import BILINGUAL, SHIPPED, at_hand
     from pellucid.cli.terminal.console import notice, status
 
     if not os.path.exists(model):
         _echo("pull", model)
         model = at_hand(model, pull)
     named = [] if model == DEFAULT_MODEL else ["-m", model]
-    prompt = prompt or (SHIPPED_PROMPT if model == SHIPPED else PROMPT)
+    prompt = prompt or {SHIPPED: SHIPPED_PROMPT, BILINGUAL: CHINESE_PROMPT}.get(model, PROMPT)
     with status(f"loading {os.path.basename(model)} …"):
         session = open_session(model)
     try:
@@ -73,9 +74,11 @@ def _echo(*words: str) -> None:
 def main() -> int:
     """The demo, with exit statuses as the program's."""
     from pellucid.cli.app import BAD_INPUT, INTERRUPTED, complain
+    from pellucid.cli.pull import pull
+    from pellucid.cli.terminal.at_hand import first_model
 
-    model = os.environ.get("MODEL") or DEFAULT_MODEL
     try:
+        model = os.environ.get("MODEL") or first_model(pull)
         demo(model, os.environ.get("PROMPT"))
     except ModelNotFoundError as error:
         complain(str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +22,12 @@ def folder(name: str) -> Path:
     Code is loaded from here, so a folder of somebody else's, or one that others may write to, is refused.
     Raises: NativeError.
     """
+    if not hasattr(os, "getuid"):
+        raise NativeError(
+            "the native executor runs on Linux and macOS: its program maps files and is loaded as they do it",
+            received=sys.platform,
+            remedy="run with --executor torch",
+        )
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = base / "pellucid" / "native"
     try:

@@ -35,12 +35,19 @@ class Session:
         """The ids of a plain text, with what the model expects around one; none for an empty text: the engine begins
         with BOS.
         """
+        from pellucid.cli.terminal.scripts import tell_of_script
+
+        tell_of_script(prompt, self.tokenizer)
         return self.tokenizer.encode(prompt) if prompt else []
 
     def encode_chat(self, messages: Sequence[dict[str, Any]], template: str | None) -> list[int]:
         """The ids of a conversation up to where the assistant's answer begins. Raises: TemplateError where there is no
         template.
         """
+        from pellucid.cli.terminal.scripts import tell_of_script
+
+        if messages and isinstance(said := messages[-1].get("content"), str):
+            tell_of_script(said, self.tokenizer)
         return self.tokenizer.apply_chat_template(
             messages, chat_template=template, add_generation_prompt=True, return_dict=False
         )
