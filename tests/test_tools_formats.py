@@ -180,7 +180,21 @@ def test_what_is_tagged_as_a_call_and_is_none_is_said_as_it_stands(shared: Path,
 
 def test_json_that_names_no_tool_is_content_where_calls_have_no_tags(shared: Path):
     one = case("llama3", shared)
-    for text in ('{"name": "nobody", "parameters": {}}', '{"a": 1}', "{", '{"name": "get_wea'):
+    for text in ('{"name": "nobody", "parameters": {}}', '{"a": 1, "name": "now"}', "{", '{"name": "get_wea'):
+        assert checked(read(one, "", list(text))) == Message(text)
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "none"])
+def test_a_call_whose_tags_a_model_forgot_is_a_call_where_it_begins_the_answer(shared: Path, name: str):
+    one = case(name, shared)
+    call = '{\n  "name": "get_weather",\n  "arguments": {\n    "city": "Oslo"\n  }\n}'
+    for text in (call, f"```json\n{call}\n```", f"\n```\n{call}```\n", f"{call}\n{call}", f"```json\n{call}\n"):
+        message = checked(read(one, "", list(text)))
+        assert {(call.name, "".join(call.arguments.split())) for call in message.calls} == {
+            ("get_weather", '{"city":"Oslo"}')
+        }
+        assert message.content == ""
+    for text in (f"Like this:\n{call}", "```python\nx = {}\n```", "```json\n[1]\n```", '```json\n{"name": 1}```'):
         assert checked(read(one, "", list(text))) == Message(text)
 
 

@@ -140,6 +140,36 @@ def test_left_to_the_model_an_answer_is_words_or_calls_that_fit(pair: tuple[Case
         check_calls(message, wanted)
 
 
+@pytest.mark.parametrize("name", ["qwen2.5", "qwen3", "llama3", "none"])
+def test_a_call_without_tags_is_held_to_its_schema_too_and_other_json_is_text(shared: Path, name: str):
+    one, tokenizer = case(name, shared), load_tokenizer(shared / "minimind_tokenizer")
+    grammar = answer_grammar(one.form, asked(TOOLS))
+    assert grammar is not None
+    constraint = constrain(grammar, tokenizer, len(tokenizer), tokenizer.stop_token_ids)
+    vocabulary = vocabulary_of(tokenizer, len(tokenizer))
+
+    def allowed(text: str) -> bool:
+        matcher = constraint.start()
+        for token in vocabulary.cut(text.encode()):
+            if not matcher.mask()[token]:
+                return False
+            matcher.accept(token)
+        return bool(matcher.mask()[tokenizer.stop_token_ids].all())
+
+    key = "parameters" if name == "llama3" else "arguments"
+    right = f'{{\n  "name": "get_weather",\n  "{key}": {{\n    "city": "Oslo", "days": 2\n  }}\n}}'
+    wrong = right.replace('"days": 2', '"days": 99')
+    for text in (right, f"```json\n{right}\n```", '{"a": 1}', "```json\n[1]\n```", "Words.", ""):
+        assert allowed(text), text
+    if name == "qwen3":
+        assert allowed("\n<think>One could write <tool_call> here.</think>Yes.")
+    for text in (wrong, f"```json\n{wrong}\n```", f" \n```\n{wrong}", right.replace("weather", "whether")):
+        assert not allowed(text), text
+    if one.form.thought is not None:
+        assert allowed(f"<think>Hm.</think>\n\n{right}")
+        assert not allowed(f"<think>Hm.</think>\n\n{wrong}")
+
+
 def test_an_answer_by_schema_is_json_after_thoughts_and_calls_stay_possible(pair: tuple[Case, Tokenizer]):
     grammar = response_format_grammar({"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}})
     assert grammar is not None

@@ -11,29 +11,26 @@ import json
 from pellucid.text.tools.asked import Asked
 from pellucid.text.tools.deltas import Calls
 from pellucid.text.tools.format import ToolFormat
-from pellucid.text.tools.lark import SPACE, Rules
-from pellucid.text.tools.named import named_rule, read_named
-from pellucid.text.tools.source import Source, Step, Tags, Writer, next_is, read, space, until
-
-WORDS = r"/\s{0,4}([^{\s](?s:.*))?/"  # an answer in words does not begin as a call does: it could not be told from one
+from pellucid.text.tools.lark import Rules
+from pellucid.text.tools.named import bare_rule, read_bare
+from pellucid.text.tools.source import Source, Step, Tags, Writer, until
 
 
 class BareJson(ToolFormat):
-    begin = ""
+    begin, bare = "", True
     arguments = "arguments"  # the key's name
     several = "\n"  # what stands between two calls; "": the model makes one at a time
 
-    def answer_rule(self, asked: Asked, rules: Rules) -> str:
+    def answer_rule(self, asked: Asked, rules: Rules, prompt: str) -> str:
         if not asked.calls:
-            return super().answer_rule(asked, rules)
-        called = f"{SPACE}? {self.calls_rule(asked, rules)}"
-        if asked.choice == "required":
-            return called
-        return f"({called} | {asked.answer or WORDS})"
+            return super().answer_rule(asked, rules, prompt)
+        called = self.calls_rule(asked, rules)
+        return (
+            called if asked.choice == "required" else f"({called} | {asked.answer or self.words_rule(rules, prompt)})"
+        )
 
     def calls_rule(self, asked: Asked, rules: Rules) -> str:
-        call = rules.add("call", named_rule(asked, self.arguments))
-        return f"{call} ({json.dumps(self.several)} {call})*" if asked.parallel and self.several else call
+        return bare_rule(asked, rules, self.arguments, self.several)
 
     def tags(self, asked: Asked) -> Tags:
         return Tags.of(dropped=self.dropped)
@@ -47,20 +44,7 @@ class BareJson(ToolFormat):
         yield from content.flush()
 
     def read_calls(self, source: Source, calls: Calls, asked: Asked) -> Step[bool]:
-        source.keep()
-        yield from space(source)
-        if self.begin and (yield from read(source, self.begin)):
-            yield from space(source)
-        while (yield from next_is(source, "{")) is not None:
-            before = calls.count
-            if not (yield from read_named(source, calls, asked.names)) or calls.count == before:
-                break
-            source.keep()
-            yield from space(source)
-            yield from read(source, ";")
-            yield from space(source)
-        source.text, source.kept = source.kept + source.text, ""  # what is no call is text
-        return calls.count > 0
+        return (yield from read_bare(source, calls, asked.names, self.begin))
 
 
 class Llama3(BareJson):

@@ -6,6 +6,7 @@ and how one is read (``read_calls``), after the tag that begins them; it is one 
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from functools import cached_property
 from pellucid.text.tools.asked import Asked
 from pellucid.text.tools.deltas import Calls, Delta, call_id
 from pellucid.text.tools.lark import ANY_TEXT, SPACE, Rules, literal
+from pellucid.text.tools.named import BARE, bare_rule, read_bare
 from pellucid.text.tools.source import Source, Step, Tags, Writer, read, space, until
 
 
@@ -33,6 +35,7 @@ class ToolFormat(ABC):
 
     name: str
     begin: str  # the tag that begins the first call
+    bare = False  # left to choose, its models forget the tags: an answer that begins as JSON and names a tool is a call
 
     def __init__(self, template: str = "", special: Mapping[str, int] | None = None) -> None:
         self.template, self.special = template, dict(special or {})
@@ -74,19 +77,30 @@ class ToolFormat(ABC):
         if not asked.calls and asked.answer is None:
             return None
         rules = Rules(self.special)
-        rules.add("start", f"{self.thought_rule(prompt, rules)} {self.answer_rule(asked, rules)}")
+        rules.add("start", f"{self.thought_rule(prompt, rules)} {self.answer_rule(asked, rules, prompt)}")
         return rules.text()
 
-    def answer_rule(self, asked: Asked, rules: Rules) -> str:
-        said = asked.answer or ANY_TEXT
+    def answer_rule(self, asked: Asked, rules: Rules, prompt: str) -> str:
         if not asked.calls:
-            return said
+            return asked.answer or ANY_TEXT
         calls = self.calls_rule(asked, rules)
+        tagged = f"{SPACE}? {self.literal(self.begin)} {calls}"
         if asked.choice == "required":
-            return f"{SPACE}? {self.literal(self.begin)} {calls}"
+            return tagged
         if asked.answer is not None:
-            return f"({said} | {SPACE}? {self.literal(self.begin)} {calls})"
-        return f"({said} | {rules.until(self.begin)} {calls})"
+            return f"({asked.answer} | {tagged})"
+        said = self.words_rule(rules, prompt)
+        bare = f" | {bare_rule(asked, rules)}" if self.bare else ""
+        return f"({said} | {rules.until(self.begin, said)} {calls}{bare})"
+
+    def words_rule(self, rules: Rules, prompt: str) -> str:
+        """The rule for text that begins neither as a thought does nor as a call without tags: it would win over them,
+        for of several lexemes the longest is followed.
+        """
+        begins = [BARE] if self.bare else []
+        if self.thought is not None and self.thinking(prompt) == "free" and self.thought.begin not in self.special:
+            begins.append(re.escape(self.thought.begin))
+        return rules.add("WORDS", rf"{ANY_TEXT} & ~/\s*({'|'.join(begins)})(?s:.*)/") if begins else ANY_TEXT
 
     def thought_rule(self, prompt: str, rules: Rules) -> str:
         if (thought := self.thought) is None:
@@ -96,7 +110,10 @@ class ToolFormat(ABC):
                 return f"{rules.until(thought.end)} {SPACE}?"
             case "closed":
                 return f"{SPACE}?"
-        return f"({SPACE}? {self.literal(thought.begin)} {rules.until(thought.end)} {SPACE}?)?"
+        begin = self.literal(thought.begin)
+        if thought.begin not in self.special:
+            begin = rf"/[ \t\r\n]{{0,4}}{re.escape(thought.begin)}/"
+        return f"({begin} {rules.until(thought.end)} {SPACE}?)?"
 
     def thinking(self, prompt: str) -> str:
         """Where the prompt leaves the model: ``open`` inside a thought, ``closed`` after one, else ``free``."""
@@ -121,7 +138,9 @@ class ToolFormat(ABC):
 
     def read_answer(self, source: Source, calls: Calls, asked: Asked, prompt: str) -> Step[None]:
         thought = yield from self.read_thought(source, prompt)
-        content, tags = Writer("content", strip=thought), self.tags(asked)
+        if self.bare and asked.calls and asked.answer is None and asked.choice == "auto":
+            yield from read_bare(source, calls, asked.names)
+        content, tags = Writer("content", strip=thought or calls.count > 0), self.tags(asked)
         while (tag := (yield from until(source, tags, content))) is not None:
             content.drop()
             yield from self.read_or_say(source, calls, asked, tag, content)

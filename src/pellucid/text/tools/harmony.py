@@ -37,7 +37,7 @@ class Harmony(ToolFormat):
 
     # --- the grammar ---
 
-    def answer_rule(self, asked: Asked, rules: Rules) -> str:
+    def answer_rule(self, asked: Asked, rules: Rules, prompt: str) -> str:
         again = self.literal(f"{END}{START}assistant")
         before = rules.add(
             "before",

@@ -16,6 +16,7 @@ from pellucid.text.tools.source import Source, Step, read_end, space
 class Hermes(ToolFormat):
     name = "hermes"
     begin, end = "<tool_call>", "</tool_call>"
+    bare = True
 
     def calls_rule(self, asked: Asked, rules: Rules) -> str:
         call = rules.add("call", f'"\\n" {named_rule(asked)} "\\n" {self.literal(self.end)}')

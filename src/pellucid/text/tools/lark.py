@@ -60,11 +60,11 @@ class Rules:
         self._rules[numbered] = f"{numbered}{'[lazy]' if lazy else ''}: {rule}"
         return numbered
 
-    def until(self, tag: str) -> str:
-        """The rule for any text up to this tag, and the tag."""
+    def until(self, tag: str, before: str = ANY_TEXT) -> str:
+        """The rule for any text (or ``before``) up to this tag, and the tag."""
         if tag in self._special:
-            return f"{ANY_TEXT} {literal(tag, self._special)}"
-        return self.add("until", f"{ANY_TEXT} {literal(tag)}", lazy=True)
+            return f"{before} {literal(tag, self._special)}"
+        return self.add("until", f"{before} {literal(tag)}", lazy=True)
 
     def text(self) -> str:
         return "\n".join(self._rules.values())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 
 from pellucid.text.tools.asked import Asked, Tool
 from pellucid.text.tools.deltas import Calls
-from pellucid.text.tools.lark import either, json_value
-from pellucid.text.tools.source import Source, Step, json_string, json_text, next_is, read, space
+from pellucid.text.tools.lark import SPACE, WHITESPACE, Rules, either, json_value
+from pellucid.text.tools.source import Source, Step, json_string, json_text, next_is, read, read_end, space
 
+_BLANK = r"[ \t\r\n]{0,4}"
 ARGUMENTS = ("arguments", "parameters")
+FIRST_KEYS = ("name", "type", "function", "id", *ARGUMENTS)  # with which an object that is a call begins
 
 
 def named_rule(asked: Asked, arguments: str = "arguments") -> str:
@@ -23,18 +26,73 @@ def _object_rule(tool: Tool, arguments: str) -> str:
     return f"{json.dumps(begin)} {arguments_rule(tool)} {json.dumps('}')}"
 
 
+def bare_rule(asked: Asked, rules: Rules, arguments: str = "arguments", several: str = "") -> str:
+    """The rule for an answer that is such an object and nothing else, laid out in any way, in a fence or not; or
+    ``several``, with that between them.
+    """
+    gap = rules.add("gap", f"/{WHITESPACE}/")
+
+    def calls(before: str) -> str:
+        """All up to the arguments is one lexeme: only the longest of several lexemes is followed, and the rule of words, which
+        may stand here too, goes on only as far as nothing is said of a call.
+        """
+        heads = (
+            (tool, [before, r"\{", '"name"', ":", f'"{re.escape(tool.name)}"', ",", f'"{arguments}"', ":", ""])
+            for tool in asked.tools
+        )
+        return either(f'/{f"({WHITESPACE})?".join(parts)}/ {arguments_rule(tool)} {gap}? "}}"' for tool, parts in heads)
+
+    one = rules.add("bare", calls(_BLANK))
+    more = f"({json.dumps(several)} {one})*" if asked.parallel and several else ""
+    fenced = rules.add("fenced", calls(f"{_BLANK}```(json)?"))
+    return f'({one} {more} | {fenced} {SPACE}? "```")'
+
+
+BARE = rf'(```(json)?\s*)?\{{\s*"({"|".join(FIRST_KEYS)})"'  # how an answer begins that may be read as a call
+
+
+def read_bare(source: Source, calls: Calls, known: Collection[str], begin: str = "") -> Step[bool]:
+    """Read calls with which an answer begins, after ``begin`` or a fence where there is one; what is none stays."""
+    source.keep()
+    yield from space(source)
+    if begin and (yield from read(source, begin)):
+        yield from space(source)
+    while True:
+        fence = yield from next_is(source, "```json", "```")
+        if fence is not None:
+            yield from read(source, fence)
+            yield from space(source)
+        before = calls.count
+        if (yield from next_is(source, "{")) is None:
+            break
+        if not (yield from read_named(source, calls, known, FIRST_KEYS)) or calls.count == before:
+            break
+        source.keep()
+        yield from space(source)
+        if fence is not None:
+            yield from read_end(source, "```")
+            source.keep()
+            yield from space(source)
+        yield from read(source, ";")
+        yield from space(source)
+    source.text, source.kept = source.kept + source.text, ""
+    return calls.count > 0
+
+
 def arguments_rule(tool: Tool) -> str:
     """The rule for a tool's arguments as JSON."""
     return json_value(tool.parameters, lenient=not tool.strict)
 
 
-def read_named(source: Source, calls: Calls, known: Collection[str] | None = None) -> Step[bool]:
-    """Read such an object; False where it is none, or its name is not ``known``.
+def read_named(
+    source: Source, calls: Calls, known: Collection[str] | None = None, first: Collection[str] | None = None
+) -> Step[bool]:
+    """Read such an object; False where it is none, its name is not ``known``, or its ``first`` key none of these.
 
     Its keys come in any order; what they hold beside name and arguments (an id, a type) is passed over, and so is an
     object around both (``"function"``). Arguments that are themselves a string of JSON are taken out of it.
     """
-    state = _Named(calls, known)
+    state = _Named(calls, known, first)
     if not (yield from state.read(source)):
         return state.opened
     if not state.opened:
@@ -56,8 +114,8 @@ def read_arguments(source: Source, calls: Calls) -> Step[bool]:
 
 
 class _Named:
-    def __init__(self, calls: Calls, known: Collection[str] | None) -> None:
-        self.calls, self.known = calls, known
+    def __init__(self, calls: Calls, known: Collection[str] | None, first: Collection[str] | None) -> None:
+        self.calls, self.known, self.first = calls, known, first
         self.opened = self.argued = False
         self.early = ""  # arguments that came before the name
 
@@ -72,8 +130,9 @@ class _Named:
                 continue
             key = yield from json_string(source)
             yield from space(source)
-            if key is None or not (yield from read(source, ":")):
+            if key is None or not (yield from read(source, ":")) or (self.first is not None and key not in self.first):
                 return False
+            self.first = None
             yield from space(source)
             if not (yield from self._value(source, key)):
                 return False
