@@ -22,7 +22,7 @@ from serving import TOOLS, Alone, Server, tiny_model
 from pellucid.sampling import GREEDY, SamplingParams
 
 AT_A_TIME = 64
-QUIET = {"enable_thinking": False}
+QUIET: dict[str, Any] = {"enable_thinking": False}
 TOOL = {
     "type": "function",
     "function": {
