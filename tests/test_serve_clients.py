@@ -89,12 +89,12 @@ def test_litellm_calls_a_tool(server: Server) -> None:
 def test_langchain(server: Server, text: str) -> None:
     from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
-    settings: Any = {"model": "tiny", "base_url": f"{server.url}/v1", "api_key": "none", "temperature": 0}
-    chat: Any = ChatOpenAI(**settings, max_tokens=20, extra_body=QUIET)
+    settings: Any = {"model": "tiny", "base_url": f"{server.url}/v1", "api_key": "none"}
+    chat: Any = ChatOpenAI(**{**settings, "temperature": 0, "max_tokens": 20}, extra_body=QUIET)
     assert chat.invoke("Hi").content.strip() == text
     assert "".join(piece.content for piece in chat.stream("Hi")).strip() == text
     assert [one.content.strip() for one in chat.batch(["Hi", "Hi"])] == [text] * 2
-    longer: Any = ChatOpenAI(**{**settings, "temperature": 1}, max_tokens=300, seed=1, extra_body=QUIET)
+    longer: Any = ChatOpenAI(**{**settings, "temperature": 1, "max_tokens": 300, "seed": 1}, extra_body=QUIET)
     called = longer.bind_tools([TOOL], tool_choice="weather").invoke("Weather?")
     assert called.tool_calls[0]["args"]["city"] in ("Bonn", "Ulm")
     held = longer.with_structured_output({"title": "place", **SCHEMA}, method="json_schema").invoke("Where?")
