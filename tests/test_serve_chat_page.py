@@ -487,6 +487,32 @@ def test_thoughts_are_folded_and_tool_calls_are_shown_as_calls(page: Any) -> Non
     assert json.loads(answer.locator(".call pre").text_content()) == {"city": "Paris"}
 
 
+def test_a_thought_is_opened_token_by_token_and_left_by_a_branch(browser: Any, session: Session) -> None:
+    """By the server's own reader: what one puts before the answer has the tags of a thought."""
+    with serving(session, template=TEMPLATE + "{# <think> </think> #}") as (url, _), opened(browser, url) as page:
+        first = ask(page)
+        token_of(first, 0).click()
+        page.fill("#panel .own input", "<think> A dog is big. </think> One day")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".branches")
+        answer = finished(page)
+        node = shown_node(page)
+        assert node["reasoning"] == "A dog is big."
+        assert node["content"].startswith("One day")
+        answer.locator(".thoughts summary").click()
+        thought = answer.locator(".thoughts .body")
+        assert "".join(thought.locator(".t").all_text_contents()) == "A dog is big."
+        assert "".join(answer.locator(":scope > .body .t").all_text_contents()) == node["content"].rstrip()
+        thought.locator(".t").last.click()
+        page.fill("#panel .own input", " and </think> The end")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.querySelector('.branches')?.textContent.includes('3')")
+        finished(page)
+        branch = shown_node(page)
+        assert branch["reasoning"] == "A dog is big and"
+        assert branch["content"].startswith("The end")
+
+
 def test_an_error_is_said_and_what_came_before_stays(page: Any) -> None:
     body = chunks("Half an ans").replace("data: [DONE]\n\n", "").rpartition("data: ")[0]
     fake(page, body + f"data: {json.dumps({'error': {'message': 'no memory for this'}})}\n\n")

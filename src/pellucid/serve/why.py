@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 MOST = 3  # explanations that are kept
 MOST_WAITING = 4
-MOST_BYTES = 768 * 2**20  # of the numbers of one
+MOST_BYTES = 2**30  # of the numbers of one; less where the machine has little left
+KEPT_BYTES = 3 * 2**29  # of all that are kept
 OPEN_UNDER = ("/why/",)  # the token in the path is the key
 
 BODY = record({"model": nullable(text()), "token_ids": list_of(whole(0), minItems=1)}, "token_ids", more=False)
@@ -43,10 +44,11 @@ BODY = record({"model": nullable(text()), "token_ids": list_of(whole(0), minItem
 
 @dataclass(frozen=True)
 class Explanation:
-    """A recorded run: its page, and whose numbers they are ("native" or "torch")."""
+    """A recorded run: its page, whose numbers they are ("native" or "torch"), and how many bytes."""
 
     page: ASGIApp
     executor: str
+    nbytes: int
 
 
 class Explanations:
@@ -76,7 +78,9 @@ class Explanations:
             self._waiting -= 1
         token = secrets.token_urlsafe(16)
         self._kept[token] = explanation
-        while len(self._kept) > self.most:
+        while len(self._kept) > self.most or (
+            len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > KEPT_BYTES
+        ):
             self._kept.popitem(last=False)
         return token, explanation
 
@@ -87,7 +91,9 @@ class Explanations:
         config = loaded.checkpoint.config
         if max(token_ids) >= config.vocab_size:
             raise invalid(f"this model has no token {max(token_ids)}", "token_ids")
-        needed, most = bytes_of(config, len(token_ids)), MOST_BYTES
+        is_native = getattr(loaded.engine.executor, "twin", None) is not None
+        needed = bytes_of(config, len(token_ids)) * (2 if is_native else 1)  # native's run, and torch's beside it
+        most = min(MOST_BYTES, free_memory() / 4)
         if needed > most:
             raise invalid(
                 f"the run of these {len(token_ids)} tokens is too long to be recorded whole: its numbers take "
@@ -101,7 +107,7 @@ class Explanations:
             self._subject = loaded, subject_of(name, loaded)
         subject = self._subject[1]
         view = View(subject, first=subject.record(list(token_ids)))
-        return Explanation(page_app(view), "torch" if subject.native is None else "native")
+        return Explanation(page_app(view), "torch" if subject.native is None else "native", needed)
 
 
 def subject_of(name: str, loaded: Loaded) -> Subject:

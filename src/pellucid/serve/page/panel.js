@@ -35,8 +35,9 @@ export class Panel {
       ),
       h("p", { class: "token-name" }, h("span", { class: "chip" }, face(token)), h("small", {}, `id ${token.id}`)),
       h("p", { class: "verdict" }, this.verdict(token)),
-      token.top.length ? this.alternatives(node, index, token) : h("p", { class: "soft" }, app.t("no_alternatives")),
-      token.top.length ? this.ownWords(node, index) : "",
+      token.top.length ? this.alternatives(node, index, token) : "",
+      token.top.length || token.yours ? "" : h("p", { class: "soft" }, app.t("no_alternatives")),
+      node.promptIds.length ? this.ownWords(node, index) : "",
       this.why.draw(node, index),
     );
     element.scrollTop = 0;
