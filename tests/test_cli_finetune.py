@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -393,6 +394,19 @@ def test_preview_shows_what_is_learned_and_trains_nothing(base: Path, facts: Pat
     assert "3 messages: 3 sequences" in result.stderr
     assert "of them learned (in ⟦⟧)" in result.stderr
     assert not (tmp_path / "run/run.yaml").exists()
+
+
+def test_packing_says_how_full_its_rows_are(base: Path, facts: Path, tmp_path: Path) -> None:
+    words = ["finetune", "-m", base, "-d", facts, *QUICK, "--context-len", "128", "--preview", "-o", tmp_path / "run"]
+    said = pellucid(*words, "--pack").stderr
+    match = re.search(
+        r"packed: (\d+) sequences in (\d+) rows, ([\d.]+)% of their places filled", " ".join(said.split())
+    )
+    assert match is not None
+    sequences, rows, fill = (float(number) for number in match.groups())
+    num_tokens = int(re.search(r"(\d+) tokens", said)[1])  # type: ignore[index]
+    assert sequences == len(FACTS)
+    assert fill == pytest.approx(100 * (num_tokens - sequences) / (rows * 128), abs=0.06)
 
 
 def test_preview_shows_packed_rows_and_pairs_apart(base: Path, facts: Path, pairs: Path, tmp_path: Path) -> None:

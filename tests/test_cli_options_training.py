@@ -335,6 +335,18 @@ def _other_text(walk: Walk) -> None:
     differ(*(trained(walk, "-d", name).weights for name in ("t.txt", "u.txt")))
 
 
+def _mixed(walk: Walk) -> None:
+    (walk.folder / "u.txt").write_text(TEXT.replace("cat", "cow") * 3)
+    trained = Training("pretrain", "-d", "t.txt", "-d", "u.txt", "--tokenizer", "char", *_SMALL)
+    differ(*(trained(walk, *more).weights for more in ((), ("--mix", "1,9"))))
+
+
+def _streamed(walk: Walk) -> None:
+    run = _pretrain(walk, "--tokenizer", walk.model, "--stream", "--eval-rows", "2")
+    assert len(run.metrics) == 3
+    assert not (run.folder / "data").exists(), "nothing is tokenized beforehand"
+
+
 def _documents(walk: Walk) -> None:
     counts = [
         len((_pretrain(walk, *more).folder / "data" / "00000.documents.npy").read_bytes())
@@ -349,6 +361,8 @@ PROBES["pretrain"] = _pretrain.probes() | {
     "--vocab-size": _key("vocab_size", 265, "--tokenizer", "bpe", "--vocab-size", "265"),
     "--text-field": _records,
     "--separator": _documents,
+    "--mix": _mixed,
+    "--stream": _streamed,
     "--mask-documents": _pretrain.weights_differ("--mix-documents", than=("--separator", "---")),
     "--depth": _key("num_hidden_layers", 2, "--depth", "2"),
     "--model-type": _key("model_type", "qwen2", "--model-type", "qwen2"),

@@ -53,6 +53,8 @@ data = options.together(
         _data(
             "--val-fraction", type=FRACTION, default=0.1, metavar="X", help="Held back, of each source.  [default: 0.1]"
         ),
+        _data("--mix", metavar="W,W,…", help="Shares of the rows that come from each -d, in their order."),
+        _data("--stream", is_flag=True, help="Tokenize while learning; nothing is kept on the disk."),
         _data(
             "--mask-documents/--mix-documents",
             default=True,

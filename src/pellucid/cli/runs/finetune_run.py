@@ -69,6 +69,10 @@ def finetune(
         masking, examples = _tokenized(run, sources, tokenizer, checkpoint, flags)
         run.say(describe(examples.counts))
         samples, held_back = _split(examples, tokenizer, flags)
+        if flags["pack"]:
+            fill = samples.mean_places / flags["context_len"]
+            num_packed = sum(len(row) for sample in samples.samples for row in sample)
+            run.say(f"packed: {num_packed:,} sequences in {len(samples):,} rows, {fill:.1%} of their places filled")
         if preview:
             show_batch(samples.shuffled(0, min(flags["batch_size"], len(samples))), tokenizer)
             return

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pellucid.base.errors import ConfigError, RequestError
 from pellucid.cli.runs import options
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
     from pellucid.config import ModelConfig
     from pellucid.model.decoder import Decoder
     from pellucid.text.tokenizer import Tokenizer
-    from pellucid.train.data.shards import Shards
+    from pellucid.train.data.batch import Batch
+    from pellucid.train.data.mixture import Mixture
+    from pellucid.train.data.streamed import StreamedWindows
     from pellucid.train.data.windows import Windows
     from pellucid.train.runs.origins import Origins
     from pellucid.train.runs.parallel import Processes
 
+PREFIX = "hf:"  # of data sets of the hub, as train.data.hub_datasets has it; that would import too much here
 LEARNED_TOKENIZERS = ("bpe", "char")
 SIZES = ("depth", "context_len", "d_model", "num_heads", "num_kv_heads", "d_ff", "num_experts", "experts_per_token")
 
@@ -33,58 +38,129 @@ def pretrain(
 ) -> None:
     """Begin a run, go on with one, or show what it would learn. Raises: PellucidError."""
     from pellucid.cli.terminal.preview import show_batch
-    from pellucid.train.data.sources import find_sources
     from pellucid.train.objectives.balance import default_balance
     from pellucid.train.runs import sizes
     from pellucid.train.runs.checkpoint import write_description, write_model
 
     if not flags["data"]:
         raise RequestError("there is no text to learn from", remedy="-d FILE_OR_FOLDER")
-    sources = find_sources(flags["data"], but_in=folder)
-    refuse_idle_text(sources)
-    flags = {**flags, "data": [str(source) for source in sources], "text_field": list(flags["text_field"] or ("text",))}
+    groups = _groups(flags, folder)
+    sources = [source for group in groups for source in group]
+    refuse_idle_text([Path(source) for source in sources if not source.startswith(PREFIX)])
+    # Shares belong to what was typed; without them a run is made of files, wherever they were found.
+    data = [_absolute(name) for name in flags["data"]] if flags["mix"] else sources
+    flags = {**flags, "data": data, "text_field": list(flags["text_field"] or ("text",))}
     with open_run(folder, flags, quiet=quiet, overwrite=overwrite and not preview) as run:
         flags = run.going_on(flags)
         if not preview:
             run.begin(_origins(sources, flags))
-        tokenizer, shards = _tokenized(run, sources, flags)
+        tokenizer = _tokenizer_of(run, [Path(source) for source in sources], flags)
         config = _describe(tokenizer, flags)
         options.refuse_idle(balance=(default_balance(config) is not None, "goes with a mixture of experts"))
         check_memory(config, run.processes)
-        samples, held_back = _windows(shards, flags)
+        texts = _streamed(sources, tokenizer, flags) if flags["stream"] else _windows(run, groups, tokenizer, flags)
         if preview:
-            show_batch(samples.shuffled(0, flags["batch_size"]), tokenizer)
+            show_batch(texts.samples.shuffled(0, flags["batch_size"]), tokenizer)
             return
-        suggested = sizes.suggested_steps(config, flags["batch_size"] * flags["context_len"], len(samples.stream))
+        row_tokens = flags["batch_size"] * flags["context_len"]
+        suggested = 0 if texts.num_tokens is None else sizes.suggested_steps(config, row_tokens, texts.num_tokens)
         flags = run.resolve(flags, steps=suggested, lr=sizes.suggested_lr(config.d_model))
         flags["balance"] = default_balance(config) if flags["balance"] is None else flags["balance"]
         run.settle(flags)
         model = run.place(_fresh(run, config, flags["seed"]), flags)
         task = Task(
             model=model,
-            samples=samples,
+            samples=texts.samples,
             loss_function=loss_of(flags, model),
             write_model=partial(write_model, config=config, tokenizer=tokenizer),
             write_description=partial(write_description, config=config, tokenizer=tokenizer),
             publish_model=publishing(flags["out_dtype"], "float32", tokenizer),
-            validation=None if held_back is None else partial(held_back.spread, flags["eval_rows"], 16),
+            validation=texts.validation,
             write_text=partial(write_sample, model, tokenizer, flags["prompt"], seed=flags["seed"]),
             tokenizer=tokenizer,
             row_tokens=flags["context_len"],
             row_flops=flags["context_len"] * sizes.flops_per_token(config, flags["context_len"]),
-            about=f"{parameters(config)}, {count(len(samples.stream))} tokens of text",
+            about=f"{parameters(config)}, {texts.about(flags)}",
         )
         if run.train(flags, task):
             run.say(f"done: pellucid generate -m {folder}")
 
 
-def _tokenized(run: FolderRun, sources: list[Path], flags: Mapping[str, Any]) -> tuple[Tokenizer, Shards]:
-    """The first process learns and tokenizes; the others find what it made."""
-    from pellucid.train.data.shards import make_shards
+@dataclass(frozen=True)
+class Prepared:
+    """What is learned from; ``num_tokens`` of it, where that is known."""
 
+    samples: Windows | Mixture | StreamedWindows
+    validation: Callable[[], Iterable[Batch]] | None
+    num_tokens: int | None
+
+    def about(self, flags: Mapping[str, Any]) -> str:
+        from pellucid.train.data.mixture import Mixture
+
+        if self.num_tokens is None:
+            return "texts that are read as they are needed"
+        text = f"{count(self.num_tokens)} tokens of text"
+        if isinstance(self.samples, Mixture):
+            epochs = self.samples.epochs(flags["steps"] * flags["batch_size"])
+            each = zip(flags["data"], self.samples.shares, epochs, strict=True)
+            text += "; " + ", ".join(
+                f"{Path(name).name} {share:.0%} of the rows, read {n:.2g} times" for name, share, n in each
+            )
+        return text
+
+
+def _groups(flags: Mapping[str, Any], folder: Path) -> list[list[str]]:
+    """The files behind each -d, none in two; of a stream a data set of the hub by its name.
+
+    Raises: RequestError for flags that contradict each other.
+    """
+    from pellucid.train.data.mixture import parse_weights
+    from pellucid.train.data.sources import find_sources
+
+    if flags["mix"]:
+        parse_weights(flags["mix"], len(flags["data"]))
+        if flags["stream"]:
+            raise RequestError("--mix and --stream do not go together yet", remedy="leave out one of them")
+    if flags["stream"] and flags["tokenizer"] in LEARNED_TOKENIZERS:
+        raise RequestError(
+            "a stream is not read beforehand, and a tokenizer cannot be learned from it",
+            remedy="--tokenizer NAME: a model's, or a folder that `pellucid tokenizer train` made",
+        )
+    if flags["stream"] and not flags["steps"]:
+        raise RequestError("nobody knows how long a stream is", remedy="--steps N")
+    taken: set[str] = set()
+    groups = []
+    for name in flags["data"]:
+        if flags["stream"] and name.startswith(PREFIX):
+            found = [name]
+        else:
+            found = [str(path) for path in find_sources([name], but_in=folder)]
+        groups.append([one for one in found if one not in taken])
+        taken |= {*found}
+        if not groups[-1]:
+            raise RequestError("all files of this -d are those of another one", where=name)
+    return groups
+
+
+def _absolute(name: str) -> str:
+    return name if name.startswith(PREFIX) else str(Path(name).expanduser().absolute())
+
+
+def _tokenizer_of(run: FolderRun, sources: list[Path], flags: Mapping[str, Any]) -> Tokenizer:
+    """The first process learns it; the others find what it made."""
     with run.processes.first_before_others():
-        tokenizer = _tokenizer(run.folder / "tokenizer", sources, flags, run.say)
-        return tokenizer, make_shards(
+        return _tokenizer(run.folder / "tokenizer", sources, flags, run.say)
+
+
+def _windows(run: FolderRun, groups: list[list[str]], tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Prepared:
+    """All texts tokenized, by the first process; what it learns from, and what is held back to validate."""
+    from pellucid.train.data.mixture import Mixture, parse_weights
+    from pellucid.train.data.shards import make_shards
+    from pellucid.train.data.windows import Stream, Windows
+
+    sources = [Path(source) for group in groups for source in group]
+    with run.processes.first_before_others():
+        shards = make_shards(
             run.folder / "data",
             sources,
             tokenizer,
@@ -92,6 +168,35 @@ def _tokenized(run: FolderRun, sources: list[Path], flags: Mapping[str, Any]) ->
             separator=flags["separator"],
             progress=run.say,
         )
+    ends = list(accumulate(map(len, groups), initial=0))
+    parts = [tuple(range(*pair)) for pair in pairwise(ends)] if flags["mix"] else [None]
+    made: dict[str, list[Windows]] = {}
+    for split, seed in (("train", flags["seed"]), ("val", 0))[: 2 if flags["val_fraction"] else 1]:
+        streams = (Stream(shards, cast("Any", split), flags["val_fraction"], part) for part in parts)
+        made[split] = [Windows(one, flags["context_len"], seed, flags["mask_documents"]) for one in streams]
+    samples: Windows | Mixture = made["train"][0]
+    held_back: Windows | Mixture | None = made["val"][0] if "val" in made else None
+    num_tokens = sum(len(one.stream) for one in made["train"])
+    if flags["mix"]:
+        shares = parse_weights(flags["mix"], len(groups))
+        samples = Mixture(made["train"], shares)
+        held_back = Mixture(made["val"], shares) if "val" in made else None
+    spread = None if held_back is None else partial(held_back.spread, flags["eval_rows"], 16)
+    return Prepared(samples, spread, num_tokens)
+
+
+def _streamed(sources: list[str], tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Prepared:
+    """Nothing is tokenized beforehand. Held back are the first windows, as many as are validated."""
+    from pellucid.train.data.sources import streamed
+    from pellucid.train.data.streamed import StreamedWindows
+
+    def texts() -> Iterator[Iterator[str]]:
+        for source in sources:
+            yield from streamed(source, flags["text_field"], flags["separator"])
+
+    num_held = flags["eval_rows"] if flags["val_fraction"] else 0
+    samples = StreamedWindows(texts, tokenizer, flags["context_len"], flags["seed"], num_held, flags["mask_documents"])
+    return Prepared(samples, partial(samples.held_back, 16) if num_held else None, None)
 
 
 def _tokenizer(folder: Path, sources: list[Path], flags: Mapping[str, Any], say: Callable[[str], None]) -> Tokenizer:
@@ -150,7 +255,7 @@ def check_memory(config: ModelConfig, processes: Processes) -> None:
         )
 
 
-def _origins(sources: list[Path], flags: Mapping[str, Any]) -> Origins:
+def _origins(sources: list[str], flags: Mapping[str, Any]) -> Origins:
     """The texts; and the tokenizer, where it is not learned from them."""
     from pellucid.auto import AutoTokenizer
     from pellucid.train.data.shards import tokenizer_hash
@@ -158,18 +263,11 @@ def _origins(sources: list[Path], flags: Mapping[str, Any]) -> Origins:
 
     name = flags["tokenizer"]
     is_learned = name in LEARNED_TOKENIZERS
+    files = [Path(source) for source in sources if not source.startswith(PREFIX)]
+    base = {f"the stream {name}": "as the hub has it" for name in sources if name.startswith(PREFIX)}
     return Origins.of(
-        sources, {} if is_learned else {"the tokenizer": tokenizer_hash(AutoTokenizer.from_pretrained(name))}
+        files, base if is_learned else {**base, "the tokenizer": tokenizer_hash(AutoTokenizer.from_pretrained(name))}
     )
-
-
-def _windows(shards: Shards, flags: Mapping[str, Any]) -> tuple[Windows, Windows | None]:
-    """What it learns from, and what is held back to validate."""
-    from pellucid.train.data.windows import Stream, Windows
-
-    train, val = (Stream(shards, split, flags["val_fraction"]) for split in ("train", "val"))
-    samples = Windows(train, flags["context_len"], flags["seed"], flags["mask_documents"])
-    return samples, Windows(val, flags["context_len"], 0, flags["mask_documents"]) if flags["val_fraction"] else None
 
 
 def _fresh(run: FolderRun, config: ModelConfig, seed: int) -> Decoder:

@@ -8,7 +8,7 @@ follows knows one kind of source.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,27 @@ def fetch_dataset(name: str) -> Path:
         with atomic_write(file) as out:
             found.to_json(out, lines=True, force_ascii=False)
     return file
+
+
+def stream_dataset(name: str) -> Iterator[tuple[Any, str]]:
+    """The records of a data set as they arrive, none of it kept on the disk, and their places.
+
+    Raises: ConfigError as ``fetch_dataset``.
+    """
+    try:
+        import datasets  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise ConfigError(
+            f"{name} needs the datasets library: {error}", remedy="pip install 'pellucid[datasets]'"
+        ) from None
+    path, *parts = name.removeprefix(PREFIX).split(":")
+    try:
+        config, split = _parts(datasets, path, parts)
+        found: Any = datasets.load_dataset(path, config, split=split, streaming=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the data set cannot be had: {error}", where=name) from None
+    for number, record in enumerate(found, 1):
+        yield record, f"{name}, row {number}"
 
 
 def _parts(datasets: Any, path: str, parts: Sequence[str]) -> tuple[str | None, str]:

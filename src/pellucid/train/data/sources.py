@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pellucid.train.data.errors import DataError
-from pellucid.train.data.hub_datasets import PREFIX, fetch_dataset
+from pellucid.train.data.hub_datasets import PREFIX, fetch_dataset, stream_dataset
 from pellucid.train.data.record_files import check_is_data, holds_records, not_utf8, records
 
-__all__ = ["DataError", "documents", "find_sources", "records"]
+__all__ = ["DataError", "documents", "find_sources", "records", "streamed"]
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".ndjson", ".parquet")
 PIECE = 2**20  # bytes of a plain text that are tokenized at a time
@@ -70,6 +70,15 @@ def documents(path: Path, fields: Sequence[str] = ("text",), separator: str | No
             else:
                 lines.append(line)
         yield iter(["".join(lines)])
+
+
+def streamed(name: str, fields: Sequence[str] = ("text",), separator: str | None = None) -> Iterator[Iterator[str]]:
+    """``documents`` of a file, or of a data set of the hub as it arrives."""
+    if not name.startswith(PREFIX):
+        yield from documents(Path(name), fields, separator)
+        return
+    for value, where in stream_dataset(name):
+        yield iter([_text_of(value, fields, where)])
 
 
 def _text_of(value: Any, fields: Sequence[str], where: str) -> str:

@@ -7,7 +7,7 @@ There is no iterator to save: sample n is a pure function of (seed, n), so the p
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -29,12 +29,14 @@ class Stream:
     shards: Shards
     split: Literal["train", "val"]
     val_fraction: float
+    numbers: tuple[int, ...] | None = None  # of the shards; None: all
 
     @cached_property
     def _parts(self) -> list[tuple[int, int, int]]:
         """(shard, first, stop) of each part."""
         parts = []
-        for number, shard in enumerate(self.shards.shards):
+        for number in range(len(self.shards.shards)) if self.numbers is None else self.numbers:
+            shard = self.shards.shards[number]
             cut = int(shard.num_tokens * (1 - self.val_fraction))
             parts.append((number, 0, cut) if self.split == "train" else (number, cut, shard.num_tokens))
         return [part for part in parts if part[1] < part[2]]
@@ -139,20 +141,27 @@ class Windows:
 
     def _rows(self, places: list[int]) -> Batch:
         read = [self.stream.read(place, self.context_len + 1) for place in places]
-        ids = torch.from_numpy(np.stack([tokens for tokens, _ in read]))  # (B, T + 1)
-        token_ids, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-        if not self.mask_documents:
-            return Batch.of(token_ids, targets)
-        begins = torch.from_numpy(np.stack([starts for _, starts in read]))
-        ends_known = (
-            self.stream.shards.marks_start and not self.stream.shards.marks_end
-        )  # then BOS is what ends the document before
-        if not ends_known:
-            targets[begins[:, 1:]] = IGNORED  # nothing in a document says what the next one begins with
-        begins = begins[:, :-1].clone()
-        begins[:, 0] = True
-        places_in_row = torch.arange(self.context_len)
-        positions = places_in_row - torch.where(begins, places_in_row, 0).cummax(1).values
-        if not begins[:, 1:].any():  # no row holds two documents: plain causal attention, which is faster
-            return Batch.of(token_ids, targets)
-        return Batch(token_ids, targets, positions, begins.cumsum(1))
+        shards = self.stream.shards
+        begins = [starts for _, starts in read] if self.mask_documents else None
+        # BOS alone between documents: then it is what ends the document before
+        return batch_of([ids for ids, _ in read], begins, ends_known=shards.marks_start and not shards.marks_end)
+
+
+def batch_of(rows: Sequence[np.ndarray], begins: Sequence[np.ndarray] | None, *, ends_known: bool) -> Batch:
+    """Rows of T + 1 tokens as a batch of T. ``begins``: where documents begin, each of which then is alone;
+    ``ends_known``: the token that begins a document also ends the one before.
+    """
+    ids = torch.from_numpy(np.stack(rows))  # (B, T + 1)
+    token_ids, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    if begins is None:
+        return Batch.of(token_ids, targets)
+    first = torch.from_numpy(np.stack(begins))
+    if not ends_known:
+        targets[first[:, 1:]] = IGNORED  # nothing in a document says what the next one begins with
+    first = first[:, :-1].clone()
+    first[:, 0] = True
+    places_in_row = torch.arange(token_ids.shape[1])
+    positions = places_in_row - torch.where(first, places_in_row, 0).cummax(1).values
+    if not first[:, 1:].any():  # no row holds two documents: plain causal attention, which is faster
+        return Batch.of(token_ids, targets)
+    return Batch(token_ids, targets, positions, first.cumsum(1))
