@@ -51,6 +51,8 @@ AS_LLAMA_CPP: dict[str, dict[str, Any]] = {
     "llama4_text": {"attention_chunk_size": 8192, "attn_scale": 0.1, "floor_scale": 8192},
     "dots1": {"num_key_value_heads": 4},
     "olmoe": {"num_key_value_heads": 4},
+    "afmoe": {"num_hidden_layers": 4, "layer_types": None, "mup_enabled": True},
+    "falcon_h1": FAMILIES["falcon_h1"].VARIANTS["unscaled"],
 }
 # Opened by llama.cpp, and computed as something else there.
 NOT_FOLLOWED = {

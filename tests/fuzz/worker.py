@@ -5,7 +5,8 @@
     python -m fuzz.worker --plan plan.json --report report.jsonl          many, for test_fuzz_readers.py
 
 An input is (target, number), the same for ever. Limits: ``SECONDS`` of the processor's time, and as much resident
-memory as four times the files and ``SPARE`` more. Memory is measured by the kernel, whoever allocates it.
+memory as four times the files (``Target.times``) and ``SPARE`` more. Memory is measured by the kernel, whoever
+allocates it.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class Reader:
         path, before = folder / case.file, _whole(self.name, self.target, case.seed)[case.file]
         path.write_bytes(case.data)
         gc.disable()
-        allowed = 4 * case.size + SPARE
+        allowed = self.target.times * case.size + SPARE
         resident = _reset_peak()
         start, problem = time.process_time(), None
         try:

@@ -255,7 +255,7 @@ def _gguf_config(file: GGUFFile) -> tuple[ModuleType, ModelConfig, tuple[str, ..
     family = family_of_gguf(file.metadata, file.path)
     reader, metadata = family.GGUF, Metadata(file.metadata, file.path)
     config = _described(lambda: family.config(reader.hf(metadata, file.tensors)), file.path)
-    unread = metadata.unread(reader.architecture, reader.harmless)
+    unread = metadata.unread(file.metadata["general.architecture"], reader.harmless)
     _tell_unread(unread, file.path)
     return family, config, tuple(unread)
 

@@ -260,8 +260,8 @@ def family_of_gguf(metadata: Mapping[str, Any], where: object) -> ModuleType:
     """
     readable: dict[tuple[str, bool], list[ModuleType]] = {}
     for family in FAMILIES.values():
-        if family.GGUF:
-            readable.setdefault((family.GGUF.architecture, family.GGUF.experts), []).append(family)
+        for kind in family.GGUF.kinds if family.GGUF else ():
+            readable.setdefault(kind, []).append(family)
     architecture = metadata.get("general.architecture")
     experts = bool(scalar(metadata, f"{architecture}.expert_count", int, where=where))
     if isinstance(architecture, str) and (architecture, experts) in readable:

@@ -9,9 +9,23 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from pellucid.base.array import Array
+from pellucid.base.errors import UnsupportedError
 from pellucid.config import ExpertsConfig, MLPConfig, ModelConfig, NormConfig, PartNorms
 from pellucid.families import gemma3, llama
 from pellucid.families.translation.experts import a_sparse_layer, expert_rules, in_memory, mlps_of, widths_to_hf
+from pellucid.families.translation.gguf import (
+    EXPERT_RULES,
+    GGUF,
+    POST_NORM_RULES,
+    SHARED_EXPERT_RULES,
+    common_keys,
+    deepseek_keys,
+    llama_rules,
+)
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys, rope
 from pellucid.families.translation.rules import Rule, both, without
 
@@ -93,7 +107,45 @@ WEIGHTS = (
 )
 ALSO = in_memory(WEIGHTS, "mlp")
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """Three layers with a window, which turn, then one that sees all; and the embeddings scaled: llama.cpp computes
+    these whatever the file says.
+    """
+    common, routed = common_keys("afmoe", metadata, tensors), deepseek_keys("afmoe", metadata, tensors, gating=2)
+    kinds = ["full_attention" if (i + 1) % 4 == 0 else "sliding_attention" for i in range(common["num_hidden_layers"])]
+    said = metadata.get("afmoe.attention.sliding_window_pattern")
+    if said is not None and np.ndim(said) and [bool(near) for near in said] != [k[0] == "s" for k in kinds]:
+        raise UnsupportedError("afmoe.attention.sliding_window_pattern: every fourth layer sees all", where="GGUF")
+    return common | {
+        "num_experts": routed["n_routed_experts"],
+        "num_experts_per_tok": routed["num_experts_per_tok"],
+        "num_shared_experts": routed["n_shared_experts"],
+        "moe_intermediate_size": routed["moe_intermediate_size"],
+        "num_dense_layers": routed["first_k_dense_replace"],
+        "route_norm": routed["norm_topk_prob"],
+        "route_scale": routed["routed_scaling_factor"],
+        "sliding_window": metadata.needed("afmoe.attention.sliding_window"),
+        "layer_types": kinds,
+        "mup_enabled": True,
+    }
+
+
+GGUF = GGUF(
+    architecture="afmoe",
+    hf=gguf_hf,
+    weights=(
+        *llama_rules(),
+        *POST_NORM_RULES,
+        Rule("blk.{i}.attn_gate.weight", "layers.{i}.attention.gate_proj.weight"),
+        *EXPERT_RULES,
+        *SHARED_EXPERT_RULES,
+    ),
+    write=lambda config: {"embedding_scale": None},  # it is the root of the width there
+    experts=True,
+    for_others=False,
+)
 
 TINY = llama.TINY | {
     "model_type": "afmoe",

@@ -9,10 +9,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import Mamba2Config, MLPConfig, ModelConfig, NormConfig
 from pellucid.families import llama
+from pellucid.families.translation.gguf import GGUF, common_keys, has_bias, llama_rules
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
-from pellucid.families.translation.mamba import PREFIXED_HARMLESS, mamba2_rules, prefixed_mamba2, prefixed_to_hf
+from pellucid.families.translation.mamba import (
+    PREFIXED_HARMLESS,
+    gguf_mamba2_rules,
+    mamba2_keys,
+    mamba2_rules,
+    prefixed_mamba2,
+    prefixed_to_hf,
+    ssm_keys,
+)
 from pellucid.families.translation.rules import renamed
 
 HARMLESS = (*PREFIXED_HARMLESS, "mlp_expansion_factor", "attn_layer_indices", "num_logits_to_keep", "mamba_expand")
@@ -58,7 +69,7 @@ def _mamba2(keys: Keys, eps: float) -> Mamba2Config:
         scales=_numbers(keys, "ssm_multipliers", 5),
         out_scale=float(keys.get("ssm_out_multiplier", 1.0)),
     )
-    return mamba2 if keys.get("mamba_rms_norm", False) else replace(mamba2, norm=None)
+    return mamba2 if keys.get("mamba_rms_norm", False) else replace(mamba2, norm=None, norm_at="after")
 
 
 def _numbers(keys: Keys, name: str, count: int) -> tuple[float, ...]:
@@ -104,7 +115,43 @@ WEIGHTS = (
     *mamba2_rules("model.layers.{i}.mamba"),
 )
 IGNORED = (*llama.IGNORED, "*.mup_vector")
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """llama.cpp's converter multiplies each number into its map: here all are 1."""
+    sizes = ssm_keys("falcon-h1", metadata)
+    return (
+        common_keys("falcon-h1", metadata, tensors)
+        | {name: value for name, value in mamba2_keys("falcon-h1", metadata, tensors).items() if name != "mamba_expand"}
+        | {
+            "model_type": "falcon_h1",
+            "attention_bias": has_bias(tensors, "attn_q", "attn_k", "attn_v", "attn_output"),
+            "mlp_bias": has_bias(tensors, "ffn_gate", "ffn_up", "ffn_down"),
+            "mamba_d_ssm": sizes["inner_size"],
+            "mamba_rms_norm": "blk.0.ssm_norm.weight" in tensors,
+            "mamba_norm_before_gate": False,  # as llama.cpp computes it
+            **dict.fromkeys(MULTIPLIERS, 1.0),
+            "mlp_multipliers": [1.0] * 2,
+            "ssm_multipliers": [1.0] * 5,
+        }
+    )
+
+
+MULTIPLIERS = (
+    *("attention_in_multiplier", "key_multiplier", "attention_out_multiplier", "ssm_in_multiplier"),
+    *("ssm_out_multiplier", "embedding_multiplier", "lm_head_multiplier"),
+)
+GGUF = GGUF(
+    architecture="falcon-h1",
+    lacks=("blk.*.ssm_in.bias", "blk.*.ssm_out.bias", "blk.*.attn_output.bias"),
+    needs=("blk.*.ssm_conv1d.bias",),
+    hf=gguf_hf,
+    weights=(
+        *renamed(llama_rules(), {"ffn_norm.weight": "ffn_norm"}),  # a name without its end, of this one alone
+        *gguf_mamba2_rules(),
+    ),
+    for_others=False,
+)
 
 TINY = llama.TINY | {
     "model_type": "falcon_h1",
@@ -126,6 +173,7 @@ TINY = llama.TINY | {
     "ssm_out_multiplier": 0.24,
 }
 VARIANTS: dict[str, dict[str, Any]] = {
+    "unscaled": {**dict.fromkeys(MULTIPLIERS, 1.0), "mlp_multipliers": [1.0] * 2, "ssm_multipliers": [1.0] * 5},
     "biases": {"attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True, "projectors_bias": True},
     "no_conv_bias": {"mamba_conv_bias": False},
     "normed": {"mamba_rms_norm": True, "mamba_norm_before_gate": False},

@@ -56,8 +56,10 @@ WEIGHTS = llama.WEIGHTS
 IGNORED = llama.IGNORED
 
 
-def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array], architecture: str = "granite") -> dict[str, Any]:
-    common = llama.gguf_hf(metadata, tensors, architecture)
+def gguf_hf(
+    metadata: Metadata, tensors: Mapping[str, Array], architecture: str = "granite", kv_heads: int | None = None
+) -> dict[str, Any]:
+    common = llama.gguf_hf(metadata, tensors, architecture, kv_heads)
     scale = metadata.scalar(f"{architecture}.attention.scale", 0.0) or common["head_dim"] ** -0.5
     return common | {
         "attention_multiplier": scale,

@@ -8,12 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.config import Mamba2Config, MLPConfig, ModelConfig
 from pellucid.families import granite, granitemoe, granitemoeshared, llama
 from pellucid.families.translation.experts import ByLayer
+from pellucid.families.translation.gguf import (
+    EXPERT_RULES,
+    GGUF,
+    SHARED_EXPERT_RULES,
+    expert_width,
+    experts_keys,
+    heads_by_layer,
+)
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys, rope
 from pellucid.families.translation.mamba import (
     PREFIXED_HARMLESS,
+    gguf_mamba2_rules,
+    mamba2_keys,
     mamba2_rules,
     prefixed_mamba2,
     prefixed_to_hf,
@@ -78,7 +90,57 @@ WEIGHTS = (
 )
 ALSO = granitemoeshared.ALSO
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """llama.cpp says which layers attend by their heads of keys and values; whether they turn, by a word about what
+    their scaling was trained with.
+    """
+    heads, own = heads_by_layer("granitehybrid", metadata), "granitehybrid"
+    common = granite.gguf_hf(metadata, tensors, own, kv_heads=max(heads) or 1)
+    shared = metadata.scalar(f"{own}.expert_shared_feed_forward_length", 0)
+    if metadata.scalar(f"{own}.expert_count", 0):
+        routed = experts_keys(own, metadata, normalize=True)
+        widths = {"intermediate_size": expert_width(own, metadata, tensors), "shared_intermediate_size": shared}
+        common |= widths | {"num_local_experts": routed["num_experts"]}
+        common |= {"num_experts_per_tok": routed["num_experts_per_tok"]}
+    else:
+        common |= {"num_local_experts": 0, "num_experts_per_tok": 0}
+        common |= {"shared_intermediate_size": common["intermediate_size"]}
+    return (
+        {name: value for name, value in common.items() if name not in ("mlp_bias", "head_dim")}
+        | mamba2_keys(own, metadata, tensors)
+        | {
+            "model_type": "granitemoehybrid",
+            "layer_types": ["full_attention" if count else "linear_attention" for count in heads],
+            "position_embedding_type": "rope" if metadata.scalar(f"{own}.rope.scaling.finetuned", False) else "nope",
+        }
+    )
+
+
+def gguf_keys(config: ModelConfig) -> dict[str, Any]:
+    turned = {
+        "rope.scaling.finetuned": bool(config.ropes),
+        "rope.dimension_count": None if config.ropes else _head(config),
+    }
+    return {"logit_scale": 1 / config.logit_scale, **turned, "vocab_size": config.vocab_size}
+
+
+def _head(config: ModelConfig) -> int | None:
+    return next((layer.attention.head_dim for layer in config.layers if layer.attention), None)
+
+
+GGUF = GGUF(
+    architecture="granitehybrid",
+    experts=None,
+    lacks=("blk.*.ssm_in.bias", "blk.*.ssm_out.bias"),
+    needs=("blk.*.ssm_conv1d.bias",),
+    hf=gguf_hf,
+    weights=(*granite.GGUF.weights, *EXPERT_RULES, *SHARED_EXPERT_RULES, *gguf_mamba2_rules()),
+    ignored=("rope_freqs.weight",),
+    write=gguf_keys,
+    for_others=False,
+)
 
 TINY = granitemoeshared.TINY | {
     "model_type": "granitemoehybrid",

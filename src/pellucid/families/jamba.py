@@ -9,12 +9,23 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pellucid.base.errors import ConfigError
+from pellucid.base.array import Array
+from pellucid.base.errors import ConfigError, UnsupportedError
 from pellucid.config import ExpertsConfig, MambaConfig, MLPConfig, ModelConfig, NormConfig
 from pellucid.families import llama
 from pellucid.families.translation.experts import expert_rules, fused
+from pellucid.families.translation.gguf import (
+    EXPERT_RULES,
+    GGUF,
+    common_keys,
+    experts_keys,
+    has_bias,
+    heads_by_layer,
+    llama_rules,
+)
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
-from pellucid.families.translation.mamba import expansion, mamba_rules
+from pellucid.families.translation.mamba import expansion, gguf_mamba_rules, mamba_rules, ssm_keys
 from pellucid.families.translation.rules import renamed
 
 HARMLESS = (
@@ -111,7 +122,48 @@ WEIGHTS = (
 )
 ALSO = fused("model.layers.{i}.feed_forward.experts")
 IGNORED = llama.IGNORED
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    heads, sizes = heads_by_layer("jamba", metadata), ssm_keys("jamba", metadata)
+    common = common_keys("jamba", metadata, tensors, kv_heads=max(heads) or 1)
+    routed = experts_keys("jamba", metadata, normalize=False) if metadata.scalar("jamba.expert_count", 0) else {}
+    count, d_model = len(heads), common["hidden_size"]
+    attends = [i for i in range(count) if heads[i]]
+    sparse = [i for i in range(count) if f"blk.{i}.ffn_gate_inp.weight" in tensors]
+    return (
+        {name: value for name, value in common.items() if name not in ("rope_theta", "rope_scaling")}
+        | {"num_experts": routed.get("num_experts", 1), "num_experts_per_tok": routed.get("num_experts_per_tok", 1)}
+        | _period_to_hf("attn_layer", attends, count)
+        | _period_to_hf("expert_layer", sparse, count)
+        | {
+            "mamba_d_state": sizes["state_size"],
+            "mamba_d_conv": sizes["conv_kernel"],
+            "mamba_expand": expansion(sizes["inner_size"], d_model),
+            "mamba_dt_rank": sizes["time_step_rank"],
+            "mamba_conv_bias": has_bias(tensors, "ssm_conv1d"),
+            "mamba_proj_bias": has_bias(tensors, "ssm_in", "ssm_out"),
+        }
+    )
+
+
+def gguf_keys(config: ModelConfig) -> dict[str, Any]:
+    wide = next((mixer.channels for mixer in config.mixers if isinstance(mixer, MambaConfig)), 2 * config.d_model)
+    if wide != 2 * config.d_model:
+        raise UnsupportedError("llama.cpp's jamba has mixers twice as wide as the model", where="GGUF", received=wide)
+    return {}
+
+
+GGUF = GGUF(
+    architecture="jamba",
+    experts=None,
+    write=gguf_keys,
+    lacks=("blk.*.ssm_in.bias", "blk.*.ssm_out.bias"),
+    needs=("blk.*.ssm_conv1d.bias",),
+    hf=gguf_hf,
+    weights=(*llama_rules(), *EXPERT_RULES, *gguf_mamba_rules()),
+    for_others=False,
+)
 
 TINY = llama.TINY | {
     "model_type": "jamba",

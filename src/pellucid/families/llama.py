@@ -171,8 +171,10 @@ WEIGHTS = (
 IGNORED = ("*.rotary_emb.inv_freq",)
 
 
-def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array], architecture: str = "llama") -> dict[str, Any]:
-    return common_keys(architecture, metadata, tensors) | {
+def gguf_hf(
+    metadata: Metadata, tensors: Mapping[str, Array], architecture: str = "llama", kv_heads: int | None = None
+) -> dict[str, Any]:
+    return common_keys(architecture, metadata, tensors, kv_heads=kv_heads) | {
         "attention_bias": has_bias(tensors, "attn_q", "attn_k", "attn_v", "attn_output"),
         "mlp_bias": has_bias(tensors, "ffn_gate", "ffn_up", "ffn_down"),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.base.array import Array
 from pellucid.base.errors import UnsupportedError
 from pellucid.base.typed import shown
 from pellucid.config import (
@@ -22,8 +23,21 @@ from pellucid.config import (
     PartNorms,
 )
 from pellucid.families.translation.experts import expert_rules
+from pellucid.families.translation.gguf import (
+    EXPERT_RULES,
+    GGUF,
+    SHARED_EXPERT_RULES,
+    deepseek_keys,
+    has_bias,
+    heads_by_layer,
+    llama_rules,
+    short,
+    special_tokens,
+    vocab_size,
+)
+from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys, one_or_many
-from pellucid.families.translation.mamba import bounds, bounds_to_hf, mamba2_rules
+from pellucid.families.translation.mamba import bounds, bounds_to_hf, gguf_mamba2_rules, mamba2_keys, mamba2_rules
 from pellucid.families.translation.rules import Rule, Unstack, both, without
 
 # How a new model begins, how it is run, and heads that guess further tokens.
@@ -239,7 +253,88 @@ ALSO = tuple(  # as transformers 5 has them in memory
     for name in ("up", "down")
 )
 IGNORED = ("mtp.*",)
-GGUF = None
+
+
+def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """llama.cpp tells a layer's part by two lists: one that has heads of keys and values attends, one that has neurons
+    is an MLP or a mixture, and one that has neither is Mamba-2.
+    """
+    moe = "nemotron_h_moe.block_count" in metadata
+    own = "nemotron_h_moe" if moe else "nemotron_h"
+    heads, sizes = heads_by_layer(own, metadata), mamba2_keys(own, metadata, tensors)
+    neurons = metadata.by_layer(f"{own}.feed_forward_length", len(heads))
+    count = metadata.needed(f"{own}.attention.head_count")
+    mlp = "moe" if moe else "mlp"
+    kinds = ["full_attention" if h else mlp if n else "linear_attention" for h, n in zip(heads, neurons, strict=True)]
+    d_model, eps = metadata.needed(f"{own}.embedding_length"), metadata.needed(f"{own}.attention.layer_norm_epsilon")
+    hf = {
+        "model_type": "nemotron_h",
+        "vocab_size": vocab_size(metadata, tensors),
+        "hidden_size": d_model,
+        "layers_block_type": kinds,
+        "num_attention_heads": count,
+        "num_key_value_heads": max(heads) or 1,
+        "head_dim": metadata.scalar(f"{own}.attention.key_length") or d_model // count,
+        "max_position_embeddings": metadata.needed(f"{own}.context_length"),
+        "layer_norm_epsilon": short(metadata.scalar(f"{own}.attention.layer_norm_rms_epsilon") or eps),
+        "mlp_bias": has_bias(tensors, "ffn_up", "ffn_down"),
+        "mamba_num_heads": sizes["mamba_n_heads"],
+        "mamba_head_dim": sizes["mamba_d_head"],
+        "ssm_state_size": sizes["mamba_d_state"],
+        "n_groups": sizes["mamba_n_groups"],
+        "conv_kernel": sizes["mamba_d_conv"],
+        "use_conv_bias": sizes["mamba_conv_bias"],
+        "use_bias": False,
+        "tie_word_embeddings": "output.weight" not in tensors,
+        **special_tokens(metadata),
+    }
+    metadata.expect(f"{own}.attention.value_length", hf["head_dim"], "values of another width are not implemented")
+    if not moe:
+        return hf | {"intermediate_size": max(neurons) or 1}
+    metadata.expect(f"{own}.moe_latent_size", 0, "experts of a narrower stream are not implemented")
+    return (
+        hf
+        | {name: value for name, value in deepseek_keys(own, metadata, tensors, gating=2).items() if name in ROUTED}
+        | {"moe_shared_expert_intermediate_size": metadata.needed(f"{own}.expert_shared_feed_forward_length")}
+    )
+
+
+ROUTED = (
+    *("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "routed_scaling_factor"),
+    *("n_group", "topk_group"),
+)
+
+
+def gguf_keys(config: ModelConfig) -> dict[str, Any]:
+    """llama.cpp's own converter says an expert's neurons of each layer that has some."""
+    return {
+        "feed_forward_length": [layer.mlp.d_ff if layer.mlp else 0 for layer in config.layers],
+        "attention.head_count_kv": [layer.attention.num_kv_heads if layer.attention else 0 for layer in config.layers],
+        "expert_shared_count": 1 if any(layer.experts for layer in config.layers) else None,
+        "rope.dimension_count": 0,
+    }
+
+
+GGUF = GGUF(
+    architecture="nemotron_h",
+    with_experts="nemotron_h_moe",
+    experts=None,
+    lacks=("blk.*.ssm_in.bias", "blk.*.ssm_out.bias"),
+    needs=("blk.*.ssm_conv1d.bias",),
+    hf=gguf_hf,
+    weights=(
+        Rule("token_embd.weight", "embed.weight"),
+        Rule("blk.{i}.attn_norm.weight", "layers.{i}.attention_norm.weight"),
+        Rule("blk.{i}.attn_norm.weight", "layers.{i}.mlp_norm.weight"),
+        *without(llama_rules(), "attn_norm", "ffn_norm", "ffn_gate", "token_embd"),
+        *without(EXPERT_RULES, "ffn_gate_exps"),
+        *without(SHARED_EXPERT_RULES, "ffn_gate_shexp", "ffn_gate_inp_shexp"),
+        *gguf_mamba2_rules(),
+    ),
+    harmless=("attention.layer_norm_epsilon", "rope.dimension_count", "rope.freq_base"),
+    write=gguf_keys,
+    for_others=False,
+)
 
 TINY = {
     "model_type": "nemotron_h",

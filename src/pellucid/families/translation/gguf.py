@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,7 +24,8 @@ from pellucid.families.translation.rules import Place, Rule, Transform, Unstack,
 class GGUF:
     """How one architecture is read from GGUF: config, weights, tensors that are not weights.
 
-    ``experts``: whether it is the architecture's files that have some (Mixtral's are of architecture ``llama``).
+    ``experts``: whether it is the architecture's files that have some (Mixtral's are of architecture ``llama``); None:
+    either are. ``with_experts``: what the architecture is called where there are some, if that is something else.
     ``harmless``: patterns of its own keys (without its name) that mean nothing for it. ``write``: the keys (without its
     name) of a description, where they are not the common ones (``gguf_out``), for writing; None: this one is not there.
     ``lacks``: patterns of tensors' names that we read and llama.cpp does not; ``needs``: those that it does not open a
@@ -38,7 +39,8 @@ class GGUF:
     hf: Callable[[Metadata, Mapping[str, Array]], dict[str, Any]]
     weights: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
-    experts: bool = False
+    experts: bool | None = False
+    with_experts: str | None = None
     harmless: tuple[str, ...] = ("attention.layer_norm_epsilon",)
     write: Callable[[ModelConfig], dict[str, Any]] | None = None
     lacks: tuple[str, ...] = ()
@@ -48,6 +50,17 @@ class GGUF:
     also: tuple[Rule, ...] = ()
     when: Callable[[Mapping[str, Any]], bool] | None = None
     grouped: bool = True
+
+    @property
+    def kinds(self) -> tuple[tuple[str, bool], ...]:
+        """Each architecture that its files may name, and whether those have experts."""
+        if self.experts is None:
+            return (self.with_experts or self.architecture, True), (self.architecture, False)
+        return ((self.architecture, self.experts),)
+
+    def of(self, experts: bool) -> GGUF:
+        """As it is for files with experts, or without."""
+        return replace(self, architecture=self.with_experts) if experts and self.with_experts else self
 
 
 def special_tokens(metadata: Metadata) -> dict[str, Any]:
@@ -304,13 +317,18 @@ class OneRow:
         return [array.with_data(array.data.reshape(-1)) for array in arrays]
 
 
-def deepseek_keys(architecture: str, metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
-    """The Hugging Face config keys of DeepSeek-V3's routing and of those that follow it: sigmoids with a correction."""
+def deepseek_keys(
+    architecture: str, metadata: Metadata, tensors: Mapping[str, Array], gating: int | None = None
+) -> dict[str, Any]:
+    """The Hugging Face config keys of DeepSeek-V3's routing and of those that follow it: sigmoids with a correction.
+    ``gating``: the scores of a file that says nothing of them.
+    """
 
     def own(name: str, default: Any) -> Any:
         return metadata.scalar(f"{architecture}.{name}", default)
 
-    metadata.expect(f"{architecture}.expert_gating_func", 2, "its experts are chosen by sigmoids")
+    if gating is None or f"{architecture}.expert_gating_func" in metadata:
+        metadata.expect(f"{architecture}.expert_gating_func", 2, "its experts are chosen by sigmoids")
     return {
         "n_routed_experts": metadata.needed(f"{architecture}.expert_count"),
         "num_experts_per_tok": metadata.needed(f"{architecture}.expert_used_count"),

@@ -73,7 +73,7 @@ def outline(config: ModelConfig, readers: Mapping[str, Any]) -> Outline:
 
 
 def _outline(config: ModelConfig, family: Any) -> Outline:
-    reader: GGUF = family.GGUF
+    reader: GGUF = family.GGUF.of(any(layer.experts for layer in config.layers))
     every = _needed(matches(config, reader.weights))
     settings = {name: Array.from_numpy(values) for name, values in _settings(config).items()}
     tensors = _shapes(config, every) | settings
@@ -214,7 +214,7 @@ def _of_states(config: ModelConfig) -> dict[str, Any]:
     short = next((layer.mixer for layer in config.layers if layer.mixer and layer.mixer.name == "short_conv"), None)
     if short is not None:
         return {"shortconv.l_cache": getattr(short, "width", None)}
-    mixer: Any = next((layer.mixer for layer in config.layers if hasattr(layer.mixer, "state_size")), None)
+    mixer: Any = next((mixer for mixer in config.mixers if hasattr(mixer, "state_size")), None)
     if mixer is None:
         return {}
     heads = getattr(mixer, "num_heads", None)

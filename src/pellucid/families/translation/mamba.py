@@ -13,7 +13,9 @@ import numpy as np
 
 from pellucid.base.array import Array
 from pellucid.base.errors import ConfigError
+from pellucid.base.typed import is_whole, shown
 from pellucid.config import LayerConfig, Mamba2Config, MambaConfig, ModelConfig, NormConfig
+from pellucid.families.translation.gguf import has_bias
 from pellucid.families.translation.gguf_metadata import Metadata
 from pellucid.families.translation.hf import Keys
 from pellucid.families.translation.rules import Place, Rule, Split, Squeeze, Transform, both
@@ -157,6 +159,26 @@ def ssm_keys(architecture: str, metadata: Metadata) -> dict[str, Any]:
     """What llama.cpp's metadata say of a state-space mixer: sizes, by llama.cpp's names."""
     names = ("conv_kernel", "inner_size", "state_size", "time_step_rank")
     return {name: metadata.needed(f"{architecture}.ssm.{name}") for name in names}
+
+
+def mamba2_keys(architecture: str, metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """The same of Mamba-2 in a hybrid, by the names of ``prefixed_mamba2``."""
+    sizes, d_model = ssm_keys(architecture, metadata), metadata.needed(f"{architecture}.embedding_length")
+    num_heads, channels = sizes["time_step_rank"], sizes["inner_size"]  # the first under the name of Mamba's rank
+    if not is_whole(num_heads) or not is_whole(channels) or num_heads < 1 or channels % num_heads:
+        raise ConfigError(
+            "ssm.inner_size must be a multiple of ssm.time_step_rank", where=metadata.where, received=shown(sizes)
+        )
+    return {
+        "mamba_expand": expansion(channels, d_model),
+        "mamba_n_heads": num_heads,
+        "mamba_d_head": channels // num_heads,
+        "mamba_d_state": sizes["state_size"],
+        "mamba_n_groups": metadata.needed(f"{architecture}.ssm.group_count"),
+        "mamba_d_conv": sizes["conv_kernel"],
+        "mamba_conv_bias": has_bias(tensors, "ssm_conv1d"),
+        "mamba_proj_bias": False,
+    }
 
 
 def bounds(keys: Keys, name: str = "time_step_limit") -> dict[str, Any]:
