@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +87,16 @@ def test_leftovers_of_killed_processes_and_what_is_used_least_are_swept() -> Non
         os.utime(path, (now - age, now - age))
     sweep(where, kept_bytes=150, kept_seconds=8000)
     assert {path.name for path in where.iterdir()} == {".parameters.live", "new"}
+
+
+def test_a_full_disk_gets_back_what_was_used_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    where, now = folder("parameters"), time.time()
+    for place in range(6):
+        (where / f"{place}").write_bytes(b"x" * 100)
+        os.utime(where / f"{place}", (now - place, now - place))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=250))
+    sweep(where, kept_bytes=10**6, kept_seconds=8000, but={where / "5"})
+    assert {path.name for path in where.iterdir()} == {"0", "5"}, "(250 + 600) / 4"
 
 
 def test_a_cache_that_others_may_write_to_is_refused(private_cache: Path) -> None:

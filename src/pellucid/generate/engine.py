@@ -273,7 +273,7 @@ class Engine:
     def leave(self, request_ids: Collection[int]) -> None:
         """A stream's reader is gone: its requests end, at once where nobody steps, and nobody is told."""
         for request_id in request_ids:
-            self._mail.read(request_id, None)
+            self._mail.leave(request_id)
             self.cancel(request_id)
         if self._lock.acquire(blocking=False):
             try:

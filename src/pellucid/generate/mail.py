@@ -18,9 +18,14 @@ class Mail:
         """Requests that have readers, or had."""
         return len(self._readers)
 
-    def read(self, request_id: int, events: deque[Event] | None) -> None:
-        """A request's events go there from now on; None: nowhere."""
+    def read(self, request_id: int, events: deque[Event]) -> None:
+        """A request's events go there from now on."""
         self._readers[request_id] = events
+
+    def leave(self, request_id: int) -> None:
+        """Its reader is gone; what is still to be told goes nowhere."""
+        if request_id in self._readers:
+            self._readers[request_id] = None
 
     def tell(self, event: Event) -> None:
         events = self._readers.get(event.request_id, self.events)

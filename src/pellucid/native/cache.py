@@ -7,6 +7,7 @@ import shutil
 import stat
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pellucid.base.errors import PellucidError
@@ -51,12 +52,14 @@ def folder(name: str) -> Path:
     return path / name
 
 
+SHARE = 4  # a folder takes no more than one part in so many of what it has and what is free on its disk
 LEFTOVER_SECONDS = 3600  # no compile and no write leaves a file untouched for as long
 
 
 def sweep(where: Path, *, kept_bytes: int, kept_seconds: float, but: set[Path] | None = None) -> None:
     """Remove what killed processes left, what nobody used for so long, and then what was used longest ago, until the
-    folder's files take at most so many bytes. A file that another process has open stays with it until it ends.
+    folder's files take at most so many bytes, and no more than their share of the disk. A file that another process
+    has open stays with it until it ends.
     """
     now, kept = time.time(), []
     for path in where.iterdir():
@@ -72,6 +75,8 @@ def sweep(where: Path, *, kept_bytes: int, kept_seconds: float, but: set[Path] |
         except OSError:
             continue  # gone meanwhile
     total = sum(size for _, size, _ in kept)
+    with suppress(OSError):
+        kept_bytes = min(kept_bytes, (shutil.disk_usage(where).free + total) // SHARE)
     for _, size, path in sorted(kept):
         if total <= kept_bytes:
             break
