@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hash_executor import HashExecutor, LetterTokenizer
@@ -20,7 +21,9 @@ from pellucid.base.errors import ConfigError, DeadlineError, RequestError
 from pellucid.base.memory import available_memory, bytes_of
 from pellucid.executor import Executor, StepInput
 from pellucid.generate import Answer, DraftModel, Engine, Event, PromptLookup, Request, core, slots
+from pellucid.generate.engine import LEAST_CONTEXT
 from pellucid.generate.scheduler import PATIENCE
+from pellucid.model.batched.executor import BatchedExecutor
 from pellucid.model.cache import Cache
 from pellucid.model.executor import TorchExecutor
 from pellucid.model.load import weights_of
@@ -129,6 +132,9 @@ def test_a_context_that_memory_has_no_room_for_is_shortened_aloud_or_refused(
         engine_of(HashExecutor(1000), memory=300, context_len=400)
     with pytest.raises(ConfigError, match="no memory"):
         engine_of(HashExecutor(1000), memory=1)
+    poor = HashExecutor(5000)
+    poor.free_bytes = -5
+    assert engine_of(poor).context_len == LEAST_CONTEXT, "and not refused"
     with pytest.raises(RequestError, match="memory is out of range"):
         engine_of(HashExecutor(), memory=-1)
 
@@ -315,6 +321,21 @@ def test_torch_counts_what_its_caches_hold() -> None:
             cache = Cache(config, 1, capacity, torch.float32)
             held = [tensor for state in cache.layers for tensor in tensors(state)]
             assert TorchExecutor(tiny(model)).bytes_of(capacity) == sum(one.nbytes for one in held), model
+
+
+def test_pools_never_take_more_than_is_counted() -> None:
+    for model in ("llama", "qwen2", "mamba2"):
+        executor = BatchedExecutor(tiny(model))
+        for number in range(1, 8):
+            executor.allocate(300)
+            held = sum(array.nbytes for pool in executor._pools.values() for by in pool.arrays for array in by.values())
+            assert number * executor.bytes_of(300) // 2 <= held <= number * executor.bytes_of(300), model
+
+
+def test_pools_tell_hidden_states_too() -> None:
+    engine, plain = Engine(BatchedExecutor(tiny("llama"))), Engine(TorchExecutor(tiny("llama")))
+    prompts = [[5, 17, 3, 88], [9], [41, 7, 2]]
+    np.testing.assert_allclose(engine.embed(prompts, "mean"), plain.embed(prompts, "mean"), rtol=1e-4, atol=1e-5)
 
 
 def tensors(state: Any) -> list[torch.Tensor]:

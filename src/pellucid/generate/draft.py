@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +12,12 @@ from pellucid.base.errors import ConfigError
 from pellucid.config import ModelConfig
 from pellucid.executor import Executor, StepInput
 from pellucid.generate.sequence import Sequence
-from pellucid.generate.slots import Slots
+from pellucid.generate.slots import NoRoom, Slots
 from pellucid.generate.speculate import check_most
 from pellucid.sampling import SamplingState, sample
 
 PADDING = 128  # rows by which models with one tokenizer may differ; Qwen2.5's sizes do
+SHARE = 4  # of the memory that is free, one part in so many is for guesses
 CHUNK = 512  # tokens of a prompt that are computed at a time
 
 
@@ -46,6 +48,7 @@ class DraftModel:
             )
         self.context_len, self.vocab_size = executor.config.longest_context, executor.config.vocab_size
         self._slots = Slots(executor, self.context_len, chunk=None, most_kept=max_slots)
+        self._slots.memory = max(executor.free_bytes, 0) // SHARE
         self._drafts: dict[Sequence, _Draft] = {}
 
     def check(self, config: ModelConfig) -> None:
@@ -59,7 +62,11 @@ class DraftModel:
         self.vocab_size = min(self.vocab_size, config.vocab_size)
 
     def guess(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, list[int]]:
-        pending = {sequence: self._catch_up(sequence) for sequence in wanted if self._understands(sequence)}
+        pending: dict[Sequence, list[int]] = {}
+        for sequence, most in wanted.items():
+            with suppress(NoRoom):  # nothing is guessed for it
+                if self._understands(sequence):
+                    pending[sequence] = self._catch_up(sequence, most)
         guesses: dict[Sequence, list[int]] = {sequence: [] for sequence in pending}
         states = {sequence: sequence.state.ahead() for sequence in pending if not sequence.state.params.plain_greedy}
         while pending:
@@ -75,7 +82,7 @@ class DraftModel:
                 if token >= self.vocab_size:
                     continue
                 guesses[sequence].append(token)
-                if len(guesses[sequence]) < wanted[sequence] and len(draft.ids) < self.context_len:
+                if len(guesses[sequence]) < wanted[sequence] and self._slots.room(draft.slot) > 0:
                     following[sequence] = [token]
             pending = following
         return guesses
@@ -88,12 +95,14 @@ class DraftModel:
         self._slots.reclaim({draft.slot for draft in self._drafts.values()})
         self._slots.shrink()
 
-    def _catch_up(self, sequence: Sequence) -> list[int]:
-        """Take back wrong guesses; compute the sequence's tokens but for the last few, which are returned."""
-        ids = sequence.all_ids
+    def _catch_up(self, sequence: Sequence, most: int) -> list[int]:
+        """Take back wrong guesses; compute the sequence's tokens but for the last few, which are returned. Raises:
+        NoRoom for so many guesses.
+        """
+        ids, capacity = sequence.all_ids, min(sequence.capacity, self.context_len)
         draft = self._drafts.get(sequence)
         if draft is None:
-            taken = self._slots.take(ids, min(sequence.capacity, self.context_len))
+            taken = self._slots.take(ids, capacity, least=len(ids))
             assert taken is not None
             slot, held = taken
             draft = self._drafts[sequence] = _Draft(slot, ids[:held].tolist())
@@ -103,6 +112,9 @@ class DraftModel:
                 right += 1
             self.executor.truncate(draft.slot, right)
             del draft.ids[right:]
+        needed = min(len(ids) + most, capacity)
+        if self._slots.room(draft.slot) < needed - len(draft.ids):
+            draft.slot = self._slots.grow(draft.slot, needed, capacity)
         draft.sure = len(ids)
         while len(ids) - len(draft.ids) > CHUNK:
             chunk = ids[len(draft.ids) : len(draft.ids) + CHUNK].tolist()

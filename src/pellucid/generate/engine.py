@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MAX_CONTEXT = 2**30
 SHARE = 0.8  # of the memory that is free at first, for slots; half of it may stay with answers that have ended
+LEAST_CONTEXT = 1024  # for which there is room, whatever is free
 
 
 class Engine:
@@ -52,9 +53,9 @@ class Engine:
     alike goes on from there (``reuse``): a conversation's next turn computes what is new in it. The tokens are the same
     as without. Where the model's weights change, ``forget`` what was computed with the old ones.
 
-    ``max_batch``: answers written at a time, and slots in all. ``prefill_chunk``: tokens of a prompt computed in one
-    step; None: 512, or 128 where only whole chunks can be reused. ``max_tokens_per_step``: tokens of all requests in
-    one step; more than its least lets several prompts advance together. ``context_len``: tokens of prompt and answer
+    ``max_batch``: answers written at a time. ``prefill_chunk``: tokens of a prompt computed in one step, at most; None:
+    512, or 128 where only whole chunks can be reused. ``max_tokens_per_step``: tokens of all requests in one step.
+    ``context_len``: tokens of prompt and answer
     together; None: as many as the model was made for (``ModelConfig.longest_context``). ``speculate``: guesses tokens
     ahead (``PromptLookup``, ``DraftModel``). With a tokenizer, events carry text. ``defaults`` is what the checkpoint
     asks for where a request says nothing.
@@ -113,7 +114,9 @@ class Engine:
         self.defaults = AnswerDefaults.of(config, executor.generation_config, tokenizer)
         whole = by_length or executor.splits_matter
         slots = Slots(executor, self.context_len, prefill_chunk if whole else None, most_kept=most_kept)
-        slots.memory = memory = int(SHARE * max(executor.free_bytes, 0)) if memory is None else memory
+        if memory is None:  # a machine with little is not refused: it may swap
+            memory = max(int(SHARE * executor.free_bytes), slots.bytes_of(min(self.context_len, LEAST_CONTEXT)))
+        slots.memory = memory
         slots.kept_memory = memory // 2 if kept_memory is None else kept_memory
         if (fits := slots.longest(self.context_len)) < self.context_len:
             self.context_len = slots.context_len = self._what_fits(fits, context_len, memory)

@@ -16,7 +16,7 @@ from pellucid.base.errors import ContextLengthError
 from pellucid.executor import StepInput, check_step
 from pellucid.model.batched.attend import by_row
 from pellucid.model.batched.graphs import Graphs
-from pellucid.model.batched.pool import BatchCache, Pool, RowCache
+from pellucid.model.batched.pool import BatchCache, Pool, RowCache, row_bytes
 from pellucid.model.cache import Cache
 from pellucid.model.context import Context
 from pellucid.model.decoder import Decoder
@@ -61,8 +61,13 @@ class BatchedExecutor(TorchExecutor):
         return False
 
     def bytes_of(self, capacity: int) -> int:
-        """A row of a pool."""
-        return super().bytes_of(max(power_of_two(capacity), LEAST))
+        """A row of a pool, and one that nobody has: a pool grows to twice as many."""
+        return 2 * row_bytes(self.config, max(power_of_two(capacity), LEAST), self.decoder.dtype)
+
+    @property
+    def free_bytes(self) -> int:
+        """While a pool grows, the old one is there beside it."""
+        return super().free_bytes * 2 // 3
 
     def allocate(self, capacity: int) -> int:
         with self._busy:

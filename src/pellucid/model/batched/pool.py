@@ -26,6 +26,18 @@ def keeps_keys(mixer: object) -> bool:
     return isinstance(mixer, AttentionConfig | LatentAttentionConfig) and getattr(mixer, "kv_from", None) is None
 
 
+def row_bytes(config: ModelConfig, capacity: int, dtype: torch.dtype) -> int:
+    """What a row takes; a window's keeps all positions."""
+    total = 0
+    for mixer in config.mixers:
+        if keeps_keys(mixer):
+            heads, key, value = mixer.kept
+            total += heads * (key + value) * (capacity + SPARE) * dtype.itemsize
+        elif isinstance(mixer, Recurrent):
+            total += mixer.state_bytes(capacity, dtype.itemsize)
+    return total
+
+
 class Pool:
     """Arrays of so many rows for every mixer: keys and values (rows, K, capacity + SPARE, E), states (rows, …)."""
 
