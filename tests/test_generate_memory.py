@@ -176,7 +176,8 @@ def test_priorities_and_deadlines() -> None:
     assert isinstance(ends[0].answer and ends[0].answer.error, DeadlineError)
     assert ends[3].answer is not None
     assert ends[3].answer.token_ids == alone(ask([1], 20), splits_matter=False)[0].token_ids
-    for wrong in ({"priority": 1.5}, {"deadline": 0}, {"deadline": float("nan")}):
+    wrongs: list[dict[str, Any]] = [{"priority": 1.5}, {"deadline": 0}, {"deadline": float("nan")}]
+    for wrong in wrongs:
         with pytest.raises(RequestError, match=next(iter(wrong))):
             Request(prompt_ids=[1], **wrong)
 
