@@ -218,9 +218,19 @@ def test_a_count_may_be_written_as_a_float(minimind: Tokenizer):
     assert not accepts(constraint, minimind, "[1,1,1]")
 
 
+def test_a_grammar_that_comes_again_is_ready(minimind: Tokenizer):
+    first = constraint_of(schema_grammar(PERSON), minimind)
+    assert constraint_of(schema_grammar(dict(PERSON)), minimind) is first
+    assert constraint_of(schema_grammar(PERSON), minimind, ends=(7,)) is not first
+    for number in range(40):
+        constraint_of(schema_grammar({"const": number}), minimind)
+    assert constraint_of(schema_grammar(PERSON), minimind) is not first
+
+
 def test_what_is_known_of_a_tokenizer_ends_with_it(shared: Path):
     tokenizer = load_tokenizer(shared / "minimind_tokenizer")
     vocabulary = weakref.ref(vocabulary_of(tokenizer, len(tokenizer)))
+    constrain(schema_grammar(PERSON), tokenizer, len(tokenizer), ())
     assert vocabulary() is vocabulary_of(tokenizer, len(tokenizer))
     del tokenizer
     gc.collect()

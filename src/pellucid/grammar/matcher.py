@@ -17,6 +17,7 @@ from pellucid.grammar.vocabulary import Vocabulary, library, vocabulary_of
 from pellucid.text.backend import Backend
 
 WORTH_A_THREAD = 1e-3  # seconds
+KEPT = 16  # grammars of a vocabulary that are ready: an agent sends the same tools with every turn
 
 
 class GrammarMatcher:
@@ -136,7 +137,18 @@ def constrain(
 
     Raises: RequestError where llguidance refuses the grammar, UnsupportedError for a tokenizer without token bytes.
     """
-    return GrammarConstraint(grammar, vocabulary_of(tokenizer, vocab_size), vocab_size, stop_token_ids)
+    vocabulary = vocabulary_of(tokenizer, vocab_size)
+    key = (grammar.text, frozenset(stop_token_ids))
+    with vocabulary.lock:
+        if (kept := vocabulary.constraints.pop(key, None)) is not None:
+            vocabulary.constraints[key] = kept
+            return kept
+    made = GrammarConstraint(grammar, vocabulary, vocab_size, stop_token_ids)
+    with vocabulary.lock:
+        vocabulary.constraints[key] = made
+        while len(vocabulary.constraints) > KEPT:
+            vocabulary.constraints.pop(next(iter(vocabulary.constraints)))
+    return made
 
 
 _pool: list[ThreadPoolExecutor] = []

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from pellucid.base.errors import RequestError
@@ -111,10 +112,16 @@ def grammar_of(text: str) -> Grammar:
 
 def checked(grammar: Grammar) -> Grammar:
     """The grammar, if it is one. Raises: RequestError with what llguidance says of it."""
-    failed, said = library().LLMatcher.validate_grammar_with_warnings(grammar.text)
-    if failed:
-        refuse(grammar, said[0])
+    if (said := _fault(grammar.text)) is not None:
+        refuse(grammar, said)
     return grammar
+
+
+@lru_cache(128)
+def _fault(text: str) -> str | None:
+    """What is wrong with a grammar. An agent sends the same tools with every turn."""
+    failed, said = library().LLMatcher.validate_grammar_with_warnings(text)
+    return said[0] if failed else None
 
 
 def refuse(grammar: Grammar, said: str) -> NoReturn:

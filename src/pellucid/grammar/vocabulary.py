@@ -46,6 +46,8 @@ class Vocabulary:
         self._beginnings = {token[:end] for token, _ in ordinary for end in range(1, len(token))} if lacking else set()
         self._length = max(map(len, self._ids), default=0)
         self.library = _library_tokenizer(self)
+        self.lock = threading.Lock()
+        self.constraints: dict[Any, Any] = {}  # made over this vocabulary (``matcher``), the least recently used first
 
     def cut(self, data: bytes) -> list[int]:
         """The ids whose bytes joined are ``data``: the tokenizer's own where it has such, else the longest that fit."""

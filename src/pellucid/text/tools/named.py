@@ -33,8 +33,8 @@ def bare_rule(asked: Asked, rules: Rules, arguments: str = "arguments", several:
     gap = rules.add("gap", f"/{WHITESPACE}/")
 
     def calls(before: str) -> str:
-        """All up to the arguments is one lexeme: only the longest of several lexemes is followed, and the rule of words, which
-        may stand here too, goes on only as far as nothing is said of a call.
+        """All up to the arguments is one lexeme: only the longest of several is followed, and that of words, which may
+        stand here too, goes on only as far as nothing is said of a call.
         """
         heads = (
             (tool, [before, r"\{", '"name"', ":", f'"{re.escape(tool.name)}"', ",", f'"{arguments}"', ":", ""])
