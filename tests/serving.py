@@ -38,7 +38,7 @@ TOOLS = (  # Hermes' way of calling, and thoughts
 )
 
 
-def tiny_model(folder: Path, seed: int = 1, template: str = TEMPLATE) -> Path:
+def tiny_model(folder: Path, seed: int = 1, template: str = TEMPLATE, special: Sequence[str] = ()) -> Path:
     """A llama of two layers over bytes and a few special tokens, with a chat template. It writes gibberish."""
     from pellucid import AutoModelForCausalLM
 
@@ -46,7 +46,7 @@ def tiny_model(folder: Path, seed: int = 1, template: str = TEMPLATE) -> Path:
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(SPECIAL)
+    backend.add_special_tokens([*special, *SPECIAL])
     size = backend.get_vocab_size()
     model = AutoModelForCausalLM.from_config(
         {

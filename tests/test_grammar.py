@@ -152,6 +152,16 @@ def test_end_tokens_are_allowed_exactly_where_the_grammar_is_complete(minimind: 
         matcher.accept(a)
 
 
+def test_any_special_token_can_be_a_tag(minimind: Tokenizer):
+    for token in sorted(minimind.special_ids)[:3]:
+        constraint = constraint_of(Grammar(f'start: <[{token}]> "a" <[{token}]>'), minimind, ())
+        matcher = constraint.start()
+        for expected in (token, minimind.convert_tokens_to_ids("a"), token):
+            assert np.flatnonzero(matcher.mask()).tolist() == [expected]
+            matcher.accept(expected)
+        assert matcher.finished
+
+
 def test_special_tokens_that_are_no_end_are_never_allowed(minimind: Tokenizer):
     mask = constraint_of(regex_grammar(r"(.|\n)*"), minimind).start().mask()
     ends = set(minimind.stop_token_ids)

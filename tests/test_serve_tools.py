@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -217,16 +218,63 @@ def test_a_thought_is_no_content(server: Server, client: openai.OpenAI) -> None:
     assert "".join(delta.content or "" for delta in deltas) == answer.choices[0].message.content
 
 
+def with_odd_tool(*, strict: bool) -> dict[str, Any]:
+    """A tool whose schema has what no answer can be held to."""
+    schema = {"type": "object", "properties": {"list": {"type": "array", "maxItems": 2, "items": {"type": "null"}}}}
+    schema["properties"]["list"]["uniqueItems"] = True
+    schema["required"] = ["list"]
+    return {"tools": [{"type": "function", "function": {"name": "odd", "parameters": schema, "strict": strict}}]}
+
+
+def test_a_keyword_that_cannot_be_held_to_is_passed_over_where_the_tool_is_not_strict(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="tiny",
+        messages=ASKED,
+        max_tokens=300,
+        temperature=0.9,
+        seed=3,
+        extra_body={**QUIET, **with_odd_tool(strict=False), "tool_choice": "required", "parallel_tool_calls": False},
+    )
+    (call,) = answer.choices[0].message.tool_calls or []
+    assert json.loads(call.function.arguments)["list"] in ([], [None], [None, None])  # pyright: ignore
+
+
+MISTRAL = (
+    "{% for tool in tools or [] %}[AVAILABLE]{{ tool | tojson }}{% endfor %}{% for m in messages %}[{{ m.role }}]"
+    "{{ m.content }}{% for call in m.tool_calls or [] %}[TOOL_CALLS]{{ call.function.name }}[ARGS]"
+    "{{ call.function.arguments | tojson }}{% endfor %}{{ m.tool_call_id or '' }}{% endfor %}"
+)
+
+
+def test_tags_that_are_special_tokens_are_read_and_never_shown(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "tags", template=MISTRAL, special=["[TOOL_CALLS]", "[ARGS]"])
+    with Server("-m", model, "--served-model-name", "tiny", "-t", 1) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        asked: Any = {"model": "tiny", "messages": ASKED, "tools": [TOOL], "max_tokens": 300, "temperature": 0.9}
+        asked |= {"seed": 1, "tool_choice": "required", "parallel_tool_calls": False}
+        choice = client.chat.completions.create(**asked).choices[0]
+        (call,) = choice.message.tool_calls or []
+        assert choice.message.content is None
+        assert len(call.id) == 9
+        check_arguments(json.loads(call.function.arguments))  # pyright: ignore[reportAttributeAccessIssue]
+        deltas = [chunk.choices[0].delta for chunk in client.chat.completions.create(**asked, stream=True)]
+        assert "".join(delta.content or "" for delta in deltas) == ""
+        pieces = [one.function for delta in deltas for one in delta.tool_calls or [] if one.function]
+        assert [one.name for one in pieces if one.name] == ["weather"]
+        assert "".join(one.arguments or "" for one in pieces) == call.function.arguments  # pyright: ignore
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
+        (with_odd_tool(strict=True), "schema of the tool odd has keywords .* uniqueItems"),
         ({"tool_choice": "required"}, "tool_choice needs tools"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "a function needs a name"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "no tool 'other'"),
         ({"tools": [TOOL, TOOL]}, "two tools have one name"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
     ],
-    ids=["none", "name", "other", "twice", "kind"],
+    ids=["strict", "none", "name", "other", "twice", "kind"],
 )
 def test_tools_that_cannot_be_called_are_refused(client: openai.OpenAI, body: Any, said: str) -> None:
     with pytest.raises(openai.BadRequestError, match=said):

@@ -95,8 +95,6 @@ class GrammarMatcher:
             raise RequestError(f"the grammar cannot go on: {said[:300]}")
         mask = np.unpackbits(bits, count=self._size, bitorder="little").view(bool)
         accepting = self._matcher.is_accepting()
-        if self._vocabulary.end < self._size:
-            mask[self._vocabulary.end] = False
         mask[self._ends] = accepting
         if not accepting and not mask.any():
             raise _no_token()

@@ -27,14 +27,12 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Backend, size: int) -> None:
         table = tokenizer.token_bytes()[:size]
-        self.size, self.special_ids = size, frozenset(token for token in tokenizer.special_ids if token < size)
-        self.tokens = [*table, *[b""] * (size - len(table))]
+        # What ends an answer is the request's business (``matcher``). llguidance wants an end token; it gets one of its
+        # own, beyond the model's columns, for any of the tokenizer's may be a tag inside an answer.
+        self.size, self.end = size, size
+        self.tokens = [*table, *[b""] * (size - len(table)), b"<end>"]
+        self.special_ids = frozenset({self.end, *(token for token in tokenizer.special_ids if token < size)})
         self._tokenizer = weakref.ref(tokenizer)
-        # What ends an answer is the request's business (``matcher``); llguidance wants an end token of its own.
-        self.end = min(self.special_ids, default=size)
-        if self.end == size:
-            self.tokens.append(b"<end>")
-            self.special_ids = frozenset({size})
         ordinary = [(token, i) for i, token in enumerate(self.tokens) if token and i not in self.special_ids]
         self._ids: dict[bytes, int] = {}
         for token, token_id in ordinary:

@@ -15,6 +15,7 @@ from pellucid.text.tools.format import ToolFormat
 from pellucid.text.tools.messages import render_with_tools
 
 if TYPE_CHECKING:
+    from pellucid.grammar.source import Grammar
     from pellucid.text.chat import RenderedChat
     from pellucid.text.tokenizer import Tokenizer
 
@@ -37,11 +38,15 @@ class Conversation:
     def calls(self) -> bool:
         return self.wanted is not None and self.wanted.calls
 
-    def grammar(self) -> str | None:
-        """What holds the answer to its tools and its form, as Lark; None: nothing does."""
+    def grammar(self) -> Grammar | None:
+        """What holds the answer to its tools and its form; None: nothing does. Raises: RequestError for a tool that is
+        ``strict`` with a schema that nothing can be held to.
+        """
+        from pellucid.grammar.answers import answer_grammar
+
         assert self.form is not None
         assert self.wanted is not None
-        return self.form.grammar(self.wanted, self.text)
+        return answer_grammar(self.form, self.wanted, self.text)
 
 
 def conversation(tokenizer: Tokenizer, ask: Ask, template: str | None, rule: str | None = None) -> Conversation:

@@ -113,11 +113,7 @@ def _of_chat(loaded: Loaded, ask: Ask, chat: Conversation, grammar: Grammar | No
     """What holds an answer to its tools, or its form, or both, after a thought."""
     if chat.is_plain:
         return _constraint(loaded, ask, grammar)
-    if (text := chat.grammar()) is None:
-        return None
-    from pellucid.grammar.source import Grammar
-
-    return _constraint(loaded, ask, Grammar(text, "tools" if chat.calls else "schema"))
+    return _constraint(loaded, ask, chat.grammar())
 
 
 def _constraint(loaded: Loaded, ask: Ask, grammar: Grammar | None) -> Constraint | None:
