@@ -377,17 +377,20 @@ def test_of_a_conversation_the_last_answer_can_be_learned_alone(tmp_path: Path, 
     record = {"messages": [user("一"), answer("甲"), user("二"), answer("乙")]}
     assert said(mini, made(tmp_path, mini, record)) == ["甲<|im_end|>乙<|im_end|>"]
     assert said(mini, made(tmp_path, mini, record, last_alone=True)) == ["乙<|im_end|>"]
+    alpaca = {"instruction": "二", "output": "乙", "history": [["一", "甲"]]}
+    assert said(mini, made(tmp_path, mini, alpaca)) == ["甲<|im_end|>乙<|im_end|>"]
+    assert said(mini, made(tmp_path, mini, alpaca, last_alone=True)) == ["乙<|im_end|>"]
+    with pytest.raises(DataError, match="--learn last has no effect"):
+        made(tmp_path, mini, {"question": "q", "answer": "a"}, last_alone=True)
 
 
 # --- as it is typed --------------------------------------------------------------------------------------------------
 
 
-def test_finetune_takes_a_table_with_its_columns_a_system_message_and_the_last_answers(
-    model: Path, tmp_path: Path
-) -> None:
+def test_finetune_takes_a_table_with_its_columns_and_a_system_message(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "faq.csv"
     file.write_text("问,答\n你好,您好\n再见,\n")
-    words = ["--fields", "user=问,assistant=答", "-sys", "你是助手", "--learn", "last", "--keep-empty"]
+    words = ["--fields", "user=问,assistant=答", "-sys", "你是助手", "--keep-empty"]
     result = finetune(model, file, tmp_path / "run", *words)
     assert result.exit_code == 0, result.output
     assert "2 messages: 2 sequences" in result.stderr

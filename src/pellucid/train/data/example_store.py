@@ -24,6 +24,7 @@ from pellucid.train.data.errors import DataError
 from pellucid.train.data.examples import (
     Conversation,
     Example,
+    Instruction,
     Pair,
     is_empty,
     is_unlearned,
@@ -202,6 +203,13 @@ def tokenize_examples(
             received=describe(counts),
             remedy="leave it out; or take the system messages out of the records",
         )
+    if making.last_alone and not maker.num_alone:
+        raise DataError(
+            "--learn last has no effect: no conversation has more than one answer",
+            where=", ".join(map(str, sources))[:200],
+            received=describe(counts),
+            remedy="leave it out",
+        )
     if not index:
         raise DataError(
             "no example is left to learn from",
@@ -221,6 +229,7 @@ class _Maker:
     def __init__(self, masking: Masking, making: Making) -> None:
         self.masking, self.making, self.counts = masking, making, Counts()
         self.filled: set[str] = set()  # names of placeholders that were there
+        self.num_alone = 0  # conversations of which more than the last answer would be learned
         self.fields = None if making.fields is None else Fields.parse(making.fields)
 
     def sequences(self, source: Path) -> Iterator[list[Masked]]:
@@ -281,7 +290,13 @@ class _Maker:
             example = changed
         if making.keep_empty:
             example = keeping_empty(example)
-        return last_alone(example) if making.last_alone else example
+        if not making.last_alone:
+            return example
+        if isinstance(example, Instruction) and example.history and self.masking.has_chat_format:
+            example = example.conversation()
+        alone = last_alone(example)
+        self.num_alone += alone != example
+        return alone
 
     def _tokens(self, example: Example, read: Read) -> list[Masked]:
         if not self.making.paired:
