@@ -396,6 +396,7 @@ def test_preview_shows_what_is_learned_and_trains_nothing(base: Path, facts: Pat
     assert not (tmp_path / "run/run.yaml").exists()
 
 
+@pytest.mark.habit("training", "finetune --pack: how full its rows are", "works")
 def test_packing_says_how_full_its_rows_are(base: Path, facts: Path, tmp_path: Path) -> None:
     words = ["finetune", "-m", base, "-d", facts, *QUICK, "--context-len", "128", "--preview", "-o", tmp_path / "run"]
     said = pellucid(*words, "--pack").stderr

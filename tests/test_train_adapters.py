@@ -76,6 +76,7 @@ def test_rows_have_the_lengths_that_were_learned() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.filterwarnings("error:.*missing adapter keys")
+@pytest.mark.habit("training", "DoRA: --dora; `use_dora` as PEFT has it", "works")
 def test_peft_loads_our_dora_with_equal_logits_and_merged_it_stays_so(family: str, tmp_path: Path) -> None:
     model, settings = adapted(family, dora=True, rslora=family == "llama")
     save_adapter(tmp_path, model, settings)
@@ -94,6 +95,7 @@ def test_peft_loads_our_dora_with_equal_logits_and_merged_it_stays_so(family: st
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+@pytest.mark.habit("tools", "an adapter that PEFT trained with `use_dora=True`", "works")
 def test_we_load_pefts_dora_with_equal_logits_and_gradients(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = peft.LoraConfig(r=4, lora_alpha=10, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -132,6 +134,7 @@ def test_dora_takes_a_map_whole() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
 @pytest.mark.filterwarnings("error:.*missing adapter keys")
+@pytest.mark.habit("training", "--modules-to-save embed_tokens,lm_head", "works")
 def test_modules_that_learn_whole_are_pefts_modules_to_save(family: str, tmp_path: Path) -> None:
     names = {"gpt2": ("wte", "ln_f")}.get(family, ("embed_tokens", "lm_head", "norm"))
     model, settings = adapted(family, modules_to_save=names, targets="all-linear")
@@ -146,6 +149,7 @@ def test_modules_that_learn_whole_are_pefts_modules_to_save(family: str, tmp_pat
     close(logits(again), logits(model))
 
 
+@pytest.mark.habit("tools", "an adapter that PEFT trained with `modules_to_save`", "works")
 def test_we_load_pefts_modules_to_save_with_equal_logits(tmp_path: Path) -> None:
     torch.manual_seed(0)
     for tied, family in ((True, "tied"), (False, "untied")):
@@ -171,6 +175,12 @@ def fresh_of(tied: bool) -> Decoder:
     return fresh(family)
 
 
+@pytest.mark.habit(
+    "tools",
+    "`modules_to_save=['embed_tokens']` of a tied model, without `ensure_weight_tying`",
+    "pointer",
+    "merge_and_unload with PEFT",
+)
 def test_of_a_tied_table_one_name_cannot_be_changed_alone(tmp_path: Path) -> None:
     base = fresh_of(True)
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
@@ -249,6 +259,7 @@ STEPS = ["--steps", 3, "--val-fraction", 0, "--lr", 0.05, "-q"]
     [["--dora"], ["--rslora"], ["--dora", "--quantize", "q8"], ["--modules-to-save", "embed_tokens,lm_head,norm"]],
     ids=" ".join,
 )
+@pytest.mark.habit("training", "rsLoRA: --rslora", "works")
 def test_kept_or_merged_it_says_the_same(words: list[str], model: Path, chats: Path, tmp_path: Path) -> None:
     for name, more in (("kept", ["--no-merge"]), ("merged", [])):
         finetune(model, chats, tmp_path / name, *STEPS, *words, *more)
@@ -268,6 +279,7 @@ def sft(model: Path, chats: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
+@pytest.mark.habit("training", "an adapter on an adapter: finetune -m ADAPTER", "works")
 def test_an_adapter_on_an_adapter_is_one_on_the_merged_model(sft: Path, chats: Path, tmp_path: Path) -> None:
     finetune(sft, chats, tmp_path / "chain", *STEPS, "--no-merge")
     pellucid("convert", sft, tmp_path / "merged")
@@ -302,6 +314,8 @@ def test_a_changed_adapter_beneath_is_noticed_and_so_is_a_circle(sft: Path, chat
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
+@pytest.mark.habit("training", "DPO on an SFT adapter", "works")
+@pytest.mark.habit("training", "KTO on an SFT adapter", "works")
 def test_preferences_on_an_sft_adapter_compare_with_the_sft_model(
     method: str, sft: Path, pairs: Path, tmp_path: Path
 ) -> None:
@@ -318,6 +332,7 @@ def test_kto_cannot_leave_out_modules_that_learned_whole(model: Path, pairs: Pat
         finetune(model, pairs, tmp_path, *STEPS, "--method", "kto", "--modules-to-save", "lm_head")
 
 
+@pytest.mark.habit("training", "--method full on an adapter's model", "works")
 def test_all_weights_learn_from_an_adapters_model_too(sft: Path, chats: Path, tmp_path: Path) -> None:
     finetune(sft, chats, tmp_path / "full", *STEPS, "--method", "full", "--lr", 1e-9)
     ids = torch.tensor([[5, 6, 7, 8]])

@@ -275,6 +275,11 @@ FEWSHOT = (
     ],
     ids=str,
 )
+@pytest.mark.habit("evaluate", "evaluate --tasks … --num-fewshot N", "works")
+@pytest.mark.habit("evaluate", "evaluate --tasks … --apply-chat-template", "works")
+@pytest.mark.habit("evaluate", "evaluate --tasks … --fewshot-as-multiturn", "works")
+@pytest.mark.habit("evaluate", "evaluate --tasks … --system (system_instruction)", "works")
+@pytest.mark.habit("evaluate", "evaluate --tasks … --batch-size N", "works")
 def test_with_chat_template_and_examples_it_is_asked_and_scored_as_the_harness_own_model(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -336,6 +341,7 @@ def test_with_chat_template_and_examples_it_is_asked_and_scored_as_the_harness_o
     assert figures["colours"]["acc,none"] == expected["results"]["colours"]["acc,none"]
 
 
+@pytest.mark.habit("evaluate", "--apply-chat-template for a base model", "pointer", "leave it out")
 def test_a_model_without_a_chat_format_cannot_be_asked_with_one(learned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pellucid.harness import Asking
 

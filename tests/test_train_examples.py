@@ -108,6 +108,10 @@ BAD = {"role": "assistant", "content": "What?"}
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else type(value).__name__,
 )
+@pytest.mark.habit("data", "finetune -d: OpenAI's `messages`", "works")
+@pytest.mark.habit("data", "finetune -d: ShareGPT's `conversations`", "works")
+@pytest.mark.habit("data", "finetune -d: Alpaca's `instruction`, `input`, `output`", "works")
+@pytest.mark.habit("data", "finetune -d: `chosen`, `rejected`", "works")
 def test_each_format_is_told_by_its_keys(record: dict[str, Any], example: Example | None, tmp_path: Path) -> None:
     assert read(tmp_path, record) == [example]
 
@@ -419,6 +423,7 @@ def test_too_long_ones_are_cut_left_out_or_refused_and_said(numbers: Path, mini:
         tokenized(numbers, mini, context_len=limit - 1, on_too_long="error")
 
 
+@pytest.mark.habit("data", "finetune --on-too-long cut, skip, error", "works")
 def test_one_record_of_which_nothing_would_be_left_stops_no_run(numbers: Path, mini: Tokenizer) -> None:
     few = tokenized(numbers, mini, context_len=4)
     numbers.write_text(json.dumps({"prompt": "a b c d e f g h", "completion": " i"}) + "\n" + numbers.read_text())

@@ -115,16 +115,26 @@ def finetune(model: Path, file: Path, out: Path, *words: object) -> Any:
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
+@pytest.mark.habit("data", "finetune -d: `prompt`/`response`", "works")
+@pytest.mark.habit("data", "finetune -d: `question`/`answer`", "works")
+@pytest.mark.habit("data", "finetune -d: `input`/`output`", "works")
+@pytest.mark.habit("data", "finetune -d: `query`/`response`, `inputs`/`targets`", "works")
+@pytest.mark.habit("data", "finetune -d: OpenOrca's `system_prompt`, `question`, `response`", "works")
+@pytest.mark.habit("data", "finetune -d: Dolly's `instruction`, `context`, `response`", "works")
+@pytest.mark.habit("data", "finetune -d: `conversation` of `input`/`output` turns", "works")
+@pytest.mark.habit("data", "finetune -d: messages as JSON in a text", "works")
 def test_each_format_that_people_have_is_told_by_its_keys(record: Any, example: Example, tmp_path: Path) -> None:
     assert read(tmp_path / "a.jsonl", lines(record)) == [example]
 
 
+@pytest.mark.habit("data", "a question and its answer, in the model's chat format", "works")
 def test_a_question_is_the_users_and_its_answer_is_learned(tmp_path: Path, mini: Tokenizer) -> None:
     examples = made(tmp_path, mini, {"question": "天空是什么颜色？", "answer": "蓝色。"})
     assert said(mini, examples) == ["蓝色。<|im_end|>"]
     assert "天空是什么颜色？" in whole(mini, examples)[0]
 
 
+@pytest.mark.habit("data", "a question and its answer, for a base model", "works")
 def test_for_a_model_without_a_chat_format_the_answer_stands_on_the_next_line(tmp_path: Path, stories: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(stories)
     assert tokenizer.chat_template is None
@@ -132,6 +142,7 @@ def test_for_a_model_without_a_chat_format_the_answer_stands_on_the_next_line(tm
     assert [text.strip() for text in whole(tokenizer, examples)] == ["Who?\nMe."]
 
 
+@pytest.mark.habit("data", 'finetune -d: a JSON list in any file (`.jsonl`, `.txt`, `{"data": […]}`)', "works")
 def test_json_lists_are_read_from_any_file(tmp_path: Path) -> None:
     records = [{"text": "一"}, {"text": "二"}]
     for name in ("a.json", "a.jsonl", "a.txt", "a.ndjson", "a"):
@@ -158,6 +169,8 @@ def as_csv(rows: list[dict[str, str]], delimiter: str = ",") -> str:
 
 @pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("csv", ";"), ("tsv", "\t"), ("csv", "\t")])
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "byte-order mark"])
+@pytest.mark.habit("data", "finetune -d table.csv (commas, Excel's semicolons, a byte-order mark)", "works")
+@pytest.mark.habit("data", "finetune -d table.tsv", "works")
 def test_a_table_that_python_writes_is_read_as_json_lines_are(
     suffix: str, delimiter: str, mark: str, tmp_path: Path
 ) -> None:
@@ -165,6 +178,8 @@ def test_a_table_that_python_writes_is_read_as_json_lines_are(
     assert read(tmp_path / f"a.{suffix}", mark + as_csv(ROWS, delimiter)) == expected
 
 
+@pytest.mark.habit("data", "finetune -d data.parquet", "works")
+@pytest.mark.habit("data", "finetune -d what `DataFrame.to_csv` wrote", "works")
 def test_pandas_and_parquet_are_read_as_json_lines_are(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas", reason="pip install pandas")
     pytest.importorskip("pyarrow", reason="pip install pyarrow")
@@ -177,6 +192,7 @@ def test_pandas_and_parquet_are_read_as_json_lines_are(tmp_path: Path) -> None:
     assert [one.example for one in read_examples(tmp_path / "b.csv")] == read(tmp_path / "a.jsonl", lines(*ROWS))
 
 
+@pytest.mark.habit("data", "finetune -d data.parquet without pyarrow", "pointer", "pip install pyarrow")
 def test_without_pyarrow_parquet_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(PellucidError, match=r"a\.parquet: .*needs pyarrow(.|\n)*pip install pyarrow"):
@@ -198,6 +214,9 @@ def test_what_is_no_parquet_is_named(tmp_path: Path) -> None:
         ("heading,body\nq,a\n", r"row 1: the record is in no format(.|\n)*received heading, body(.|\n)*--fields"),
     ],
 )
+@pytest.mark.habit(
+    "data", "a CSV row with a cell too few", "pointer", "row and line are named; quotes around what holds the separator"
+)
 def test_a_table_that_is_none_says_where(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         read(tmp_path / "a.csv", text)
@@ -208,6 +227,7 @@ def test_a_tables_labels_are_texts_and_count_all_the_same(tmp_path: Path) -> Non
     assert read(tmp_path / "a.csv", rows) == [Completion("q", " a"), None, None]
 
 
+@pytest.mark.habit("data", "pretrain, evaluate -d table.csv", "works")
 def test_pretraining_and_evaluation_read_tables_too(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("title,text\none,first\ntwo,second\n")
     assert ["".join(one) for one in documents(tmp_path / "a.csv")] == ["first", "second"]
@@ -240,6 +260,10 @@ def test_pretraining_and_evaluation_read_tables_too(tmp_path: Path) -> None:
         ),
     ],
 )
+@pytest.mark.habit("data", "finetune --fields user=question,assistant=answer", "works")
+@pytest.mark.habit("data", "finetune --fields text=title+body", "works")
+@pytest.mark.habit("data", "finetune --fields with a path, answers.text.0", "works")
+@pytest.mark.habit("data", "finetune --fields user=…,chosen=…,rejected=…", "works")
 def test_fields_say_which_column_is_what(fields: str, record: Any, example: Example, tmp_path: Path) -> None:
     assert read(tmp_path / "a.jsonl", lines(record), fields) == [example]
 
@@ -258,6 +282,9 @@ def test_fields_that_cannot_be_meant_are_refused(fields: str, message: str) -> N
         Fields.parse(fields)
 
 
+@pytest.mark.habit(
+    "data", "finetune --fields with a column that is not there", "pointer", "the columns that are there are named"
+)
 def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 1: the record has no 'reply' \(received ask, answer\)"):
         read(tmp_path / "a.jsonl", lines({"ask": "q", "answer": "a"}), "user=ask,assistant=reply")
@@ -272,6 +299,7 @@ def read_whole(path: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt"])
+@pytest.mark.habit("data", "a file in GBK", "pointer", "iconv -f GB18030 -t UTF-8")
 def test_gbk_is_named_with_its_cure(name: str, tmp_path: Path) -> None:
     record = {"question": "天空是什么颜色？", "answer": "蓝色。"}
     text = {"a.json": json.dumps([record], ensure_ascii=False), "a.csv": as_csv([record]), "a.txt": "话说天下大势"}
@@ -289,6 +317,7 @@ def test_latin_and_utf16_are_not_taken_for_gbk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.csv", "a.txt"])
+@pytest.mark.habit("data", "a git-lfs pointer in place of the data", "pointer", "git lfs pull")
 def test_a_git_lfs_pointer_is_named_with_its_cure(name: str, tmp_path: Path) -> None:
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 123456\n"
     (tmp_path / name).write_text(pointer)
@@ -302,6 +331,9 @@ def test_a_git_lfs_pointer_is_named_with_its_cure(name: str, tmp_path: Path) -> 
 # --- order, roles ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.habit(
+    "data", "a role that nobody knows", "pointer", "the nearest known one is named; a template's own roles are taken"
+)
 def test_a_role_that_nobody_knows_is_named_unless_the_template_knows_it(tmp_path: Path, mini: Tokenizer) -> None:
     bad = {"messages": [user("q"), {"role": "asistant", "content": "a"}, user("q"), answer("a")]}
     with pytest.raises(DataError, match=r"line 1, message 2: .*role 'asistant'(.|\n)*did you mean 'assistant'\?"):
@@ -313,6 +345,12 @@ def test_a_role_that_nobody_knows_is_named_unless_the_template_knows_it(tmp_path
     assert said(mini, made(tmp_path, mini, critic, template=knowing)) == ["a<|im_end|>"]
 
 
+@pytest.mark.habit(
+    "data",
+    "a conversation that the assistant begins",
+    "differs",
+    "that message is not learned, since nobody asked for it, and it is counted",
+)
 def test_an_answer_before_any_question_is_named(tmp_path: Path, mini: Tokenizer) -> None:
     with pytest.raises(DataError, match=r"that it was asked for(.|\n)*received assistant, user(.|\n)*in the order"):
         made(tmp_path, mini, {"messages": [answer("a"), user("q")]})
@@ -321,6 +359,7 @@ def test_an_answer_before_any_question_is_named(tmp_path: Path, mini: Tokenizer)
     assert "1 that the assistant begins: that message is not learned" in describe(examples.counts)
 
 
+@pytest.mark.habit("data", "messages in an order that the template refuses", "pointer", "the message is named")
 def test_where_a_template_refuses_the_order_the_message_is_named(tmp_path: Path, mini: Tokenizer) -> None:
     strict = (
         "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
@@ -333,6 +372,12 @@ def test_where_a_template_refuses_the_order_the_message_is_named(tmp_path: Path,
 # --- system messages, empty answers, the last answer alone -----------------------------------------------------------
 
 
+@pytest.mark.habit(
+    "data",
+    "finetune -sys beside a record's own system message",
+    "differs",
+    "the record's own stays; how many of either is said",
+)
 def test_a_records_own_system_message_stays_and_it_is_said(tmp_path: Path, mini: Tokenizer) -> None:
     own = {"messages": [system("我的"), user("q"), answer("a")]}
     records = [own, {"messages": [user("q"), answer("b")]}, {"question": "q", "answer": "c"}, {"text": "plain"}]
@@ -365,6 +410,8 @@ def test_weights_and_pairs_keep_their_places_behind_a_system_message(tmp_path: P
     ],
     ids="+".join,
 )
+@pytest.mark.habit("data", "finetune --keep-empty", "works")
+@pytest.mark.habit("data", "empty answers", "differs", "left out and counted, unless --keep-empty")
 def test_an_empty_answer_is_left_out_unless_it_is_asked_for(record: Any, tmp_path: Path, mini: Tokenizer) -> None:
     good = {"question": "q", "answer": "a"}
     examples = made(tmp_path, mini, good, record)
@@ -373,6 +420,7 @@ def test_an_empty_answer_is_left_out_unless_it_is_asked_for(record: Any, tmp_pat
     assert said(mini, made(tmp_path, mini, good, record, keep_empty=True)) == ["a<|im_end|>", "<|im_end|>"]
 
 
+@pytest.mark.habit("training", "loss on the last turn alone: --learn last", "works")
 def test_of_a_conversation_the_last_answer_can_be_learned_alone(tmp_path: Path, mini: Tokenizer) -> None:
     record = {"messages": [user("一"), answer("甲"), user("二"), answer("乙")]}
     assert said(mini, made(tmp_path, mini, record)) == ["甲<|im_end|>乙<|im_end|>"]
@@ -397,6 +445,7 @@ def test_finetune_takes_a_table_with_its_columns_and_a_system_message(model: Pat
     assert "2 given the system message of -sys" in result.stderr
 
 
+@pytest.mark.habit("data", "finetune --on-too-long truncate, stop (older spellings)", "works")
 def test_old_spellings_of_too_long_are_understood(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text(lines({"prompt": "word " * 99, "completion": "a"}, {"prompt": "q", "completion": "a"}))

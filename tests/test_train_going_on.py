@@ -75,6 +75,7 @@ def weights(path: Path) -> dict[str, bytes]:
 # --- longer, and otherwise --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.habit("training", "extend a finished run: --steps", "works")
 def test_a_finished_run_made_longer_is_the_run_of_that_length(book: Path, tmp_path: Path) -> None:
     """With a constant rate nothing depends on the length: bit for bit."""
     words = ["--schedule", "constant", "--lr", 0.01, "--warmup-steps", 2]
@@ -89,6 +90,7 @@ def test_a_finished_run_made_longer_is_the_run_of_that_length(book: Path, tmp_pa
     ]
 
 
+@pytest.mark.habit("training", "resume with a few flags alone", "works")
 def test_what_is_not_typed_again_stays_as_the_run_has_it(book: Path, tmp_path: Path) -> None:
     pretrain(book, tmp_path, "--schedule", "constant", "--lr", 0.01, "--warmup-steps", 0, "--steps", 2)
     said = pretrain(book, tmp_path, "--steps", 3).stderr
@@ -101,6 +103,7 @@ def test_what_is_not_typed_again_stays_as_the_run_has_it(book: Path, tmp_path: P
     assert metrics(tmp_path)[-1]["lr"] == 0.002, "the change is the run's from now on"
 
 
+@pytest.mark.habit("training", "resume with another --lr", "works")
 def test_a_stopped_run_goes_on_at_another_rate(book: Path, tmp_path: Path) -> None:
     words = ["--schedule", "constant", "--warmup-steps", 0, "--steps", 4]
     pretrain(book, tmp_path, *words, "--lr", 0.01, "--max-minutes", 0.00001)
@@ -108,6 +111,7 @@ def test_a_stopped_run_goes_on_at_another_rate(book: Path, tmp_path: Path) -> No
     assert [line["lr"] for line in metrics(tmp_path)] == [0.01] + [0.02] * 3
 
 
+@pytest.mark.habit("training", "more --epochs on a finished fine-tuning", "works")
 def test_more_epochs_make_a_fine_tuned_model_longer_and_its_adapter_is_merged_anew(
     model: Path, chats: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +128,7 @@ def test_more_epochs_make_a_fine_tuned_model_longer_and_its_adapter_is_merged_an
     assert all((ours[name].data == merged[name].data).all() for name in merged)
 
 
+@pytest.mark.habit("training", "--steps below what is done", "pointer", "--steps above it, or another --out")
 def test_a_run_cannot_be_made_shorter_than_it_is(book: Path, tmp_path: Path) -> None:
     pretrain(book, tmp_path, "--steps", 3)
     with pytest.raises(ConfigError, match=r"gone further than that(.|\n)*--steps above 3"):
@@ -135,6 +140,7 @@ def test_a_run_cannot_be_made_shorter_than_it_is(book: Path, tmp_path: Path) -> 
 WORSE = ["--steps", 12, "--lr", 0.5, "--schedule", "constant", "--warmup-steps", 0, "--eval-every", 1, "--keep", 1]
 
 
+@pytest.mark.habit("training", "load_best_model_at_end: --keep-best", "works")
 def test_the_best_step_is_kept_and_is_the_model(model: Path, chats: Path, tmp_path: Path) -> None:
     """At such a rate it is soon worse than at first."""
     said = finetune(model, chats, tmp_path, "--method", "full", "--val-fraction", 0.3, *WORSE, "--keep-best").stderr
@@ -147,6 +153,7 @@ def test_the_best_step_is_kept_and_is_the_model(model: Path, chats: Path, tmp_pa
     assert weights(tmp_path) != weights(tmp_path / "checkpoints/step-00000012")
 
 
+@pytest.mark.habit("training", "EarlyStoppingCallback: --patience N", "works")
 def test_it_ends_after_as_many_validations_as_it_was_to_bear_with(model: Path, chats: Path, tmp_path: Path) -> None:
     words = ["--method", "full", "--val-fraction", 0.3, *WORSE]
     said = finetune(model, chats, tmp_path, *words, "--patience", 2).stderr
@@ -182,6 +189,8 @@ def narrow(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.habit("training", "a tuned bfloat16 model stays bfloat16", "works")
+@pytest.mark.habit("training", "finetune --out-dtype float16", "works")
 def test_a_tuned_model_is_written_in_the_dtype_of_its_base(
     method: str, narrow: Path, model: Path, chats: Path, tmp_path: Path
 ) -> None:
@@ -198,6 +207,12 @@ def test_a_tuned_model_is_written_in_the_dtype_of_its_base(
     assert {array.dtype for name, array in steps.items() if "exp_avg" in name} == {"float32"}, "it learns in float32"
 
 
+@pytest.mark.habit(
+    "training",
+    "LoRA on a quantized GGUF, merged",
+    "differs",
+    "bfloat16, and the sizes are said; --no-merge keeps the adapter alone",
+)
 def test_of_a_base_in_blocks_a_merged_model_is_bfloat16_and_its_size_is_said(
     model: Path, chats: Path, tmp_path: Path
 ) -> None:
@@ -214,6 +229,7 @@ def test_of_a_base_in_blocks_a_merged_model_is_bfloat16_and_its_size_is_said(
 
 
 @pytest.mark.parametrize("words", [[], ["--method", "full"], ["--no-merge"]], ids=["lora", "full", "kept"])
+@pytest.mark.habit("training", "chat -m RUN of a stopped fine-tuning", "works")
 def test_a_stopped_runs_folder_runs_its_newest_step_and_says_so(
     words: list[object], model: Path, chats: Path, tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def test_weights_that_are_none_are_refused(weights: str) -> None:
         parse_weights(weights, 2)
 
 
+@pytest.mark.habit("training", "pretrain --mix 3,1: weights of data sets", "works")
 def test_a_mixed_run_says_its_shares_and_goes_on_bit_for_bit(books: Path, tmp_path: Path) -> None:
     base = ["pretrain", "-d", books / "a.txt", "-d", books / "b.txt", "--tokenizer", "char", *SIZES, *QUIET]
     base += ["--lr", 0.01, "--warmup-steps", 0, "--steps", 4, "--mix", "1,3"]
@@ -167,6 +168,7 @@ def test_texts_that_are_too_short_for_a_row_are_named(tmp_path: Path, tokenizer:
         one.shuffled(0, 1)
 
 
+@pytest.mark.habit("training", "pretrain --stream", "works")
 def test_a_streamed_run_goes_on_bit_for_bit_and_keeps_no_tokens(books: Path, model: Path, tmp_path: Path) -> None:
     base = ["pretrain", "-d", books, "--tokenizer", model, "--stream", *SIZES, *QUIET]
     base += ["--lr", 0.01, "--warmup-steps", 0, "--steps", 4, "--eval-rows", 2]
@@ -181,6 +183,7 @@ def test_a_streamed_run_goes_on_bit_for_bit_and_keeps_no_tokens(books: Path, mod
     assert any(one != other for one, other in pairwise(losses))
 
 
+@pytest.mark.habit("data", "pretrain -d hf:… --stream", "works")
 def test_a_data_set_in_the_hubs_layout_is_streamed(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,8 @@ def theirs_of_pairs(kind: str, hf: Any, batch: PreferenceBatch, **settings: Any)
     ],
     ids=lambda value: value.kind if isinstance(value, PreferenceSettings) else str(value),
 )
+@pytest.mark.habit("training", "ORPO: --method orpo", "works")
+@pytest.mark.habit("training", "SimPO: --method simpo, --gamma", "works")
 def test_orpo_and_simpo_are_trls_loss_and_gradients(
     settings: PreferenceSettings, theirs: dict[str, float], model: Decoder
 ) -> None:
@@ -192,6 +194,7 @@ def theirs_of_judged(hf: torch.nn.Module, reference: torch.nn.Module, batch: Jud
 
 @pytest.mark.parametrize("good", [[True, False, True, False], [True, True, True, False], [False] * 4], ids=str)
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (0.75, 2.0)])
+@pytest.mark.habit("training", "KTO: --method kto, desirable_weight as --good-weight", "works")
 def test_kto_is_trls_loss_and_gradients(good: list[bool], weights: tuple[float, float], model: Decoder) -> None:
     base, batch = tiny("llama"), judged(good)
     hf = theirs_of(model)
@@ -224,6 +227,8 @@ def test_each_prompt_meets_the_answer_of_the_row_before() -> None:
     assert mismatched(parts, 4) == [([1, 2], [10, 11]), ([4], [3]), ([7, 8, 9], [5])]
 
 
+@pytest.mark.habit("data", "finetune -d: TRL's `prompt`, `completion`, `label`", "works")
+@pytest.mark.habit("data", "pairs for KTO, each answer apart", "works")
 def test_records_of_kto_become_rows_that_say_which_are_good(shared: Path, tmp_path: Path) -> None:
     from pellucid import AutoTokenizer
 

@@ -128,6 +128,7 @@ WEIGHTED = [USER, {"role": "assistant", "content": "WRONG"}, USER, {"role": "ass
         ({"loss": False}, {"loss": True}),
     ],
 )
+@pytest.mark.habit("training", "loss on each message: OpenAI's `weight`, Axolotl's `train`, ms-swift's `loss`", "works")
 def test_a_message_of_weight_0_is_read_and_not_learned(
     no: dict[str, Any], yes: dict[str, Any], template: str, tmp_path: Path, mini: Tokenizer
 ) -> None:
@@ -148,6 +149,7 @@ def test_where_answers_stand_apart_the_unlearned_one_has_no_example(tmp_path: Pa
     assert said(qwen, examples) == ["<think>\n\n</think>\n\nright<|im_end|>"]
 
 
+@pytest.mark.habit("training", "a message's weight between 0 and 1", "pointer", "0 or 1")
 def test_weights_are_yes_or_no_and_no_template_sees_them(tmp_path: Path, mini: Tokenizer) -> None:
     for weight in (0.5, 2, "1", [1]):
         with pytest.raises(DataError, match=r"line 1: a message's weight(.|\n)*0 or 1"):
@@ -198,6 +200,7 @@ def test_of_a_pair_neither_answer_may_be_empty(tmp_path: Path, mini: Tokenizer) 
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.habit("data", "finetune -d: OpenAI's content parts", "works")
 def test_parts_that_are_texts_are_the_text_and_others_are_named(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]
     answer = {"role": "assistant", "content": [{"type": "text", "text": "Hello!"}]}

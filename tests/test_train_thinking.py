@@ -50,6 +50,7 @@ def asked(shared: Path, template: str, messages: list[dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize("content", THOUGHTS, ids=["whole", "as generated"])
 @pytest.mark.parametrize("turns", [1, 3])
+@pytest.mark.habit("training", "DeepSeek-R1 distills: a template that strips thinking", "works")
 def test_thinking_is_learned_after_what_asks_for_it(content: str, turns: int, mini: Tokenizer, shared: Path) -> None:
     messages = [USER, answer(content)] * turns
     masked = Masking(mini, chat_template=DISTILL).tokens(Conversation(messages), "here")
@@ -60,6 +61,12 @@ def test_thinking_is_learned_after_what_asks_for_it(content: str, turns: int, mi
         assert learned == "简单。\n</think>\n\n巴黎。<|im_end|>"
 
 
+@pytest.mark.habit(
+    "training",
+    "answers without thinking under a template that opens `<think>`",
+    "differs",
+    "learned with an empty one, and said",
+)
 def test_an_answer_without_thinking_closes_what_the_template_opened(
     mini: Tokenizer, shared: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +79,7 @@ def test_an_answer_without_thinking_closes_what_the_template_opened(
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.habit("data", "thinking in `reasoning_content`", "works")
 def test_thinking_in_a_key_of_its_own_is_learned_too(key: str, mini: Tokenizer, shared: Path) -> None:
     (one,) = Masking(mini, chat_template=DISTILL).tokens(
         Conversation([USER, answer("巴黎。", **{key: "简单。"})]), "here"
@@ -100,6 +108,7 @@ def test_qwen3_and_deepseek_write_thinking_themselves(mini: Tokenizer, shared: P
         assert "巴黎。" in learned
 
 
+@pytest.mark.habit("data", "`reasoning_content` under a format without thinking", "differs", "not learned, and said")
 def test_a_format_that_knows_of_no_thinking_says_that_it_is_not_learned(
     mini: Tokenizer, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,7 @@ def history_of(run: Path, name: str) -> list[tuple[int, float]]:
     return [(line["step"], line[name]) for line in metrics(run) if name in line]
 
 
+@pytest.mark.habit("training", "MLflow: --mlflow [EXPERIMENT]", "works")
 def test_mlflow_reads_the_runs_own_figures_and_goes_on_with_it(book: Path, tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="pip install mlflow")
     from mlflow.tracking import MlflowClient
@@ -55,6 +56,7 @@ def test_mlflow_reads_the_runs_own_figures_and_goes_on_with_it(book: Path, tmp_p
     assert texts[0].read_text()
 
 
+@pytest.mark.habit("training", "Weights & Biases: --wandb [PROJECT]", "works")
 def test_wandb_is_told_the_runs_own_figures(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a stand-in that keeps what it is told, so that it is proven without the library, too."""
     told: list[tuple[int, dict[str, Any]]] = []
@@ -124,6 +126,7 @@ def test_the_real_wandb_keeps_them_on_this_machine(book: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("flag", "module"), [("--wandb", "wandb"), ("--mlflow", "mlflow.tracking")])
+@pytest.mark.habit("training", "--wandb, --mlflow without the library", "pointer", "pip install wandb, mlflow")
 def test_without_the_library_its_name_is_said(
     flag: str, module: str, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
