@@ -12,7 +12,9 @@ from pellucid.explain.questions.hiding import hiding
 IDS = [1, 5, 9, 2, 7, 7, 3, 11, 4]
 
 
-@pytest.mark.parametrize("model", ["llama", "gemma3_text", "gpt2", "deepseek_v3"])
+@pytest.mark.parametrize(
+    "model", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma3_text", "gpt2", "deepseek_v3"))]
+)
 def test_hiding_a_token_is_masking_it(model: str) -> None:
     decoder = tiny(model)
     theirs = reference_model(decoder)

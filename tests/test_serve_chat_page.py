@@ -118,6 +118,14 @@ def opened(browser: Any, url: str, **options: Any) -> Iterator[Any]:
     assert complaints == []
 
 
+@pytest.fixture(scope="module")
+def asked(browser: Any, url: str) -> Iterator[Any]:
+    """A page with an answer, for tests that look at it and change nothing."""
+    with opened(browser, url) as page:
+        ask(page)
+        yield page
+
+
 def ask(page: Any, text: str = QUESTION) -> Any:
     """Writes, sends, waits for the end; the last answer."""
     page.fill("#ask", text)
@@ -160,9 +168,8 @@ def log_probabilities(session: Session, ids: list[int]) -> torch.Tensor:
         return decoder.logits(decoder.hidden(torch.tensor([ids]), ctx), ctx)[0].double().log_softmax(-1)
 
 
-def test_an_answer_streams_and_is_the_models_own(page: Any, session: Session) -> None:
-    answer = ask(page)
-    node = shown_node(page)
+def test_an_answer_streams_and_is_the_models_own(asked: Any, session: Session) -> None:
+    answer, node = asked.locator(".answer"), shown_node(asked)
     ids = session.tokenizer.apply_chat_template(
         [{"role": "user", "content": QUESTION}], chat_template=TEMPLATE, add_generation_prompt=True, return_dict=False
     )
@@ -172,19 +179,18 @@ def test_an_answer_streams_and_is_the_models_own(page: Any, session: Session) ->
     assert node["usage"]["completion_tokens"] == 24
 
 
-def test_every_letter_of_an_answer_belongs_to_a_token_that_can_be_opened(page: Any) -> None:
-    answer = ask(page)
+def test_every_letter_of_an_answer_belongs_to_a_token_that_can_be_opened(asked: Any) -> None:
+    answer = asked.locator(".answer")
     spans = answer.locator(".body .t")
     assert "".join(spans.all_text_contents()) == answer.locator(".body").text_content()
-    node = shown_node(page)
+    node = shown_node(asked)
     placed = [token for token in node["tokens"] if token["at"] is not None]
     assert len(placed) == 24
     assert all(node["content"][token["at"] : token["end"]].strip() == token["text"].strip() for token in placed)
 
 
-def test_a_token_shows_the_engines_own_probabilities(page: Any, session: Session) -> None:
-    answer = ask(page)
-    node = shown_node(page)
+def test_a_token_shows_the_engines_own_probabilities(asked: Any, session: Session) -> None:
+    page, answer, node = asked, asked.locator(".answer"), shown_node(asked)
     ids = [token["id"] for token in node["tokens"]]
     truth = log_probabilities(session, node["promptIds"] + ids)[len(node["promptIds"]) - 1 :]
     token_of(answer, 5).click()
@@ -237,9 +243,8 @@ def test_going_on_with_words_of_ones_own(page: Any, session: Session) -> None:
     assert page.locator("#panel .verdict").text_content() == "Put here by you."
 
 
-def test_why_opens_the_same_numbers(page: Any, session: Session) -> None:
-    answer = ask(page)
-    node = shown_node(page)
+def test_why_opens_the_same_numbers(asked: Any, session: Session) -> None:
+    page, answer, node = asked, asked.locator(".answer"), shown_node(asked)
     token_of(answer, 6).click()
     page.click("#why")
     page.wait_for_selector("#all-pictures")

@@ -203,6 +203,7 @@ export class App {
     await this.keep(talk);
     await work();
     lay(node, true);
+    if (!this.model?.meta) await this.findModels(); // it was not loaded yet when they were asked for
     this.running.delete(node.id);
     await this.keep(talk);
     if (this.talk === talk) this.parts.thread.update(node, true);
@@ -223,7 +224,6 @@ export class App {
 
   async grow(talk, node, begun, signal) {
     let kept = performance.now();
-    if (this.model && !this.model.meta) await this.findModels(); // it was not loaded yet when they were asked for
     try {
       for await (const chunk of api.stream(this.order(talk, node, begun), { key: this.settings.key, signal })) {
         take(node, chunk, begun.length > 0);
@@ -247,13 +247,13 @@ export class App {
     const { system, model, seed, ...numbers } = talk.settings;
     const messages = tree.before(talk, node).map((one) => ({ role: one.role, content: tree.content(one) }));
     const body = { model: this.model?.id ?? model, stream: true, stream_options: { include_usage: true } };
+    body.plain_if_no_template = true; // and it is said (``chats``)
     const which = tree.siblings(talk, node).indexOf(node); // a seed repeats an answer, not that of its branches
     body.messages = system ? [{ role: "system", content: system }, ...messages] : messages;
     for (const [name, value] of Object.entries(numbers)) if (value !== "") body[name] = Number(value);
     if (seed !== "") body.seed = Number(seed) + which;
     if (this.settings.alternatives)
       Object.assign(body, { logprobs: true, top_logprobs: ALTERNATIVES, return_token_ids: true });
-    if (!this.chats) body.plain_if_no_template = true;
     if (begun.length) body.answer_token_ids = begun.map((token) => token.id);
     return body;
   }

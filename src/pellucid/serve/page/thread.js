@@ -222,12 +222,14 @@ export class Thread {
     const { app } = this,
       empty = !node.content && !node.reasoning && !node.calls.length;
     const finish = node.finish ?? (growing ? null : "stopped"); // the page was left while it grew
-    const key = JSON.stringify([growing, finish, node.error, empty, node.raw, app.settings.lang, this.siblingsOf(node)]);
+    const plain = !app.chats && !tree.before(app.talk, node).some((one) => one.role === "assistant");
+    const key = JSON.stringify([plain, growing, finish, node.error, empty, node.raw, app.settings.lang, this.siblingsOf(node)]);
     if (drawn.ended === key) return;
     drawn.ended = key;
     drawn.ending.replaceChildren(
       ...[
         growing && empty ? h("p", { class: "waiting" }, app.t("waiting")) : null,
+        plain && !growing ? h("p", { class: "soft" }, app.t("hello_plain")) : null,
         node.error ? h("p", { class: "bad" }, `${app.t("ended_error")} ${node.error}`) : null,
         ["length", "stopped"].includes(finish) ? h("p", { class: "soft" }, `${app.t(`ended_${finish}`)} `, this.more(node)) : null,
       ].filter(Boolean),
