@@ -1,6 +1,6 @@
-// Which letters of an answer each token wrote. A token's own text is not always what stands in the answer: a first token
-// may lose its space, a thought's marks and the end of an answer are taken out, and a character may be made of several
-// tokens. So tokens are laid along the text, and what cannot be laid has no letters (``at`` stays null).
+// Which letters of an answer each token wrote. A token's own text is not always what stands in the answer: a first
+// token may lose its space, a thought's marks and the end of an answer are taken out, and a character may be made of
+// several tokens. So tokens are laid along the text, and what cannot be laid has no letters (``at`` stays null).
 
 const BROKEN = "\ufffd"; // what a part of a character reads as alone
 const AHEAD = 24; // letters that a token may be found further on, where something before it was taken out
@@ -19,10 +19,10 @@ export function lay(answer, ended) {
       laid.next += 1;
       continue;
     }
-    const found = place(answer, laid, token.text);
-    if (found === "wait" && !ended) return;
-    if (found && found !== "wait") {
-      const [part, at, end] = found;
+    const letters = place(answer, laid, token.text);
+    if (letters === "wait" && !ended) return;
+    if (letters && letters !== "wait") {
+      const [part, at, end] = letters;
       share(laid.broken, part, laid[part], at);
       Object.assign(token, { part, at, end });
       Object.assign(laid, { part, [part]: end, broken: [] });
@@ -58,7 +58,9 @@ function place(answer, laid, text) {
     const at = text.trim().length > 2 ? whole.slice(from, from + AHEAD + text.length).indexOf(text) : -1;
     if (at >= 0) return [part, from + at, from + at + text.length];
   }
-  const rest = answer.content.slice(laid.content).trim() ? answer.content.slice(laid.content) : answer.reasoning.slice(laid.reasoning);
+  const rest = answer.content.slice(laid.content).trim()
+    ? answer.content.slice(laid.content)
+    : answer.reasoning.slice(laid.reasoning);
   return !rest.trim() || text.startsWith(rest) ? "wait" : null;
 }
 

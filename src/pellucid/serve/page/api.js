@@ -8,12 +8,18 @@ export class ApiError extends Error {
 }
 
 async function ask(path, body, { key = "", signal } = {}) {
-  const headers = { ...(body ? { "Content-Type": "application/json" } : {}), ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  const headers = {
+    ...(body ? { "Content-Type": "application/json" } : {}),
+    ...(key ? { Authorization: `Bearer ${key}` } : {}),
+  };
   const options = { method: body ? "POST" : "GET", headers, signal, body: body ? JSON.stringify(body) : undefined };
   const response = await fetch(path, options);
   if (response.ok) return response;
   const said = await response.json().catch(() => null);
-  throw new ApiError(said?.error?.message ?? said?.error ?? `${response.status} ${response.statusText}`, response.status);
+  throw new ApiError(
+    said?.error?.message ?? said?.error ?? `${response.status} ${response.statusText}`,
+    response.status,
+  );
 }
 
 /** What the server answers with: [{id, max_model_len, …}]. */

@@ -264,8 +264,8 @@ export class App {
 
   /** The answer of this conversation that grows, or undefined. */
   get growing() {
-    const found = [...this.running].find(([, { talk }]) => talk.id === this.talk.id);
-    return found && this.talk.nodes[found[0]];
+    const id = [...this.running.keys()].find((one) => this.running.get(one).talk.id === this.talk.id);
+    return id && this.talk.nodes[id];
   }
 
   // --- a token -------------------------------------------------------------------------------------------------------
@@ -285,7 +285,8 @@ function take(node, chunk, branch) {
   const choice = chunk.choices?.[0];
   if (!choice) return;
   const { content, reasoning_content, tool_calls } = choice.delta ?? {};
-  if (node.again && (content || reasoning_content)) Object.assign(node, { content: "", reasoning: "", calls: [], again: false });
+  if (node.again && (content || reasoning_content))
+    Object.assign(node, { content: "", reasoning: "", calls: [], again: false });
   node.content += content ?? "";
   node.reasoning += reasoning_content ?? "";
   for (const { index, function: called } of tool_calls ?? []) {

@@ -29,11 +29,7 @@ const SIGNS = {
 };
 
 export function sign(name) {
-  return svg(
-    "svg",
-    { viewBox: "0 0 20 20", class: "sign", "aria-hidden": "true" },
-    svg("path", { d: SIGNS[name] }),
-  );
+  return svg("svg", { viewBox: "0 0 20 20", class: "sign", "aria-hidden": "true" }, svg("path", { d: SIGNS[name] }));
 }
 
 /** A button with a sign; ``label`` is what it is called, and its tip. */
@@ -48,12 +44,17 @@ export function button(name, label, click, props = {}) {
 
 /** Copies what ``text()`` gives, and says so. */
 export function copyButton(app, text, props = {}) {
-  const made = button("copy", app.t("copy"), async () => {
-    await copy(text());
-    made.replaceChildren(sign("done"));
-    app.say(app.t("copied"));
-    setTimeout(() => made.replaceChildren(sign("copy")), 1500);
-  }, props);
+  const made = button(
+    "copy",
+    app.t("copy"),
+    async () => {
+      await copy(text());
+      made.replaceChildren(sign("done"));
+      app.say(app.t("copied"));
+      setTimeout(() => made.replaceChildren(sign("copy")), 1500);
+    },
+    props,
+  );
   return made;
 }
 

@@ -111,7 +111,8 @@ export class Composer {
   }
 
   async attach(list) {
-    for (const file of [...list]) // the list is the field's own, which is emptied meanwhile
+    for (const file of [...list])
+      // the list is the field's own, which is emptied meanwhile
       try {
         this.files.push(await readText(file));
       } catch (error) {

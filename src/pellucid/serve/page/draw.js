@@ -33,9 +33,17 @@ export function draw(app, block, place) {
       );
     case "table": {
       const row = (cells, tag) =>
-        h("tr", {}, block.columns.map((align, i) => h(tag, { class: `to-${align}` }, cells[i] ? line([cells[i]]) : null)));
+        h(
+          "tr",
+          {},
+          block.columns.map((align, i) => h(tag, { class: `to-${align}` }, cells[i] ? line([cells[i]]) : null)),
+        );
       const rows = block.rows.map((cells) => row(cells, "td"));
-      return h("div", { class: "wide", tabindex: "0" }, h("table", {}, h("thead", {}, row(block.head, "th")), h("tbody", {}, rows)));
+      return h(
+        "div",
+        { class: "wide", tabindex: "0" },
+        h("table", {}, h("thead", {}, row(block.head, "th")), h("tbody", {}, rows)),
+      );
     }
     default:
       return h("p", {}, line(block.lines));
@@ -44,13 +52,16 @@ export function draw(app, block, place) {
 
 function code(app, block, place) {
   const text = block.lines.map((line) => line.text).join("\n");
-  const lines = block.lines.map((line, i) =>
-    place(line.text + (i < block.lines.length - 1 ? "\n" : ""), line.from),
-  );
+  const lines = block.lines.map((line, i) => place(line.text + (i < block.lines.length - 1 ? "\n" : ""), line.from));
   return h(
     "figure",
     { class: "code" },
-    h("figcaption", {}, h("span", {}, block.language || app.t("code")), copyButton(app, () => text)),
+    h(
+      "figcaption",
+      {},
+      h("span", {}, block.language || app.t("code")),
+      copyButton(app, () => text),
+    ),
     h("pre", { tabindex: "0" }, h("code", {}, lines)),
   );
 }

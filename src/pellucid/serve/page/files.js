@@ -43,9 +43,18 @@ export function readConversation(text, fresh) {
 
 function message(node) {
   if (!word(node.id)) throw new Error("not_ours"); // it would be its own parent
-  const common = { id: word(node.id), parent: word(node.parent), created: Number(node.created) || 0, content: word(node.content) };
+  const common = {
+    id: word(node.id),
+    parent: word(node.parent),
+    created: Number(node.created) || 0,
+    content: word(node.content),
+  };
   if (node.role === "user")
-    return { ...common, role: "user", files: list(node.files).map((file) => ({ name: word(file.name), text: word(file.text) })) };
+    return {
+      ...common,
+      role: "user",
+      files: list(node.files).map((file) => ({ name: word(file.name), text: word(file.text) })),
+    };
   if (node.role !== "assistant") throw new Error("not_ours");
   return {
     ...common,
@@ -71,5 +80,6 @@ function letters({ part, at, end, yours }) {
   return { ...(laid ? { part, at, end } : { at: null }), ...(yours ? { yours: true } : {}) };
 }
 
-const word = (value) => (typeof value === "string" ? value : value === undefined || value === null ? "" : String(value));
+const word = (value) =>
+  typeof value === "string" ? value : value === undefined || value === null ? "" : String(value);
 const list = (value) => (Array.isArray(value) ? value : []);

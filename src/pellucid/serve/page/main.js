@@ -41,7 +41,8 @@ async function arrive(app) {
 }
 
 const dark = () =>
-  (document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "")) === "dark";
+  (document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "")) ===
+  "dark";
 
 function look(app) {
   const root = document.documentElement;

@@ -11,7 +11,7 @@ const DIVIDER = /^[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$
 const DEEPEST = 12; // quotes and lists within one another; deeper is text
 
 /**
- * The blocks of a source: {kind, from, to, …}. A line is {text, from}: a stretch of the source without its line end and
+ * The blocks of a source: {kind, from, to, …}; a line is {text, from}, a stretch of the source without its line end and
  * without the marks of what it stands in.
  */
 export function blocks(source) {
@@ -135,7 +135,8 @@ function cells({ text, from }) {
   for (let i = start; i <= text.length; i += 1) {
     if (text[i] === "\\") i += 1;
     else if (text[i] === "|" || i === text.length) {
-      if (i < text.length || text.slice(start, i).trim()) made.push(trimmed({ text: text.slice(start, i), from: from + start }));
+      if (i < text.length || text.slice(start, i).trim())
+        made.push(trimmed({ text: text.slice(start, i), from: from + start }));
       start = i + 1;
     }
   }
@@ -271,9 +272,9 @@ function run(whole, i) {
 /** Where a run of exactly ``length`` backticks starts, or −1. */
 function closing(whole, from, length) {
   for (let i = whole.indexOf("`", from); i >= 0; i = whole.indexOf("`", i)) {
-    const found = run(whole, i);
-    if (found === length) return i;
-    i += found;
+    const marks = run(whole, i);
+    if (marks === length) return i;
+    i += marks;
   }
   return -1;
 }

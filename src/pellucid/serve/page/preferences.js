@@ -52,11 +52,20 @@ export class Preferences {
       h(
         "div",
         { class: "inside" },
-        h("div", { class: "row" }, h("h2", {}, app.t("settings")), button("close", app.t("close"), () => this.dialog.close())),
+        h(
+          "div",
+          { class: "row" },
+          h("h2", {}, app.t("settings")),
+          button("close", app.t("close"), () => this.dialog.close()),
+        ),
         h("p", { class: "soft" }, app.t("settings_for")),
         this.field("system", h("textarea", { rows: 4, value: app.value("system"), placeholder: app.t("system_hint") })),
         this.models(model),
-        h("div", { class: "grid" }, Object.entries(NUMBERS).map(([name, range]) => this.number(name, range))),
+        h(
+          "div",
+          { class: "grid" },
+          Object.entries(NUMBERS).map(([name, range]) => this.number(name, range)),
+        ),
         h(
           "label",
           { class: "check" },
@@ -74,7 +83,12 @@ export class Preferences {
 
   key() {
     const { app } = this;
-    const input = h("input", { type: "password", value: app.settings.key, autocomplete: "off", placeholder: app.t("key_hint") });
+    const input = h("input", {
+      type: "password",
+      value: app.settings.key,
+      autocomplete: "off",
+      placeholder: app.t("key_hint"),
+    });
     return this.field("key", input, () => app.findModels().then(() => app.models.length && (app.say(""), app.draw())));
   }
 
@@ -107,7 +121,10 @@ export class Preferences {
     input.addEventListener("change", () => {
       const value = input.value.trim(),
         well = !input.validity.badInput;
-      const inside = value === "" || input.type !== "number" || (Number(value) >= Number(input.min) && Number(value) <= Number(input.max));
+      const inside =
+        value === "" ||
+        input.type !== "number" ||
+        (Number(value) >= Number(input.min) && Number(value) <= Number(input.max));
       const whole = value === "" || input.step !== "1" || Number.isInteger(Number(value));
       input.setCustomValidity(well && inside && whole ? "" : app.t("wrong_number"));
       if (!input.reportValidity()) return;

@@ -29,7 +29,16 @@ export class Side {
     this.list.setAttribute("aria-label", app.t("conversations"));
     this.list.replaceChildren(
       ...[...groups].map(([name, talks]) =>
-        h("section", {}, h("h2", {}, app.t(name)), h("ul", {}, talks.map((talk) => this.item(talk)))),
+        h(
+          "section",
+          {},
+          h("h2", {}, app.t(name)),
+          h(
+            "ul",
+            {},
+            talks.map((talk) => this.item(talk)),
+          ),
+        ),
       ),
       ...(heads.length ? [] : [h("p", { class: "soft" }, app.t(app.store.lasting ? "none_yet" : "not_lasting"))]),
     );
@@ -55,7 +64,12 @@ export class Side {
       ),
       h(
         "button",
-        { type: "button", class: "new", id: "new", on: { click: () => (this.toggle(false), app.begin(), app.parts.composer.area.focus()) } },
+        {
+          type: "button",
+          class: "new",
+          id: "new",
+          on: { click: () => (this.toggle(false), app.begin(), app.parts.composer.area.focus()) },
+        },
         app.t("new"),
       ),
       this.search,
@@ -70,7 +84,14 @@ export class Side {
         ),
         h(
           "button",
-          { type: "button", class: "icon", id: "theme", title: app.t("theme"), "aria-label": app.t("theme"), on: { click: () => app.shade() } },
+          {
+            type: "button",
+            class: "icon",
+            id: "theme",
+            title: app.t("theme"),
+            "aria-label": app.t("theme"),
+            on: { click: () => app.shade() },
+          },
           "◐",
         ),
         button("save", app.t("import"), () => this.choose.click()),
@@ -103,12 +124,22 @@ export class Side {
       [
         app.t("export_markdown"),
         kept((talk) =>
-          save(`${talk.title}.md`, asMarkdown(talk, { user: app.t("you"), assistant: app.model?.id ?? "", system: app.t("system") }), "text/markdown"),
+          save(
+            `${talk.title}.md`,
+            asMarkdown(talk, { user: app.t("you"), assistant: app.model?.id ?? "", system: app.t("system") }),
+            "text/markdown",
+          ),
         ),
       ],
       [
         app.t("export_json"),
-        kept((talk) => save(`${talk.title}.json`, JSON.stringify({ format: "pellucid-chat", conversation: talk }), "application/json")),
+        kept((talk) =>
+          save(
+            `${talk.title}.json`,
+            JSON.stringify({ format: "pellucid-chat", conversation: talk }),
+            "application/json",
+          ),
+        ),
       ],
       [app.t("remove"), () => confirm(app.t("remove_sure", title)) && app.remove(id), "bad"],
     ]);

@@ -33,7 +33,7 @@ export function share(p) {
 export function face({ text, bytes }) {
   if (!bytes || !text.includes("\ufffd")) return visible(text);
   const parts = [];
-  for (let i = 0; i < bytes.length; ) {
+  for (let i = 0; i < bytes.length;) {
     const length = wide(bytes, i);
     parts.push(
       length

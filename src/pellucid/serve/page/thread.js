@@ -51,9 +51,9 @@ export class Thread {
       h(
         "div",
         { class: "examples" },
-        app.t(app.chats ? "examples" : "beginnings").map((text) =>
-          h("button", { type: "button", on: { click: () => app.send(text) } }, text),
-        ),
+        app
+          .t(app.chats ? "examples" : "beginnings")
+          .map((text) => h("button", { type: "button", on: { click: () => app.send(text) } }, text)),
       ),
     );
   }
@@ -72,7 +72,11 @@ export class Thread {
       ending: h("div", { class: "ending" }),
       actions: h("div", { class: "actions" }),
     };
-    const made = h("article", { class: "answer", data: { id: node.id }, "aria-label": node.model }, Object.values(parts));
+    const made = h(
+      "article",
+      { class: "answer", data: { id: node.id }, "aria-label": node.model },
+      Object.values(parts),
+    );
     this.drawn.set(node.id, { element: made, ...parts, blocks: [], thought: [] });
     return made;
   }
@@ -207,14 +211,16 @@ export class Thread {
   calls(node, drawn) {
     const { app } = this;
     drawn.calls.replaceChildren(
-      ...node.calls.filter(Boolean).map((call) =>
-        h(
-          "figure",
-          { class: "call" },
-          h("figcaption", {}, `${app.t("tool_call")} `, h("code", {}, call.name)),
-          h("pre", {}, pretty(call.arguments)),
+      ...node.calls
+        .filter(Boolean)
+        .map((call) =>
+          h(
+            "figure",
+            { class: "call" },
+            h("figcaption", {}, `${app.t("tool_call")} `, h("code", {}, call.name)),
+            h("pre", {}, pretty(call.arguments)),
+          ),
         ),
-      ),
     );
   }
 
@@ -223,7 +229,16 @@ export class Thread {
       empty = !node.content && !node.reasoning && !node.calls.length;
     const finish = node.finish ?? (growing ? null : "stopped"); // the page was left while it grew
     const plain = !app.chats && !tree.before(app.talk, node).some((one) => one.role === "assistant");
-    const key = JSON.stringify([plain, growing, finish, node.error, empty, node.raw, app.settings.lang, this.siblingsOf(node)]);
+    const key = JSON.stringify([
+      plain,
+      growing,
+      finish,
+      node.error,
+      empty,
+      node.raw,
+      app.settings.lang,
+      this.siblingsOf(node),
+    ]);
     if (drawn.ended === key) return;
     drawn.ended = key;
     drawn.ending.replaceChildren(
@@ -231,7 +246,9 @@ export class Thread {
         growing && empty ? h("p", { class: "waiting" }, app.t("waiting")) : null,
         plain && !growing ? h("p", { class: "soft" }, app.t("hello_plain")) : null,
         node.error ? h("p", { class: "bad" }, `${app.t("ended_error")} ${node.error}`) : null,
-        ["length", "stopped"].includes(finish) ? h("p", { class: "soft" }, `${app.t(`ended_${finish}`)} `, this.more(node)) : null,
+        ["length", "stopped"].includes(finish)
+          ? h("p", { class: "soft" }, `${app.t(`ended_${finish}`)} `, this.more(node))
+          : null,
       ].filter(Boolean),
     );
     drawn.actions.replaceChildren(...(growing ? [] : this.actions(node)));
@@ -256,7 +273,11 @@ export class Thread {
     };
     const speed = node.timings?.predicted_per_second;
     const count = node.tokens.length || node.usage?.completion_tokens;
-    const facts = [node.model, count ? app.t("tokens_count", count) : "", speed ? app.t("speed", Math.round(speed)) : ""];
+    const facts = [
+      node.model,
+      count ? app.t("tokens_count", count) : "",
+      speed ? app.t("speed", Math.round(speed)) : "",
+    ];
     return [
       this.branches(node),
       copyButton(app, () => node.content),

@@ -11,7 +11,7 @@ const SHOWN = 8; // parts that are named
 export class Why {
   constructor(app) {
     this.app = app;
-    this.kept = new Map(); // "node index" → what was found
+    this.kept = new Map(); // "node index" → what was seen
   }
 
   draw(node, index) {
@@ -22,7 +22,11 @@ export class Why {
     if (this.kept.has(key)) this.fill(place, node.tokens[index], this.kept.get(key));
     else
       place.append(
-        h("button", { type: "button", class: "primary", id: "why", on: { click: () => this.ask(place, node, index) } }, app.t("why")),
+        h(
+          "button",
+          { type: "button", class: "primary", id: "why", on: { click: () => this.ask(place, node, index) } },
+          app.t("why"),
+        ),
         h("p", { class: "soft" }, app.t("why_hint")),
       );
     return place;
@@ -42,34 +46,40 @@ export class Why {
         look(opened.url, `lens?positions=${pos}&token=${token.id}`),
         look(opened.url, `attribution?pos=${pos}&token=${token.id}${against ? `&against=${against.id}` : ""}`),
       ]);
-      const found = { ...opened, output, lens, parts };
-      this.kept.set(`${node.id} ${index}`, found);
-      this.fill(place, token, found);
+      const seen = { ...opened, output, lens, parts };
+      this.kept.set(`${node.id} ${index}`, seen);
+      this.fill(place, token, seen);
     } catch (error) {
       place.replaceChildren(h("p", { class: "bad" }, app.told(error)));
     }
   }
 
-  fill(place, token, found) {
+  fill(place, token, seen) {
     const { app } = this;
-    const same = found.output.top.find((one) => one.id === token.id);
+    const same = seen.output.top.find((one) => one.id === token.id);
     place.replaceChildren(
       h(
         "p",
         { class: "soft", data: { p: same?.p } },
         same ? `${app.t("why_same", share(same.p))} ` : "",
-        app.t("why_numbers")[found.executor] ?? "",
+        app.t("why_numbers")[seen.executor] ?? "",
       ),
-      this.layers(token, found),
-      this.pushes(token, found.parts),
-      this.hungOn(token, found),
+      this.layers(token, seen),
+      this.pushes(token, seen.parts),
+      this.hungOn(token, seen),
       h(
         "a",
-        { class: "button", id: "all-pictures", href: `${found.url}#at=output&pos=${found.position}`, target: "_blank", rel: "noopener" },
+        {
+          class: "button",
+          id: "all-pictures",
+          href: `${seen.url}#at=output&pos=${seen.position}`,
+          target: "_blank",
+          rel: "noopener",
+        },
         app.t("why_all"),
         sign("out"),
       ),
-      h("p", { class: "soft" }, `${app.t("why_all_hint")}. ${app.t("why_kept", found.kept)}`),
+      h("p", { class: "soft" }, `${app.t("why_all_hint")}. ${app.t("why_kept", seen.kept)}`),
     );
   }
 
@@ -91,32 +101,48 @@ export class Why {
     return h(
       "figure",
       { class: "layers" },
-      h("figcaption", {}, h("h2", {}, app.t("why_layers")), h("p", { class: "soft" }, app.t("why_layers_hint", face(token)))),
+      h(
+        "figcaption",
+        {},
+        h("h2", {}, app.t("why_layers")),
+        h("p", { class: "soft" }, app.t("why_layers_hint", face(token))),
+      ),
       h("ol", {}, rows.reverse()),
     );
   }
 
   /** Which tokens before it the prediction hung on: asked for by a press, since it runs the model once for each. */
-  hungOn(token, found) {
+  hungOn(token, seen) {
     const { app } = this,
       figure = h("figure", { class: "hung" });
     const fill = (told) =>
       figure.replaceChildren(
-        h("figcaption", {}, h("h2", {}, app.t("why_hung")), h("p", { class: "soft" }, app.t("why_hung_hint", face(token)))),
-        h("p", { class: "flow" }, told.tokens.map((one) => this.hidden(one, told))),
+        h(
+          "figcaption",
+          {},
+          h("h2", {}, app.t("why_hung")),
+          h("p", { class: "soft" }, app.t("why_hung_hint", face(token))),
+        ),
+        h(
+          "p",
+          { class: "flow" },
+          told.tokens.map((one) => this.hidden(one, told)),
+        ),
         told.first ? h("p", { class: "soft" }, app.t("why_hung_first", told.tokens.length)) : "",
-        found.executor === "native" ? h("p", { class: "soft" }, app.t("why_hung_torch", share(Math.exp(told.logprob)))) : "",
+        seen.executor === "native"
+          ? h("p", { class: "soft" }, app.t("why_hung_torch", share(Math.exp(told.logprob))))
+          : "",
         hangings(app, told),
       );
     const run = async () => {
       figure.replaceChildren(h("p", { class: "waiting" }, app.t("why_hung_busy")));
       try {
-        fill((found.hung ??= await look(found.url, `hung_on?pos=${found.position}&token=${token.id}`)));
+        fill((seen.hung ??= await look(seen.url, `hung_on?pos=${seen.position}&token=${token.id}`)));
       } catch (error) {
         figure.replaceChildren(h("p", { class: "bad" }, app.told(error)));
       }
     };
-    if (found.hung) fill(found.hung);
+    if (seen.hung) fill(seen.hung);
     else figure.append(h("button", { type: "button", id: "hung-on", on: { click: run } }, app.t("why_hung_ask")));
     return figure;
   }
@@ -127,7 +153,11 @@ export class Why {
       step = Math.min(4, Math.round(1.6 * Math.abs(told.logprob - one.logprob)));
     const side = told.logprob >= one.logprob ? "plus" : "minus";
     const shown = one.text.includes("\n") ? [visible(one.text), h("br")] : one.text;
-    return h("span", { class: `${side}${step}`, title: this.app.t("why_without", without), data: { pos: one.pos } }, shown);
+    return h(
+      "span",
+      { class: `${side}${step}`, title: this.app.t("why_without", without), data: { pos: one.pos } },
+      shown,
+    );
   }
 
   /** The parts of the score, largest first. */
@@ -150,11 +180,17 @@ export class Why {
         h(
           "span",
           { class: "track" },
-          h("span", { class: `bar ${value < 0 ? "minus" : "plus"}`, style: { width: `${(50 * Math.abs(value)) / most}%` } }),
+          h("span", {
+            class: `bar ${value < 0 ? "minus" : "plus"}`,
+            style: { width: `${(50 * Math.abs(value)) / most}%` },
+          }),
         ),
         h("span", { class: "p" }, `${value > 0 ? "+" : ""}${number(value, 3)}`),
       );
-    const title = told.against === null ? app.t("why_part", visible(told.text)) : app.t("why_parts", visible(told.text), visible(told.against));
+    const title =
+      told.against === null
+        ? app.t("why_part", visible(told.text))
+        : app.t("why_parts", visible(told.text), visible(told.against));
     return h(
       "figure",
       { class: "pushes" },
@@ -177,7 +213,7 @@ export class Why {
   }
 }
 
-/** What a difference of scores means: so many times as likely. Said only where it is so, with no cap behind the scores. */
+/** What a difference of scores means: so many times as likely; nothing, where a cap behind the scores makes it untrue. */
 function ratio(app, token, told) {
   const other = token.top.find((one) => told.against !== null && one.id !== token.id);
   if (!other || Math.abs(token.logprob - other.logprob - told.total) > 0.02) return null;
@@ -192,13 +228,15 @@ function hangings(app, told) {
   return h(
     "ul",
     { class: "hangings" },
-    most.slice(0, 4).map((one) =>
-      h(
-        "li",
-        {},
-        h("span", { class: "word" }, visible(one.text)),
-        h("span", {}, `${share(Math.exp(told.logprob))} → ${share(Math.exp(one.logprob))}`),
+    most
+      .slice(0, 4)
+      .map((one) =>
+        h(
+          "li",
+          {},
+          h("span", { class: "word" }, visible(one.text)),
+          h("span", {}, `${share(Math.exp(told.logprob))} → ${share(Math.exp(one.logprob))}`),
+        ),
       ),
-    ),
   );
 }

@@ -129,7 +129,8 @@ export const en = {
   why_hint: "Runs the text up to here once more, records every number, and shows where this token came from.",
   why_busy: "Recording the run … The first time, its program is compiled for it, which takes some seconds.",
   why_layers: "What each layer would have said",
-  why_layers_hint: (text) => `The stream after each layer, read as a prediction. The bar is the probability of ${text}.`,
+  why_layers_hint: (text) =>
+    `The stream after each layer, read as a prediction. The bar is the probability of ${text}.`,
   why_parts: (a, b) => `What pushed ${a} ahead of ${b}`,
   why_part: (a) => `What pushed towards ${a}`,
   why_parts_hint: "Parts of the score, by layer: they sum to it.",
@@ -141,7 +142,10 @@ export const en = {
   why_total: "together",
   why_ratio: (a, b, n) => `So ${a} is ${n} times as likely as ${b}: e to the power of it.`,
   why_same: (p) => `The recorded run gives it ${p}.`,
-  why_numbers: { native: "Numbers of the compiled program that answered.", torch: "Numbers of torch, on the same weights." },
+  why_numbers: {
+    native: "Numbers of the compiled program that answered.",
+    torch: "Numbers of torch, on the same weights.",
+  },
   why_hung: "Which words it hung on",
   why_hung_ask: "Which words did it hang on?",
   why_hung_hint: (text) =>
