@@ -9,8 +9,20 @@ from hypothesis import strategies as st
 from reference import telling, tiny
 
 from pellucid.base.errors import RequestError
-from pellucid.explain import Ablate, Edit, Patch, Trace, causal_map, patch_map, trace
+from pellucid.explain import (
+    Ablate,
+    Edit,
+    Patch,
+    Trace,
+    attribution,
+    causal_map,
+    habits_of,
+    head_card,
+    patch_map,
+    trace,
+)
 from pellucid.explain.branches import branches, groups
+from pellucid.explain.questions.cards import _masks
 from pellucid.explain.questions.causal import causal_maps, dose, parts_of
 from pellucid.explain.questions.contrast import Contrast, answer_of, contrast
 from pellucid.explain.questions.patching import movers
@@ -188,3 +200,48 @@ def test_an_edited_runs_causes_keep_its_edits() -> None:
     for effect in causal_map(edited, 3, 7).effects:
         alone = trace(edited.model, None, IDS, edits=[edit, effect.part.scaled(0.0)], steps=["logits"])
         assert effect.change == pytest.approx(gap(alone, 3, 7) - gap(edited, 3, 7), abs=1e-3)
+
+
+@EVERY
+def test_what_a_card_adds_is_what_attribution_says_the_head_adds(family: str) -> None:
+    """For every token at hand, forth and back are the same number."""
+    run = trace(tiny(family), None, IDS)
+    layers = [i for i, layer in enumerate(run.config.layers) if layer.attends]
+    if not layers:
+        with pytest.raises(RequestError, match="does not attend"):
+            head_card(run, 0, 0)
+        return
+    layer = layers[0]
+    card = head_card(run, layer, 1)
+    for token in (3, 7):
+        told = attribution(run, -1, token)
+        value = next(p.value for p in told.parts if p.kind == "head" and p.name == f"layers.{layer}.z" and p.head == 1)
+        assert card.added[token].item() == pytest.approx(value, rel=1e-4, abs=1e-5 * card.added.abs().max().item())
+    shares = run[f"layers.{layer}.pattern"][0, 1, -1]
+    best = shares.topk(3)
+    assert [source.position for source in card.sources] == best.indices.tolist()
+    assert [source.share for source in card.sources] == pytest.approx(best.values.tolist())
+
+
+def test_a_heads_habits_are_shares_of_its_attention(tiny_model) -> None:
+    model, tokenizer = tiny_model
+    habits = habits_of(model, tokenizer)
+    assert habits is not None
+    assert habits.shape == (model.config.num_layers, model.config.layers[0].mixer.num_heads, 5)
+    assert habits.min() >= 0
+    assert habits.max() <= 1
+    assert (habits[..., :3].sum(-1) <= 1 + 1e-5).all()  # of different keys, but at the first few queries
+    card = head_card(trace(model, tokenizer, "My lord, the king is"), 1, 0, habits=habits)
+    assert card.habits["previous"] == pytest.approx(habits[1, 0, 0].item())
+    assert "promotes" in str(card)
+
+
+def test_the_masks_of_habits_on_a_worked_example() -> None:
+    """a b c a b: at the second b, the same is 1, after the same is 2; at the second a, 0 and 1."""
+    previous, own, first, induction, same = (mask for mask, _ in _masks(torch.tensor([1, 2, 3, 1, 2])))
+    assert previous[4].tolist() == [0, 0, 0, 1, 0]
+    assert own[4].tolist() == [0, 0, 0, 0, 1]
+    assert first[4].tolist() == [1, 0, 0, 0, 0]
+    assert induction[4].tolist() == [0, 0, 1, 0, 0]
+    assert induction[3].tolist() == [0, 1, 0, 0, 0]
+    assert same[4].tolist() == [0, 1, 0, 0, 0]

@@ -5,6 +5,7 @@ without it.
 from pellucid.explain.checks import Check, Checks
 from pellucid.explain.edits import Ablate, Edit, Patch, SwapToken
 from pellucid.explain.questions.attribution import Attribution, attribution
+from pellucid.explain.questions.cards import HeadCard, habits_of, head_card
 from pellucid.explain.questions.causal import CausalMap, causal_map
 from pellucid.explain.questions.compare import Comparison, compare
 from pellucid.explain.questions.lens import Lens, lens
@@ -28,6 +29,7 @@ __all__ = [
     "Checks",
     "Comparison",
     "Edit",
+    "HeadCard",
     "Lens",
     "Operands",
     "Patch",
@@ -43,6 +45,8 @@ __all__ = [
     "causal_map",
     "chat_story",
     "compare",
+    "habits_of",
+    "head_card",
     "lens",
     "movers",
     "operands",

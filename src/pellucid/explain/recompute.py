@@ -32,13 +32,19 @@ class Rows:
     """A weight whose rows are made float64 when they are asked for: a large one never is as a whole."""
 
     weight: Tensor
+    kept: dict[Any, Numbers] | None = None  # parts that were made before, where somebody keeps them
 
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.weight.shape)
 
     def __getitem__(self, index: Any) -> Numbers:
-        return wide(self.weight[torch.as_tensor(index) if isinstance(index, np.ndarray) else index])
+        if self.kept is None or not isinstance(index, slice):
+            return wide(self.weight[torch.as_tensor(index) if isinstance(index, np.ndarray) else index])
+        key = (id(self.weight), index.start, index.stop)
+        if key not in self.kept:
+            self.kept[key] = wide(self.weight[index])
+        return self.kept[key]
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Numbers:
         return wide(self.weight)
@@ -46,12 +52,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class ModelWeights(Mapping[str, Rows]):
-    """A decoder's weights as the references read them."""
+    """A decoder's weights as the references read them. ``kept``: where parts of them in float64 are remembered, for
+    who asks for the same ones again; to be emptied now and then.
+    """
 
     model: Decoder
+    kept: dict[Any, Numbers] | None = None
 
     def __getitem__(self, name: str) -> Rows:
-        return Rows(self.model.get_parameter(name))
+        return Rows(self.model.get_parameter(name), self.kept)
 
     def __iter__(self) -> Iterator[str]:
         return (name for name, _ in self.model.named_parameters())
@@ -91,12 +100,18 @@ def places_of(trace: Record, columns: np.ndarray) -> Places:
     """Where those of the kept positions are, with the angles that the model turns by there."""
     places = np.asarray(trace.positions)[columns]
     ids, positions, mask = (x.cpu().numpy() for x in (trace.token_ids, trace.position_ids, trace.mask))
-    turned = {rope: _turns(trace, rope, places) for rope in trace.config.ropes}
+    turned = {rope: _turns(trace, rope, tuple(places.tolist())) for rope in trace.config.ropes}
     return Places(ids, positions, places, mask, turned)
 
 
-def _turns(trace: Record, rope: RopeConfig, places: np.ndarray) -> tuple[Numbers, Numbers]:
+def _turns(trace: Record, rope: RopeConfig, places: tuple[int, ...]) -> tuple[Numbers, Numbers]:
     """cos and sin that the model used at these places, (B, T, pairs)."""
+    if (rope, places) not in trace.turns:
+        trace.turns[rope, places] = _turned(trace, rope, places)
+    return trace.turns[rope, places]
+
+
+def _turned(trace: Record, rope: RopeConfig, places: tuple[int, ...]) -> tuple[Numbers, Numbers]:
     positions = trace.position_ids[:, torch.as_tensor(places, device=trace.position_ids.device)]
     lengths = trace.position_ids.amax(1, keepdim=True).add(1).expand_as(positions)
     cos, sin = rotation(rope, positions, lengths, trace.model.dtype)
@@ -126,5 +141,5 @@ class Cells:
         return int(getattr(self.trace, name)[text, position])
 
     def turns(self, rope: RopeConfig, text: int, position: int) -> tuple[Numbers, Numbers]:
-        cos, sin = _turns(self.trace, rope, np.array([position]))
+        cos, sin = _turns(self.trace, rope, (position,))
         return cos[text, 0], sin[text, 0]

@@ -48,6 +48,7 @@ class Record(Mapping[str, Tensor]):
         self.model, self.prompt, self.edits = model, prompt, tuple(edits)
         self.positions = list(positions)
         self.edited = frozenset(edited)
+        self.turns: dict[Any, Any] = {}  # rotary angles in float64 that were asked for
         self.taps: dict[str, Tap] = taps_of(model.config)
         self._values = {path: values[path] for path in self.taps if path in values}
 

@@ -151,6 +151,9 @@ class Linear(Operation):
         constants = {name: float(wide(weights[name]) @ direction) for name, _ in self.weights[1:]}
         return Passed((before.reshape(inputs[0].shape),), constants)
 
+    def forth(self, part: Numbers, source: int, inputs: Sequence[Numbers], weights: Weights) -> Numbers:
+        return self.scale * product(part.reshape(-1), weights[self.weights[0].name])
+
     def constants(self, weights: Weights, index: int) -> dict[str, float]:
         """What one output has beside its direction: the bias."""
         return {name: self.scale * float(weights[name][index]) for name, _ in self.weights[1:]}

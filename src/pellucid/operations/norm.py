@@ -151,3 +151,11 @@ class Norm(Operation):
         before = before - before.mean() if self.config.kind == "layer" else before
         constants = {self.weights[1].name: float(beta @ direction)} if self.config.bias else {}
         return Passed((before.reshape(shape),) * len(inputs), constants)
+
+    def forth(self, part: Numbers, source: int, inputs: Sequence[Numbers], weights: Weights) -> Numbers:
+        """With σ held: without its own mean for LayerNorm, then through γ / σ."""
+        gamma, shape, x = self.scale_and_shift(weights)[0], part.shape, sum(inputs[1:], inputs[0])
+        if self.heads is not None:
+            part, x = part.reshape(-1), x.reshape(-1)
+        part = part - part.mean() if self.config.kind == "layer" else part
+        return (part * gamma / self.normalized(x)[2]).reshape(shape)

@@ -102,6 +102,17 @@ class Operation:
         """
         return None
 
+    def forth(self, part: Numbers, source: int, inputs: Sequence[Numbers], weights: Weights) -> Numbers:
+        """What a part of the input number ``source`` becomes in the result, held as for ``back``: its transpose.
+
+        Here for operations that are their own, which scale each number by itself.
+        """
+        passed = self.back(part, inputs, weights)
+        assert passed is not None, f"{self.kind} passes nothing on"
+        made = passed.directions[source]
+        assert made is not None
+        return made
+
     def shares(self, value: Numbers, direction: Numbers) -> Numbers:
         """What ends here adds along ``direction``: a number, or one for each head or neuron."""
         return np.sum(value * direction)

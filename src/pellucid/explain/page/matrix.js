@@ -158,6 +158,7 @@ export class Matrix {
     if (!options.small)
       this.foot.replaceChildren(
         options.legend ?? legend(this.limit, options.scale, options.scale === "signed" && options.limit === undefined),
+        tile.bits === 8 ? h("span", { class: "sampled" }, this.app.t("eight_bits")) : "",
         tile.rowStep * tile.colStep > 1 ? h("span", { class: "sampled" }, this.app.t("thumbnail", tile)) : "",
         options.note ?? "",
       );

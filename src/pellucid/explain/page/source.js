@@ -87,6 +87,12 @@ export class Live extends Source {
   }
 }
 
+/** A tensor's numbers: float32, or shares from 0 to 1 in 8 bits. */
+function numbers({ data, bits }) {
+  const raw = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+  return bits === 8 ? Float32Array.from(raw, (byte) => byte / 255) : new Float32Array(raw.buffer);
+}
+
 /** The data of an offline file: the answers by address, and whole tensors, base64. */
 export class Embedded extends Source {
   live = false;
@@ -108,7 +114,7 @@ export class Embedded extends Source {
   async fetchTile(name, params) {
     const tensor = this.tensors[name];
     if (!tensor) throw new LeftOut(name);
-    const all = (tensor.values ??= new Float32Array(Uint8Array.from(atob(tensor.data), (c) => c.charCodeAt(0)).buffer));
+    const all = (tensor.values ??= numbers(tensor));
     const [rows, cols] = tensor.shape.slice(-2),
       at = params.at ? params.at.split(",").map(Number) : [];
     const start = at.reduce((sum, index, axis) => sum * tensor.shape[axis] + index, 0) * rows * cols;
@@ -121,6 +127,7 @@ export class Embedded extends Source {
       data,
       rows: bottom - top,
       cols: right - left,
+      bits: tensor.bits,
       rowStep: tensor.row_step ?? 1,
       colStep: tensor.col_step ?? 1,
     };

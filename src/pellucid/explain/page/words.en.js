@@ -79,6 +79,7 @@ export const en = {
   no_rotation: "This layer turns nothing: it has no rotary positions.",
   no_mlp: "This layer has no MLP.",
   needs_live: "This needs the live model: pellucid explain --open.",
+  eight_bits: "This file has these shares in 8 bits, exact to 0.2 %.",
   thumbnail: (tile) =>
     `A thumbnail: each pixel stands for ${tile.rowStep} × ${tile.colStep} cells and shows the largest of them; the ` +
     `lens shows exact values.`,

@@ -74,6 +74,7 @@ export const zh = {
   no_rotation: "这一层不旋转：它没有旋转位置编码。",
   no_mlp: "这一层没有 MLP。",
   needs_live: "这里需要运行中的模型：pellucid explain --open。",
+  eight_bits: "这份文件里这些份额只存了 8 位，准到 0.2 %。",
   thumbnail: (tile) =>
     `这是缩略图：一个像素代表 ${tile.rowStep} × ${tile.colStep} 格，取其中绝对值最大的；放大镜里是准确的值。`,
   thread_some: (first, last, all) => `（共 ${all} 个词元，这里是 ${first}–${last}）`,

@@ -10,6 +10,7 @@ Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits";
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +104,6 @@ class Attribution:
         }
 
 
-@torch.no_grad()
 def attribution(
     trace: Record, position: int = -1, token: int | None = None, *, against: int | None = None, row: int = 0
 ) -> Attribution:
@@ -114,49 +114,87 @@ def attribution(
 
     Raises: NotRecordedError where a step that a contribution ends in or a norm on its way was left out of the trace.
     """
-    column, weights = trace.column("logits", position), ModelWeights(trace.model)
-    token = int(trace["logits"][row, column].argmax()) if token is None else token
-    head = trace.tap("logits")
-    assert isinstance(head.operation, Linear)
-    direction, constants = head.operation.row(weights, token), head.operation.constants(weights, token)
-    if against is not None:
-        direction = direction - head.operation.row(weights, against)
-        less = head.operation.constants(weights, against)
-        constants = {name: value - less[name] for name, value in constants.items()}
+    return attributions(trace, [(position, token)], against=against, row=row)[0]
 
-    def at(path: str) -> Numbers:
-        """What a step has at this position: (D,), or (H, E) by head."""
-        value = trace[path][row]
-        return wide(value.select(trace.tap(path).axes.index("position") - 1, column))
 
-    (last,) = head.inputs
-    logit = float(at(last) @ direction) + sum(constants.values())
-    # A step's direction is how the logit changes with its value: it goes back from step to step, and where several
-    # steps read one, their directions add up. ``branch`` is what was added to the stream on the way to a step.
-    directions: dict[str, Numbers] = {last: direction}
-    branch: dict[str, str] = {}
-    parts = [Part(name, "bias", None, None, value) for name, value in constants.items()]
-    neurons = [torch.zeros(0) for _ in trace.config.layers]
-    activations = [torch.zeros(0) for _ in trace.config.layers]
+@torch.no_grad()
+def attributions(
+    trace: Record, questions: Sequence[tuple[int, int | None]], *, against: int | None = None, row: int = 0
+) -> list[Attribution]:
+    """``attribution`` of several (position, token), for which each weight is read once."""
+    weights = ModelWeights(trace.model, {})
+    asked = [_Asked(trace, row, position, token, against, weights) for position, token in questions]
     for path, tap in reversed(trace.taps.items()):
-        if path not in directions:
-            continue
-        direction, operation = directions[path], tap.operation
+        for one in asked:
+            one.pass_on(path, tap, weights)
+        assert weights.kept is not None
+        weights.kept.clear()
+    return [one.answer() for one in asked]
+
+
+class _Asked:
+    """One question on its way back through the model.
+
+    A step's direction is how the logit changes with its value: it goes back from step to step, and where several steps
+    read one, their directions add up. ``branch`` is what was added to the stream on the way to a step.
+    """
+
+    def __init__(
+        self, trace: Record, row: int, position: int, token: int | None, against: int | None, weights: ModelWeights
+    ) -> None:
+        self.trace, self.row, self.against = trace, row, against
+        self.column = trace.column("logits", position)
+        self.token = int(trace["logits"][row, self.column].argmax()) if token is None else token
+        head = trace.tap("logits")
+        assert isinstance(head.operation, Linear)
+        direction, constants = head.operation.row(weights, self.token), head.operation.constants(weights, self.token)
+        if against is not None:
+            direction = direction - head.operation.row(weights, against)
+            less = head.operation.constants(weights, against)
+            constants = {name: value - less[name] for name, value in constants.items()}
+        (last,) = head.inputs
+        self.logit = float(self.at(last) @ direction) + sum(constants.values())
+        self.directions: dict[str, Numbers] = {last: direction}
+        self.branch: dict[str, str] = {}
+        self.parts = [Part(name, "bias", None, None, value) for name, value in constants.items()]
+        self.neurons = [torch.zeros(0) for _ in trace.config.layers]
+        self.activations = [torch.zeros(0) for _ in trace.config.layers]
+
+    def at(self, path: str) -> Numbers:
+        """What a step has at this position: (D,), or (H, E) by head."""
+        value = self.trace[path][self.row]
+        return wide(value.select(self.trace.tap(path).axes.index("position") - 1, self.column))
+
+    def pass_on(self, path: str, tap: Tap, weights: ModelWeights) -> None:
+        if path not in self.directions:
+            return
+        direction, operation = self.directions[path], tap.operation
         if operation.part is not None:  # it ends here
-            shares = operation.shares(at(path), direction)
-            parts += _parts(tap, branch.get(path, path), shares)
+            shares = operation.shares(self.at(path), direction)
+            self.parts += _parts(tap, self.branch.get(path, path), shares)
             if tap.layer is not None and operation.part == "mlp" and np.ndim(shares):
-                neurons[tap.layer], activations[tap.layer] = torch.from_numpy(shares), torch.from_numpy(at(path))
-            continue
-        passed = operation.back(direction, [at(source) for source in tap.inputs], weights)
+                self.neurons[tap.layer] = torch.from_numpy(shares)
+                self.activations[tap.layer] = torch.from_numpy(self.at(path))
+            return
+        passed = operation.back(direction, [self.at(source) for source in tap.inputs], weights)
         assert passed is not None, f"{tap.kind} neither ends a contribution nor passes it on"
-        parts += [Part(name, "bias", tap.layer, None, value) for name, value in passed.constants.items()]
+        self.parts += [Part(name, "bias", tap.layer, None, value) for name, value in passed.constants.items()]
         for source, before in zip(tap.inputs, passed.directions, strict=True):
             if before is None:
                 continue
-            directions[source] = directions[source] + before if source in directions else before
-            branch[source] = source if len(tap.inputs) > 1 else branch.get(path, path)
-    return Attribution(trace.positions[column], token, against, logit, parts[::-1], neurons, activations)
+            self.directions[source] = self.directions[source] + before if source in self.directions else before
+            self.branch[source] = source if len(tap.inputs) > 1 else self.branch.get(path, path)
+
+    def answer(self) -> Attribution:
+        return Attribution(
+            self.trace.positions[self.column],
+            self.token,
+            self.against,
+            self.logit,
+            self.parts[::-1],
+            self.neurons,
+            self.activations,
+        )
 
 
 def _parts(tap: Tap, branch: str, shares: Numbers) -> list[Part]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from pellucid.base.errors import RequestError
 from pellucid.explain.prompt import spelled
+from pellucid.explain.questions.cards import head_card
 from pellucid.explain.questions.causal import Part, dose, parts_of, silenced
 from pellucid.explain.questions.contrast import Contrast, contrast
 from pellucid.explain.questions.patching import movers, paired, patched
@@ -121,6 +124,12 @@ def movers_of(source: Run, target: Run, params: Params) -> dict[str, Any]:
         row = source.record[pattern][0, best.part.head, source.record.column(pattern, token)]
         where = [{"token": i, "p": float(row[i])} for i in row.topk(min(3, token + 1)).indices.tolist()]
     return {"parts": [{**part_json(mover.part), "share": mover.share} for mover in made[:6]], "looks": where}
+
+
+def card(run: Run, habits: Tensor | None, params: Params) -> dict[str, Any]:
+    """What a head looks at from a position, promotes and suppresses, and its habit."""
+    layer, head = int(params.get("layer", 0)), int(params.get("head", 0))
+    return head_card(run.record, layer, head, position=int(params.get("pos", -1)), habits=habits).to_json()
 
 
 def _span(text: str | None, size: int) -> range:

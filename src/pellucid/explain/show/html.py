@@ -15,12 +15,18 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from pellucid.base.errors import PellucidError, RequestError
 from pellucid.base.files import atomic_write
+from pellucid.explain.questions.attribution import attributions
 from pellucid.explain.record import Record
+from pellucid.explain.show.answers import plain
+from pellucid.explain.show.embed_causes import embed_causes
 from pellucid.explain.show.page import page_files
+from pellucid.explain.show.questions import attribution_json
 from pellucid.explain.show.view import View
 from pellucid.explain.subject import Subject
 from pellucid.explain.training.html import add_training
@@ -32,6 +38,8 @@ NAMED = 64  # tokens of a distribution
 TOKENS = 6  # whose attribution is in the file, likeliest first
 WALK = 3  # steps back from each pinned cell
 BREADTH = 6  # cells followed at each step
+PATTERNS = 0.6  # of the room, for the attention of all layers
+UNQUOTED = "!~*'()"
 
 Pin = tuple[str, Sequence[int]]
 
@@ -99,21 +107,25 @@ class _Data:
     answers: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Any] = field(default_factory=dict)
     layers: list[int] = field(default_factory=list)
+    patterns: list[int] = field(default_factory=list)  # layers whose attention is there in 8 bits
+    asked: list[tuple[int, int | None]] = field(default_factory=list)  # attributions: position and token
+    causes: bool = False
 
     def answer(self, address: str, value: Any) -> bool:
-        return self._fits(self.answers, address, value)
+        return self.fits(self.answers, address, value)
 
     def tensor(self, name: str, array: Any, shape: Sequence[int], steps: tuple[int, int] = (1, 1)) -> bool:
         packed = base64.b64encode(array.astype("<f4").tobytes()).decode()
-        return self._fits(
+        return self.fits(
             self.tensors, name, {"shape": list(shape), "data": packed, "row_step": steps[0], "col_step": steps[1]}
         )
 
-    def _fits(self, where: dict[str, Any], key: str, value: Any) -> bool:
-        size = len(escape(json.dumps(value, ensure_ascii=False, separators=(",", ":"))).encode()) + len(key) + 8
-        if size > self.room:
+    def fits(self, where: dict[str, Any], key: str, value: Any) -> bool:
+        size = _size(value) + len(key) + 8
+        free = self.room + (_size(where[key]) + len(key) + 8 if key in where else 0)
+        if size > free:
             return False
-        where[key], self.room = value, self.room - size
+        where[key], self.room = value, free - size
         return True
 
     def left_out(self) -> dict[str, str]:
@@ -125,6 +137,11 @@ class _Data:
         zh = ("它包含每一层" if all_layers else f"它包含第 {layers} 层（共 0–{self.num_layers - 1}）") + (
             "" if all_close else f"；输出、透镜与归因只有位置 {close}"
         )
+        if len(self.patterns) > len(set(self.layers) & set(self.patterns)):
+            en += f"; the attention of layers {_ranges(self.patterns)}, where a layer is not whole, in 8 bits"
+            zh += f"；第 {_ranges(self.patterns)} 层的注意力，不完整的层里只有 8 位"
+        en += "; causes for the likeliest answers" if self.causes else "; no causes, which would take many runs"
+        zh += "；最可能的答案的原因" if self.causes else "；没有原因，那要跑很多次"
         return {
             "en": f"{en}; the {NAMED} likeliest tokens of each distribution; operands of pinned cells. "
             "Generating and editing need the live model.",
@@ -163,31 +180,43 @@ def _gather(view: View, room: int, pinned: Sequence[Pin]) -> _Data:
                 _tensor(data, view, name)
     for position in reversed(data.positions):
         _position(data, view, position, length)
-    for name in dict(view.subject.decoder.named_parameters()):
-        _ask(data, view, f"histogram/{name}")
+    _attributions(data, view)
+    data.causes = embed_causes(view, partial(_ask, data, view), data.answer)
+    for layer in reversed(range(num_layers)):
+        if _pattern(data, view, layer):
+            data.patterns.append(layer)
     for layer in _order(num_layers):
         if _layer(data, view, layer):
             data.layers.append(layer)
     data.layers.sort()
+    for name in dict(view.subject.decoder.named_parameters()):
+        _ask(data, view, f"histogram/{name}")
     for part in view.answer("model", {})["parts"]:  # what is left of the room: weights, the small ones first
         _weight(data, view, part["name"])
     return data
 
 
-def _ask(data: _Data, view: View, path: str, **params: Any) -> Any:
+def _size(value: Any) -> int:
+    """Bytes in the file."""
+    if isinstance(value, dict) and "data" in value:  # a tensor: base64 has nothing to escape
+        return len(value["data"]) + _size({key: item for key, item in value.items() if key != "data"}) + 10
+    return len(escape(json.dumps(value, ensure_ascii=False, separators=(",", ":"))).encode())
+
+
+def _ask(data: _Data, view: View, question: str, /, **params: Any) -> Any:
     """Embeds an answer; one that this trace cannot give is left out."""
     try:
-        value = view.answer(path, {key: str(item) for key, item in params.items()})
+        value = view.answer(question, {key: str(item) for key, item in params.items()})
     except PellucidError:
         return None
-    if path == "output":
+    if question == "output":
         value = {**value, "top": value["top"][:NAMED]}
-    return value if data.answer(address(path, params), value) else None
+    return value if data.answer(address(question, params), value) else None
 
 
 def address(path: str, params: Mapping[str, Any]) -> str:
-    """As ``source.js`` spells it: parameters in order, commas as ``%2C``."""
-    query = "&".join(f"{key}={str(value).replace(',', '%2C')}" for key, value in sorted(params.items()))
+    """As ``source.js`` spells it: parameters in order, and their values as ``encodeURIComponent`` has them."""
+    query = "&".join(f"{key}={quote(str(value), safe=UNQUOTED)}" for key, value in sorted(params.items()))
     return f"{path}?{query}" if query else path
 
 
@@ -197,10 +226,31 @@ def _position(data: _Data, view: View, position: int, length: int) -> None:
     window = ",".join(str(i) for i in range(first, first + min(8, length)))
     if address("lens", {"positions": window}) not in data.answers:
         _ask(data, view, "lens", positions=window)
-    for token in (output or {"top": []})["top"][:TOKENS]:
-        _ask(data, view, "attribution", pos=position, token=token["id"])
+    data.asked += [(position, token["id"]) for token in (output or {"top": []})["top"][:TOKENS]]
     for key in range(position + 1) if length <= 2 * CLOSE_POSITIONS else ():
         _ask(data, view, "lookers", pos=position, key=key)
+
+
+def _attributions(data: _Data, view: View) -> None:
+    """Of all positions and tokens together: each weight is then read once."""
+    record = view.first.record
+    try:
+        told = attributions(record, data.asked)
+    except PellucidError:
+        return
+    for (position, token), one in zip(data.asked, told, strict=True):
+        data.answer(address("attribution", {"pos": position, "token": token}), plain(attribution_json(record, one)))
+
+
+def _pattern(data: _Data, view: View, layer: int) -> bool:
+    """A layer's attention in 8 bits: it comes before what fewer readers look at."""
+    record, name = view.first.record, f"layers.{layer}.pattern"
+    if name not in record or record[name].numel() * 4 / 3 > data.room * PATTERNS / max(1, layer + 1):
+        return False
+    value = record[name].float().cpu().numpy()
+    packed = base64.b64encode((value * 255).round().astype("u1").tobytes()).decode()
+    tensor = {"shape": list(value.shape), "data": packed, "bits": 8}
+    return data.fits(data.tensors, name, tensor) and _ask(data, view, f"step/{name}") is not None
 
 
 def _layer(data: _Data, view: View, layer: int) -> bool:

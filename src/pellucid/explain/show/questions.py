@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from pellucid.base.errors import RequestError
-from pellucid.explain.questions.attribution import attribution
+from pellucid.explain.questions.attribution import Attribution, attribution
 from pellucid.explain.questions.hiding import hiding
 from pellucid.explain.questions.lens import lens
 from pellucid.explain.questions.operands import operands
 from pellucid.explain.questions.surprise import surprise
+from pellucid.explain.record import Record
 from pellucid.explain.show.answers import Params
 from pellucid.explain.show.mathml import mathml
 from pellucid.explain.show.runs import Run, likeliest, stream
@@ -112,14 +113,18 @@ def attribution_at(run: Run, params: Params) -> dict[str, Any]:
         None if token is None else int(token),
         against=int(against) if against else None,
     )
+    return attribution_json(run.record, told)
+
+
+def attribution_json(record: Record, told: Attribution) -> dict[str, Any]:
     parts: OrderedDict[tuple[str, int | None], float] = OrderedDict()
     for part in told.parts:  # heads of a layer together; constants together
         what = {"head": "attention"}.get(part.kind, part.kind)
         key = (what, part.layer if what != "bias" else None)
         parts[key] = parts.get(key, 0.0) + part.value
     return {
-        "text": run.record.piece(told.token),
-        "against": None if told.against is None else run.record.piece(told.against),
+        "text": record.piece(told.token),
+        "against": None if told.against is None else record.piece(told.against),
         "token": told.token,
         "logit": told.logit,
         "total": sum(parts.values()),

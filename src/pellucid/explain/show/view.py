@@ -21,6 +21,7 @@ from torch import Tensor
 from pellucid.base.errors import RequestError
 from pellucid.explain.edits import Edit, SwapToken
 from pellucid.explain.prompt import raw_bytes
+from pellucid.explain.questions.cards import habits_of
 from pellucid.explain.questions.pairs import proposed_pair
 from pellucid.explain.record import Record
 from pellucid.explain.show import causes, orders, questions
@@ -57,6 +58,7 @@ class View:
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._again: OrderedDict[str, tuple[str, Callable[[], Record]]] = OrderedDict()
         self._lock = threading.RLock()
+        self._heads: tuple[Tensor | None] | None = None  # their habits, once somebody has asked
         self.first = self._add(first, None) if first is not None else self._trace(text)
         self.text = self.first.text
         self._of_run: dict[str, Callable[[Run], Any]] = {
@@ -82,6 +84,7 @@ class View:
             ),
             "hung_on": lambda run, params: self._locked(questions.hung_on, run, params),
             "output": questions.output,
+            "card": lambda run, params: self._locked(causes.card, run, self._habits(), params),
             "compare": lambda run, params: self._locked(orders.beside, run, self._other(params.get("other", ""))),
         }
         self._of_name: dict[str, Callable[[str, Params], Any]] = {
@@ -212,6 +215,13 @@ class View:
         if name not in self.others:
             raise RequestError("there is no such model to compare", expected=", ".join(self.others), received=name)
         return self.others[name]
+
+    def _habits(self) -> Tensor | None:
+        """Of every head, once for the model."""
+        with self._lock:
+            if self._heads is None:
+                self._heads = (habits_of(self.subject.decoder, self.subject.tokenizer),)
+            return self._heads[0]
 
     def _pair(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
         """The run beside another: of a text that the reader gives, or of one that is proposed; None where none is."""
