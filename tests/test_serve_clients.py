@@ -39,7 +39,7 @@ def alone(model: Path) -> Alone:
 
 def answered(alone: Alone, **settings: Any) -> str:
     ids = alone.tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False, **settings)
-    return alone.answer(ids, 20).text
+    return alone.answer(ids, 20).text.strip()
 
 
 @pytest.fixture(scope="module")
