@@ -82,6 +82,7 @@ PROBES: dict[str, Callable[[Run], bool]] = {
     ),
     "--served-model-name": lambda run: run("--served-model-name", "x")[0].models[0].name == "x",
     "--ctx-size": lambda run: run.opened(*TORCH, "-c", 50).engine.context_len == 50,
+    "--memory": lambda run: run.opened(*TORCH, "--memory", "64M").engine._core.slots.memory == 64 * 2**20,
     "--dtype": lambda run: (
         str(run.opened(*TORCH, "--dtype", "float16").engine.executor.decoder.dtype) == "torch.float16"
     ),
@@ -105,13 +106,15 @@ PROBES: dict[str, Callable[[Run], bool]] = {
         lambda: run("--ssl-keyfile", certificate(run)), "a TLS key needs its certificate"
     ),
     "--parallel": lambda run: (
-        run("-np", 3)[0].models[0].max_batch == run.opened(*TORCH, "-np", 3).engine._scheduler.max_batch == 3
+        run("-np", 3)[0].models[0].max_batch == run.opened(*TORCH, "-np", 3).engine._core.scheduler.max_batch == 3
     ),
     "--max-queue": lambda run: run.settings("--max-queue", 0).max_queue == 0,
     "--timeout": lambda run: run.settings("--timeout", 2.5).deadline == 2.5,
     "--grace": lambda run: run.settings("--grace", 0).grace == 0,
-    "--draft": lambda run: type(run.opened(*TORCH, "--draft", run.other).engine._speculate).__name__ == "DraftModel",
-    "--prompt-lookup": lambda run: run.opened(*TORCH, "--prompt-lookup", 5).engine._speculate.most == 5,
+    "--draft": lambda run: (
+        type(run.opened(*TORCH, "--draft", run.other).engine._core.speculate).__name__ == "DraftModel"
+    ),
+    "--prompt-lookup": lambda run: run.opened(*TORCH, "--prompt-lookup", 5).engine._core.speculate.most == 5,
 }
 
 

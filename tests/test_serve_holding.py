@@ -46,6 +46,7 @@ class Served:
         executor.before_step = lambda inputs: self._before_step()
         self.executors.append(executor)
         tokenizer: Any = LetterTokenizer()
+        tokenizer.chat_template = None
         engine = Engine(executor, tokenizer, max_batch=self.max_batch)
         return SimpleNamespace(checkpoint=SimpleNamespace(config=executor.config), tokenizer=tokenizer, engine=engine)
 

@@ -115,6 +115,7 @@ BODY = described(
         "answer_token_ids": nullable(list_of(whole(0))),  # ours: what the answer begins with; it is streamed first
         "keep_alive": nullable(number()),
         "timeout": nullable(number(exclusiveMinimum=0)),
+        "priority": nullable(whole(-(2**31), 2**31)),
         **HARMLESS,
         # known, and followed only where they ask for nothing that is not here
         "modalities": nullable(list_of(text())),
@@ -172,6 +173,7 @@ def ask_of(body: Mapping[str, Any]) -> Ask:
         return_token_ids=bool(body.get("return_token_ids")),
         keep_alive=body.get("keep_alive"),
         deadline=body.get("timeout"),
+        priority=body.get("priority") or 0,
         **choosing(body),
     )
 

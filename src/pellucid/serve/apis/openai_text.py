@@ -60,6 +60,7 @@ BODY = described(
         "return_token_ids": nullable(flag()),
         "keep_alive": nullable(number()),
         "timeout": nullable(number(exclusiveMinimum=0)),
+        "priority": nullable(whole(-(2**31), 2**31)),
         **HARMLESS,
         "add_special_tokens": ANYTHING,
     },
@@ -89,6 +90,7 @@ def ask_of(body: Mapping[str, Any]) -> Ask:
         return_token_ids=bool(body.get("return_token_ids")),
         keep_alive=body.get("keep_alive"),
         deadline=body.get("timeout"),
+        priority=body.get("priority") or 0,
         **choosing(body),
     )
 

@@ -44,6 +44,7 @@ class Ask:
     return_token_ids: bool = False
     keep_alive: float | None = None
     deadline: float | None = None
+    priority: int = 0  # the lower, the sooner
 
 
 def stops(value: Any) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pellucid.serve.work.ask import Ask
 from pellucid.text.chat import ChatOptions, encode_chat
 from pellucid.text.tools.asked import Asked, asked
 from pellucid.text.tools.choose import format_of
-from pellucid.text.tools.format import ToolFormat
+from pellucid.text.tools.format import AnswerParser, ToolFormat
 from pellucid.text.tools.messages import render_with_tools
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ class Conversation:
     @property
     def calls(self) -> bool:
         return self.wanted is not None and self.wanted.calls
+
+    def parser(self) -> AnswerParser:
+        """Reads one answer."""
+        assert self.form is not None
+        return self.form.parser(self.wanted, self.text)
 
     def grammar(self) -> Grammar | None:
         """What holds the answer to its tools and its form; None: nothing does. Raises: RequestError for a tool that is

@@ -45,7 +45,7 @@ def prepare(loaded: Loaded, ask: Ask, template: str | None) -> Prepared:
     engine = loaded.engine
     if ask.pooling is not None:
         prompts = _texts(loaded.tokenizer, ask)
-        readers = [Reader(loaded.tokenizer, ids, plain=True) for ids in prompts]
+        readers = [Reader(loaded.tokenizer) for _ in prompts]
         return Prepared([Request(prompt_ids=ids, pooling=ask.pooling) for ids in prompts], readers)
     if ask.logprobs is not None:
         spell_ahead(loaded.tokenizer)
@@ -59,6 +59,7 @@ def prepare(loaded: Loaded, ask: Ask, template: str | None) -> Prepared:
         prompts, constraint = _texts(loaded.tokenizer, ask), _constraint(loaded, ask, grammar)
     if constraint is not None and ask.begun:
         constraint = Begun(constraint, ask.begun)
+    parsed = None if chat is None or chat.is_plain else chat
     sampling, ends = _sampling(loaded, ask), () if ask.ignore_eos else None
     requests = [
         Request(
@@ -71,19 +72,18 @@ def prepare(loaded: Loaded, ask: Ask, template: str | None) -> Prepared:
             logprobs=ask.logprobs,
             prompt_logprobs=ask.prompt_logprobs,
             constraint=constraint,
+            skip_special_tokens=parsed is None,
+            priority=ask.priority,
         ).fit(engine.executor.config, engine.context_len, engine.defaults)
         for ids in prompts
     ]
-    readers = [_reader(loaded.tokenizer, ids, chat, ask) for ids in prompts for _ in range(ask.n)]
+    readers = [
+        Reader(loaded.tokenizer, ids, None if parsed is None else parsed.parser())
+        for ids in prompts
+        for _ in range(ask.n)
+    ]
     texts = [_text(loaded.tokenizer, one) for one in ask.prompts] if ask.echo else []
     return Prepared(requests, readers, texts)
-
-
-def _reader(tokenizer: Tokenizer, ids: Sequence[int], chat: Conversation | None, ask: Ask) -> Reader:
-    if chat is None or chat.is_plain:
-        return Reader(tokenizer, ids, plain=True)
-    assert chat.form is not None
-    return Reader(tokenizer, ids, parser=chat.form.parser(chat.wanted, chat.text), stop=ask.stop)
 
 
 class Begun:

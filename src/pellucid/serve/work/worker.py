@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from pellucid.text.tokenizer import Tokenizer
 
 
+IDLE = 300.0  # seconds after which what an answer has computed is not kept any longer
+
+
 class Loaded(Protocol):
     """A model that is ready to answer."""
 
@@ -204,7 +207,8 @@ class Worker:
         while loaded is not None:
             with self._changed:
                 while not self._commands and not loaded.engine.has_work:
-                    self._changed.wait()
+                    if not self._changed.wait(IDLE / 5):
+                        loaded.engine.forget(idle=IDLE)
                 commands, self._commands = self._commands, []
             for name, value in commands:
                 if name == "stop":
