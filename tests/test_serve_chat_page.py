@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 import re
@@ -28,6 +29,7 @@ from pellucid.model.load import load_decoder
 from pellucid.sampling import SamplingParams
 from pellucid.serve.app import create_app
 from pellucid.serve.settings import Settings
+from pellucid.serve.why import Explanations
 from pellucid.serve.work.models import Model, Models
 from pellucid.web.connections import quiet_server
 
@@ -707,6 +709,16 @@ def test_the_last_explanations_are_kept_and_others_are_gone(url: str) -> None:
     assert status == [404, 200, 200, 200]
     assert httpx.get(f"{url}{told[-1]['url']}").headers["content-type"].startswith("text/html")
     assert httpx.get(f"{url}why/{'x' * 22}/").status_code == 404
+
+
+def test_a_model_that_is_given_back_takes_its_explanations_along(session: Session) -> None:
+    explanations, loaded = Explanations(), another(session)
+    token, _ = explanations.add("stories", loaded, [1, 2, 3])
+    assert explanations.get(token) is not None
+    del loaded
+    gc.collect()
+    assert explanations.get(token) is None
+    assert explanations._subject is None
 
 
 def test_a_model_that_does_not_chat_goes_on_with_the_text(browser: Any, session: Session) -> None:

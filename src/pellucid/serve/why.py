@@ -13,6 +13,7 @@ import math
 import re
 import secrets
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pellucid.serve.work.worker import Loaded
 
 MOST = 3  # explanations that are kept
-MOST_WAITING = 4
+MOST_WAITING = 4  # that are recorded or wait to be; more get 429
 MOST_BYTES = 2**30  # of the numbers of one; less where the machine has little left
 KEPT_BYTES = 3 * 2**29  # of all that are kept
 OPEN_UNDER = ("/why/",)  # the token in the path is the key
@@ -44,21 +45,24 @@ BODY = record({"model": nullable(text()), "token_ids": list_of(whole(0), minItem
 
 @dataclass(frozen=True)
 class Explanation:
-    """A recorded run: its page, whose numbers they are ("native" or "torch"), and how many bytes."""
+    """A recorded run: whose it is, its page, whose numbers they are ("native" or "torch"), and how many bytes."""
 
+    model: weakref.ref[Loaded]
     page: ASGIApp
     executor: str
     nbytes: int
 
 
 class Explanations:
-    """The last explanations of one server, by their tokens. Safe to use from several threads."""
+    """The last explanations of one server, by their tokens. Those of a model that is given back go with it. Safe to use
+    from several threads.
+    """
 
     def __init__(self, most: int = MOST) -> None:
         self.most = most
         self._kept: OrderedDict[str, Explanation] = OrderedDict()
-        self._subject: tuple[Loaded, Subject] | None = None  # of the model that was explained last
-        self._one_at_a_time, self._waiting = threading.Lock(), 0
+        self._subject: tuple[weakref.ref[Loaded], Subject] | None = None  # of the model that was explained last
+        self._one_at_a_time, self._places = threading.Lock(), threading.BoundedSemaphore(MOST_WAITING)
 
     def get(self, token: str) -> Explanation | None:
         explanation = self._kept.get(token)
@@ -68,14 +72,13 @@ class Explanations:
 
     def add(self, name: str, loaded: Loaded, token_ids: Sequence[int]) -> tuple[str, Explanation]:
         """Record a run. Raises: ApiError where it would take too much, or too many wait."""
-        if self._waiting >= MOST_WAITING:
+        if not self._places.acquire(blocking=False):
             raise busy("other explanations are being recorded", 10)
-        self._waiting += 1
         try:
             with self._one_at_a_time:
                 explanation = self._explain(name, loaded, token_ids)
         finally:
-            self._waiting -= 1
+            self._places.release()
         token = secrets.token_urlsafe(16)
         self._kept[token] = explanation
         while len(self._kept) > self.most or (
@@ -83,6 +86,12 @@ class Explanations:
         ):
             self._kept.popitem(last=False)
         return token, explanation
+
+    def _forget(self, model: weakref.ref[Loaded]) -> None:
+        for token in [token for token, kept in list(self._kept.items()) if kept.model is model]:
+            self._kept.pop(token, None)
+        if self._subject is not None and self._subject[0] is model:
+            self._subject = None
 
     def _explain(self, name: str, loaded: Loaded, token_ids: Sequence[int]) -> Explanation:
         from pellucid.explain.show.asgi import page_app
@@ -102,12 +111,12 @@ class Explanations:
                 "token_ids",
                 "context_length_exceeded",
             )
-        if self._subject is None or self._subject[0] is not loaded:
+        if self._subject is None or self._subject[0]() is not loaded:
             self._subject = None  # before the next is there, not beside it
-            self._subject = loaded, subject_of(name, loaded)
-        subject = self._subject[1]
+            self._subject = weakref.ref(loaded, self._forget), subject_of(name, loaded)
+        model, subject = self._subject
         view = View(subject, first=subject.record(list(token_ids)))
-        return Explanation(page_app(view), "torch" if subject.native is None else "native", needed)
+        return Explanation(model, page_app(view), "torch" if subject.native is None else "native", needed)
 
 
 def subject_of(name: str, loaded: Loaded) -> Subject:
