@@ -95,6 +95,8 @@ def regex_grammar(regex: str) -> Grammar:
 def grammar_of(text: str) -> Grammar:
     """A text that the grammar derives: Lark, from its rule ``start``, or GBNF (llama.cpp's), from ``root``.
 
+    Terminals are lexemes, of which the longest is taken: where a rule ends in optional white space and a line end must
+    follow, the white space takes the line end, too (llama.cpp, which goes by characters, would find the other way).
     Raises: RequestError.
     """
     if not isinstance(text, str):
