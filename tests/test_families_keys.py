@@ -1176,7 +1176,7 @@ def test_deepseek_v2_scales_its_experts_by_one_where_nothing_is_said() -> None:
     ("family", "key"),
     [
         ("falcon", "multi_query"), ("falcon", "parallel_attn"), ("deepseek_v3", "norm_topk_prob"),
-        ("deepseek_v3", "rope_interleave"), ("falcon_h1", "mamba_norm_before_gate"), ("bamba", "mamba_conv_bias"),
+        ("deepseek_v3", "rope_interleave"), ("granitemoehybrid", "mamba_conv_bias"), ("bamba", "mamba_conv_bias"),
     ],
 )  # fmt: skip
 def test_a_switch_that_is_null_is_off_as_transformers_code_takes_it(family: str, key: str) -> None:

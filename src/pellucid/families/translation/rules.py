@@ -242,6 +242,35 @@ class Unstack:
 
 
 @dataclass(frozen=True)
+class EachExpert:
+    """One matrix (E · F, D) of all experts of a layer, one below the other, cut into E of one each, each then by
+    ``transform``; back: set below each other.
+    """
+
+    transform: Transform | None = None
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        (whole,) = arrays
+        assert isinstance(place, LayerConfig)
+        assert place.experts is not None
+        if len(whole.shape) != 2 or whole.shape[0] % place.experts.num_experts:
+            raise WeightsError(
+                "rows do not divide into experts",
+                expected=f"a multiple of {place.experts.num_experts}",
+                received=whole.shape[0],
+                remedy="check the number of experts in config.json",
+            )
+        stack = whole.data.reshape(place.experts.num_experts, -1, whole.data.shape[1])
+        parts = [whole.with_data(part) for part in stack]
+        return parts if self.transform is None else [self.transform.forward([part], place)[0] for part in parts]
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        if self.transform is not None:
+            arrays = [self.transform.inverse([array], place)[0] for array in arrays]
+        return [arrays[0].with_data(np.concatenate([array.data for array in arrays]))]
+
+
+@dataclass(frozen=True)
 class Each:
     """A transform of one array into ``parts``, of each of several; back: of each group of so many."""
 

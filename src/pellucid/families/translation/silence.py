@@ -31,6 +31,7 @@ SILENCE: Mapping[str, Mapping[str, Any]] = {
     "stablelm": {"max_position_embeddings": 4096},
     "cohere": {"max_position_embeddings": 8192},
     "cohere2": {"max_position_embeddings": 8192},
+    "cohere2_moe": {"max_position_embeddings": 8192},
     "arcee": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-05},
     "helium": {"max_position_embeddings": 4096},
     "nemotron": {"max_position_embeddings": 4096},
