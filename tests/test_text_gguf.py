@@ -18,6 +18,7 @@ import pellucid
 from pellucid.base import notice
 from pellucid.base.errors import TokenizerError
 from pellucid.checkpoint.files.gguf import GGUFFile
+from pellucid.text.detokenizer import IncrementalDetokenizer
 from pellucid.text.load import load_tokenizer
 from pellucid.text.readers.byte_level import CHAR_OF_BYTE
 from pellucid.text.readers.gguf import tokenizer_from_gguf
@@ -304,6 +305,19 @@ def test_the_cut_of_the_highest_score_is_the_unigram_model_s():
     assert tokenizer.encode("  ab   a ") == [3, 7, 6, 1]  # spaces trimmed, and T5's end
     assert tokenizer.encode("c") == [3, 2, 1]
     assert tokenizer.decode([3, 7, 6]) == "ab a"
+
+
+def test_every_kind_knows_the_bytes_of_its_tokens():
+    for made in (small_bpe(), small_spm(), small_unigram(), small_word_piece(), small_rwkv(), small_gemma()):
+        tokenizer = tokenizer_from_gguf(made)
+        table, kind = tokenizer.token_bytes(), made["tokenizer.ggml.model"]
+        ordinary = [i for i in range(len(tokenizer)) if i not in tokenizer.special_ids]
+        assert len(table) == len(tokenizer)
+        for token in ordinary:
+            detokenizer = IncrementalDetokenizer(tokenizer, prompt_ids=[ordinary[0]])
+            detokenizer.push(ordinary[-1])
+            text = detokenizer.push(token) + detokenizer.flush()
+            assert text == table[token].decode("utf-8", "replace") or "\ufffd" in text, (kind, token)
 
 
 def test_word_piece_takes_the_longest_beginning_of_a_word():
