@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import RequestError
+from pellucid.cli.runs.comparing import comparing_loss, judge, with_reference
 from pellucid.cli.runs.evaluate_run import block_formats
-from pellucid.cli.runs.parts import autocast_of, forward_settings, loss_of, publishing, write_answer
+from pellucid.cli.runs.learning import (
+    BETA_OF_METHOD,
+    LR_OF_METHOD,
+    USUAL_BETA,
+    all_weights,
+    forget_merged,
+    kind_of,
+    learns_from_pairs,
+    learns_whole,
+    low_rank,
+    merge_adapter,
+    stored_dtype,
+    written,
+)
+from pellucid.cli.runs.parts import loss_of, publishing, write_answer
 from pellucid.cli.runs.training import FolderRun, Task, open_run
 from pellucid.cli.terminal.numbers import count
 
@@ -19,14 +32,9 @@ if TYPE_CHECKING:
     from pellucid.checkpoint.open import Checkpoint
     from pellucid.model.decoder import Decoder
     from pellucid.text.tokenizer import Tokenizer
-    from pellucid.train.data.batch import Batch
     from pellucid.train.data.example_batches import ExampleBatches
     from pellucid.train.data.example_store import Examples
     from pellucid.train.data.masks import Masking
-    from pellucid.train.objectives.judged import JudgedSettings
-    from pellucid.train.objectives.preference import PreferenceSettings
-    from pellucid.train.runs.checkpoint import ReadModel, WriteModel
-    from pellucid.train.runs.loop import LossFunction
     from pellucid.train.runs.origins import Origins
 
 USUAL_CONTEXT = 1024
@@ -51,7 +59,7 @@ def finetune(
     checkpoint = open_model(flags["model"], offline=flags["offline"])
     flags = {**flags, "data": [str(source) for source in sources], "fill": list(flags["fill"])}
     if flags["beta"] is None:
-        flags["beta"] = BETA_OF_METHOD.get(_kind(flags), USUAL_BETA)
+        flags["beta"] = BETA_OF_METHOD.get(kind_of(flags), USUAL_BETA)
     flags["context_len"] = flags["context_len"] or min(USUAL_CONTEXT, checkpoint.config.context_len)
     _check(checkpoint, flags)
     with open_run(folder, flags, quiet=quiet, overwrite=overwrite and not preview) as run:
@@ -62,7 +70,7 @@ def finetune(
         if is_adapter(checkpoint.path):
             run.say(
                 f"{checkpoint.path} is an adapter: what it makes of its base is what learns"
-                + ("" if _whole(flags) else ", and the new one goes on top of it")
+                + ("" if learns_whole(flags) else ", and the new one goes on top of it")
             )
         if flags["quantize"] and (formats := block_formats(checkpoint)):
             run.say(f"the model's matrices are in blocks already ({', '.join(formats)}), and stay as they are")
@@ -81,26 +89,28 @@ def finetune(
             flags, steps=steps, lr=suggested_lr(checkpoint.config.d_model) * LR_OF_METHOD[flags["method"]]
         )
         run.settle(flags)
-        learning = _all_weights(checkpoint, tokenizer, flags) if _whole(flags) else _lora(checkpoint, tokenizer, flags)
+        learning = (
+            all_weights(checkpoint, tokenizer, flags) if learns_whole(flags) else low_rank(checkpoint, tokenizer, flags)
+        )
         if examples.good is not None and (remark := check_both(examples.good.tolist())):
             run.say(remark)
-        if _kind(flags) == "dpo":
-            samples, held_back = _with_reference(run, learning.model, samples, held_back, checkpoint, flags)
+        if kind_of(flags) == "dpo":
+            samples, held_back = with_reference(run, learning.model, samples, held_back, checkpoint, flags)
         model = run.place(learning.model, flags)
         task = Task(
             model=model,
             samples=samples,
-            loss_function=loss_of(flags, model) if _kind(flags) in ("lora", "full") else _comparing_loss(flags, model),
+            loss_function=loss_of(flags, model) if kind_of(flags) in ("lora", "full") else comparing_loss(flags, model),
             write_model=learning.write_model,
             read_model=learning.read_model,
             write_description=learning.write_description,
             publish_model=publishing(flags["out_dtype"], stored_dtype(checkpoint), tokenizer)
-            if _whole(flags)
+            if learns_whole(flags)
             else None,
             validation=None
             if held_back is None
             else partial(held_back.spread, flags["eval_rows"], flags["batch_size"]),
-            judge=None if _kind(flags) in ("lora", "full") else partial(_judge, flags=flags),
+            judge=None if kind_of(flags) in ("lora", "full") else partial(judge, flags=flags),
             write_text=_answers(model, tokenizer, masking, held_back or samples, flags),
             tokenizer=tokenizer,
             row_tokens=round(samples.mean_places),
@@ -109,50 +119,17 @@ def finetune(
         )
         # No check for spikes: of few examples, some are much harder than others.
         if run.train(flags | {"spike": 0.0}, task) and run.processes.first:
-            if not _whole(flags) and flags["merge"]:
-                _merge(folder, stored_dtype(checkpoint) if flags["out_dtype"] == "auto" else flags["out_dtype"])
-            elif not _whole(flags):
-                _forget_merged(folder)
-            run.say(_written(folder, checkpoint, flags))
+            if not learns_whole(flags) and flags["merge"]:
+                merge_adapter(folder, stored_dtype(checkpoint) if flags["out_dtype"] == "auto" else flags["out_dtype"])
+            elif not learns_whole(flags):
+                forget_merged(folder)
+            run.say(written(folder, checkpoint, flags))
             run.say(f"done: pellucid {'chat' if masking.has_chat_format else 'generate'} -m {folder}")
-
-
-# Of the rate that suits training from random weights, at the same width: LoRA takes ten times what all weights do
-# (Schulman et al. 2025, *LoRA Without Regret*), and a preference, which compares sums over whole answers, a tenth of
-# either; ORPO learns to say the chosen answer as well, and lies between.
-LR_OF_METHOD = {"full": 0.1, "lora": 1.0, "dpo": 0.1, "dpo-full": 0.01, "orpo": 0.3, "orpo-full": 0.03}
-LR_OF_METHOD |= {"simpo": 0.1, "simpo-full": 0.01, "kto": 0.1}
-BETA_OF_METHOD = {"simpo": 2.0}
-USUAL_BETA = 0.1
-
-
-@dataclass(frozen=True)
-class Learning:
-    """A model, some of whose parameters learn, and how they are kept."""
-
-    model: Decoder
-    write_model: WriteModel
-    read_model: ReadModel | None = None
-    write_description: Callable[[Path], None] | None = None
-
-
-def _whole(flags: Mapping[str, Any]) -> bool:
-    """All weights learn, not LoRA's alone."""
-    return flags["method"].endswith("full")
-
-
-def _kind(flags: Mapping[str, Any]) -> str:
-    """What is learned from, and how, whichever weights learn it: dpo, orpo, simpo, kto; else lora or full."""
-    return flags["method"].removesuffix("-full")
-
-
-def _paired(flags: Mapping[str, Any]) -> bool:
-    return _kind(flags) in ("dpo", "orpo", "simpo")
 
 
 def _check(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> None:
     """Raises: RequestError for flags that contradict each other, or the model."""
-    if flags["modules_to_save"] and _kind(flags) == "kto":
+    if flags["modules_to_save"] and kind_of(flags) == "kto":
         raise RequestError(
             "KTO compares with the model without its adapter, and --modules-to-save changes what that is",
             remedy="leave it out, or learn from pairs: --method dpo",
@@ -163,12 +140,12 @@ def _check(checkpoint: Checkpoint, flags: Mapping[str, Any]) -> None:
             expected=f"at most {checkpoint.config.context_len}",
             received=flags["context_len"],
         )
-    if flags["quantize"] and _whole(flags):
+    if flags["quantize"] and learns_whole(flags):
         raise RequestError(
             "quantized weights cannot be trained themselves",
-            remedy=f"--method {'lora' if _kind(flags) == 'full' else _kind(flags)}, or leave out --quantize",
+            remedy=f"--method {'lora' if kind_of(flags) == 'full' else kind_of(flags)}, or leave out --quantize",
         )
-    if flags["pack"] and (_paired(flags) or _kind(flags) == "kto"):
+    if flags["pack"] and (learns_from_pairs(flags) or kind_of(flags) == "kto"):
         raise RequestError("answers that are compared are not packed", remedy="leave out --pack")
     if malformed := next((one for one in flags["fill"] if "=" not in one), None):
         raise RequestError("--fill takes a name and what takes its place", expected="NAME=TEXT", received=malformed)
@@ -199,8 +176,8 @@ def _tokenized(
     masking = Masking(tokenizer, stop_token_ids=stop_token_ids(checkpoint, tokenizer))
     making = Making(
         context_len=flags["context_len"],
-        paired=_paired(flags),
-        judged=_kind(flags) == "kto",
+        paired=learns_from_pairs(flags),
+        judged=kind_of(flags) == "kto",
         on_too_long=flags["on_too_long"],
         fill=dict(one.split("=", 1) for one in flags["fill"]),
         fields=flags["fields"],
@@ -227,181 +204,6 @@ def _split(
     if not len(held_back):
         return samples, None
     return samples, ExampleBatches(examples, rows_of(held_back.tolist(), examples), pad, context_len=context_len)
-
-
-# --- methods ---------------------------------------------------------------------------------------------------------
-
-
-def _all_weights(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Learning:
-    """All weights learn."""
-    from pellucid.model.load import load_decoder
-    from pellucid.train.measure.finite import check_weights
-    from pellucid.train.runs.checkpoint import write_description, write_model
-
-    model = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu").requires_grad_()
-    check_weights(model)
-    about: dict[str, Any] = {
-        "config": checkpoint.config,
-        "tokenizer": tokenizer,
-        "generation_config": checkpoint.generation_config,
-    }
-    return Learning(model, partial(write_model, **about), write_description=partial(write_description, **about))
-
-
-def _lora(checkpoint: Checkpoint, tokenizer: Tokenizer, flags: Mapping[str, Any]) -> Learning:
-    """Low-rank updates learn; the weights stay as they are."""
-    import torch
-
-    from pellucid.checkpoint.adapters.adapted import fingerprint_of
-    from pellucid.model.load import load_decoder
-    from pellucid.train.lora import LoraSettings, attach_lora, read_lora, write_lora
-    from pellucid.train.measure.finite import check_weights
-
-    model = load_decoder(checkpoint.config, checkpoint.weights, "float32", "cpu", flags["quantize"])
-    check_weights(model)
-    targets, saved = (
-        tuple((flags[name] or "").replace(",", " ").split()) for name in ("lora_targets", "modules_to_save")
-    )
-    settings = LoraSettings(
-        flags["lora_rank"],
-        flags["lora_alpha"] or 2 * flags["lora_rank"],
-        targets,
-        flags["lora_dropout"],
-        flags["rslora"],
-        flags["dora"],
-        saved,
-    )
-    attach_lora(model, settings, torch.Generator().manual_seed(flags["seed"]))
-    base = checkpoint.path  # of a run that is not done, its newest step
-    write = partial(
-        write_lora,
-        model=model,
-        settings=settings,
-        base=str(base.resolve()) if Path(flags["model"]).exists() else flags["model"],
-        base_sha256=fingerprint_of(checkpoint),
-        tokenizer=tokenizer,
-    )
-    return Learning(model, write, read_lora)
-
-
-def _merge(folder: Path, dtype: str) -> None:
-    """The adapter in the folder gives way to the model that it makes of its base."""
-    from pellucid.checkpoint.adapters.adapted import open_adapted, save_merged
-    from pellucid.checkpoint.adapters.adapter import CONFIG, TENSORS
-
-    save_merged(open_adapted(folder), folder, dtype)
-    for name in (CONFIG, TENSORS):
-        (folder / name).unlink()
-
-
-def _forget_merged(folder: Path) -> None:
-    """What was merged when the run was done before: the adapter is newer, and the folder's model."""
-    from pellucid.checkpoint.find import NAMES
-
-    for name in (*NAMES, *(path.name for path in folder.glob("model-*-of-*.safetensors"))):
-        (folder / name).unlink(missing_ok=True)
-
-
-def stored_dtype(checkpoint: Checkpoint) -> str:
-    """The dtype that a tuned model is written in where none is asked for: its base's; bfloat16 for one in blocks."""
-    from pellucid.checkpoint.weights import FLOATS
-
-    sizes: dict[str, int] = {}
-    for array in checkpoint.stored.values():
-        if array.is_blocks:
-            return "bfloat16"
-        sizes[array.dtype] = sizes.get(array.dtype, 0) + math.prod(array.shape)
-    most = max(sizes, key=lambda dtype: sizes[dtype])  # routers may be float32 in a model of bfloat16
-    return most if most in FLOATS else "bfloat16"
-
-
-def _written(folder: Path, checkpoint: Checkpoint, flags: Mapping[str, Any]) -> str:
-    """What there is in the end, and how large: ``model.safetensors: bfloat16, 269 MB``."""
-    from pellucid.checkpoint.open import open_checkpoint
-
-    adapter = folder / "adapter_model.safetensors"
-    if not _whole(flags) and not flags["merge"]:
-        return f"{adapter.name}: {adapter.stat().st_size / 1e6:,.1f} MB beside a base of {_megabytes(checkpoint)}"
-    made = open_checkpoint(folder)
-    text = f"model.safetensors: {made.weights['embed.weight'].dtype}, {_megabytes(made)}"
-    if any(array.is_blocks for array in checkpoint.stored.values()) and not _whole(flags):
-        text += f" (the base, in blocks: {_megabytes(checkpoint)}; --no-merge keeps the adapter alone)"
-    return text
-
-
-def _megabytes(checkpoint: Checkpoint) -> str:
-    return f"{sum(checkpoint.files.values()) / 1e6:,.1f} MB"
-
-
-# --- preferences -----------------------------------------------------------------------------------------------------
-
-
-def _with_reference(
-    run: FolderRun,
-    model: Decoder,
-    samples: ExampleBatches,
-    held_back: ExampleBatches | None,
-    checkpoint: Checkpoint,
-    flags: Mapping[str, Any],
-) -> tuple[ExampleBatches, ExampleBatches | None]:
-    """The pairs, and what the model makes of each that the run will ask for before it learns anything."""
-    from pellucid.cli.terminal.console import status
-    from pellucid.train.objectives.reference import reference_log_probs
-    from pellucid.train.runs.origins import base_of, text_hash
-
-    pairs = samples.pairs(samples.drawn(flags["steps"] * flags["batch_size"]))
-    pairs += [] if held_back is None else held_back.pairs(held_back.chosen(flags["eval_rows"]))
-    run.say(f"what the reference makes of {len(pairs):,} pairs is computed once …")
-    with status("") as tell:
-        table = reference_log_probs(
-            model.to(run.processes.device),
-            samples.examples,
-            pairs,
-            identity=f"{text_hash(repr(base_of(checkpoint)))} {flags['quantize'] or 'as stored'}",
-            batch_size=flags["micro_batch_size"] or flags["batch_size"],
-            autocast=autocast_of(flags),
-            rank=run.processes.rank,
-            num_ranks=run.processes.count,
-            progress=(lambda _: None) if run.quiet else tell,
-        )
-    return replace(samples, reference=table), None if held_back is None else replace(held_back, reference=table)
-
-
-def _comparing_settings(flags: Mapping[str, Any]) -> PreferenceSettings | JudgedSettings:
-    from pellucid.train.objectives.judged import JudgedSettings
-    from pellucid.train.objectives.preference import PreferenceSettings
-
-    match _kind(flags):
-        case "kto":
-            weights = {name: flags[name] for name in ("good_weight", "bad_weight")}
-            return JudgedSettings(beta=flags["beta"], **weights)
-        case "simpo":
-            return PreferenceSettings(beta=flags["beta"], kind="simpo", gamma=flags["gamma"])
-        case "orpo":
-            return PreferenceSettings(beta=flags["beta"], kind="orpo")
-        case _:
-            return PreferenceSettings(beta=flags["beta"])
-
-
-def _comparing_loss(flags: Mapping[str, Any], model: Decoder) -> LossFunction:
-    from pellucid.train.objectives.judged import judged_loss
-    from pellucid.train.objectives.preference import preference_loss
-
-    loss: Any = judged_loss if _kind(flags) == "kto" else preference_loss
-    return partial(loss, settings=_comparing_settings(flags), **forward_settings(flags, model))
-
-
-def _judge(model: Decoder, batches: Iterable[Batch], *, flags: Mapping[str, Any]) -> dict[str, float]:
-    from pellucid.train.objectives.judged import JudgedSettings, judged_scores
-    from pellucid.train.objectives.preference import PreferenceBatch, preference_scores
-
-    settings = _comparing_settings(flags)
-    if isinstance(settings, JudgedSettings):
-        loss, margin = judged_scores(model, batches, settings, autocast=autocast_of(flags))
-        return {"val_loss": loss, "val_margin": margin}
-    pairs = cast("list[PreferenceBatch]", list(batches))
-    scores = preference_scores(model, pairs, settings, autocast=autocast_of(flags))
-    return {"val_loss": scores.loss, "val_margin": scores.margin, "val_accuracy": scores.accuracy}
 
 
 # --- for the eye -----------------------------------------------------------------------------------------------------
