@@ -14,7 +14,7 @@ import transformers
 import pellucid
 from pellucid import AutoModelForCausalLM, AutoTokenizer
 from pellucid.base.errors import RequestError, UnsupportedError
-from pellucid.causal_lm import CausalLM
+from pellucid.causal_lm import CausalLM, pipeline
 
 TEXT = "Once upon a time there was a girl"
 
@@ -92,6 +92,114 @@ def test_transformers_trainer_takes_two_steps(model: CausalLM, theirs: Any, tmp_
     trainer = transformers.Trainer(model=model, args=settings, train_dataset=[row] * 4)  # type: ignore[arg-type]
     trainer.train()
     assert model(**batch(theirs)).loss.item() < before
+
+
+# --- pipelines -------------------------------------------------------------------------------------------------------
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+PIPES = (
+    "pipe('Once', max_new_tokens=4)",
+    "pipe('Once', max_length=8)",
+    "pipe(['Once', 'The old'], batch_size=2, max_new_tokens=4)",
+    "pipe('Once', return_tensors=True, max_new_tokens=4)",
+    "pipe(messages, max_new_tokens=4)",
+    "pipe([messages, messages], max_new_tokens=4)",
+    "pipe(messages, return_full_text=False, max_new_tokens=4)",
+    "pipe(prefilled, max_new_tokens=4)",
+    "pipe(prefilled, continue_final_message=False, max_new_tokens=4)",
+    "pipe(text_inputs='Once', max_new_tokens=4)",
+    "pipe('Once', prefix='A ', max_new_tokens=4)",
+    "pipe('Once', stop_sequence='\\n', max_new_tokens=4)",
+    "pipe('Once upon a time', truncation=True, max_length=8)",
+    "pipe('Once', tokenizer_encode_kwargs={'add_special_tokens': False}, max_new_tokens=4)",
+    "pipe('Once', eos_token_id=5, pad_token_id=0, max_new_tokens=4)",
+    "pipe('Once', generation_config=GenerationConfig(max_new_tokens=3, do_sample=False))",
+    "pipe.task",
+    "pipe.device",
+    "pipe.dtype",
+    "pipe.model.config.vocab_size",
+    "pipe.tokenizer.vocab_size",
+)
+MADE = (
+    "device='cpu'",
+    "device=-1",
+    "device_map='cpu'",
+    "torch_dtype=torch.bfloat16",
+    "model_kwargs={'dtype': torch.bfloat16}",
+    "dtype='auto'",
+    "trust_remote_code=True",
+    "use_fast=True",
+    "batch_size=2",
+    "max_new_tokens=3",
+    "return_full_text=False",
+)
+
+
+@pytest.fixture(scope="module")
+def pipes(folder: Path) -> list[Any]:
+    """Ours and theirs, of the same model."""
+    made: list[Any] = []
+    for whose in (pellucid, transformers):
+        made.append(whose.pipeline("text-generation", model=str(folder), device="cpu", dtype=torch.float32))
+        made[-1].tokenizer.chat_template = TEMPLATE
+        made[-1].model.generation_config.do_sample = False
+    return made
+
+
+@pytest.mark.habits("pipeline", "{}", "works", table="tests/test_home_tools.py:PIPES")
+@pytest.mark.parametrize("call", PIPES)
+def test_a_pipeline_called_alike_answers_alike(pipes: list[Any], call: str) -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    known: dict[str, Any] = {"messages": messages, "prefilled": [*messages, {"role": "assistant", "content": "He"}]}
+    known["GenerationConfig"] = transformers.GenerationConfig
+    mine, other = (eval(call, {**known, "pipe": pipe}) for pipe in pipes)
+    assert mine == other
+
+
+@pytest.mark.habits(
+    "pipeline", "pipeline('text-generation', model=name, {})", "works", table="tests/test_home_tools.py:MADE"
+)
+@pytest.mark.parametrize("words", MADE)
+def test_a_pipeline_made_alike_answers_alike(folder: Path, words: str) -> None:
+    call = {} if "max_new_tokens" in words else {"max_new_tokens": 2}
+    made = []
+    for whose in (pellucid, transformers):
+        pipe = eval(
+            f"make('text-generation', model=name, {words})",
+            {"make": whose.pipeline, "name": str(folder), "torch": torch},
+        )
+        made.append((pipe("Once", do_sample=False, **call), pipe.dtype))
+    assert made[0] == made[1]
+
+
+@pytest.mark.habit("pipeline", "pipe.save_pretrained(folder)", "works")
+@pytest.mark.habit("pipeline", "for answer in pipe(iterator)", "works")
+@pytest.mark.habit("pipeline", "pipe(5)", "pointer", "a text, or a list of messages")
+@pytest.mark.habits(
+    "pipeline", "pipe(text, {}=…)", "pointer", table="src/pellucid/causal_lm/pipeline.py:CALL_ELSEWHERE"
+)
+@pytest.mark.habits("pipeline", "pipeline(…, {}=…)", "pointer", table="src/pellucid/causal_lm/pipeline.py:ELSEWHERE")
+def test_a_pipeline_says_what_it_has_not(pipes: list[Any], tmp_path: Path) -> None:
+    pipe = pipes[0]
+    for name, where in pipeline.CALL_ELSEWHERE.items():
+        with pytest.raises(TypeError) as error:
+            pipe("Once", **{name: "x"})
+        assert where in str(error.value)
+    for name, where in pipeline.ELSEWHERE.items():
+        with pytest.raises(TypeError) as error:
+            pellucid.pipeline(model=pipe.model, **{name: "x"})
+        assert where in str(error.value)
+    for wrong in (5, None, [5], {"role": "user"}):
+        with pytest.raises(RequestError, match="a text, or a list of messages"):
+            pipe(wrong)
+    with pytest.raises(TypeError, match="did you mean 'return_full_text'"):
+        pipe("Once", return_fulltext=True)
+    assert list(pipe(iter(["Once", "The"]), max_new_tokens=2)) == pipe(["Once", "The"], max_new_tokens=2)
+    pipe.save_pretrained(tmp_path)
+    assert pellucid.pipeline(model=str(tmp_path))("Once", max_new_tokens=2, do_sample=False)
 
 
 # --- PEFT ------------------------------------------------------------------------------------------------------------
