@@ -390,6 +390,19 @@ def test_a_conversation_is_renamed_exported_and_deleted(page: Any) -> None:
             assert page.locator("#panel .could button").count() == 10
 
 
+def test_a_conversation_that_is_deleted_while_it_grows_stays_deleted(page: Any) -> None:
+    page.evaluate("pellucid.set({max_tokens: '400'})")
+    page.fill("#ask", QUESTION)
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('.answer .t').length > 3")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.locator(".talks li .icon").click()
+    page.get_by_role("menuitem", name="Delete").click()
+    page.wait_for_selector(".welcome")
+    page.wait_for_function("() => pellucid.running.size === 0")
+    assert page.evaluate("pellucid.store.heads()") == []
+
+
 def test_enter_that_ends_a_composition_sends_nothing(page: Any) -> None:
     """An input method's Enter chooses letters."""
     page.fill("#ask", "你好")

@@ -124,6 +124,7 @@ export class App {
   }
 
   async keep(talk) {
+    if (talk.removed) return; // its last answer was still being stopped
     talk.updated = Date.now();
     try {
       await this.store.put(talk);
@@ -144,7 +145,7 @@ export class App {
   }
 
   async remove(id) {
-    for (const [node, { talk }] of this.running) if (talk.id === id) this.stop(node);
+    for (const [node, { talk }] of this.running) if (talk.id === id) ((talk.removed = true), this.stop(node));
     await this.store.remove(id);
     this.say(this.t("removed"));
     if (id === this.talk.id) this.begin();
@@ -185,6 +186,7 @@ export class App {
 
   /** Lets the model write below ``parent``; ``begun`` are the answer's first tokens, where it does not begin anew. */
   async answer(parent, begun = [], from = null) {
+    if (this.growing) this.stop(this.growing.id); // what is asked now takes its place
     const { talk } = this,
       node = tree.add(talk, parent?.id, { role: "assistant", content: "", reasoning: "", calls: [], tokens: begun });
     Object.assign(node, { model: this.model?.id ?? "", promptIds: from?.promptIds ?? [], finish: null, error: null });
