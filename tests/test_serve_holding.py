@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +26,7 @@ from pellucid.generate.engine import Engine
 from pellucid.generate.request import Request
 from pellucid.serve.app import create_app
 from pellucid.serve.http.server import Server, bounded, listen
+from pellucid.serve.http.stream import Streamed
 from pellucid.serve.settings import Settings
 from pellucid.serve.work.models import Model, Models
 
@@ -186,6 +190,32 @@ def test_a_client_that_leaves_costs_one_more_step(stream: bool) -> None:
         time.sleep(0.1)
         assert served.steps <= left + 3
         assert served.ask(max_tokens=5).json()["choices"][0]["text"] == expected(5)
+
+
+def test_a_stream_that_nobody_began_to_read_is_closed() -> None:
+    async def leave_at_once() -> tuple[bool, bool]:
+        began, closed = False, False
+
+        async def pieces() -> AsyncGenerator[bytes]:
+            nonlocal began
+            began = True
+            yield b"x"
+
+        class Owner:
+            async def close(self) -> None:
+                nonlocal closed
+                closed = True
+
+        async def receive() -> Any:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            await asyncio.sleep(9)
+
+        await Streamed(pieces(), Owner())({"type": "http"}, receive, send)
+        return began, closed
+
+    assert asyncio.run(leave_at_once()) == (False, True)
 
 
 def test_a_client_that_does_not_read_delays_nobody_and_is_dropped() -> None:
@@ -368,6 +398,15 @@ def test_a_signal_ends_the_program(tmp_path: Any) -> None:
         assert httpx.post(f"{program.url}/v1/completions", json={"prompt": "x", "max_tokens": 2}).status_code == 200
         assert program.end() == 0
         assert "Traceback" not in program.log
+
+
+def test_a_first_model_that_is_not_there_ends_the_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pellucid", "serve", "-m", str(tmp_path / "none"), "--port", "0", "--offline"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2
+    assert "Error: " in run.stderr
+    assert str(tmp_path / "none") in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_a_port_that_is_taken_is_named() -> None:

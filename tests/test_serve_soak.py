@@ -261,6 +261,21 @@ def test_three_hundred_mixed_requests_are_each_answered_as_alone(server: Server,
     soak(server, cases, 300, seed=1)
 
 
+def test_in_torch_and_float32_too_each_is_answered_as_alone(model: Path) -> None:
+    alone = Alone(model, "torch")
+    prompts = [alone.tokenizer.encode("ab" * (1 + number % 9) + str(number)) for number in range(24)]
+
+    async def ask_all(url: str) -> list[str]:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            bodies = [{"prompt": ids, "max_tokens": 8, "temperature": 0} for ids in prompts]
+            answers = await asyncio.gather(*(client.post("/v1/completions", json=body) for body in bodies))
+            return [answer.json()["choices"][0]["text"] for answer in answers]
+
+    with Server("-m", model, "--executor", "torch", "--dtype", "float32", "-t", 1) as server:
+        texts = asyncio.run(ask_all(server.url))
+    assert texts == [alone.answer(ids, 8).text for ids in prompts]
+
+
 @pytest.mark.slow
 def test_ten_thousand_mixed_requests_lose_nothing_and_leave_nothing(server: Server, cases: list[Case]) -> None:
     memory = soak(server, cases, 10_000, seed=2).memory

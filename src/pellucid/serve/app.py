@@ -43,7 +43,7 @@ def create_app(models: Models, settings: Settings | None = None) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
-        first = asyncio.ensure_future(models.worker(models.models[0], settings))
+        first = app.state.first = asyncio.ensure_future(models.worker(models.models[0], settings))
         try:
             yield
         finally:

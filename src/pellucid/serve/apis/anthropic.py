@@ -201,7 +201,9 @@ async def messages(request: Request) -> Response:
     answering = await unless_gone(request, begin(state.models, state.settings, ask))
     head = {"id": f"msg_{secrets.token_hex(12)}", "type": "message", "role": "assistant", "model": body["model"]}
     if body.get("stream"):
-        return Streamed(_events(answering, head), ping=(state.settings.ping, event({"type": "ping"}, "ping")))
+        return Streamed(
+            _events(answering, head), answering, ping=(state.settings.ping, event({"type": "ping"}, "ping"))
+        )
     async with answering:
         piece = (await unless_gone(request, answering.whole()))[0]
     whole = [block for block in blocks_of(piece) if block.kind != "call" or arguments_of(block.text) is not None]

@@ -155,7 +155,9 @@ async def _answer(request: Request, body: dict[str, Any], ask: Ask, shape: Shape
     state = request.app.state
     answering = await unless_gone(request, begin(state.models, state.settings, ask))
     if body.get("stream") is not False:
-        return Streamed(_lines(request.url.path, answering, body["model"], shape), media_type="application/x-ndjson")
+        return Streamed(
+            _lines(request.url.path, answering, body["model"], shape), answering, media_type="application/x-ndjson"
+        )
     async with answering:
         piece = (await unless_gone(request, answering.whole()))[0]
     head = {"model": body["model"], "created_at": now()}

@@ -197,7 +197,7 @@ async def complete(request: Request) -> Response:
     }
     if body.get("stream"):
         include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        return Streamed(_chunks(answering, head, include_usage), ping=(state.settings.ping, PING))
+        return Streamed(_chunks(answering, head, include_usage), answering, ping=(state.settings.ping, PING))
     async with answering:
         choices = await unless_gone(request, answering.whole())
     whole = {**head, "choices": [_choice(answering, piece) for piece in choices], **ending(answering)}

@@ -148,7 +148,7 @@ async def respond(request: Request) -> Response:
     answering = await unless_gone(request, begin(state.models, state.settings, ask))
     head = _head(body, answering)
     if body.get("stream"):
-        return Streamed(_events(answering, head), ping=(state.settings.ping, PING))
+        return Streamed(_events(answering, head), answering, ping=(state.settings.ping, PING))
     async with answering:
         piece = (await unless_gone(request, answering.whole()))[0]
     ids = _Ids()

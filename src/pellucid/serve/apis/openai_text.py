@@ -109,7 +109,7 @@ async def complete(request: Request) -> Response:
     }
     if body.get("stream"):
         include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        return Streamed(_chunks(answering, head, include_usage), ping=(state.settings.ping, PING))
+        return Streamed(_chunks(answering, head, include_usage), answering, ping=(state.settings.ping, PING))
     async with answering:
         pieces = await unless_gone(request, answering.whole())
     choices = [_choice(answering, piece, offset=0, first=True) for piece in pieces]

@@ -55,10 +55,17 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: Starlette, settings: Settings) -> None:
         super().__init__(config)
         self.app, self.settings = app, settings
+        self.failed: BaseException | None = None  # why the first model could not be loaded
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self.app.state.first.add_done_callback(self._first_is_loaded)
         print(f"listening on {address(self.settings, sockets)}", file=sys.stderr, flush=True)
+
+    def _first_is_loaded(self, loading: asyncio.Future[Any]) -> None:
+        """A server that has nothing to answer with ends."""
+        if not loading.cancelled() and (error := loading.exception()) is not None:
+            self.failed, self.should_exit = error, True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -106,7 +113,7 @@ def address(settings: Settings, sockets: list[socket.socket] | None) -> str:
 
 
 def serve(app: Starlette, settings: Settings) -> None:
-    """Serve until told to end. Raises: RequestError where the port is taken."""
+    """Serve until told to end. Raises: RequestError where the port is taken; what loading the first model raises."""
     sock = listen(settings)
     options: dict[str, Any] = {}
     if settings.ssl_certfile is not None:
@@ -126,4 +133,7 @@ def serve(app: Starlette, settings: Settings) -> None:
         timeout_graceful_shutdown=int(settings.grace) + 5,
         **options,
     )
-    Server(config, app, settings).run(sockets=[sock])
+    server = Server(config, app, settings)
+    server.run(sockets=[sock])
+    if server.failed is not None:
+        raise server.failed

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -35,9 +35,13 @@ def line(value: Any) -> bytes:
     return dumps(value) + b"\n"
 
 
+class Closable(Protocol):
+    async def close(self) -> None: ...
+
+
 class Streamed(Response):
-    """Sends pieces as they come. When the client goes (or takes nothing for long: see ``server.Protocol``), the
-    generator is closed at once, and with it what it was waiting for.
+    """Sends pieces as they come. When the client goes (or takes nothing for long: see ``server.bounded``), the
+    generator is closed at once, and with it what it was waiting for; so is ``owner``, though no piece was asked for.
 
     ``ping``: what is sent where nothing has come for so many seconds.
     """
@@ -45,13 +49,14 @@ class Streamed(Response):
     def __init__(
         self,
         pieces: AsyncGenerator[bytes],
+        owner: Closable,
         *,
         media_type: str = "text/event-stream",
         ping: tuple[float, bytes] | None = None,
     ) -> None:
         super().__init__(media_type=media_type, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._pieces, self._ping = pieces, ping
+        self._pieces, self._owner, self._ping = pieces, owner, ping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         work = asyncio.ensure_future(self._send(send))
@@ -65,6 +70,7 @@ class Streamed(Response):
                 task.cancel()
             await asyncio.gather(work, leaves, return_exceptions=True)
             await self._pieces.aclose()
+            await self._owner.close()
 
     async def _send(self, send: Send) -> None:
         headers = self.raw_headers

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from pellucid.serve.http.errors import invalid
 from pellucid.serve.work.ask import Ask
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # Small models loop when they always take the likeliest token; used where neither the request nor the model's files say
 # how to choose, as in `pellucid chat`.
 HABIT = {"temperature": 0.7, "top_p": 0.95}
+LONG = 4096  # characters (or ids) from which a text is looked at before it is encoded
 _DRAWING = ("temperature", "top_k", "top_p", "min_p")
 
 
@@ -43,6 +45,8 @@ def prepare(loaded: Loaded, ask: Ask, template: str | None) -> Prepared:
     from pellucid.generate.request import Request
 
     engine = loaded.engine
+    if max((len(one) for one in ask.prompts), default=0) > LONG or ask.messages is not None:
+        _check_length(loaded, ask)
     if ask.pooling is not None:
         prompts = _texts(loaded.tokenizer, ask)
         readers = [Reader(loaded.tokenizer) for _ in prompts]
@@ -124,6 +128,28 @@ def _constraint(loaded: Loaded, ask: Ask, grammar: Grammar | None) -> Constraint
     engine = loaded.engine
     ends: Collection[int] = () if ask.ignore_eos else engine.defaults.stop_token_ids
     return constrain(grammar, loaded.tokenizer, engine.executor.config.vocab_size, ends)
+
+
+_LONGEST: WeakKeyDictionary[Tokenizer, int] = WeakKeyDictionary()
+
+
+def _check_length(loaded: Loaded, ask: Ask) -> None:
+    """A text that is far too long is refused before it is encoded, which would take seconds.
+
+    A token has no more characters than the vocabulary's longest, and a normalizer that leaves less than half of a text
+    is none of its model's. Raises: ApiError 400.
+    """
+    tokenizer, context_len = loaded.tokenizer, loaded.engine.context_len
+    if tokenizer not in _LONGEST:
+        _LONGEST[tokenizer] = max(map(len, tokenizer.get_vocab()), default=1)
+    most = 2 * context_len * _LONGEST[tokenizer]
+    texts = [one for one in ask.prompts if isinstance(one, str)]
+    texts += [str(message.get("content") or "") for message in ask.messages or ()]
+    if (longest := max(map(len, texts), default=0)) > most:
+        raise invalid(
+            f"a text of {longest} characters cannot fit into a context of {context_len} tokens; shorten it",
+            code="context_length_exceeded",
+        )
 
 
 def _texts(tokenizer: Tokenizer, ask: Ask) -> list[list[int]]:
