@@ -143,6 +143,8 @@ class Core:
                     else:  # it is not copied to a larger slot, but computed again in one
                         sequence.roomy = len(self.scheduler.running) == 1
                         self._preempt(sequence)
+                except Exception as error:
+                    self.drop(sequence, "error", error)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Its slot is given up, and it waits; then it goes on with the same tokens."""

@@ -31,6 +31,7 @@ class Sequence:
         self.computed = 0  # tokens of prompt and answer that the slot holds for certain
         self.reused = 0  # of these, what the slot held before
         self.token_ids: list[int] = []
+        self._prompt_len = len(request.prompt_ids)
         self._ids = np.array(request.prompt_ids, np.int64)  # and room for the answer's, which grows
         self.restarts = 0
         self.lacks_room = False  # it waits for memory or for places
@@ -66,7 +67,7 @@ class Sequence:
     @property
     def all_ids(self) -> np.ndarray:
         """The prompt's tokens and the answer's, int64."""
-        return self._ids[: len(self.request.prompt_ids) + len(self.token_ids)]
+        return self._ids[: self._prompt_len + len(self.token_ids)]
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -78,12 +79,12 @@ class Sequence:
         """Whether tokens are to be computed whose successors are known: the prompt's, and after ``restart`` all but the
         last.
         """
-        return self.computed < max(len(self.request.prompt_ids), len(self.all_ids) - 1)
+        return self.computed < self._prompt_len + max(len(self.token_ids) - 1, 0)
 
     @property
     def ahead(self) -> int:
         """Tokens of the prefill that are left."""
-        return max(len(self.request.prompt_ids), len(self.all_ids) - 1) - self.computed
+        return self._prompt_len + max(len(self.token_ids) - 1, 0) - self.computed
 
     @property
     def room_for_guesses(self) -> int:
@@ -114,17 +115,17 @@ class Sequence:
         After ``restart`` the answer's tokens are computed as they were before, each as in a step of its own.
         """
         assert self.slot is not None
+        if not self.in_prefill:
+            ids = [self.token_ids[-1], *self.guess]
+            return StepInput(self.slot, ids, range(len(ids)), one_by_one=bool(self.guess))
         prompt = self.request.prompt_ids
         if self.computed < len(prompt):
             tokens = prompt[self.computed : self.computed + most]
             first_time = not self.token_ids and self.computed + len(tokens) == len(prompt)
             last = (len(tokens) - 1,) if first_time else ()
             return StepInput(self.slot, tokens, range(len(tokens)) if self.whole else last)
-        if self.in_prefill:
-            known = self.all_ids[self.computed : min(self.computed + most, len(self.all_ids) - 1)]
-            return StepInput(self.slot, known.tolist(), (), one_by_one=True)
-        ids = [self.token_ids[-1], *self.guess]
-        return StepInput(self.slot, ids, range(len(ids)), one_by_one=bool(self.guess))
+        known = self.all_ids[self.computed : min(self.computed + most, len(self.all_ids) - 1)]
+        return StepInput(self.slot, known.tolist(), (), one_by_one=True)
 
     def restart(self) -> None:
         """Nothing is computed any more; what has been chosen and told stays."""
@@ -159,10 +160,11 @@ class Sequence:
         self._last = time.perf_counter()
         if not self.token_ids:
             self._first = self._last
-        if len(self.all_ids) == len(self._ids):
+        place = self._prompt_len + len(self.token_ids)
+        if place == len(self._ids):
             self._ids = np.concatenate((self._ids, np.empty(len(self._ids) + 64, np.int64)))
+        self._ids[place] = token
         self.token_ids.append(token)
-        self.all_ids[-1] = token
         self.state.append(token)
         if self.matcher is not None:
             self.matcher.accept(token)
