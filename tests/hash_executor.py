@@ -156,7 +156,7 @@ class LetterTokenizer:
     more.
     """
 
-    eos_token_id, stop_token_ids = None, ()
+    eos_token_id, stop_token_ids, chat_template = None, (), None
 
     def text_stream(self, skip_special_tokens: bool) -> LetterStream:
         return LetterStream()
