@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from chromium import chromium
 from test_explain_page_browser import listen
 
 from pellucid.auto import open_model, tokenizer_of
-from pellucid.explain import causal_map, patch_map, trace
+from pellucid.explain import causal_map, habits_of, head_card, lens, patch_map, trace
 from pellucid.explain.questions.causal import dose
 from pellucid.explain.questions.patching import movers
+from pellucid.explain.show.html import write_page
 from pellucid.explain.show.server import PageServer
 from pellucid.explain.show.view import View
 from pellucid.explain.subject import Subject
@@ -176,5 +178,51 @@ def test_causes_fit_a_phone(browser: Any, url: str, lang: str) -> None:
         )
         page.wait_for_selector(wanted)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+    assert complaints == []
+
+
+def test_a_head_is_told_in_words_that_are_its_cards(page: Any, view: View) -> None:
+    record = view.first.record
+    page.evaluate("pellucid.mount('attention'); pellucid.set({ layer: 2, head: 1 }); pellucid.go('attention')")
+    page.locator(".in-words").scroll_into_view_if_needed()
+    page.wait_for_selector('.in-words .card-said[data-head="2:1"]')
+    card = head_card(record, 2, 1, habits=habits_of(record.model, record.prompt.tokenizer))
+    said = page.locator(".in-words .card-said").text_content()
+    for token, _ in [*card.promotes(4), *card.suppresses(4)]:
+        assert f"“{record.piece(token).replace(' ', '␣').replace(chr(10), '↵')}”" in said
+    habit = page.locator(".in-words .soft").text_content()
+    assert ("no single habit" in habit) == (card.habit is None)
+
+
+def test_the_lens_says_how_far_each_guess_is_from_the_answer(page: Any, view: View) -> None:
+    page.evaluate("pellucid.mount('residual'); pellucid.go('residual')")
+    page.wait_for_selector(".lens-table [data-kl]")
+    told = lens(view.first.record, positions=[-1])
+    for name in ("rank", "kl", "entropy"):
+        drawn = page.locator(f".lens-table [data-{name}]").evaluate_all(
+            "(all, name) => all.map(one => +one.dataset[name])", name
+        )
+        assert drawn[::-1] == pytest.approx(getattr(told, name)[:, 0, 0].tolist(), abs=1e-4)
+
+
+def test_the_offline_file_has_the_causes_and_every_layers_attention(browser: Any, view: View, tmp_path: Path) -> None:
+    record = view.first.record
+    write_page(record, tmp_path / "page.html", subject=view.subject, max_bytes=1_600_000)
+    page = browser.new_page(viewport={"width": 1280, "height": 1400})
+    complaints = listen(page)
+    page.goto((tmp_path / "page.html").as_uri() + "#lang=en")
+    page.wait_for_selector("h1")
+    shown(page, "fact")
+    page.wait_for_selector(".movers li")
+    causes = shown(page, "causes")
+    gap = causal_map(record).gap
+    assert float(causes.locator(".contrast-said").get_attribute("data-gap")) == pytest.approx(gap, abs=1e-4)
+    causes.locator(".causes-detail").scroll_into_view_if_needed()
+    page.wait_for_selector(".causes-detail input[type=range]")
+    tile = "([layer, head]) => pellucid.source.tile(`layers.${layer}.pattern`, {at: [0, head]}).then(t => [...t.data])"
+    for layer in range(record.config.num_layers):
+        drawn = page.evaluate(tile, [layer, 1])
+        assert drawn == pytest.approx(record[f"layers.{layer}.pattern"][0, 1].flatten().tolist(), abs=1 / 500)
     page.close()
     assert complaints == []

@@ -232,6 +232,19 @@ export const en = {
   dose_curve: "The difference of the two logits, over how much of the part is left",
   dose_said: (d) => `With ${d.factor} of ${d.part}: ${d.gap}, “${d.winner}” is ahead.`,
 
+  card_promotes: (up, down) => `What it writes makes ${up} likelier, and ${down} less likely.`,
+  card_source: (token, share, up) => `The largest part comes from “${token}” (${share} of its attention): it speaks for ${up}.`,
+  card_habit: (habit, p) =>
+    `On a text of our own that is read twice, ` +
+    ({
+      previous: `it looks mostly at the previous token (${p}).`,
+      self: `it looks mostly at the token itself (${p}).`,
+      first: `it looks mostly at the first token (${p}): an attention sink, it waits.`,
+      induction: `it looks mostly at what came after the same token before (${p}): an induction head.`,
+      same: `it looks mostly at the same token earlier on (${p}).`,
+    }[habit] ?? `it has no single habit.`),
+  card_brief: (at, up) => `looks at “${at}”, promotes ${up}`,
+
   // 1
   files_title: "A description and a heap of numbers",
   files_story: (m, at) => [
@@ -581,6 +594,13 @@ export const en = {
     `every token. This *logit lens* shows a guess forming, from the bottom up.`,
   ],
   lens_caption: "The likeliest token after each layer; darker is surer. Press a cell to go to its layer and position.",
+  lens_rank: (token) => `place of “${token}”`,
+  lens_entropy: "entropy, bits",
+  lens_kl: "KL, nats",
+  lens_beside: (token) =>
+    `Beside it, for the chosen position: at which place the final answer “${token}” stands, how undecided the guess is ` +
+    `(entropy), and how far it is from the final distribution (KL). Where the entropy is low and KL high, the guess is ` +
+    `no opinion: the last layers' output table reads a row that is not yet written for it.`,
   attribution_title: "Who wrote the answer",
   attribution_story: () => [
     `Since the stream is a sum, the score of a token is a sum too: so much from the embedding, so much from each ` +

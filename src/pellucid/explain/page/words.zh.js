@@ -203,6 +203,19 @@ export const zh = {
   dose_curve: "两个 logit 之差，随部件剩下多少而变",
   dose_said: (d) => `${d.part}剩 ${d.factor} 时：${d.gap}，“${d.winner}”领先。`,
 
+  card_promotes: (up, down) => `它写下的东西让 ${up} 更可能，让 ${down} 更不可能。`,
+  card_source: (token, share, up) => `最大的一份来自“${token}”（占它注意力的 ${share}）：它替 ${up} 说话。`,
+  card_habit: (habit, p) =>
+    `在一段我们自备、连读两遍的文字上，` +
+    ({
+      previous: `它多半看前一个词元（${p}）。`,
+      self: `它多半看词元自己（${p}）。`,
+      first: `它多半看第一个词元（${p}）：这是注意力的汇，它在等。`,
+      induction: `它多半看同一个词元上次出现之后的那个（${p}）：这是归纳头。`,
+      same: `它多半看前面同样的词元（${p}）。`,
+    }[habit] ?? `它没有单一的习惯。`),
+  card_brief: (at, up) => `看“${at}”，推 ${up}`,
+
   // 1
   files_title: "一份说明，一堆数",
   files_story: (m, at) => [
@@ -495,6 +508,11 @@ export const zh = {
     `取某一层之后的行，当它就是最后一层：做末端归一化，再与每个词元相比。这种*logit 透镜*能看到猜测从下往上渐渐成形。`,
   ],
   lens_caption: "每一层之后最可能的词元，颜色越深越肯定。点一格，就去那一层、那个位置。",
+  lens_rank: (token) => `“${token}”的名次`,
+  lens_entropy: "熵（比特）",
+  lens_kl: "KL（奈特）",
+  lens_beside: (token) =>
+    `右边是所选位置的：最终答案“${token}”排第几，这个猜测有多拿不定（熵），离最终的分布有多远（KL）。熵低而 KL 高的地方，那猜测算不上意见：最后的输出表在读一行还没有为它写好的数。`,
   attribution_title: "答案是谁写的",
   attribution_story: () => [
     `残差流是一个和，所以一个词元的分数也是一个和：词嵌入占多少，每层的注意力和 MLP 各占多少。正的替它说话，负的反对它。末端归一化的缩放取这次运行里的值。`,

@@ -8,6 +8,7 @@ has every token that was looked at. Source: Elhage et al. 2021, "A Mathematical 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,11 +118,13 @@ def head_card(record: Record, layer: int, head: int, *, position: int = -1, habi
     column = record.column(mix.path, position)
     place = record.positions[column]
     pattern, values = record[mix.inputs[0]][0, head, column], _values(record, mix, head)
-    added = _logits(record, mix, head, wide(record[mix.path][0, head, column]), column)
-    sources = []
-    for j in pattern.topk(min(SOURCES, place + 1)).indices.tolist():
-        gave = _logits(record, mix, head, float(pattern[j]) * wide(values[j]), column)
-        sources.append(Source(j, float(pattern[j]), gave.topk(min(4, len(gave))).indices.tolist()))
+    looked = pattern.topk(min(SOURCES, place + 1)).indices.tolist()
+    parts = [wide(record[mix.path][0, head, column]), *(float(pattern[j]) * wide(values[j]) for j in looked)]
+    added, *gave = _logits(record, mix, head, parts, column)
+    sources = [
+        Source(j, float(pattern[j]), one.topk(min(4, len(one))).indices.tolist())
+        for j, one in zip(looked, gave, strict=True)
+    ]
     told = habits_of(record.model, record.prompt.tokenizer) if habits is None else habits
     named = {} if told is None else dict(zip(HABITS, told[layer, head].tolist(), strict=True))
     return HeadCard(record, layer, head, place, added, sources, named)
@@ -141,17 +144,18 @@ def _values(record: Record, mix: Tap, head: int) -> Tensor:
     return values[head * len(values) // record[mix.path].shape[1]]
 
 
-def _logits(record: Record, mix: Tap, head: int, part: Numbers, column: int) -> Tensor:
-    """(V,) what a part of a head's output adds to every logit."""
-    whole = np.zeros((record[mix.path].shape[1], len(part)))
-    whole[head] = part
-    last = record.tap("logits").inputs[0]
-    final = carried(record, mix.path, whole, column)[last]
-    head_of = record.tap("logits").operation
-    assert isinstance(head_of, Linear)
-    table = record.weight(head_of.weights[0].name)
-    vector = torch.from_numpy(final).to(table.device, torch.float32)
-    return head_of.scale * (table.float() @ vector).cpu()
+def _logits(record: Record, mix: Tap, head: int, parts: Sequence[Numbers], column: int) -> Tensor:
+    """(parts, V) what each part of a head's output adds to every logit; the table is read once."""
+    last, finals = record.tap("logits").inputs[0], []
+    for part in parts:
+        whole = np.zeros((record[mix.path].shape[1], len(part)))
+        whole[head] = part
+        finals.append(carried(record, mix.path, whole, column)[last])
+    operation = record.tap("logits").operation
+    assert isinstance(operation, Linear)
+    table = record.weight(operation.weights[0].name)
+    vectors = torch.from_numpy(np.stack(finals)).to(table.device, torch.float32)
+    return operation.scale * (vectors @ table.float().T).cpu()
 
 
 def carried(record: Record, path: str, part: Numbers, column: int) -> dict[str, Numbers]:

@@ -35,6 +35,7 @@ class Lens:
     chosen_probability: Tensor  # (L, B, P)
     rank: Tensor  # (L, B, P) of the chosen token, 1 for the likeliest
     kl: Tensor  # (L, B, P) nats, KL(final ‖ this layer)
+    entropy: Tensor  # (L, B, P) nats, of this layer's guess
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -48,6 +49,7 @@ class Lens:
             "chosen_probability": self.chosen_probability.tolist(),
             "rank": self.rank.tolist(),
             "kl": self.kl.tolist(),
+            "entropy": self.entropy.tolist(),
         }
 
 
@@ -81,7 +83,7 @@ def lens(
         if tokens is None
         else torch.as_tensor(tokens, device=final_logits.device).expand(len(final_logits), len(columns))
     )
-    rows: dict[str, list[Tensor]] = {name: [] for name in ("ids", "probabilities", "chosen", "rank", "kl")}
+    rows: dict[str, list[Tensor]] = {name: [] for name in ("ids", "probabilities", "chosen", "rank", "kl", "entropy")}
     for name in names:
         read = [
             _read(trace, name, columns[start : start + ROWS], chosen[:, start : start + ROWS], k)
@@ -100,6 +102,7 @@ def lens(
         stacked["chosen"],
         stacked["rank"],
         stacked["kl"],
+        stacked["entropy"],
     )
 
 
@@ -112,4 +115,5 @@ def _read(trace: Record, name: str, columns: Sequence[int], chosen: Tensor, k: i
     followed = log_probs.gather(-1, chosen[..., None])
     rank = (log_probs > followed).sum(-1) + 1
     kl = (final.exp() * (final - log_probs)).sum(-1).clamp(min=0)
-    return top.indices, top.values.exp(), followed[..., 0].exp(), rank, kl
+    entropy = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(-1)
+    return top.indices, top.values.exp(), followed[..., 0].exp(), rank, kl, entropy

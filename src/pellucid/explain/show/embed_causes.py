@@ -34,6 +34,8 @@ def embed_causes(view: View, ask: Ask, embed: Callable[[str, Any], bool]) -> boo
         effects += (ask("causes", **asked, layers=span) or {"parts": []})["parts"]
     for part in sorted(effects, key=lambda part: -abs(part["change"]))[:DOSES]:
         ask("dose", **asked, path=part["path"], **({} if part["head"] is None else {"head": part["head"]}))
+        if part["head"] is not None:
+            ask("card", layer=part["layer"], head=part["head"], pos=last)
     for key in range(run.length):
         ask("looks", pos=last, key=key)
     _fact(view, ask, embed)

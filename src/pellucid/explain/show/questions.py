@@ -102,7 +102,9 @@ def lens_at(run: Run, params: Params) -> dict[str, Any]:
         ]
         for layer, probabilities, chosen in zip(*(row.tolist() for row in rows), strict=True)
     ]
-    return {"names": seen.names, "layers": layers, "positions": seen.positions}
+    beside = {name: getattr(seen, name)[:, 0].tolist() for name in ("rank", "kl", "entropy")}
+    chosen = [piece(i) for i in seen.chosen[0].tolist()]
+    return {"names": seen.names, "layers": layers, "positions": seen.positions, "chosen": chosen, **beside}
 
 
 def attribution_at(run: Run, params: Params) -> dict[str, Any]:

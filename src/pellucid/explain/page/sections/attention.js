@@ -16,6 +16,7 @@ import {
   thread,
 } from "../figures.js";
 import { Matrix } from "../matrix.js";
+import { card } from "./card.js";
 import { LeftOut } from "../source.js";
 
 const FAINT = 0.02; // weights below it fade
@@ -48,6 +49,7 @@ export function render(app) {
     h("h3", {}, app.t("arcs_title")),
     story(app, "arcs_story"),
     arcs(app),
+    inWords(app),
     lookers(app),
     h("h3", {}, app.t("qkv_title")),
     story(app, "qkv_story", app.layerConfig()),
@@ -253,6 +255,18 @@ function arcs(app) {
       );
       scroll.scrollLeft = wide;
     };
+  });
+  return element;
+}
+
+/** The chosen head in words: what it makes likelier from the chosen token on. */
+function inWords(app) {
+  const element = h("div", { class: "in-words" });
+  app.watch(element, ["layer", "head", "pos"], (state) => {
+    const part = { layer: state.layer, head: Math.min(state.head, app.layerConfig(state.layer).num_heads - 1) };
+    return app.source.live || state.pos === app.run.tokens.length - 1
+      ? element.replaceChildren(card(app, part, state.pos))
+      : element.replaceChildren();
   });
   return element;
 }

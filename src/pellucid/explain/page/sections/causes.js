@@ -4,6 +4,7 @@
 import { h, number, percent, svg, visible } from "../dom.js";
 import { bars, frame, posStepper, select, slider, story, trouble } from "../figures.js";
 import { Matrix } from "../matrix.js";
+import { card } from "./card.js";
 import { answerSaid, contrastForm, inGroups, partKey, partLink, partName, signed } from "./contrast.js";
 
 const GROUPS = 6; // answers that a map comes in, the last layers first
@@ -182,6 +183,7 @@ function one(app, its, chosen, curve, where) {
         {},
         app.t("head_looks", app.token(chosen.pos), where.map(([j, p]) => `“${app.token(j)}” ${percent(p)}`).join(", ")),
       ),
+    its.head === null ? "" : card(app, its, chosen.pos),
     h(
       "p",
       {},

@@ -2,6 +2,7 @@
 // that every picture of causes shares.
 
 import { h, number, percent, visible } from "../dom.js";
+import { cardBriefly } from "./card.js";
 
 /** Two fields, "why this and not that?"; empty ones stand for the likeliest answers. */
 export function contrastForm(app) {
@@ -50,7 +51,14 @@ export function partLink(app, part) {
     app.set({ layer: part.layer, ...(part.head === null ? {} : { head: part.head }) });
     app.go(part.what === "mlp" ? "mlp" : "attention");
   };
-  return h("button", { class: "part-link", data: { part: partKey(part) }, on: { click: go } }, partName(app, part));
+  const link = h("button", { class: "part-link", data: { part: partKey(part) } }, partName(app, part));
+  const tell = () =>
+    part.head === null || link.title
+      ? null
+      : cardBriefly(app, part, app.state.pos).then((said) => (link.title = said), () => {}); // none: a mixer's head
+  for (const [event, listener] of [["click", go], ["pointerenter", tell], ["focus", tell]])
+    link.addEventListener(event, listener);
+  return link;
 }
 
 export const partKey = ({ path, head }) => (head === null ? path : `${path}:${head}`);

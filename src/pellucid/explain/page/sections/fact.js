@@ -4,6 +4,7 @@
 import { h, percent, visible } from "../dom.js";
 import { frame, story, trouble } from "../figures.js";
 import { Matrix } from "../matrix.js";
+import { card } from "./card.js";
 import { contrastForm, inGroups, partLink, signed } from "./contrast.js";
 
 const GROUPS = 5;
@@ -152,6 +153,7 @@ function place(app, body, pair, current) {
               }),
             )
           : "",
+        best[0]?.head != null ? card(app, best[0], at) : "",
       );
     } catch (error) {
       mover.replaceChildren(trouble(app, error));

@@ -2,7 +2,7 @@
 // adds to a token.
 
 import { css, ink } from "../colour.js";
-import { h, number, percent, svg, visible } from "../dom.js";
+import { count, h, number, percent, svg, visible } from "../dom.js";
 import { bars, choice, frame, later, posStepper, select, stepFigure, story, thread, trouble } from "../figures.js";
 
 export function render(app) {
@@ -90,75 +90,80 @@ async function norms(app) {
   return figure;
 }
 
-/** Logit lens: rows are layers, columns positions; each cell the token that would be said there. */
+/**
+ * Logit lens: rows are layers, columns positions; each cell the token that would be said there. For the chosen position,
+ * how far that is from the answer.
+ */
 function lens(app) {
   const element = h("figure", { class: "lens" });
   app.watch(element, ["pos"], async (state) => {
     const length = app.run.tokens.length,
       first = Math.max(0, Math.min(state.pos - 5, length - 8)),
       positions = Array.from({ length: Math.min(8, length) }, (_, i) => first + i);
-      const its = await app.source.get("lens", { positions: positions.join(","), run: app.run.run });
-      const rows = its.layers
-        .map((layer, i) =>
-          h(
-            "tr",
-            {},
-            h("th", {}, i ? `${app.t("layer_short")}${i - 1}` : "embed"),
-            layer.map((cell, j) =>
-              h(
-                "td",
-                {},
-                h(
-                  "button",
-                  {
-                    style: {
-                      background: css(cell.p, 1, "probability"),
-                      color: ink(cell.p, 1, "probability"),
-                      outline: positions[j] === state.pos ? "1px solid var(--accent)" : "",
-                    },
-                    title: cell.top.map((token) => `${visible(token.text)} ${percent(token.p)}`).join("\n"),
-                    data: { p: cell.p },
-                    on: { click: () => app.set({ pos: positions[j], layer: Math.max(0, i - 1) }) },
-                  },
-                  visible(cell.top[0].text),
-                  h("small", { class: "only-numbers", style: { color: "inherit" } }, ` ${percent(cell.p)}`),
-                ),
-              ),
-            ),
-          ),
-        )
-        .reverse();
-      return () => element.replaceChildren(
+    const its = await app.source.get("lens", { positions: positions.join(","), run: app.run.run }),
+      here = positions.indexOf(state.pos),
+      answer = visible(its.chosen[here]);
+    const cell = (guess, i, j) =>
+      h(
+        "td",
+        {},
+        h(
+          "button",
+          {
+            style: {
+              background: css(guess.p, 1, "probability"),
+              color: ink(guess.p, 1, "probability"),
+              outline: j === here ? "1px solid var(--accent)" : "",
+            },
+            title: guess.top.map((token) => `${visible(token.text)} ${percent(token.p)}`).join("\n"),
+            data: { p: guess.p },
+            on: { click: () => app.set({ pos: positions[j], layer: Math.max(0, i - 1) }) },
+          },
+          visible(guess.top[0].text),
+          h("small", { class: "only-numbers", style: { color: "inherit" } }, ` ${percent(guess.p)}`),
+        ),
+      );
+    const beside = (i) => [
+      h("td", { class: "n", data: { rank: its.rank[i][here] } }, count(its.rank[i][here])),
+      h("td", { class: "n", data: { entropy: its.entropy[i][here] } }, number(its.entropy[i][here] / Math.LN2, 3)),
+      h("td", { class: "n", data: { kl: its.kl[i][here] } }, number(its.kl[i][here], 3)),
+    ];
+    const rows = its.layers
+      .map((layer, i) =>
+        h(
+          "tr",
+          {},
+          h("th", {}, i ? `${app.t("layer_short")}${i - 1}` : "embed"),
+          layer.map((guess, j) => cell(guess, i, j)),
+          beside(i),
+        ),
+      )
+      .reverse();
+    const head = positions.map((pos) =>
+      h(
+        "th",
+        {},
+        h(
+          "button",
+          { class: `chip${pos === state.pos ? " here" : ""}`, on: { click: () => app.set({ pos }) } },
+          app.token(pos),
+        ),
+      ),
+    );
+    const named = [app.t("lens_rank", answer), app.t("lens_entropy"), app.t("lens_kl")].map((name) => h("th", {}, name));
+    return () =>
+      element.replaceChildren(
         h(
           "figcaption",
           {},
           app.t("lens_caption"),
           length > 8 ? ` ${app.t("thread_some", first, first + 7, length)}` : "",
+          ` ${app.t("lens_beside", answer)}`,
         ),
         h(
           "div",
           { class: "scroll-x" },
-          h(
-            "table",
-            { class: "lens-table" },
-            h(
-              "tr",
-              {},
-              h("th", {}),
-              positions.map((pos) =>
-                h(
-                  "th",
-                  {},
-                  h(
-                    "button",
-                    { class: `chip${pos === state.pos ? " here" : ""}`, on: { click: () => app.set({ pos }) } },
-                    app.token(pos),
-                  ),
-                ),
-              ),
-            ),
-            rows,
-          ),
+          h("table", { class: "lens-table" }, h("tr", {}, h("th", {}), head, named), rows),
         ),
       );
   });
