@@ -53,7 +53,8 @@ HEAD = """\
 
 What hands know from `transformers`, PEFT, TRL, Ollama, llama.cpp and mlx-lm, and what becomes of it here. Every row
 is made from the test that proves it. ✓: it works as you know it; →: it is not here, and an error of one line says what
-to write instead; ≠: it does something else, for a reason, and says so when it does.
+to write instead; ≠: it does something else, for a reason, and a line says so when it does (of names and types, this
+page does).
 """
 
 

@@ -433,15 +433,16 @@ def test_several_greedy_answers_are_refused_as_in_transformers() -> None:
     "generate",
     "model.generate(ids, do_sample=True, temperature=0.0)",
     "differs",
-    "the likeliest token; transformers refuses it",
+    "the likeliest token, and it says so; transformers refuses it",
 )
 @pytest.mark.habit("generate", "model.generate(ids, max_new_tokens=0)", "works", "an error, as in transformers")
 @pytest.mark.habit("generate", "model.generate([1, 2, 3])", "works", "transformers takes tensors alone")
-def test_edges_of_a_call() -> None:
+def test_edges_of_a_call(capsys: pytest.CaptureFixture[str]) -> None:
     ours, _ = pair()
     call: dict[str, Any] = {"max_new_tokens": 4, "eos_token_id": None}
     greedy = ours.generate(IDS, **call).tolist()
     assert ours.generate(IDS, do_sample=True, temperature=0.0, **call).tolist() == greedy
+    assert "no draw is made" in capsys.readouterr().err
     assert ours.generate(IDS.tolist(), **call).tolist() == greedy
     assert ours.generate(IDS[0].tolist(), **call).tolist() == greedy[:1]
     with pytest.raises(RequestError, match="max_new_tokens"):

@@ -145,7 +145,7 @@ def test_an_answer_keeps_to_a_grammar(llm: Any) -> None:
     "llama-cpp",
     "llm(prompt, temperature=0.8, top_p=0.95)",
     "differs",
-    "temperature goes first: other tokens are drawn than in llama.cpp (docstring)",
+    "temperature goes first: other tokens are drawn than in llama.cpp, and it says so",
 )
 def test_a_seed_repeats_its_draws(llm: Any) -> None:
     def said(seed: int) -> list[str]:
@@ -225,8 +225,10 @@ def test_what_differs_says_so(
         llm("word " * 600)
     llm(PROMPT, max_tokens=1, repeat_penalty=1.1)
     assert "not the last 64 tokens" in capsys.readouterr().err
-    Llama(smollm2, chat_format="llama-2", type_k=1, type_v=1, n_threads=1).close()
-    assert "the model's own chat template is used" in capsys.readouterr().err
+    with Llama(smollm2, chat_format="llama-2", type_k=1, type_v=1, n_threads=1) as other:
+        assert "the model's own chat template is used" in capsys.readouterr().err
+        other(PROMPT, max_tokens=1)
+        assert "temperature goes before" in capsys.readouterr().err
     with pytest.raises(RequestError, match="kept alike"):
         Llama(smollm2, type_k=1)
 

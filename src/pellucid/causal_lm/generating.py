@@ -175,6 +175,8 @@ class _Asked:
             seed = int(torch.randint(0, 2**53, ()))
         fields = {name: joined.get(name) for name in (*SAMPLING, "frequency_penalty", "presence_penalty")}
         sampling = defaults.sampling_with(**fields, seed=seed)
+        if said.do_sample and sampling.greedy:
+            notice("generate: at temperature 0 the likeliest token is taken, no draw is made")
         answers = joined.num_return_sequences or 1
         if answers > 1 and not sampling.do_sample and (joined.num_beams or 1) == 1:
             raise RequestError(

@@ -218,6 +218,8 @@ class Llama:
         self, ids: list[int], sampling: Any, max_tokens: int | None, stop: Any, grammar: LlamaGrammar | None,
         logprobs: int | None, stream: bool, model: str | None, chat: bool, before: str,
     ) -> Any:  # fmt: skip
+        if self.verbose and not sampling.greedy:
+            notice("Llama: temperature goes before top_k, top_p and min_p: other tokens are drawn than in llama.cpp")
         request = Request(
             prompt_ids=ids,
             sampling=sampling,
