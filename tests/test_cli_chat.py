@@ -71,6 +71,7 @@ def test_a_later_answer_depends_on_the_history_and_reset_forgets_it(chat: list[s
     assert prompt_tokens("Hello", "/reset", "Hello") == [first, first]
 
 
+@pytest.mark.habit("conversation", "a long conversation", "works", "only what is new is computed")
 @pytest.mark.skipif(compiler() is None, reason="no C compiler; install gcc or clang, or `pip install ziglang`")
 def test_a_later_turn_computes_only_what_is_new_and_says_so(chat: list[str]) -> None:
     figures = talk([*chat, "--executor", "native"], "Hello there, my friend", "And then?").stderr
@@ -95,6 +96,7 @@ def test_an_answer_that_the_context_cuts_off_says_so(chat: list[str]) -> None:
     assert "the context is full" in result.stderr
 
 
+@pytest.mark.habit("conversation", "/system TEXT", "works")
 def test_a_system_message_stays_and_begins_anew(chat: list[str], tmp_path: Path) -> None:
     result = talk(
         chat,
@@ -123,6 +125,7 @@ def test_a_mistake_does_not_end_the_conversation(chat: list[str], tmp_path: Path
     assert result.stdout.strip(), "Hello was answered"
 
 
+@pytest.mark.habit("conversation", "a line that ends in \\\\ goes on", "works", "as in llama.cpp's")
 def test_a_line_that_ends_in_a_backslash_goes_on(chat: list[str], tmp_path: Path) -> None:
     talk(chat, "one\\", "two", f"/save {tmp_path / 'said.json'}")
     assert saved(tmp_path / "said.json")[0] == ("user", "one\ntwo")
@@ -191,6 +194,7 @@ def terminal(chat: list[str]) -> Iterator[Terminal]:
     it.close()
 
 
+@pytest.mark.habit("conversation", "Ctrl-C, Ctrl-D", "works", "stop the answer; leave")
 def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(terminal: Terminal) -> None:
     terminal.wait_for("> ")
     terminal.type("Once upon a time\n")

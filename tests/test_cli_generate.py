@@ -41,12 +41,14 @@ def test_torch_writes_the_published_text_too(model: Path, published: str) -> Non
     assert published.startswith(text)
 
 
+@pytest.mark.habit("shell", "generate -q", "works")
 def test_quiet_leaves_only_the_text(model: Path) -> None:
     result = generate(model, "-q", "-n", 5, "-p", "Once upon a time")
     assert result.stderr == ""
     assert result.stdout.strip()
 
 
+@pytest.mark.habit("shell", "generate --json", "works")
 def test_json_tells_all_about_an_answer(model: Path, published: str) -> None:
     answer = json.loads(generate(model, "--json", "-n", 20).stdout)
     assert published.startswith(answer["text"])
@@ -55,6 +57,7 @@ def test_json_tells_all_about_an_answer(model: Path, published: str) -> None:
     assert answer["timings"]["decode_tokens_per_second"] > 0
 
 
+@pytest.mark.habit("shell", "--draft NAME (speculative decoding)", "works")
 @pytest.mark.parametrize(
     "sampling", [(), ("--temperature", 1, "--seed", 3, "--repeat-penalty", 1.1)], ids=["greedy", "drawn"]
 )
@@ -68,6 +71,7 @@ def test_a_draft_that_is_the_model_itself_guesses_right_and_changes_nothing(
     assert plain["timings"]["guessed_tokens"] == 0
 
 
+@pytest.mark.habit("shell", "--prompt-lookup N", "works")
 def test_lookup_changes_nothing(model: Path) -> None:
     options = ("--json", "-n", 60, "-p", "Lily had a red ball. Lily had a red ball. Lily had")
     plain, guessed = (json.loads(generate(model, *options, *more).stdout) for more in ((), ("--prompt-lookup", 8)))
@@ -86,6 +90,7 @@ def test_a_draft_with_another_vocabulary_is_refused_by_its_first_other_token(
     assert "(expected '▁the', received '▁eht')" in result.stderr
 
 
+@pytest.mark.habit("shell", "generate --prompts FILE", "works", "one a line, or JSON lines")
 def test_many_prompts_are_answered_as_each_alone(model: Path, tmp_path: Path) -> None:
     prompts = ["Once upon a time", "Lily", "The big red ball was", "", "Tom and his dog went to the park. They"]
     file = tmp_path / "prompts.jsonl"
@@ -110,6 +115,7 @@ def test_a_stop_string_ends_the_text_before_it(model: Path) -> None:
     assert (answer["finish_reason"], answer["stopped_by"]) == ("stop", "Lily")
 
 
+@pytest.mark.habit("shell", "--seed 7", "works")
 def test_the_same_seed_draws_the_same_text(model: Path) -> None:
     drawn = [generate(model, "-q", "-n", 32, "--temperature", 1, "--seed", seed).stdout for seed in (7, 7, 8)]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -143,6 +149,7 @@ def test_bad_input_is_explained(model: Path, arguments: list[object], stdin: byt
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.habit("shell", "--chat-template FILE", "works")
 def test_a_template_file_makes_a_chat_of_it(model: Path, tmp_path: Path) -> None:
     template = tmp_path / "story.jinja"
     template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}")

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from option_walk import make_model
 
-from pellucid import AutoTokenizer
+from pellucid import AutoModelForCausalLM, AutoTokenizer
 from pellucid.base import notice
 from pellucid.base.errors import ModelNotFoundError
 from pellucid.cli.app import ELSEWHERE, app
@@ -373,3 +373,23 @@ def test_a_script_that_the_model_lacks_is_told_once(
     for text in ("春天", "天空为什么是蓝色的"):
         scripts.tell_of_script(text, AutoTokenizer.from_pretrained("tiny"))
     assert not capsys.readouterr().err
+
+
+# --- between Python and the shell -------------------------------------------------------------------------------------
+
+
+@pytest.mark.habit("shell", "model.save_pretrained(folder), then generate -m folder", "works")
+@pytest.mark.habit("shell", "--answers 2 --json", "works", "several answers to a prompt")
+@pytest.mark.habit("shell", "--logprobs 2 --json", "works")
+@pytest.mark.habit("shell", "--presence-penalty, --frequency-penalty with --json", "works")
+@pytest.mark.habit("shell", "--tokenizer NAME", "works")
+def test_a_folder_that_python_saved_opens_in_the_shell(tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_pretrained("tiny", device="cpu").save_pretrained(tmp_path / "mine")
+    words = ("generate", "-m", tmp_path / "mine", "-p", "Once", *FAST, "-n", "3", "--json", "--logprobs", "2")
+    more = ("--presence-penalty", "0.5", "--frequency-penalty", "0.5", "--tokenizer", "tiny")
+    answer = json.loads(pellucid(*words, *more, stdin=b"").stdout)
+    assert len(answer["logprobs"]) == 3
+    assert len(answer["logprobs"][0]["top"]) == 2
+    drawn = ("generate", "-m", tmp_path / "mine", "-p", "Once", "--seed", "1", "--answers", "2", "--json", "-n", "3")
+    answers = [json.loads(line) for line in pellucid(*drawn, "--executor", "torch", stdin=b"").stdout.splitlines()]
+    assert [answer.get("index", 0) for answer in answers] == [0, 1]
