@@ -26,8 +26,8 @@ SAMPLING: dict[str, Schema] = {
     "logit_bias": nullable(record({}, more=number(-100, 100))),
     "top_k": nullable(whole(-1)),
     "min_p": nullable(number(0, 1)),
-    "repetition_penalty": nullable(number(exclusiveMinimum=0)),
-    "repeat_penalty": nullable(number(exclusiveMinimum=0)),
+    "repetition_penalty": nullable(number(0.01, 100)),
+    "repeat_penalty": nullable(number(0.01, 100)),
     "ignore_eos": nullable(flag()),
 }
 # What says nothing about the answer, and is taken and let be.

@@ -29,7 +29,7 @@ OPTIONS: Schema = nullable(
             "seed": nullable(whole(-(2**63), 2**64 - 1)),
             "num_predict": nullable(whole(-2)),
             "stop": nullable(any_of(text(minLength=1), list_of(text(minLength=1), maxItems=64))),
-            "repeat_penalty": nullable(number(exclusiveMinimum=0)),
+            "repeat_penalty": nullable(number(0.01, 100)),
             "frequency_penalty": nullable(number(-2, 2)),
             "presence_penalty": nullable(number(-2, 2)),
             # known, and refused where they ask for what is not here

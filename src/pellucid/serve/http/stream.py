@@ -14,10 +14,12 @@ from starlette.types import Receive, Scope, Send
 # What Python's splitlines() takes for the end of a line, and JSON leaves as it is; clients cut streams with it.
 _LINE_ENDS = str.maketrans({"\x85": r"\u0085", "\u2028": r"\u2028", "\u2029": r"\u2029"})
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 
 def dumps(value: Any) -> bytes:
     """JSON in one line, whoever reads it."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = _ENCODER.encode(value)
     return (text if text.isascii() else text.translate(_LINE_ENDS)).encode("utf-8", "replace")
 
 
