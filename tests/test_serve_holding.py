@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from conftest import absent
 from hash_executor import HashExecutor, LetterTokenizer
 from serving import Server as Program
 from serving import tiny_model
@@ -393,9 +396,20 @@ def test_answers_that_outlast_the_grace_are_told() -> None:
         assert "the server is ending" in told[-2]
 
 
-def test_a_signal_ends_the_program(tmp_path: Any) -> None:
-    with Program("-m", tiny_model(tmp_path / "tiny"), "-t", 1) as program:
-        assert httpx.post(f"{program.url}/v1/completions", json={"prompt": "x", "max_tokens": 2}).status_code == 200
+def test_a_program_speaks_tls_and_ends_by_a_signal(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        absent("no openssl, which makes the certificate: install openssl")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command = ["openssl", *words, *names, "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    model = tiny_model(tmp_path / "tiny")
+    with Program("-m", model, "-t", 1, "--ssl-certfile", certificate, "--ssl-keyfile", key) as program:
+        assert program.url.startswith("https://")
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        body = {"prompt": "x", "max_tokens": 2}
+        assert httpx.post(f"{program.url}/v1/completions", json=body, verify=trusted).status_code == 200
         assert program.end() == 0
         assert "Traceback" not in program.log
 
