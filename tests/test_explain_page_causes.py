@@ -163,7 +163,7 @@ def test_a_pair_is_proposed_and_its_answers_differ(page: Any, view: View) -> Non
                        for which, key in (("source", "a"), ("target", "b"))]  # fmt: skip
 
 
-@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("lang", ["zh", pytest.param("en", marks=pytest.mark.slow)])
 def test_causes_fit_a_phone(browser: Any, url: str, lang: str) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 800})
     complaints = listen(page)

@@ -85,7 +85,7 @@ def test_pressed_quickly_in_a_wild_order_every_number_is_the_states(page: Any, v
         page.evaluate("name => pellucid.mount(name)", name)
     section(page, "attention")
     page.evaluate(LATE)
-    for _ in range(24):
+    for _ in range(16):
         key = chance.choice(["layer", "head", "pos"])
         size = {"layer": len(record.config.layers), "head": 4, "pos": view.first.length}[key]
         page.evaluate("change => pellucid.set(change)", {key: chance.randrange(size)})
@@ -155,7 +155,10 @@ def test_a_sentence_outlives_any_number_of_what_ifs(subject: Subject) -> None:
     assert view.answer("run", {"run": own})["text"] == "my own sentence"
 
 
-@pytest.mark.parametrize("text", ["Hi", "W" + "o" * 400, "\n", "龘"])
+@pytest.mark.parametrize(
+    "text",
+    ["W" + "o" * 400, "\n", pytest.param("Hi", marks=pytest.mark.slow), pytest.param("龘", marks=pytest.mark.slow)],
+)
 def test_odd_texts_are_drawn_and_nothing_is_wider_than_the_window(browser: Any, subject: Subject, text: str) -> None:
     view = View(subject, text)
     with PageServer(view) as server:

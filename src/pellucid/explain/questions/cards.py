@@ -36,7 +36,7 @@ HABIT_TEXT = (
     "and the river is never the same. Who had seen the letter? Nobody. In 1912 her mother sold the house to a doctor "
     "from Lyon, who kept bees, two dogs and a violin that he could not play."
 )
-HABITS = ("previous", "self", "first", "induction", "same")
+HABITS: tuple[str, ...] = ("previous", "self", "first", "induction", "same")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def head_card(record: Record, layer: int, head: int, *, position: int = -1, habi
         for j, one in zip(looked, gave, strict=True)
     ]
     told = habits_of(record.model, record.prompt.tokenizer) if habits is None else habits
-    named = {} if told is None else dict(zip(HABITS, told[layer, head].tolist(), strict=True))
+    named: dict[str, float] = {} if told is None else dict(zip(HABITS, told[layer, head].tolist(), strict=True))
     return HeadCard(record, layer, head, place, added, sources, named)
 
 
