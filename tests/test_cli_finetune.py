@@ -229,7 +229,13 @@ def test_dpo_raises_the_margin_on_pairs_that_were_held_back(
 
 
 @pytest.mark.parametrize(
-    ("method", "lr"), [("orpo", "3e-3"), ("simpo", "3e-3"), ("simpo-full", "3e-4"), ("kto", "3e-3")]
+    ("method", "lr"),
+    [
+        pytest.param("orpo", "3e-3", marks=pytest.mark.slow),
+        ("simpo", "3e-3"),
+        pytest.param("simpo-full", "3e-4", marks=pytest.mark.slow),
+        ("kto", "3e-3"),
+    ],
 )
 def test_other_ways_to_learn_from_preferences_raise_the_margin_too(
     base: Path, pairs: Path, tmp_path: Path, method: str, lr: str

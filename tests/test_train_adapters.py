@@ -74,6 +74,16 @@ def test_rows_have_the_lengths_that_were_learned() -> None:
     torch.testing.assert_close(layer.weight[1:], layer.base.weight[1:])
 
 
+def test_lengths_are_those_of_float32_under_autocast() -> None:
+    model, _ = adapted("llama", dora=True)
+    layer = lora_layers(model)["layers.0.attention.q_proj"]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer._lengths(), torch.linalg.norm(layer._sum(), dim=1))
+        assert layer._sum().dtype == torch.float32
+    assert layer.lora_magnitude is not None
+    torch.testing.assert_close(torch.linalg.norm(layer.weight, dim=1), layer.lora_magnitude.detach())
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.filterwarnings("error:.*missing adapter keys")
 @pytest.mark.habit("training", "DoRA: --dora; `use_dora` as PEFT has it", "works")

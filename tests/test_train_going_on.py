@@ -91,6 +91,7 @@ def test_a_finished_run_made_longer_is_the_run_of_that_length(book: Path, tmp_pa
 
 
 @pytest.mark.habit("training", "resume with a few flags alone", "works")
+@pytest.mark.slow
 def test_what_is_not_typed_again_stays_as_the_run_has_it(book: Path, tmp_path: Path) -> None:
     pretrain(book, tmp_path, "--schedule", "constant", "--lr", 0.01, "--warmup-steps", 0, "--steps", 2)
     said = pretrain(book, tmp_path, "--steps", 3).stderr
@@ -168,6 +169,7 @@ def test_it_ends_after_as_many_validations_as_it_was_to_bear_with(model: Path, c
     assert len(metrics(tmp_path)) == best + 3, "and goes on with more patience"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_remembers_its_best(model: Path, chats: Path, tmp_path: Path) -> None:
     words = ["--method", "full", "--val-fraction", 0.3, *WORSE, "--keep-best", "-q"]
     finetune(model, chats, tmp_path / "whole", *words)
@@ -228,7 +230,14 @@ def test_of_a_base_in_blocks_a_merged_model_is_bfloat16_and_its_size_is_said(
 # --- as it stands -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [[], ["--method", "full"], ["--no-merge"]], ids=["lora", "full", "kept"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param([], id="lora"),
+        pytest.param(["--method", "full"], id="full", marks=pytest.mark.slow),
+        pytest.param(["--no-merge"], id="kept", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.habit("training", "chat -m RUN of a stopped fine-tuning", "works")
 def test_a_stopped_runs_folder_runs_its_newest_step_and_says_so(
     words: list[object], model: Path, chats: Path, tmp_path: Path

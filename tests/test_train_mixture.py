@@ -87,6 +87,7 @@ def test_weights_that_are_none_are_refused(weights: str) -> None:
 
 
 @pytest.mark.habit("training", "pretrain --mix 3,1: weights of data sets", "works")
+@pytest.mark.slow
 def test_a_mixed_run_says_its_shares_and_goes_on_bit_for_bit(books: Path, tmp_path: Path) -> None:
     base = ["pretrain", "-d", books / "a.txt", "-d", books / "b.txt", "--tokenizer", "char", *SIZES, *QUIET]
     base += ["--lr", 0.01, "--warmup-steps", 0, "--steps", 4, "--mix", "1,3"]
@@ -184,6 +185,7 @@ def test_a_streamed_run_goes_on_bit_for_bit_and_keeps_no_tokens(books: Path, mod
 
 
 @pytest.mark.habit("data", "pretrain -d hf:… --stream", "works")
+@pytest.mark.slow
 def test_a_data_set_in_the_hubs_layout_is_streamed(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

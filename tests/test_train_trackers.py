@@ -30,6 +30,7 @@ def history_of(run: Path, name: str) -> list[tuple[int, float]]:
 
 
 @pytest.mark.habit("training", "MLflow: --mlflow [EXPERIMENT]", "works")
+@pytest.mark.slow
 def test_mlflow_reads_the_runs_own_figures_and_goes_on_with_it(book: Path, tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="pip install mlflow")
     from mlflow.tracking import MlflowClient
@@ -107,6 +108,7 @@ def records_of(file: Path) -> Iterator[bytes]:
             parts = b""
 
 
+@pytest.mark.slow
 def test_the_real_wandb_keeps_them_on_this_machine(book: Path, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="pip install wandb")
     from wandb.proto import wandb_internal_pb2

@@ -80,8 +80,9 @@ class LoraLinear(nn.Module):
 
     @torch.no_grad()
     def _sum(self) -> Float[Tensor, "N K"]:
-        """W + scale · B A, in float32."""
-        return self.base.weight.detach().float() + self.scale * (self.lora_b.float() @ self.lora_a.float())
+        """W + scale · B A, in float32, under autocast as well: lengths are divided by."""
+        with torch.autocast(self.lora_a.device.type, enabled=False):
+            return self.base.weight.detach().float() + self.scale * (self.lora_b.float() @ self.lora_a.float())
 
     @property
     def weight(self) -> nn.Parameter:
