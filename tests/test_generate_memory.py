@@ -252,7 +252,7 @@ def test_a_draft_that_fails_only_stops_guessing(when: int, capsys: pytest.Captur
 ROOM = Path(core.__file__).parent
 
 
-@pytest.mark.parametrize("stride", [17, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
 def test_ctrl_c_at_any_line_leaks_nothing_and_each_request_ends_once(stride: int) -> None:
     """The interruption comes at the lines of the engine's in turn: of answers beside each other, a fork, a reuse."""
     for place in itertools.count(1, stride):

@@ -99,6 +99,13 @@ def test_alone_a_prompt_is_not_held_up() -> None:
     assert executor.steps == 4
 
 
+def test_a_prompt_whose_every_place_is_scored_comes_in_small_slices() -> None:
+    executor, sizes = HashExecutor(4000, splits_matter=False), []
+    executor.before_step = lambda inputs: sizes.extend(len(entry.wanted) for entry in inputs)
+    engine_of(executor).run([ask([4] * 300, 1, prompt_logprobs=0)])
+    assert sizes == [64, 64, 64, 64, 44]
+
+
 def test_the_tempo_follows_what_is_measured() -> None:
     tempo = Tempo()
     assert tempo.tokens() == 2 * LEAST, "nobody knows yet"

@@ -11,6 +11,7 @@ from pellucid.generate.tempo import Tempo
 
 PATIENCE = 8  # times that one who waits for room is passed by others who need less
 LOOKED_AT = 32  # of those that wait, in a step
+SCORED = 64  # tokens of a prompt at a time all of whose logits are wanted: a row of each is half a megabyte
 
 
 class Scheduler:
@@ -107,10 +108,14 @@ class Scheduler:
         return batch
 
     def _slices(self, reading: list[Sequence], room: int) -> list[tuple[Sequence, StepInput]]:
-        share = {reading[0]: min(reading[0].ahead, self.prefill_chunk, -(-room // 2))}
+        share = {reading[0]: min(self._most(reading[0]), -(-room // 2))}
         room -= share[reading[0]]
         for sequence in sorted(reading, key=lambda one: one.ahead):  # as they are in order where they are equal
             before = share.get(sequence, 0)
-            share[sequence] = min(sequence.ahead, self.prefill_chunk, before + room)
+            share[sequence] = min(self._most(sequence), before + room)
             room -= share[sequence] - before
         return [(sequence, sequence.next_input(share[sequence])) for sequence in reading if share[sequence]]
+
+    def _most(self, sequence: Sequence) -> int:
+        scored = sequence.whole and sequence.request.pooling is None
+        return min(sequence.ahead, self.prefill_chunk, SCORED if scored else self.prefill_chunk)
