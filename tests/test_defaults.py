@@ -16,8 +16,9 @@ from hash_executor import HashExecutor, LetterTokenizer
 from pellucid import AutoModelForCausalLM, Engine
 from pellucid.auto import load_model, open_executor, open_model
 from pellucid.base.errors import ConfigError, ContextLengthError, RequestError
+from pellucid.base.files import read_json
 from pellucid.cli.runs.session import Session
-from pellucid.defaults import AnswerDefaults, not_followed
+from pellucid.defaults import AnswerDefaults, not_followed, tell_what_is_not_followed
 from pellucid.generate import Request, generate
 from pellucid.model.executor import TorchExecutor
 from pellucid.sampling import GREEDY, SamplingParams
@@ -268,7 +269,10 @@ def test_keys_that_are_not_followed_are_named_and_those_that_do_nothing_are_not(
     AutoModelForCausalLM.from_pretrained(folder)
     said = [line for line in capfd.readouterr().err.splitlines() if "generation_config" in line]
     assert len(said) == 1
-    assert said[0].endswith("num_beams = 4, no_repeat_ngram_size = 3, bad_words_ids = [[5]], ballast = 'x'")
+    assert said[0].endswith("is not followed here: ballast = 'x'")  # generate follows the others; the engine does not
+    tell_what_is_not_followed(read_json(folder / "generation_config.json"), folder)
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.endswith("num_beams = 4, no_repeat_ngram_size = 3, bad_words_ids = [[5]], ballast = 'x'")
 
 
 def test_every_key_that_transformers_knows_is_known_here() -> None:

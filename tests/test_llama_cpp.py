@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import absent
 from llamacpp import PYTHON
 
 import pellucid
@@ -16,6 +18,7 @@ from pellucid import Llama, LlamaGrammar
 from pellucid.base import elsewhere, notice
 from pellucid.base.errors import ContextLengthError, RequestError
 from pellucid.llama_cpp import asked
+from pellucid.native.build import compiler
 
 PROMPT = "The capital of France is"
 MESSAGES = [{"role": "user", "content": "Say hello."}]
@@ -245,3 +248,18 @@ def test_a_name_that_is_not_here_says_what_is(name: str) -> None:
     with pytest.raises(AttributeError, match="→"):
         getattr(pellucid, name)
     assert not hasattr(pellucid, "nothing_of_that_name")
+
+
+@pytest.mark.habit("llama-cpp", "Llama(model_path=…) where torch is not installed", "works", "on a CPU, by native")
+def test_a_cpu_answers_without_torch() -> None:
+    if compiler() is None:
+        absent("no C compiler; install gcc or clang")
+    program = """
+import sys
+sys.modules["torch"] = None  # importing it now raises ImportError
+from pellucid import Llama
+print(Llama("tiny", n_ctx=64, n_threads=1, verbose=False)("Once", max_tokens=3, temperature=0)["usage"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "'completion_tokens': 3" in done.stdout

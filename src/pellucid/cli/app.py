@@ -88,7 +88,10 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(__version__, message="pellucid %(version)s")
 def app() -> None:
-    """A transformer library you can see through: real checkpoints in, text out."""
+    """A transformer library you can see through: real checkpoints in, text out.
+
+    For Linux and macOS; on Windows models run with torch (tested by simulation).
+    """
 
 
 def run() -> None:

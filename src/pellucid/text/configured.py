@@ -33,9 +33,11 @@ def configured(tokenizer: Tokenizer, settings: Mapping[str, Any], name: str) -> 
     tokenizer.name_or_path = name
     unknown = {}
     for setting, value in settings.items():
-        if setting in SETTABLE:
+        if setting in WITHOUT_EFFECT:
+            continue
+        if setting in SETTABLE or hasattr(tokenizer, setting):
             _set(tokenizer, setting, value)
-        elif setting not in WITHOUT_EFFECT and not (setting in OF_THE_FILES and _is_so(tokenizer, setting, value)):
+        elif not (setting in OF_THE_FILES and _is_so(tokenizer, setting, value)):
             unknown[setting] = value
     refuse_unknown("AutoTokenizer.from_pretrained", unknown, SETTABLE, ELSEWHERE)
     return tokenizer
