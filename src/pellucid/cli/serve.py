@@ -104,8 +104,8 @@ def command(
 ) -> None:
     """Answer programs that speak OpenAI's API, and others'.
 
-    POST /v1/chat/completions as to OpenAI; GET /openapi.json describes all there is. Listens on this machine alone
-    unless --host says otherwise.
+    POST /v1/chat/completions as to OpenAI; GET /openapi.json describes all there is; a browser finds a chat at /.
+    Listens on this machine alone unless --host says otherwise.
     """
     from pellucid.cli.terminal.prompts import read_template
     from pellucid.serve.app import create_app

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 MOST = 3  # explanations that are kept
 MOST_WAITING = 4  # that are recorded or wait to be; more get 429
-MOST_BYTES = 2**30  # of the numbers of one; less where the machine has little left
-KEPT_BYTES = 3 * 2**29  # of all that are kept
+MOST_BYTES = 2**31  # of the numbers of one; less where the machine has little left
+KEPT_BYTES = 3 * 2**30  # of all that are kept
 OPEN_UNDER = ("/why/",)  # the token in the path is the key
 
 BODY = record({"model": nullable(text()), "token_ids": list_of(whole(0), minItems=1)}, "token_ids", more=False)
