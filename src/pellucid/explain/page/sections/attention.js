@@ -79,6 +79,14 @@ export function render(app) {
   return section;
 }
 
+/** The token that the head looks at most from there, but for the first one, where heads wait; the one before, else. */
+async function mostSeen(app, layer, head, pos) {
+  const tile = await app.source.tile(`layers.${layer}.pattern`, { at: [0, head], run: app.run.run }).catch(() => null);
+  if (!tile || pos < 1) return Math.max(0, pos - 1);
+  const row = tile.data.subarray(pos * tile.cols, pos * tile.cols + pos + 1);
+  return [...row.keys()].slice(1).reduce((best, j) => (row[j] > row[best] ? j : best), 1);
+}
+
 /** Why there is no pattern: the layer's mixer has none, or the trace left it out. */
 const withoutAttention = (app, layer) =>
   app.layerConfig(layer).compared.q ? new LeftOut("pattern") : new Absent("no_attention");
@@ -276,9 +284,9 @@ function lookers(app) {
   const element = h("figure", { class: "lookers" }),
     choose = h("span", {}),
     list = h("div", {});
-  let key = 0;
-  const draw = async ({ pos }) => {
-    key = Math.min(key, pos);
+  let key = null;
+  const draw = async ({ layer, head, pos }) => {
+    key = Math.min(key ?? (await mostSeen(app, layer, head, pos)), pos);
     choose.replaceChildren(
       select(
         app.run.tokens.slice(0, pos + 1).map((_, i) => [String(i), `${i} ${app.token(i)}`]),

@@ -59,7 +59,8 @@ function place(app, body, chosen, current) {
     title: (i, j) => (part(i, j) ? partName(app, part(i, j)) : app.t("no_such_part")),
     onPick: ([i, j]) => part(i, j) && app.set({ part: partKey(part(i, j)) }),
   });
-  const list = h("div", {}),
+  const looks = looking(app, chosen, options, heads),
+    list = h("div", {}),
     progress = h("p", { class: "soft", role: "status" }),
     detail = h("div", { class: "causes-detail" });
   body.replaceChildren(
@@ -82,7 +83,7 @@ function place(app, body, chosen, current) {
         h("figcaption", {}, h("b", {}, app.t("effect_title")), h("span", {}, app.t("effect_says", visible(chosen.a.text), visible(chosen.b.text)))),
         effect.element,
       ),
-      looking(app, chosen, options, heads),
+      looks.figure,
     ),
     progress,
     list,
@@ -133,6 +134,7 @@ function place(app, body, chosen, current) {
     if (strongest && ![...parts.values()].some((one) => partKey(one) === app.state.part))
       app.set({ part: partKey(strongest) });
     drawn();
+    if (strongest && app.model.layers[strongest.layer].compared.q) looks.at(await glance(app, strongest, chosen.pos));
   };
   let drawn = () => {};
   drawn = app.watch(detail, ["part"], async (state) => {
@@ -246,7 +248,7 @@ function looking(app, chosen, options, heads) {
     layers = app.model.layers.length,
     caption = h("figcaption", {}),
     values = new Float32Array(layers * Math.max(1, heads)).fill(NaN);
-  if (!app.model.layers.some((layer) => layer.compared.q)) return figure;
+  if (!app.model.layers.some((layer) => layer.compared.q)) return { figure, at: () => {} };
   let key = Math.max(0, Math.min(chosen.pos, Math.max(1, chosen.pos - 1)));
   const matrix = new Matrix(app, { name: "looks", values, rows: layers, cols: heads }, {
     ...options,
@@ -263,7 +265,9 @@ function looking(app, chosen, options, heads) {
     (value) => ((key = +value), again()),
     app.t("key"),
   );
+  let touched = false;
   figure.append(caption, matrix.element);
+  choose.addEventListener("change", () => (touched = true));
   const again = app.watch(matrix.element, [], async () => {
     const its = await app.source.get("looks", { pos: chosen.pos, key, run: app.run.run });
     return () => {
@@ -275,5 +279,13 @@ function looking(app, chosen, options, heads) {
       );
     };
   });
-  return figure;
+  /** To the token that matters, unless the reader has chosen one: what the strongest head looks at. */
+  const at = (seen) => {
+    const best = seen.find(([j]) => j > 0);
+    if (touched || !best) return;
+    key = best[0];
+    choose.value = String(key);
+    again();
+  };
+  return { figure, at };
 }
