@@ -171,7 +171,10 @@ def test_odd_texts_are_drawn_and_nothing_is_wider_than_the_window(browser: Any, 
         page.evaluate("Object.keys(pellucid.t('nav')).forEach(name => pellucid.mount(name))")
         page.evaluate("pellucid.drawAll()")
         page.wait_for_function(QUIET)
-        wide = "[...document.querySelectorAll('#page *')].filter(e => e.getBoundingClientRect().right > 391 && !e.closest('.scroll-x, .matrix, svg')).slice(-3).map(e => e.outerHTML.slice(0, 90))"
+        wide = (
+            "[...document.querySelectorAll('#page *')].filter(e => e.getBoundingClientRect().right > 391 && "
+            "!e.closest('.scroll-x, .matrix, svg')).slice(-3).map(e => e.outerHTML.slice(0, 90))"
+        )
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, page.evaluate(wide)
         assert "[object " not in page.locator("body").text_content()
         page.close()

@@ -56,7 +56,8 @@ _QWEN_XML = """<tool_call>
 </tool_call>"""
 _GEMMA = """{%- macro value(v) -%}{%- if v is string -%}Q{{ v }}Q{%- elif v is mapping -%}{{ '{' }}{%- for k, x in
  v.items() -%}{{ k }}:{{ value(x) }}{{ ',' if not loop.last }}{%- endfor -%}{{ '}' }}{%- elif v is iterable -%}[
-{%- for x in v -%}{{ value(x) }}{{ ',' if not loop.last }}{%- endfor -%}]{%- else -%}{{ v | tojson }}{%- endif -%}{%- endmacro -%}
+{%- for x in v -%}{{ value(x) }}{{ ',' if not loop.last }}{%- endfor -%}]{%- else -%}{{ v | tojson }}{%- endif -%}
+{%- endmacro -%}
 """
 _GEMMA_CALL = "Bcall:{{ call.function.name }}{{ value(call.function.arguments) }}E"
 
