@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from pellucid.base.errors import ConfigError
@@ -42,7 +42,8 @@ class AttentionConfig:
     qkv_bias: bool = False
     o_bias: bool = False
     qk_norm: NormConfig | None = None  # normalizes q and k
-    qk_norm_over: Literal["head", "all"] = "head"  # each head by itself, with one γ for all; or all heads as one vector
+    # each head by itself, with one γ for all, or with its own; or all heads as one vector
+    qk_norm_over: Literal["head", "each", "all"] = "head"
     qk_norm_at: Literal["before", "after"] = "before"  # rotation
     v_head_dim: int | None = None  # numbers of a value, where they are not as many as a key's
     v_scale: float = 1.0  # values are multiplied by it
@@ -99,7 +100,7 @@ class AttentionConfig:
             check_number("attention", alibi=self.alibi)
         if self.kv_from is not None and (self.keys_are_values or self.v_norm):
             raise ConfigError("what is another layer's is not normed or made here", where="attention")
-        check_choice("attention", "qk_norm_over", self.qk_norm_over, ("head", "all"))
+        check_choice("attention", "qk_norm_over", self.qk_norm_over, ("head", "each", "all"))
         check_choice("attention", "qk_norm_at", self.qk_norm_at, ("before", "after"))
 
     @property
@@ -128,6 +129,10 @@ class AttentionConfig:
     def z_dim(self) -> int:
         """Numbers of all heads' results."""
         return self.num_heads * self.v_width
+
+    def qk_norm_of(self, heads: int) -> NormConfig | None:
+        """The norm of so many heads' queries or keys: of each head's part, where each has a γ of its own."""
+        return replace(self.qk_norm, groups=heads) if self.qk_norm and self.qk_norm_over == "each" else self.qk_norm
 
     @property
     def kept(self) -> tuple[int, int, int]:

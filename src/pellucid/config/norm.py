@@ -32,8 +32,6 @@ class NormConfig:
         check_choice("norm", "kind", self.kind, ("layer", "rms"))
         check_number("norm", eps=self.eps)
         check_size("norm", groups=self.groups)
-        if self.kind == "layer" and self.groups != 1:
-            raise ConfigError("a LayerNorm is of the whole vector", where="norm", received=f"{self.groups} groups")
         if not self.weight and (self.bias or self.offset):
             raise ConfigError("a norm without a weight has no bias and no offset either", where="norm")
 

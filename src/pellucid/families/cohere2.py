@@ -41,7 +41,8 @@ IGNORED = cohere.IGNORED
 
 
 def gguf_hf(metadata: Metadata, tensors: Mapping[str, Array]) -> dict[str, Any]:
-    return cohere.gguf_hf(metadata, tensors, "cohere2") | {
+    common = cohere.gguf_hf(metadata, tensors, "cohere2")
+    return {name: value for name, value in common.items() if name != "use_qk_norm"} | {
         "model_type": "cohere2",
         "sliding_window": metadata.needed("cohere2.attention.sliding_window"),
     }

@@ -33,10 +33,10 @@ class Attention(Attends):
         for part in config.projected[1:]:
             width = config.kv_dim if part == "k" else config.v_dim
             self.add_module(f"{part}_proj", Linear(d_model, width, bias=config.qkv_bias))
-        over_all = config.qk_norm_over == "all"
-        self.q_norm = optional_norm(config.q_dim if over_all else config.head_dim, config.qk_norm)
-        k_norm = None if config.kv_from is not None else config.qk_norm
-        self.k_norm = optional_norm(config.kv_dim if over_all else config.head_dim, k_norm)
+        alike = config.qk_norm_over == "head"
+        self.q_norm = optional_norm(config.head_dim if alike else config.q_dim, config.qk_norm_of(config.num_heads))
+        k_norm = None if config.kv_from is not None else config.qk_norm_of(config.num_kv_heads)
+        self.k_norm = optional_norm(config.head_dim if alike else config.kv_dim, k_norm)
         self.v_norm = optional_norm(config.v_width, config.v_norm)
         self.sinks = nn.Parameter(torch.zeros(config.num_heads)) if config.sinks else None
         self.gate_proj = Linear(d_model, config.z_dim, bias=config.qkv_bias) if config.gated else None
@@ -98,7 +98,7 @@ class Attention(Attends):
         return q, ctx.tap(self, "k_norm", self._each_or_all(self.k_norm, k))
 
     def _each_or_all(self, norm: nn.Module, x: Float[Tensor, "B H T E"]) -> Float[Tensor, "B H T E"]:
-        """Each head by itself, or all heads of a position as one vector."""
+        """Each head by itself, or all heads of a position side by side."""
         if self.config.qk_norm_over == "head":
             return norm(x)
         return self._by_head(norm(x.transpose(1, 2).flatten(2)))

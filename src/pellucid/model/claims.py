@@ -65,7 +65,7 @@ TORCH = Claims(
             "qkv_bias": ANY,
             "o_bias": ANY,
             "qk_norm": ANY,
-            "qk_norm_over": one_of("head", "all"),
+            "qk_norm_over": one_of("head", "each", "all"),
             "qk_norm_at": one_of("before", "after"),
             "rope": ANY,
             "window": ANY,

@@ -11,17 +11,26 @@ from pellucid.config import NormConfig
 
 
 class LayerNorm(nn.Module):
-    """(x − μ) / √(σ² + eps) · γ + β, over the last axis. Source: Ba, Kiros & Hinton 2016."""
+    """(x − μ) / √(σ² + eps) · γ + β, over the last axis, or over each of its ``groups``. Source: Ba et al. 2016."""
 
     def __init__(self, width: int, config: NormConfig) -> None:
         super().__init__()
-        self.eps, self.offset = config.eps, config.offset
+        self.eps, self.offset, self.groups = config.eps, config.offset, config.groups
         self.weight = nn.Parameter(torch.ones(width)) if config.weight else None
         self.bias = nn.Parameter(torch.zeros(width)) if config.bias else None
 
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         gamma = self.weight + self.offset if self.weight is not None and self.offset else self.weight
+        if self.groups > 1:
+            return self._by_group(x, gamma)
         return F.layer_norm(x, x.shape[-1:], gamma, self.bias, self.eps)
+
+    def _by_group(self, x: Float[Tensor, "*rows D"], gamma: Tensor | None) -> Float[Tensor, "*rows D"]:
+        """In float32 at least, γ and β too."""
+        parts = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (self.groups, -1))
+        y = F.layer_norm(parts, parts.shape[-1:], None, None, self.eps).flatten(-2)
+        y = y if gamma is None else y * gamma
+        return (y if self.bias is None else y + self.bias).to(x.dtype)
 
 
 class RMSNorm(nn.Module):

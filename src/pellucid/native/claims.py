@@ -45,7 +45,7 @@ def _in_parts(groups: Any, norm: Any, config: ModelConfig) -> bool:
         others += layer.norms.values()
         if not isinstance(layer.mixer, MambaConfig | Mamba2Config):
             others += [getattr(layer.mixer, name, None) for name in ("qk_norm", "latent_norm", "norm")]
-    return groups == 1 or all(other is None or other.groups == 1 for other in others)
+    return groups == 1 or not any(other is norm for other in others)
 
 
 CONV_ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")

@@ -65,11 +65,15 @@ class Norm(Operation):
             mean = r"\operatorname{mean}" + ("_{g}" if self.config.groups > 1 else "")
             scaled = rf"{gamma}\frac{{{x}}}{{\sqrt{{{mean}({x}^2) + \epsilon}}}}"
         else:
-            scaled = rf"{gamma}\frac{{{x} - \mu}}{{\sqrt{{\sigma^2 + \epsilon}}}}"
+            of = "_{g}" if self.config.groups > 1 else ""
+            scaled = rf"{gamma}\frac{{{x} - \mu{of}}}{{\sqrt{{\sigma{of}^2 + \epsilon}}}}"
         return f"{result} = {scaled}" + (r" + \beta" if self.config.bias else "")
 
     def line(self, name: str) -> Line:
-        return Line("model.norm", "LayerNorm.forward" if self.config.kind == "layer" else "RMSNorm.forward", "return")
+        if self.config.kind == "rms":
+            return Line("model.norm", "RMSNorm.forward", "return")
+        of_groups = self.config.groups > 1
+        return Line("model.norm", f"LayerNorm.{'_by_group' if of_groups else 'forward'}", "F.layer_norm")
 
     def reference(self, inputs: Sequence[Numbers], weights: Weights, places: Places) -> Numbers:
         gamma, beta = self.scale_and_shift(weights)
@@ -79,14 +83,17 @@ class Norm(Operation):
         """(x̂, μ, √(σ² + eps)) over the last axis; for RMSNorm μ is 0 and σ² the mean square. Of groups, a number each
         place.
         """
-        mean = x.mean(-1, keepdims=True) if self.config.kind == "layer" else np.zeros_like(x[..., :1])
-        deviation = np.sqrt(self._means(np.square(x - mean)) + self.config.eps)
-        deviation = np.repeat(deviation, x.shape[-1] // self.config.groups, -1) if self.config.groups > 1 else deviation
+        mean = self._spread(self._means(x)) if self.config.kind == "layer" else np.zeros_like(x[..., :1])
+        deviation = self._spread(np.sqrt(self._means(np.square(x - mean)) + self.config.eps))
         return (x - mean) / deviation, mean, deviation
 
     def _means(self, x: Numbers) -> Numbers:
         """(…, groups)"""
         return x.reshape(*x.shape[:-1], self.config.groups, -1).mean(-1)
+
+    def _spread(self, x: Numbers) -> Numbers:
+        """(…, groups) → a number each place; of one group, the one."""
+        return np.repeat(x, self.width // self.config.groups, -1) if self.config.groups > 1 else x
 
     def scale_and_shift(self, weights: Weights) -> tuple[Numbers, Numbers]:
         """γ and β; 1 where there is no γ, 0 where there is no β."""
@@ -140,7 +147,7 @@ class Norm(Operation):
         if self.config.kind == "rms":
             yield UNIT_RMS, float(np.abs(square).max())
         else:
-            yield NORMALIZED, float(max(np.abs(hat.mean(-1)).max(), np.abs(square).max()))
+            yield NORMALIZED, float(max(np.abs(self._means(hat)).max(), np.abs(square).max()))
 
     def back(self, direction: Numbers, inputs: Sequence[Numbers], weights: Weights) -> Passed:
         """With σ held: through γ / σ, and for LayerNorm without the direction's own mean. β is a constant."""
@@ -148,7 +155,7 @@ class Norm(Operation):
         if self.heads is not None:  # side by side
             direction, x = direction.reshape(-1), x.reshape(-1)
         before = direction * gamma / self.normalized(x)[2]
-        before = before - before.mean() if self.config.kind == "layer" else before
+        before = before - self._spread(self._means(before)) if self.config.kind == "layer" else before
         constants = {self.weights[1].name: float(beta @ direction)} if self.config.bias else {}
         return Passed((before.reshape(shape),) * len(inputs), constants)
 
@@ -157,5 +164,5 @@ class Norm(Operation):
         gamma, shape, x = self.scale_and_shift(weights)[0], part.shape, sum(inputs[1:], inputs[0])
         if self.heads is not None:
             part, x = part.reshape(-1), x.reshape(-1)
-        part = part - part.mean() if self.config.kind == "layer" else part
+        part = part - self._spread(self._means(part)) if self.config.kind == "layer" else part
         return (part * gamma / self.normalized(x)[2]).reshape(shape)

@@ -241,6 +241,17 @@ class Unstack:
         return [arrays[0].with_data(np.stack([array.data for array in arrays]))]
 
 
+class GammaByHead:
+    """A head's γ in each row of a file's matrix (H, E), for a description that has them side by side, (H · E,)."""
+
+    def forward(self, arrays: list[Array], place: Place) -> list[Array]:
+        return [array.with_data(array.data.reshape(-1)) for array in arrays]
+
+    def inverse(self, arrays: list[Array], place: Place) -> list[Array]:
+        assert isinstance(place, LayerConfig)
+        return [array.with_data(array.data.reshape(-1, place.mixer.head_dim)) for array in arrays]
+
+
 @dataclass(frozen=True)
 class EachExpert:
     """One matrix (E · F, D) of all experts of a layer, one below the other, cut into E of one each, each then by

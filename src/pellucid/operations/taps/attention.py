@@ -99,12 +99,12 @@ class AttentionTaps(Part):
         for name, heads, axes in (("q", attention.num_heads, BY_HEAD), ("k", attention.num_kv_heads, BY_KV_HEAD)):
             if name not in attention.projected:
                 continue
-            over_all = attention.qk_norm_over == "all"
+            together = attention.qk_norm_over != "head"
             norm = Norm(
                 name=f"{self.at}.attention.{name}_norm",
-                width=attention.head_dim * (heads if over_all else 1),
-                config=attention.qk_norm,
-                heads=heads if over_all else None,
+                width=attention.head_dim * (heads if together else 1),
+                config=attention.qk_norm_of(heads) or attention.qk_norm,
+                heads=heads if together else None,
             )
             yield self.tap(f"{name}_norm", norm, rf"\hat {name}", (name,), last[name], axes=axes)
             last[name] = f"{name}_norm"
