@@ -602,7 +602,8 @@ def test_a_cache_of_the_callers_own_is_where_files_go(whole: Hub, tmp_path: Path
 @pytest.mark.habit("loading", "from_pretrained(name, token=False)", "works")
 def test_a_token_of_the_call_opens_what_is_private(whole: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     whole.private["org/model"] = "hf_secret"
-    for words in ({}, {"token": "hf_other"}):
+    refused: list[dict[str, Any]] = [{}, {"token": "hf_other"}]
+    for words in refused:
         with pytest.raises(ModelNotFoundError, match="no such model, or it is private"):
             AutoConfig.from_pretrained("org/model", **words)
     assert AutoConfig.from_pretrained("org/model", use_auth_token="hf_secret").vocab_size == 4096

@@ -170,7 +170,8 @@ def test_texts_that_cannot_be_compared_are_refused() -> None:
 
 
 def test_answers_are_words_as_one_writes_them(tiny_model) -> None:
-    run = trace(*tiny_model, "The king and the queen")
+    model, tokenizer = tiny_model
+    run = trace(model, tokenizer, "The king and the queen")
     logits = run["logits"][0, -1]
     are = answer_of(run.prompt, "king", logits)
     assert run.piece(are).strip() == "king"

@@ -49,7 +49,7 @@ def text(alone: Alone) -> str:
 
 @pytest.mark.parametrize("provider", ["openai", "hosted_vllm", "ollama_chat"])
 def test_litellm(server: Server, text: str, provider: str) -> None:
-    import litellm
+    import litellm  # pyright: ignore[reportMissingImports]
 
     base = server.url if provider == "ollama_chat" else f"{server.url}/v1"
     more: Any = {"think": False} if provider == "ollama_chat" else {"extra_body": QUIET}
@@ -70,7 +70,7 @@ def test_litellm(server: Server, text: str, provider: str) -> None:
 
 
 def test_litellm_calls_a_tool(server: Server) -> None:
-    import litellm
+    import litellm  # pyright: ignore[reportMissingImports]
 
     answer: Any = litellm.completion(
         model="openai/tiny",
@@ -87,7 +87,7 @@ def test_litellm_calls_a_tool(server: Server) -> None:
 
 
 def test_langchain(server: Server, text: str) -> None:
-    from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+    from langchain_openai import ChatOpenAI, OpenAIEmbeddings  # pyright: ignore[reportMissingImports]
 
     settings: Any = {"model": "tiny", "base_url": f"{server.url}/v1", "api_key": "none"}
     chat: Any = ChatOpenAI(**{**settings, "temperature": 0, "max_tokens": 20}, extra_body=QUIET)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema_rs
 import numpy as np
 import pytest
 from tool_formats import FILES, SPECIAL, TEMPLATES, TOOLS, Case, case
@@ -107,7 +107,7 @@ def check_calls(message: Message, wanted: Asked) -> None:
     for call in message.calls:
         tool = wanted.tool(str(call.name))
         assert tool is not None
-        jsonschema.validate(json.loads(call.arguments), _without_lengths(tool.parameters))
+        jsonschema_rs.validate(_without_lengths(tool.parameters), json.loads(call.arguments))
 
 
 def _without_lengths(schema: Any) -> Any:
@@ -177,7 +177,7 @@ def test_an_answer_by_schema_is_json_after_thoughts_and_calls_stay_possible(pair
         for message in answers(pair, wanted, "", 4):
             check_calls(message, wanted)
             if not message.calls:
-                jsonschema.validate(json.loads(message.content), SCHEMA)
+                jsonschema_rs.validate(SCHEMA, json.loads(message.content))
 
 
 def test_a_schema_that_cannot_be_held_to_is_an_error_only_where_the_tool_is_strict(

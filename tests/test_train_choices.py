@@ -285,8 +285,8 @@ def test_with_chat_template_and_examples_it_is_asked_and_scored_as_the_harness_o
 ) -> None:
     """The same prompts reach both, and their log-likelihoods agree."""
     huggingface = pytest.importorskip("lm_eval.models.huggingface", reason="make setup-long installs what this needs")
-    from lm_eval.evaluator import simple_evaluate
-    from lm_eval.tasks import TaskManager
+    from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
     from option_walk import make_model
 
     from pellucid import harness

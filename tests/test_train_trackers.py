@@ -33,7 +33,7 @@ def history_of(run: Path, name: str) -> list[tuple[int, float]]:
 @pytest.mark.slow
 def test_mlflow_reads_the_runs_own_figures_and_goes_on_with_it(book: Path, tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="pip install mlflow")
-    from mlflow.tracking import MlflowClient
+    from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
 
     said = pretrain(book, tmp_path, *WORDS, "--steps", 3, "--mlflow", "小说").stderr
     pretrain(book, tmp_path, "--steps", 5, *WORDS, "--mlflow", "小说")
@@ -111,7 +111,7 @@ def records_of(file: Path) -> Iterator[bytes]:
 @pytest.mark.slow
 def test_the_real_wandb_keeps_them_on_this_machine(book: Path, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="pip install wandb")
-    from wandb.proto import wandb_internal_pb2
+    from wandb.proto import wandb_internal_pb2  # pyright: ignore[reportMissingImports]
 
     said = pretrain(book, tmp_path, *WORDS, "--steps", 3, "--wandb").stderr
     assert "wandb sync" in said
