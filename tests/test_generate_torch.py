@@ -24,7 +24,7 @@ def told(answer: Answer) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("family", telling(list(FAMILIES)))
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_answers_in_a_changing_batch_equal_the_answers_alone_bit_for_bit(family: str, threads: int) -> None:
     before, executor = torch.get_num_threads(), TorchExecutor(tiny(family))
     torch.set_num_threads(threads)

@@ -16,7 +16,7 @@ from pellucid.base.errors import ConfigError, UnsupportedError
 from pellucid.base.typed import is_real, shown
 from pellucid.config import ModelConfig, weight_shapes
 from pellucid.families import family_of
-from pellucid.families.translation.rules import Match, Rule, Transpose, Unstack, matches
+from pellucid.families.translation.rules import EachExpert, Match, Rule, Transpose, Unstack, matches
 
 LINEAR = "_proj"  # how the names of linear maps inside the layers end
 HEAD = "lm_head"
@@ -120,7 +120,7 @@ def projections(config: ModelConfig) -> list[Projection]:
     every = []
     for match in matches(config, family_of(config.model_type, "LoRA").WEIGHTS):
         ours = tuple(name.removesuffix(".weight") for name in match.ours)
-        if any(isinstance(transform, Unstack) for transform in match.rule.transforms):
+        if any(isinstance(transform, Unstack | EachExpert) for transform in match.rule.transforms):
             continue
         if all(name.endswith(f"{LINEAR}.weight") or name == f"{HEAD}.weight" for name in match.ours):
             every.append(Projection(match.theirs.removesuffix(".weight"), ours, match))

@@ -81,8 +81,10 @@ export function render(app) {
 
 /** The token that the head looks at most from there, but for the first one, where heads wait; the one before, else. */
 async function mostSeen(app, layer, head, pos) {
-  const tile = await app.source.tile(`layers.${layer}.pattern`, { at: [0, head], run: app.run.run }).catch(() => null);
-  if (!tile || pos < 1) return Math.max(0, pos - 1);
+  const name = `layers.${layer}.pattern`;
+  if (!app.has(name) || pos < 1) return Math.max(0, pos - 1);
+  const tile = await app.source.tile(name, { at: [0, head], run: app.run.run }).catch(() => null);
+  if (!tile) return pos - 1;
   const row = tile.data.subarray(pos * tile.cols, pos * tile.cols + pos + 1);
   return [...row.keys()].slice(1).reduce((best, j) => (row[j] > row[best] ? j : best), 1);
 }
