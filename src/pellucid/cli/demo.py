@@ -51,6 +51,7 @@ def demo(model: str, prompt: str | None = None) -> None:
     notice("Where to go next:")
     for what, words in (
         first,
+        ("in a browser", ("serve", *named)),
         ("see its tokens", ("tokenize", *named, "Hello, world")),
         ("see its parts", ("inspect", *named)),
         ("see it think", ("explain", *named, "The sky is")),
