@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from conftest import absent
+
+from pellucid.explain.show.server import PageServer
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = [
@@ -18,6 +21,19 @@ QUIET = [
     "--disable-sync",
     "--no-first-run",
 ]
+
+
+@contextmanager
+def served(view: Any) -> Iterator[str]:
+    """The address at which a view is served meanwhile."""
+    with PageServer(view) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server.url
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager

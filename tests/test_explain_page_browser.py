@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from chromium import chromium
+from chromium import chromium, served
 from reference import telling, tiny
 from test_operations_reference import DESCRIPTIONS, random_decoder
 
@@ -63,12 +63,8 @@ def view(subject: Subject) -> View:
 
 @pytest.fixture(scope="module")
 def url(view: View) -> Iterator[str]:
-    with PageServer(view) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.url
-        server.shutdown()
-        thread.join()
+    with served(view) as url:
+        yield url
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import chromium
+from chromium import chromium, served
 from test_explain_page_browser import listen
 
 from pellucid.auto import open_model, tokenizer_of
@@ -16,7 +15,6 @@ from pellucid.explain import causal_map, habits_of, head_card, lens, patch_map, 
 from pellucid.explain.questions.causal import dose
 from pellucid.explain.questions.patching import movers
 from pellucid.explain.show.html import write_page
-from pellucid.explain.show.server import PageServer
 from pellucid.explain.show.view import View
 from pellucid.explain.subject import Subject
 from pellucid.model.load import load_decoder
@@ -40,12 +38,8 @@ def view() -> View:
 
 @pytest.fixture(scope="module")
 def url(view: View) -> Iterator[str]:
-    with PageServer(view) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.url
-        server.shutdown()
-        thread.join()
+    with served(view) as url:
+        yield url
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import chromium
+from chromium import chromium, served
 from test_explain_page_browser import listen, near, section
 
 from pellucid.auto import open_model, tokenizer_of
@@ -58,12 +58,8 @@ def view(subject: Subject) -> View:
 
 @pytest.fixture(scope="module")
 def url(view: View) -> Iterator[str]:
-    with PageServer(view) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.url
-        server.shutdown()
-        thread.join()
+    with served(view) as url:
+        yield url
 
 
 @pytest.fixture

@@ -106,15 +106,19 @@ class Cache:
         """A copy with room for ``capacity`` tokens: of all that is here, or of the first ``length`` tokens. Raises: as
         ``truncate``.
         """
-        length = self.length if length is None else length
         copy = Cache(self.config, self.batch, capacity, self.dtype, self.device)
-        copy.reserve(length)
-        self._check(length)
-        if length:
-            for mine, theirs in zip(copy.layers, self.layers, strict=True):
-                mine.copy_from(theirs, length)
-        copy.length = length
+        copy.copy_from(self, length)
         return copy
+
+    def copy_from(self, other: Cache, length: int | None = None) -> None:
+        """Take over the first ``length`` tokens of another cache, or all; this one is new. Raises: as ``truncate``."""
+        length = other.length if length is None else length
+        self.reserve(length)
+        other._check(length)
+        if length:
+            for mine, theirs in zip(self.layers, other.layers, strict=True):
+                mine.copy_from(theirs, length)
+        self.length = length
 
     def undo(self) -> None:
         """After a forward that was interrupted anywhere: what was there before it, or, where a state cannot go back to

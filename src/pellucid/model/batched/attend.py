@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.model.attend import Attends, sinks_of, softmax
+from pellucid.model.attend import (
+    Attends,
+    distances_felt,
+    in_one_chunk,
+    sinks_of,
+    softmax,
+    visible,
+    with_distances,
+)
 from pellucid.model.context import Context
 
 
@@ -18,22 +26,17 @@ def by_row(attention: Attends, q: Tensor, k: Tensor, v: Tensor, ctx: Context) ->
     config = attention.config
     k, v, _ = attention.remembered(k, v, ctx)  # (B, K, S, E)
     batch, kv_heads, num_keys = len(q), k.shape[1], k.shape[2]
-    places, keys = ctx.positions, torch.arange(num_keys, device=q.device)  # (B, 1), (S,)
-    seen = keys <= places
-    if config.window is not None:
-        seen &= keys > places - config.window
+    places, keys = ctx.positions[:, 0], torch.arange(num_keys, device=q.device)  # (B,), (S,)
+    seen = visible(places, keys, config.window, None)
     if config.chunk is not None:
-        chunk = torch.div(places, config.chunk, rounding_mode="floor")
-        seen &= torch.div(keys, config.chunk, rounding_mode="floor") == chunk
+        seen = seen & in_one_chunk(places, keys, config.chunk)
     seen = seen[:, None, None]  # (B, 1, 1, S)
     grouped = q.reshape(batch, kv_heads, -1, q.shape[-1])  # (B, K, G, E)
-    bias = None
-    if config.alibi is not None:
-        slopes = torch.tensor(config.alibi_slopes, device=q.device).view(1, kv_heads, -1, 1)
-        bias = slopes * (keys - places)[:, None, None]  # (B, K, G, S)
+    bias = distances_felt(config, places, keys)  # (H, B, S)
+    bias = None if bias is None else bias.transpose(0, 1).unflatten(1, (kv_heads, -1))  # (B, K, G, S)
     sinks = sinks_of(attention)
     if config.softcap is None and sinks is None:
-        mask = seen if bias is None else bias.to(q.dtype).masked_fill(~seen, float("-inf"))
+        mask = with_distances(seen, bias, q)
         z = F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask, scale=config.softmax_scale)
     else:
         scores = grouped @ k.mT * config.softmax_scale  # (B, K, G, S)

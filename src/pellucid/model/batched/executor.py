@@ -75,18 +75,11 @@ class BatchedExecutor(TorchExecutor):
 
     def fork(self, slot: int, capacity: int, length: int | None = None) -> int:
         with self._busy:
-            cache = self._caches[slot]
-            length = cache.length if length is None else length
-            cache._check(length)
-            copy = self._take(capacity)
+            cache, copy = self._caches[slot], self._take(capacity)
             try:
-                copy.reserve(length)
-                if length:
-                    for mine, theirs in zip(copy.layers, cache.layers, strict=True):
-                        mine.copy_from(theirs, length)
-                copy.length = length
+                copy.copy_from(cache, length)
             except BaseException:
-                copy.pool.give_back(copy)
+                self._give_back(copy)
                 raise
             return self._keep(copy)
 
@@ -98,12 +91,8 @@ class BatchedExecutor(TorchExecutor):
         with self._busy:
             cache = self._caches.pop(slot)
             assert isinstance(cache, RowCache)
-            cache.pool.give_back(cache)
             self._hidden.pop(slot, None)
-            if not any(cache.pool.owners):
-                del self._pools[cache.pool.capacity]
-                if self._graphs is not None:
-                    self._graphs.forget(cache.pool)
+            self._give_back(cache)
 
     def close(self) -> None:
         super().close()
@@ -121,6 +110,15 @@ class BatchedExecutor(TorchExecutor):
             if not any(pool.owners):
                 del self._pools[size]
             raise
+
+    def _give_back(self, cache: RowCache) -> None:
+        """Free a row; the last one takes its pool along."""
+        pool = cache.pool
+        pool.give_back(cache)
+        if not any(pool.owners):
+            del self._pools[pool.capacity]
+            if self._graphs is not None:
+                self._graphs.forget(pool)
 
     @torch.inference_mode()
     def step(self, inputs: Sequence[StepInput]) -> TorchLogits:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pellucid.base.version import __version__
 from pellucid.serve.apis.fields import (
     FORMS,
     HARMLESS,
@@ -22,7 +20,7 @@ from pellucid.serve.apis.fields import (
     either,
     form,
 )
-from pellucid.serve.apis.openai_objects import FINISH, TIMINGS, USAGE, ending, logprobs_json, timings_json, usage_json
+from pellucid.serve.apis.openai_objects import FINISH, TIMINGS, USAGE, ending, head, logprobs_json, timings_json
 from pellucid.serve.http.body import read_json, unless_gone
 from pellucid.serve.http.errors import api_error, error_json, invalid
 from pellucid.serve.http.operation import Operation
@@ -31,7 +29,6 @@ from pellucid.serve.http.stream import DONE, PING, Streamed, event
 from pellucid.serve.work.answer import Answering, Piece, ToolDelta, begin
 from pellucid.serve.work.ask import Ask, refuse
 
-FINGERPRINT = f"pellucid-{__version__}"
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 PART = record({"type": text()}, "type")
@@ -188,19 +185,13 @@ async def complete(request: Request) -> Response:
     ask = ask_of(body)
     state = request.app.state
     answering = await unless_gone(request, begin(state.models, state.settings, ask))
-    head = {
-        "id": f"chatcmpl-{secrets.token_hex(12)}",
-        "object": "chat.completion",
-        "created": answering.created,
-        "model": answering.model.name,
-        "system_fingerprint": FINGERPRINT,
-    }
+    first = head("chatcmpl", "chat.completion", answering)
     if body.get("stream"):
         include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        return Streamed(_chunks(answering, head, include_usage), answering, ping=(state.settings.ping, PING))
+        return Streamed(_chunks(answering, first, include_usage), answering, ping=(state.settings.ping, PING))
     async with answering:
         choices = await unless_gone(request, answering.whole())
-    whole = {**head, "choices": [_choice(answering, piece) for piece in choices], **ending(answering)}
+    whole = {**first, "choices": [_choice(answering, piece) for piece in choices], **ending(answering)}
     if ask.return_token_ids:
         whole["prompt_token_ids"] = answering.prompt_ids[0]
     return JSONResponse(whole)
@@ -231,8 +222,8 @@ def _logprobs(answering: Answering, piece: Piece) -> dict[str, Any] | None:
     return {"content": logprobs_json(answering.loaded.tokenizer, piece.logprobs), "refusal": None}
 
 
-async def _chunks(answering: Answering, head: dict[str, Any], include_usage: bool) -> AsyncGenerator[bytes]:
-    head = {**head, "object": "chat.completion.chunk"}
+async def _chunks(answering: Answering, begins: dict[str, Any], include_usage: bool) -> AsyncGenerator[bytes]:
+    begins = {**begins, "object": "chat.completion.chunk"}
     ids = answering.ask.return_token_ids
     usage = {"usage": None} if include_usage else {}
     async with answering:
@@ -241,7 +232,7 @@ async def _chunks(answering: Answering, head: dict[str, Any], include_usage: boo
             for index in range(answering.ask.n)
         ]
         prompt = {"prompt_token_ids": answering.prompt_ids[0]} if ids else {}
-        yield event({**head, "choices": first, **usage, **prompt})
+        yield event({**begins, "choices": first, **usage, **prompt})
         try:
             async for pieces in answering.pieces():
                 chunks = [chunk for piece in pieces for chunk in _deltas(answering, piece)]
@@ -250,12 +241,11 @@ async def _chunks(answering: Answering, head: dict[str, Any], include_usage: boo
                     timings = {"timings": timings_json(answering.timings)}
                 if chunks:
                     yield b"".join(
-                        event({**head, "choices": [chunk], **usage, **(timings if chunk["finish_reason"] else {})})
+                        event({**begins, "choices": [chunk], **usage, **(timings if chunk["finish_reason"] else {})})
                         for chunk in chunks
                     )
             if include_usage:
-                end = {"usage": usage_json(answering.usage), "timings": timings_json(answering.timings)}
-                yield event({**head, "choices": [], **end})
+                yield event({**begins, "choices": [], **ending(answering)})
         except Exception as error:
             yield event(error_json("/v1/chat/completions", api_error(error)))
         yield DONE

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, Any
 
+from pellucid.base.version import __version__
 from pellucid.serve.http.schema import nullable, number, record, whole
 from pellucid.serve.work.spelling import spelled
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from pellucid.serve.work.answer import Answering, Usage
     from pellucid.text.tokenizer import Tokenizer
 
+FINGERPRINT = f"pellucid-{__version__}"
 USAGE = record(
     {
         "prompt_tokens": whole(0),
@@ -57,6 +60,17 @@ def timings_json(timings: Timings | None) -> dict[str, Any] | None:
         "queued_ms": round(timings.queued * 1e3, 3),
         "draft_n": timings.guessed_tokens,
         "draft_n_accepted": timings.accepted_tokens,
+    }
+
+
+def head(prefix: str, kind: str, answering: Answering) -> dict[str, Any]:
+    """What an answer, and each chunk of it, begins with."""
+    return {
+        "id": f"{prefix}-{secrets.token_hex(12)}",
+        "object": kind,
+        "created": answering.created,
+        "model": answering.model.name,
+        "system_fingerprint": FINGERPRINT,
     }
 
 

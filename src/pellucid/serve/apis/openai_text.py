@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,8 @@ from pellucid.serve.apis.fields import (
     described,
     form,
 )
-from pellucid.serve.apis.openai_chat import FINGERPRINT, RESPONSE_FORMAT
-from pellucid.serve.apis.openai_objects import FINISH, TIMINGS, USAGE, ending, timings_json, usage_json
+from pellucid.serve.apis.openai_chat import RESPONSE_FORMAT
+from pellucid.serve.apis.openai_objects import FINISH, TIMINGS, USAGE, ending, head
 from pellucid.serve.http.body import read_json, unless_gone
 from pellucid.serve.http.errors import api_error, error_json, invalid
 from pellucid.serve.http.operation import Operation
@@ -100,20 +99,14 @@ async def complete(request: Request) -> Response:
     ask = ask_of(body)
     state = request.app.state
     answering = await unless_gone(request, begin(state.models, state.settings, ask))
-    head = {
-        "id": f"cmpl-{secrets.token_hex(12)}",
-        "object": "text_completion",
-        "created": answering.created,
-        "model": answering.model.name,
-        "system_fingerprint": FINGERPRINT,
-    }
+    first = head("cmpl", "text_completion", answering)
     if body.get("stream"):
         include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        return Streamed(_chunks(answering, head, include_usage), answering, ping=(state.settings.ping, PING))
+        return Streamed(_chunks(answering, first, include_usage), answering, ping=(state.settings.ping, PING))
     async with answering:
         pieces = await unless_gone(request, answering.whole())
     choices = [_choice(answering, piece, offset=0, first=True) for piece in pieces]
-    return JSONResponse({**head, "choices": choices, **ending(answering)})
+    return JSONResponse({**first, "choices": choices, **ending(answering)})
 
 
 def _choice(answering: Answering, piece: Piece, *, offset: int, first: bool) -> dict[str, Any]:
@@ -159,7 +152,7 @@ def _logprobs(tokenizer: Tokenizer, told: Sequence[tuple[int, TokenLogprobs | No
     }
 
 
-async def _chunks(answering: Answering, head: dict[str, Any], include_usage: bool) -> AsyncGenerator[bytes]:
+async def _chunks(answering: Answering, begins: dict[str, Any], include_usage: bool) -> AsyncGenerator[bytes]:
     usage = {"usage": None} if include_usage else {}
     offsets: dict[int, int] = {}
     async with answering:
@@ -171,12 +164,11 @@ async def _chunks(answering: Answering, head: dict[str, Any], include_usage: boo
                     choice = _choice(answering, piece, offset=offsets.get(piece.index, 0), first=first)
                     offsets[piece.index] = offsets.get(piece.index, 0) + len(choice["text"])
                     if choice["text"] or choice["finish_reason"] or piece.logprobs or answering.ask.return_token_ids:
-                        chunks.append(event({**head, "choices": [choice], **usage}))
+                        chunks.append(event({**begins, "choices": [choice], **usage}))
                 if chunks:
                     yield b"".join(chunks)
             if include_usage:
-                end = {"usage": usage_json(answering.usage), "timings": timings_json(answering.timings)}
-                yield event({**head, "choices": [], **end})
+                yield event({**begins, "choices": [], **ending(answering)})
         except Exception as error:
             yield event(error_json("/v1/completions", api_error(error)))
         yield DONE

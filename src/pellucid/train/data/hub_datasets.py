@@ -26,20 +26,7 @@ def fetch_dataset(name: str) -> Path:
     One part after the name is a configuration or a split, whichever the data set has. Made anew when the data set
     changes. Raises: ConfigError without the library, or for a data set, configuration or split that is not there.
     """
-    try:
-        import datasets  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise ConfigError(
-            f"{name} needs the datasets library: {error}", remedy="pip install 'pellucid[datasets]'"
-        ) from None
-    path, *parts = name.removeprefix(PREFIX).split(":")
-    if not path or len(parts) > 2:
-        raise ConfigError("no name of a data set", where=name, expected="hf:NAME[:CONFIG][:SPLIT]")
-    try:
-        config, split = _parts(datasets, path, parts)
-        found: Any = datasets.load_dataset(path, config, split=split)
-    except (OSError, ValueError) as error:  # not found, no network, no such configuration or split
-        raise ConfigError(f"the data set cannot be had: {error}", where=name) from None
+    found, path, config, split = _opened(name)
     readable = re.sub(r"[^\w.-]+", "_", f"{path}-{config or 'default'}-{split}").strip("_.")
     file = cache_folder() / "datasets" / f"{readable}-{found._fingerprint}.jsonl"
     if not file.is_file():
@@ -53,6 +40,13 @@ def stream_dataset(name: str) -> Iterator[tuple[Any, str]]:
 
     Raises: ConfigError as ``fetch_dataset``.
     """
+    found, *_ = _opened(name, streaming=True)
+    for number, record in enumerate(found, 1):
+        yield record, f"{name}, row {number}"
+
+
+def _opened(name: str, **settings: Any) -> tuple[Any, str, str | None, str]:
+    """The data set, and its path, configuration and split. Raises: ConfigError as ``fetch_dataset``."""
     try:
         import datasets  # type: ignore[import-not-found]
     except ImportError as error:
@@ -60,13 +54,13 @@ def stream_dataset(name: str) -> Iterator[tuple[Any, str]]:
             f"{name} needs the datasets library: {error}", remedy="pip install 'pellucid[datasets]'"
         ) from None
     path, *parts = name.removeprefix(PREFIX).split(":")
+    if not path or len(parts) > 2:
+        raise ConfigError("no name of a data set", where=name, expected="hf:NAME[:CONFIG][:SPLIT]")
     try:
         config, split = _parts(datasets, path, parts)
-        found: Any = datasets.load_dataset(path, config, split=split, streaming=True)
-    except (OSError, ValueError) as error:
+        return datasets.load_dataset(path, config, split=split, **settings), path, config, split
+    except (OSError, ValueError) as error:  # not found, no network, no such configuration or split
         raise ConfigError(f"the data set cannot be had: {error}", where=name) from None
-    for number, record in enumerate(found, 1):
-        yield record, f"{name}, row {number}"
 
 
 def _parts(datasets: Any, path: str, parts: Sequence[str]) -> tuple[str | None, str]:
